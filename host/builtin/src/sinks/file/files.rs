@@ -1,0 +1,503 @@
+//! The files of one sink that are not final, and the steps of their lives.
+//!
+//! ```text
+//! planned -> open -> closing -> renamed -> (forgotten)
+//! ```
+//!
+//! planned: has a number, is on record with length 0, does not exist; open: takes events under its
+//! `.open` name; closing: takes no more; renamed: has its final name, and stays on record until the
+//! directory is synced.
+//!
+//! Each step that only the record could undo is taken after the record is durable: creation after
+//! [`Files::announce`], the rename after `committed`. An error in the middle leaves this table wrong;
+//! the sink then works on only after [`Files::rebuild`](super::recovery).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use flumen_event::Batch;
+use flumen_pipeline::sink::SinkContext;
+use flumen_pipeline::{Metric, SinkError};
+
+use super::compress::{Compression, Compressor};
+use super::disk::Disk;
+use super::options::Settings;
+use super::position::{FileRecord, Position};
+use super::route::{Bucket, Run};
+use crate::sinks::encode::Encoder;
+use crate::sinks::limits::{BUFFERED_BYTES_MAX, BUFFERS_KEPT};
+
+/// Milliseconds since the Unix epoch.
+pub(super) type Clock = Box<dyn Fn() -> u64 + Send>;
+
+/// Where a file is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Planned,
+    Open,
+    Closing,
+    Renamed,
+}
+
+/// One file.
+pub(super) struct Entry {
+    pub phase: Phase,
+    /// What the last position says of it.
+    pub recorded: FileRecord,
+    /// A flushed position says that it is closing, and `committed` is awaited.
+    pub awaits_commit: bool,
+    /// Open until the flush after the last write.
+    pub file: Option<File>,
+    /// Text that is not written yet.
+    pub buffer: Vec<u8>,
+    /// Bytes written, including those that are not synced.
+    pub length: u64,
+    /// Events in them and in the buffer.
+    pub events: u64,
+    /// Written since the last sync.
+    pub dirty: bool,
+    /// Time of the last event's arrival.
+    pub used_ms: u64,
+    /// Order of use, for `max_open_files`.
+    pub used: u64,
+}
+
+impl Entry {
+    pub fn new(phase: Phase, recorded: FileRecord, file: Option<File>, now_ms: u64) -> Entry {
+        let (length, events) = (recorded.length, recorded.events);
+        let (awaits_commit, dirty, used, used_ms) = (false, false, 0, now_ms);
+        Entry { phase, recorded, awaits_commit, file, buffer: Vec::new(), length, events, dirty, used_ms, used }
+    }
+}
+
+/// The table.
+pub(super) struct Files {
+    pub settings: Settings,
+    pub disk: Box<dyn Disk>,
+    pub clock: Clock,
+    pub next_number: u64,
+    pub entries: BTreeMap<u64, Entry>,
+    /// Number of the file that takes a bucket's events.
+    pub open: HashMap<Arc<str>, u64>,
+    /// Open files by their last use.
+    by_use: BTreeSet<(u64, u64)>,
+    /// Closing files whose handle waits for the sync at the next flush.
+    closing_handles: Vec<u64>,
+    /// Directories in which names changed since their last sync.
+    pub changed_directories: BTreeSet<PathBuf>,
+    /// Files whose sync failed: what was written is not trusted to follow.
+    pub suspect: BTreeSet<u64>,
+    buffered_bytes: usize,
+    uses: u64,
+    encoder: Encoder,
+    compressor: Compressor,
+}
+
+/// The final name of a file.
+pub(super) fn final_path(record: &FileRecord) -> PathBuf {
+    let (head, tail) = record.path.split_at_checked(record.split as usize).unwrap_or((&record.path, ""));
+    PathBuf::from(format!("{head}-{:06}{tail}", record.number))
+}
+
+/// The name of a file that is being written.
+pub(super) fn open_path(record: &FileRecord) -> PathBuf {
+    let mut path = final_path(record).into_os_string();
+    path.push(".open");
+    path.into()
+}
+
+/// An error that a user understands: what was being done, to which file, and what the system said.
+pub(super) fn failed(doing: &str, path: &Path, error: &io::Error) -> SinkError {
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull => "; delivery goes on when there is space again",
+        io::ErrorKind::PermissionDenied => "; the user that runs flumen needs write permission there",
+        _ => "",
+    };
+    SinkError::Retry(format!("{doing} {}: {error}{hint}", path.display()))
+}
+
+/// Bytes in the buffer at which it is written: a block, or what is missing to a full file. How
+/// long a block becomes when it is compressed is not known before.
+fn block_end(settings: &Settings, entry: &Entry) -> usize {
+    let left = usize::try_from(settings.roll_bytes.saturating_sub(entry.length)).unwrap_or(usize::MAX);
+    if settings.compression == Compression::None { settings.block_bytes.min(left) } else { settings.block_bytes }
+}
+
+impl Files {
+    pub fn new(settings: Settings, disk: Box<dyn Disk>, clock: Clock) -> Self {
+        let (encoder, compressor) = (Encoder::new(settings.encoding), Compressor::new(settings.compression));
+        Files {
+            settings,
+            disk,
+            clock,
+            next_number: 1,
+            entries: BTreeMap::new(),
+            open: HashMap::new(),
+            by_use: BTreeSet::new(),
+            closing_handles: Vec::new(),
+            changed_directories: BTreeSet::new(),
+            suspect: BTreeSet::new(),
+            buffered_bytes: 0,
+            uses: 0,
+            encoder,
+            compressor,
+        }
+    }
+
+    /// Forgets everything but the numbers used and the files that cannot be trusted.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.open.clear();
+        self.by_use.clear();
+        self.closing_handles.clear();
+        self.buffered_bytes = 0;
+    }
+
+    /// Adds a file from a position. An open one takes the next events of its bucket.
+    pub fn insert(&mut self, entry: Entry) {
+        if entry.phase == Phase::Open {
+            self.open.insert(entry.recorded.path.clone(), entry.recorded.number);
+            self.by_use.insert((entry.used, entry.recorded.number));
+        }
+        self.entries.insert(entry.recorded.number, entry);
+    }
+
+    /// The position as of the last flush, with files planned since then at length 0.
+    pub fn recorded(&self) -> Position {
+        Position {
+            fingerprint: self.settings.fingerprint,
+            next_number: self.next_number,
+            files: self.entries.values().map(|entry| entry.recorded.clone()).collect(),
+        }
+    }
+
+    /// Puts a file on record for every bucket that has none: one durable commit for all of them.
+    pub fn announce<'a>(
+        &mut self,
+        context: &mut SinkContext,
+        buckets: impl Iterator<Item = &'a Bucket>,
+    ) -> Result<(), SinkError> {
+        let before = self.entries.len();
+        for bucket in buckets {
+            if !self.open.contains_key(&bucket.path) {
+                self.plan(bucket)?;
+            }
+        }
+        if self.entries.len() > before {
+            context.commit_position(&self.recorded().encode())?;
+        }
+        Ok(())
+    }
+
+    fn plan(&mut self, bucket: &Bucket) -> Result<(), SinkError> {
+        let now_ms = (self.clock)();
+        let mut record = FileRecord {
+            number: self.next_number,
+            length: 0,
+            events: 0,
+            opened_ms: now_ms,
+            closing: false,
+            path: bucket.path.clone(),
+            split: bucket.split,
+        };
+        // Never on record is a name that exists already: recovery removes files of length 0.
+        loop {
+            let [open, last] = [open_path(&record), final_path(&record)];
+            let mut taken = false;
+            for path in [&open, &last] {
+                taken |= self.disk.exists(path).map_err(|e| failed("looking for", path, &e))?;
+            }
+            self.next_number = record.number + 1;
+            if !taken {
+                break;
+            }
+            record.number = self.next_number;
+        }
+        self.open.insert(bucket.path.clone(), record.number);
+        self.entries.insert(record.number, Entry::new(Phase::Planned, record, None, now_ms));
+        Ok(())
+    }
+
+    /// The number of the file that takes the next event of a bucket; the file exists.
+    fn ready(&mut self, context: &mut SinkContext, bucket: &Bucket) -> Result<u64, SinkError> {
+        loop {
+            self.announce(context, std::iter::once(bucket))?;
+            let Some(number) = self.open.get(&bucket.path).copied() else { continue };
+            let planned = self.entries.get(&number).filter(|entry| entry.phase == Phase::Planned);
+            let Some(record) = planned.map(|entry| entry.recorded.clone()) else { return Ok(number) };
+            self.limit_handles()?;
+            if self.create(&record)? {
+                return Ok(number);
+            }
+            // Someone else took the name after `plan` looked. The next number, under a new record.
+            self.open.remove(&bucket.path);
+            self.entries.remove(&number);
+        }
+    }
+
+    /// Creates a planned file. False: the name is taken.
+    fn create(&mut self, record: &FileRecord) -> Result<bool, SinkError> {
+        let path = open_path(record);
+        let mut created = self.disk.create(&path, self.settings.mode);
+        if created.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            self.create_parents(&path)?;
+            created = self.disk.create(&path, self.settings.mode);
+        }
+        let file = match created {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(error) => return Err(failed("creating", &path, &error)),
+        };
+        self.changed_directories.extend(path.parent().map(Path::to_owned));
+        if let Some(entry) = self.entries.get_mut(&record.number) {
+            entry.file = Some(file);
+            entry.phase = Phase::Open;
+            self.by_use.insert((entry.used, record.number));
+        }
+        Ok(true)
+    }
+
+    fn create_parents(&mut self, path: &Path) -> Result<(), SinkError> {
+        let mut missing = Vec::new();
+        for directory in path.ancestors().skip(1) {
+            if self.disk.exists(directory).map_err(|e| failed("looking for", directory, &e))? {
+                break;
+            }
+            missing.push(directory);
+        }
+        for directory in missing.into_iter().rev() {
+            self.disk.create_directory(directory).map_err(|e| failed("creating directory", directory, &e))?;
+            self.changed_directories.extend(directory.parent().map(Path::to_owned));
+        }
+        Ok(())
+    }
+
+    /// Keeps the number of open handles within `max_open_files` before one is added.
+    fn limit_handles(&mut self) -> Result<(), SinkError> {
+        let max = self.settings.open_files_max;
+        if self.by_use.len() + self.closing_handles.len() < max {
+            return Ok(());
+        }
+        while self.by_use.len() >= max {
+            let Some((_, oldest)) = self.by_use.first().copied() else { break };
+            self.finish(oldest)?;
+        }
+        for number in std::mem::take(&mut self.closing_handles) {
+            self.sync_and_let_go(number)?;
+        }
+        Ok(())
+    }
+
+    fn sync_and_let_go(&mut self, number: u64) -> Result<(), SinkError> {
+        self.sync(number)?;
+        if let Some(entry) = self.entries.get_mut(&number) {
+            entry.file = None;
+        }
+        Ok(())
+    }
+
+    /// Appends rows of one bucket, in order, in as many files as their settings ask for.
+    pub fn append(
+        &mut self,
+        context: &mut SinkContext,
+        bucket: &Bucket,
+        batch: &Batch,
+        runs: &[Run],
+        now_ms: u64,
+    ) -> Result<(), SinkError> {
+        self.uses += 1;
+        let mut current = None;
+        for run in runs {
+            let mut rows = run.rows.clone();
+            while !rows.is_empty() {
+                let number = match current {
+                    Some(number) => number,
+                    None => self.ready(context, bucket)?,
+                };
+                rows.start += self.encode(number, batch, rows.clone());
+                let finished = self.after_encode(number, now_ms)?;
+                current = (!finished).then_some(number);
+            }
+        }
+        if self.buffered_bytes >= BUFFERED_BYTES_MAX { self.write_all() } else { Ok(()) }
+    }
+
+    /// Encodes rows into a file's buffer, up to a block or the end of the file. Returns how many.
+    fn encode(&mut self, number: u64, batch: &Batch, rows: Range<usize>) -> usize {
+        let Some(entry) = self.entries.get_mut(&number) else { return rows.len() };
+        let room = self.settings.roll_events.map_or(u64::MAX, |most| most.saturating_sub(entry.events).max(1));
+        let end = rows.end.min(rows.start.saturating_add(usize::try_from(room).unwrap_or(usize::MAX)));
+        let until = block_end(&self.settings, entry);
+        let before = entry.buffer.len();
+        let taken = self.encoder.encode(batch, rows.start..end, &mut entry.buffer, until);
+        entry.events += taken as u64;
+        if entry.used != self.uses {
+            self.by_use.remove(&(entry.used, number));
+            self.by_use.insert((self.uses, number));
+            entry.used = self.uses;
+        }
+        self.buffered_bytes += entry.buffer.len() - before;
+        taken
+    }
+
+    /// Writes a full block and finishes a full file. True: finished.
+    fn after_encode(&mut self, number: u64, now_ms: u64) -> Result<bool, SinkError> {
+        let Some(entry) = self.entries.get_mut(&number) else { return Ok(true) };
+        entry.used_ms = now_ms;
+        let counted = self.settings.roll_events.is_some_and(|most| entry.events >= most);
+        if entry.buffer.len() >= block_end(&self.settings, entry) {
+            self.write_out(number)?;
+        }
+        let sized = self.entries.get(&number).is_some_and(|entry| entry.length >= self.settings.roll_bytes);
+        if counted || sized {
+            self.finish(number)?;
+        }
+        Ok(counted || sized)
+    }
+
+    /// Writes the buffer of a file.
+    fn write_out(&mut self, number: u64) -> Result<(), SinkError> {
+        let Some(entry) = self.entries.get_mut(&number).filter(|entry| !entry.buffer.is_empty()) else {
+            return Ok(());
+        };
+        let path = open_path(&entry.recorded);
+        let file = entry.file.as_ref().ok_or_else(|| SinkError::Retry(format!("{} is closed", path.display())))?;
+        let block = self.compressor.block(&entry.buffer).map_err(|e| failed("compressing", &path, &e))?;
+        entry.dirty = true;
+        self.disk.write_at(&path, file, block, entry.length).map_err(|e| failed("writing", &path, &e))?;
+        entry.length += block.len() as u64;
+        self.buffered_bytes = self.buffered_bytes.saturating_sub(entry.buffer.len());
+        entry.buffer.clear();
+        Ok(())
+    }
+
+    /// Writes all buffers.
+    pub fn write_all(&mut self) -> Result<(), SinkError> {
+        let numbers: Vec<u64> = self.entries.iter().filter(|(_, e)| !e.buffer.is_empty()).map(|(n, _)| *n).collect();
+        let keep = self.open.len() <= BUFFERS_KEPT;
+        for number in numbers {
+            self.write_out(number)?;
+            if let Some(entry) = self.entries.get_mut(&number).filter(|_| !keep) {
+                entry.buffer = Vec::new();
+            }
+        }
+        Ok(())
+    }
+
+    /// A file takes no more events.
+    pub fn finish(&mut self, number: u64) -> Result<(), SinkError> {
+        self.write_out(number)?;
+        if let Some(entry) = self.entries.get_mut(&number) {
+            entry.phase = Phase::Closing;
+            entry.buffer = Vec::new();
+            self.open.remove(&entry.recorded.path);
+            self.by_use.remove(&(entry.used, number));
+            self.closing_handles.extend(entry.file.is_some().then_some(number));
+        }
+        Ok(())
+    }
+
+    /// Open files whose time is over.
+    pub fn overdue(&self) -> Vec<u64> {
+        let now_ms = (self.clock)();
+        let over = |since_ms: u64, limit: Option<u64>| match (now_ms.checked_sub(since_ms), limit) {
+            (_, None) => false,
+            (Some(age_ms), Some(limit)) => age_ms >= limit,
+            // The clock went back: the age is unknown, and a file must not stay open for ever.
+            (None, Some(_)) => true,
+        };
+        let due = |entry: &Entry| {
+            over(entry.recorded.opened_ms, self.settings.roll_interval_ms)
+                || over(entry.used_ms, self.settings.idle_timeout_ms)
+        };
+        let open = self.open.values().filter(|number| self.entries.get(number).is_some_and(due));
+        open.copied().collect()
+    }
+
+    /// True if a flush would finish a file or bring one nearer to its final name.
+    pub fn due(&self) -> bool {
+        self.entries.values().any(|entry| entry.phase == Phase::Closing && !entry.awaits_commit)
+            || !self.overdue().is_empty()
+    }
+
+    fn sync(&mut self, number: u64) -> Result<(), SinkError> {
+        let Some(entry) = self.entries.get_mut(&number).filter(|entry| entry.dirty) else { return Ok(()) };
+        let path = open_path(&entry.recorded);
+        let file = entry.file.as_ref().ok_or_else(|| SinkError::Retry(format!("{} is closed", path.display())))?;
+        if let Err(error) = self.disk.sync(&path, file) {
+            // The kernel may have dropped the pages and report the error only once.
+            self.suspect.insert(number);
+            return Err(failed("syncing", &path, &error));
+        }
+        entry.dirty = false;
+        Ok(())
+    }
+
+    /// Makes everything durable and says what is there.
+    pub fn flush(&mut self) -> Result<Position, SinkError> {
+        for number in self.overdue() {
+            self.finish(number)?;
+        }
+        self.write_all()?;
+        let full: Vec<u64> = self.entries.iter().filter(|(_, e)| self.is_full(e)).map(|(n, _)| *n).collect();
+        for number in full {
+            self.finish(number)?;
+        }
+        let dirty: Vec<u64> = self.entries.iter().filter(|(_, entry)| entry.dirty).map(|(n, _)| *n).collect();
+        for number in dirty {
+            self.sync(number)?;
+        }
+        self.sync_directories()?;
+        self.entries.retain(|_, entry| entry.phase != Phase::Renamed);
+        self.closing_handles.clear();
+        for entry in self.entries.values_mut() {
+            entry.recorded.length = entry.length;
+            entry.recorded.events = entry.events;
+            if entry.phase == Phase::Closing {
+                entry.recorded.closing = true;
+                entry.awaits_commit = true;
+                entry.file = None;
+            }
+        }
+        Ok(self.recorded())
+    }
+
+    /// Compressed files reach their size only when a block is written.
+    fn is_full(&self, entry: &Entry) -> bool {
+        entry.phase == Phase::Open && entry.length >= self.settings.roll_bytes
+    }
+
+    /// Makes created, renamed and removed names durable.
+    pub fn sync_directories(&mut self) -> Result<(), SinkError> {
+        while let Some(directory) = self.changed_directories.first().cloned() {
+            match self.disk.sync_directory(&directory) {
+                // Someone removed it with all that was in it; `rebuild` reports what is missing.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                done => done.map_err(|e| failed("syncing directory", &directory, &e))?,
+            }
+            self.changed_directories.remove(&directory);
+        }
+        Ok(())
+    }
+
+    /// Gives final names to the files that a durable position calls closing.
+    pub fn rename_closing(&mut self, context: &SinkContext, position: &Position) -> Result<(), SinkError> {
+        for record in position.files.iter().filter(|record| record.closing) {
+            let Some(entry) = self.entries.get_mut(&record.number) else { continue };
+            if entry.phase != Phase::Closing || entry.recorded.path != record.path || entry.length != record.length {
+                continue;
+            }
+            let [from, to] = [open_path(record), final_path(record)];
+            self.disk.rename(&from, &to).map_err(|e| failed("renaming to its final name", &from, &e))?;
+            entry.phase = Phase::Renamed;
+            entry.file = None;
+            self.changed_directories.extend(to.parent().map(Path::to_owned));
+            context.metrics.add(Metric::SinkFilesFinished, 1);
+        }
+        Ok(())
+    }
+}

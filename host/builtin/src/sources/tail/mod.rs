@@ -1,0 +1,66 @@
+//! Tail: reads files as they grow. Nothing lost, nothing twice, through rotation and restarts.
+//!
+//! **Identity.** A stream is one incarnation of a file: a hash of source name, device, inode, birth
+//! time, generation and first bytes, made once and kept in the position. A position in it is the
+//! byte offset of the event's first byte (in the decompressed stream of an archive).
+//!
+//! **Resume.** A file goes on at its committed offset if inode and birth time are the same, it is at
+//! least as long, and the hashes of its head (growing up to 1 KiB) and of the 64 bytes before the
+//! offset are equal. So a rename changes nothing. If it is shorter or its head differs it was
+//! truncated or replaced: a new generation from its first byte (`rotations`). If only the bytes before
+//! the offset differ nobody can know: a new generation too, with a warning (`new_generations`).
+//! A rotated file that no glob matches is found by its inode and read to its end.
+//!
+//! **Last line.** A last line without newline is taken when the file was idle for
+//! `last_line_timeout`. If it grows before, it is one event; if it grows later, the rest is an event
+//! of its own with the header `flumen.continued` (what was taken is never taken again).
+//!
+//! **Multiline.** The committed offset stays before an unfinished event, so a restart reads it again.
+//! If a rotated file ends within an event and the file that took its place begins with a line that
+//! belongs to it, they are one event, with the identity of its first line.
+//!
+//! **What no reader can do.** What the writer appends between copy and truncate of a copytruncate is
+//! lost by the rotator. Bytes that are truncated or unlinked while the agent is down are gone. A file
+//! that is truncated and regrown with the very same first 1 KiB and last 64 bytes is taken for unchanged.
+//! Globs must not match the copies that copytruncate makes: a copy is another file (an archive of a
+//! file that was read is recognised).
+//!
+//! Map: `options` (what a user sets), `discover` (globs), `watch` (notifications), `table` (which
+//! files there are), `tailer` (the loop), `file` (one incarnation), `input` (bytes), `lines`
+//! (splitting), `out` (the batch), `position` (the committed value), `twin` (archives of known files).
+
+pub mod discover;
+pub mod file;
+pub mod input;
+pub mod limits;
+pub mod lines;
+pub mod out;
+pub mod position;
+
+mod complaints;
+mod options;
+mod table;
+mod tailer;
+mod twin;
+mod watch;
+
+use flumen_pipeline::{BuildError, Options, Source, SourceContext, SourceError};
+
+pub use options::SPEC;
+use options::Settings;
+use tailer::Tailer;
+
+/// Builds the source.
+pub fn build(options: &Options) -> Result<Box<dyn Source>, BuildError> {
+    Ok(Box::new(Tail { settings: Settings::new(options)? }))
+}
+
+struct Tail {
+    settings: Settings,
+}
+
+impl Source for Tail {
+    fn run(&mut self, context: &mut SourceContext) -> Result<(), SourceError> {
+        Tailer::resume(&self.settings, context)?.run()
+    }
+}

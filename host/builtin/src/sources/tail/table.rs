@@ -1,0 +1,297 @@
+//! Which files there are: what a walk found, set against what is known.
+//!
+//! Files are recognised by inode, never by path. A known file that no glob matches any more is
+//! looked for by its inode; while it exists it is read on.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::Metadata;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use flumen_pipeline::{Emission, Metric, SourceError};
+
+use super::file::{FileId, Presence, TailFile};
+use super::input::Input;
+use super::limits::{FORGET_AFTER, RESCAN_MIN, RESCAN_SHARE};
+use super::position::{Inode, STARTED_KEY};
+use super::tailer::Tailer;
+
+impl Tailer<'_> {
+    pub(super) fn add(&mut self, file: TailFile) -> FileId {
+        self.next_id += 1;
+        let id = self.next_id;
+        self.by_inode.insert(file.inode.key(), id);
+        self.by_path.insert(file.path.clone(), id);
+        self.files.insert(id, file);
+        id
+    }
+
+    /// Time until the globs are walked again.
+    pub(super) fn scan_due_in(&self) -> Duration {
+        let Some(at) = self.scanned_at else { return Duration::ZERO };
+        let least = RESCAN_MIN.max(self.scan_took * RESCAN_SHARE);
+        let wait = if self.scan_wanted { least } else { self.settings.rescan_interval.max(least) };
+        wait.saturating_sub(at.elapsed())
+    }
+
+    /// Walks the globs and sets what they find against what is known.
+    pub(super) fn scan(&mut self) {
+        let start = Instant::now();
+        self.scan_wanted = false;
+        let found = self.settings.globs.walk();
+        self.watch.set(&found.directories);
+        for (path, error) in &found.problems {
+            self.complaints.file(path, error);
+        }
+        let mut seen = BTreeSet::new();
+        for (path, meta) in &found.files {
+            let id = self.found(path, meta, &found.files);
+            seen.insert(id);
+            self.look(id, meta);
+        }
+        let missing: Vec<FileId> = self.files.keys().filter(|id| !seen.contains(id)).copied().collect();
+        self.locate(&missing, &found.directories);
+        self.forget(&missing);
+        self.scanned_at = Some(Instant::now());
+        self.scan_took = start.elapsed();
+    }
+
+    /// The file at a path: known by its inode, or new.
+    fn found(
+        &mut self,
+        path: &Path,
+        meta: &Metadata,
+        all: &std::collections::BTreeMap<PathBuf, Metadata>,
+    ) -> FileId {
+        let inode = Inode::of(meta);
+        if let Some(id) = self.by_inode.get(&inode.key()).copied()
+            && let Some(file) = self.files.get_mut(&id)
+        {
+            if file.inode.may_be(&inode) {
+                let linked_twice = all.get(&file.path).is_some_and(|other| Inode::of(other) == inode);
+                if file.path != path && !linked_twice {
+                    if file.presence == Presence::Matched {
+                        self.context.metrics.add(Metric::SourceRotations, 1);
+                    }
+                    file.path = path.to_path_buf();
+                }
+                file.presence = Presence::Matched;
+                if file.path == path {
+                    self.by_path.insert(path.to_path_buf(), id);
+                }
+                return id;
+            }
+            // The number was given to another file: the one that had it is gone.
+            file.presence = Presence::Gone(Instant::now());
+        }
+        let mut file = TailFile::new(path.to_path_buf(), inode);
+        file.predecessor = self.predecessor(&file);
+        self.add(file)
+    }
+
+    /// The file that was at the path of a new one, and may end within an event.
+    fn predecessor(&self, new: &TailFile) -> Option<FileId> {
+        self.settings.multiline.as_ref()?;
+        let before = self.files.iter().filter(|(_, file)| {
+            file.label == new.label && !file.kind.is_archive() && !file.inode.may_be(&new.inode)
+        });
+        before.max_by_key(|(id, file)| (file.modified, **id)).map(|(id, _)| *id)
+    }
+
+    /// Decides by its metadata whether a file has something to read.
+    fn look(&mut self, id: FileId, meta: &Metadata) {
+        let Some(file) = self.files.get_mut(&id) else { return };
+        let modified = meta.modified().ok();
+        let changed = file.modified.replace(meta.modified().unwrap_or(std::time::UNIX_EPOCH)) != modified;
+        let due = file.retry_at.is_none_or(|at| at <= Instant::now());
+        let ready = if file.finished || (file.kind.is_archive() && file.archive_bytes > 0) {
+            meta.len() != file.archive_bytes && due
+        } else if file.kind.is_archive() {
+            file.input.is_none() && due && meta.len() > 0
+        } else {
+            (changed || meta.len() != file.read_offset) && due && (meta.len() > 0 || file.read_offset > 0)
+        };
+        if ready {
+            self.ready.insert(id);
+        } else if !due {
+            self.scan_wanted |= false;
+        }
+    }
+
+    /// Looks for files whose path is not theirs any more.
+    fn locate(&mut self, missing: &[FileId], directories: &BTreeSet<PathBuf>) {
+        let mut lost: HashMap<(u64, u64), FileId> = HashMap::new();
+        for id in missing {
+            let Some(file) = self.files.get(id) else { continue };
+            let at_path = std::fs::symlink_metadata(&file.path).ok().filter(|meta| Inode::of(meta).may_be(&file.inode));
+            match (at_path, moved_to(file)) {
+                (Some(meta), _) => self.located(*id, None, &meta),
+                (None, Some((path, meta))) => self.located(*id, Some(path), &meta),
+                (None, None) => {
+                    lost.insert(file.inode.key(), *id);
+                }
+            }
+        }
+        // Files known gone are not looked for again at every scan: what comes back by a glob is found there.
+        lost.retain(|_, id| {
+            self.files.get(id).is_some_and(|file| {
+                !matches!(file.presence, Presence::Gone(_)) || (!file.at_end && file.modified.is_none())
+            })
+        });
+        if lost.is_empty() {
+            return;
+        }
+        let parents = lost.values().filter_map(|id| self.files.get(id)?.path.parent().map(Path::to_path_buf));
+        let places: BTreeSet<PathBuf> = parents.chain(directories.iter().cloned()).collect();
+        for directory in places {
+            let Ok(entries) = std::fs::read_dir(&directory) else { continue };
+            for entry in entries.flatten() {
+                let candidates: Vec<(u64, u64)> =
+                    lost.keys().filter(|(_, ino)| *ino == entry.ino()).copied().collect();
+                for key in candidates {
+                    let Some(id) = lost.get(&key).copied() else { continue };
+                    let meta = std::fs::symlink_metadata(entry.path()).ok();
+                    let same = self.files.get(&id).zip(meta).filter(|(f, meta)| Inode::of(meta).may_be(&f.inode));
+                    if let Some((_, meta)) = same {
+                        lost.remove(&key);
+                        self.located(id, Some(entry.path()), &meta);
+                    }
+                }
+            }
+        }
+        for id in lost.into_values() {
+            if let Some(file) = self.files.get_mut(&id) {
+                if !matches!(file.presence, Presence::Gone(_)) {
+                    file.presence = Presence::Gone(Instant::now());
+                }
+                if file.input.is_none() {
+                    file.at_end = true;
+                }
+            }
+        }
+    }
+
+    fn located(&mut self, id: FileId, path: Option<PathBuf>, meta: &Metadata) {
+        if let Some(file) = self.files.get_mut(&id) {
+            if file.presence == Presence::Matched {
+                self.context.metrics.add(Metric::SourceRotations, 1);
+            }
+            file.presence = Presence::Renamed;
+            if let Some(path) = path {
+                file.path = path;
+            }
+            self.by_path.insert(file.path.clone(), id);
+        }
+        self.look(id, meta);
+    }
+
+    /// Lets go of files that are gone for good, and after a while of their positions.
+    fn forget(&mut self, missing: &[FileId]) {
+        for id in missing {
+            let Some(file) = self.files.get(id) else { continue };
+            let Presence::Gone(since) = file.presence else { continue };
+            let kept = file.input.is_some() || file.pending() > 0 || file.handed_over;
+            if kept || (file.stream.is_some() && since.elapsed() < FORGET_AFTER) {
+                continue;
+            }
+            if let Some(stream) = file.stream {
+                self.out.note(stream, Vec::new());
+            }
+            self.remove(*id);
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: FileId) {
+        let Some(file) = self.files.remove(&id) else { return };
+        if self.by_inode.get(&file.inode.key()) == Some(&id) {
+            self.by_inode.remove(&file.inode.key());
+        }
+        if self.by_path.get(&file.path) == Some(&id) {
+            self.by_path.remove(&file.path);
+        }
+        self.ready.remove(&id);
+        self.waiting.remove(&id);
+        self.open.remove(&id);
+    }
+
+    pub(super) fn close(&mut self, id: FileId) {
+        if let Some(file) = self.files.get_mut(&id) {
+            file.close();
+        }
+        self.open.remove(&id);
+    }
+
+    /// Keeps within `max_open_files`: the file that grew longest ago is closed. One that has no name
+    /// any more is not: it could never be opened again.
+    pub(super) fn make_room(&mut self) {
+        if self.open.len() < self.settings.max_open_files {
+            return;
+        }
+        let closable = self.open.iter().filter_map(|id| self.files.get(id).map(|file| (*id, file)));
+        let closable = closable.filter(|(_, file)| {
+            !matches!(file.presence, Presence::Gone(_)) && !file.kind.is_archive() && nlink(file) > 0
+        });
+        if let Some((id, _)) = closable.min_by_key(|(_, file)| (!file.at_end, file.grown)) {
+            self.close(id);
+        }
+    }
+
+    /// The first start with `start = "end"`: files that are there count as read.
+    pub(super) fn skip_to_ends(&mut self) -> Result<(), SourceError> {
+        for id in std::mem::take(&mut self.ready) {
+            let Some(file) = self.files.get_mut(&id) else { continue };
+            match file.skip_to_end(&self.context.name) {
+                Ok(()) => file.note(&mut self.out),
+                // Not skipped: it is read from its beginning when it can be read.
+                Err(error) => self.complaints.file(&file.path.clone(), &error),
+            }
+        }
+        let Emission { batch, mut positions, quarantined } = self.out.take()?;
+        positions.push((STARTED_KEY.to_vec(), b"1".to_vec()));
+        self.context.emit(Emission { batch, positions, quarantined })?;
+        Ok(())
+    }
+}
+
+fn nlink(file: &TailFile) -> u64 {
+    file.input.as_ref().and_then(|input| input.metadata().ok()).map_or(0, |meta| meta.nlink())
+}
+
+/// Where an open file is now, as the kernel says.
+fn moved_to(file: &TailFile) -> Option<(PathBuf, Metadata)> {
+    let fd = match file.input.as_ref()? {
+        Input::Plain(file) => file.as_raw_fd(),
+        Input::Gzip(_) | Input::Zstd(_) => return None,
+    };
+    let path = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
+    let meta = std::fs::symlink_metadata(&path).ok()?;
+    Inode::of(&meta).may_be(&file.inode).then_some((path, meta))
+}
+
+impl TailFile {
+    /// Counts everything up to the last newline as read.
+    fn skip_to_end(&mut self, source: &str) -> io::Result<()> {
+        let (input, meta) = Input::open(&self.path, self.kind)?;
+        if self.kind.is_archive() {
+            self.finished = true;
+            self.archive_bytes = meta.len();
+            self.name_stream(source, b"");
+            return Ok(());
+        }
+        self.begin_at(&input, last_line_start(&input, meta.len())?, source)
+    }
+}
+
+/// The first byte after the last newline; the file's length if there is none near its end.
+fn last_line_start(input: &Input, len: u64) -> io::Result<u64> {
+    const NEAR: usize = 64 << 10;
+    let from = len.saturating_sub(NEAR as u64);
+    let near = input.look(from, NEAR)?;
+    Ok(match memchr::memrchr(b'\n', &near) {
+        Some(at) => from + at as u64 + 1,
+        None => from + near.len() as u64,
+    })
+}

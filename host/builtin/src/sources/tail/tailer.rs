@@ -1,0 +1,487 @@
+//! The loop: reads a chunk of every file that has something, splits it, emits.
+//!
+//! One chunk per file and round, so a busy file does not starve the others. Nothing is read while
+//! `emit` waits: that is the back-pressure. Reads and splits are timed per chunk, never per event.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use flumen_pipeline::{Metric, SourceContext, SourceError, Stopped};
+
+use super::complaints::Complaints;
+use super::file::{Change, FileId, Prefix, Presence, TailFile};
+use super::input::Input;
+use super::limits::{CHUNK_BYTES, ROUND_PAUSE};
+use super::lines::{End, Splitter, State};
+use super::options::Settings;
+use super::out::{Out, Place};
+use super::position::{Inode, Record, stream_of};
+use super::watch::Watch;
+use crate::sources::{elapsed_ns, now_ns};
+
+/// See the module.
+pub struct Tailer<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) context: &'a mut SourceContext,
+    pub(super) files: HashMap<FileId, TailFile>,
+    pub(super) by_inode: HashMap<(u64, u64), FileId>,
+    pub(super) by_path: HashMap<PathBuf, FileId>,
+    pub(super) next_id: FileId,
+    /// Files that may have something to read.
+    pub(super) ready: BTreeSet<FileId>,
+    /// Files with bytes that no event has taken.
+    pub(super) waiting: BTreeSet<FileId>,
+    pub(super) open: BTreeSet<FileId>,
+    pub(super) out: Out,
+    splitter: Splitter,
+    pub(super) buffer: Vec<u8>,
+    pub(super) watch: Watch,
+    pub(super) complaints: Complaints,
+    pub(super) scan_wanted: bool,
+    pub(super) scanned_at: Option<Instant>,
+    pub(super) scan_took: Duration,
+    timers_at: Instant,
+}
+
+/// Whether a file has more to read at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum More {
+    Yes,
+    No,
+    /// It has, but waits for the file before it.
+    Later,
+}
+
+impl<'a> Tailer<'a> {
+    /// Where the committed positions say.
+    pub fn resume(settings: &'a Settings, context: &'a mut SourceContext) -> Result<Tailer<'a>, SourceError> {
+        let positions = context.positions();
+        let metrics = context.metrics.clone();
+        let mut tailer = Tailer {
+            files: HashMap::new(),
+            by_inode: HashMap::new(),
+            by_path: HashMap::new(),
+            next_id: 0,
+            ready: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            open: BTreeSet::new(),
+            out: Out::new(context.name.clone(), context.batch, settings.file_header),
+            splitter: Splitter {
+                max_line: settings.max_line,
+                long: settings.long_lines,
+                multiline: settings.multiline.clone(),
+                metrics: metrics.clone(),
+            },
+            buffer: Vec::new(),
+            watch: Watch::new(context.wake.clone()),
+            complaints: Complaints::new(context.name.clone(), metrics),
+            scan_wanted: true,
+            scanned_at: None,
+            scan_took: Duration::ZERO,
+            timers_at: Instant::now(),
+            settings,
+            context,
+        };
+        for (key, value) in &positions {
+            let Some(stream) = stream_of(key) else { continue };
+            let record = Record::decode(value).map_err(|error| SourceError::Retry(error.to_string()))?;
+            tailer.add(TailFile::resumed(stream, record));
+        }
+        let first_start = positions.is_empty();
+        tailer.scan();
+        if first_start && tailer.settings.start_at_end {
+            tailer.skip_to_ends()?;
+        }
+        Ok(tailer)
+    }
+
+    /// Until the pipeline stops.
+    pub fn run(&mut self) -> Result<(), SourceError> {
+        loop {
+            if self.context.stopping() {
+                return Err(Stopped.into());
+            }
+            let notified = self.watch.take();
+            self.scan_wanted |= notified.scan;
+            for path in notified.changed {
+                match self.by_path.get(&path) {
+                    Some(id) => {
+                        self.ready.insert(*id);
+                    }
+                    None => self.scan_wanted = true,
+                }
+            }
+            if self.scan_due_in().is_zero() {
+                self.scan();
+            }
+            let more = self.round()?;
+            self.timers()?;
+            if self.out.due_in().is_some_and(|due| due.is_zero()) {
+                self.emit()?;
+            }
+            if !more {
+                self.pause()?;
+            }
+        }
+    }
+
+    fn pause(&mut self) -> Result<(), Stopped> {
+        self.context.metrics.set(Metric::SourceFilesOpen, self.open.len() as u64);
+        let mut wait = self.scan_due_in().min(self.timers_at.saturating_duration_since(Instant::now()));
+        if let Some(due) = self.out.due_in() {
+            wait = wait.min(due);
+        }
+        let started = Instant::now();
+        self.context.wait(wait)?;
+        // A writer's every line is a wake: a short pause gathers them.
+        while let Some(rest) = ROUND_PAUSE.checked_sub(started.elapsed()).filter(|rest| !rest.is_zero()) {
+            self.context.wait(rest)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn emit(&mut self) -> Result<(), SourceError> {
+        if !self.out.is_empty() {
+            let emission = self.out.take()?;
+            self.context.emit(emission)?;
+        }
+        Ok(())
+    }
+
+    /// One chunk of every ready file. True if some of them have more.
+    fn round(&mut self) -> Result<bool, SourceError> {
+        let mut any = false;
+        for id in std::mem::take(&mut self.ready) {
+            if self.context.stopping() {
+                return Err(Stopped.into());
+            }
+            match self.read(id)? {
+                More::Yes => any = self.ready.insert(id) || any,
+                More::Later => {
+                    self.ready.insert(id);
+                }
+                More::No => {}
+            }
+        }
+        Ok(any)
+    }
+
+    fn read(&mut self, id: FileId) -> Result<More, SourceError> {
+        let Some(file) = self.files.get(&id) else { return Ok(More::No) };
+        if file.handed_over || file.retry_at.is_some_and(|at| at > Instant::now()) {
+            return Ok(More::No);
+        }
+        let fresh = file.stream.is_none();
+        if file.input.is_none() && !self.open(id)? {
+            return Ok(More::No);
+        }
+        if fresh && self.settings.multiline.is_some() && !self.take_over(id)? {
+            return Ok(More::Later);
+        }
+        let start = Instant::now();
+        let Some(file) = self.files.get_mut(&id) else { return Ok(More::No) };
+        let read = file.read(&mut self.buffer, CHUNK_BYTES);
+        self.context.metrics.add(Metric::SourceReadNs, elapsed_ns(start));
+        match read {
+            Err(error) => {
+                self.failed(id, &error)?;
+                Ok(More::No)
+            }
+            Ok(Err(change)) => {
+                self.changed(id, change)?;
+                Ok(More::Yes)
+            }
+            Ok(Ok(0)) => {
+                if let Some(file) = self.files.get_mut(&id) {
+                    file.at_end = true;
+                }
+                self.end_of_archive(id)?;
+                Ok(More::No)
+            }
+            Ok(Ok(new)) => {
+                self.context.metrics.add(Metric::SourceBytesRead, new as u64);
+                if fresh && self.is_twin(id, new)? {
+                    return Ok(More::Yes);
+                }
+                self.split(id, new, End::Open)?;
+                let Some(file) = self.files.get_mut(&id) else { return Ok(More::No) };
+                file.at_end = new < CHUNK_BYTES && !file.kind.is_archive();
+                Ok(if file.at_end { More::No } else { More::Yes })
+            }
+        }
+    }
+
+    /// Splits what is held and `new` bytes behind it (0: the held bytes alone, which the buffer need not have).
+    fn split(&mut self, id: FileId, new: usize, end: End) -> Result<(), SourceError> {
+        if self.out.is_full() {
+            self.emit()?;
+        }
+        let start = Instant::now();
+        let mut blocked = Duration::ZERO;
+        let Some(file) = self.files.get_mut(&id) else { return Ok(()) };
+        let held = file.held.len();
+        if new == 0 {
+            self.buffer.clear();
+            self.buffer.extend_from_slice(&file.held);
+        } else {
+            file.grown = Instant::now();
+        }
+        let mut pass = file.pass();
+        let until = held + new;
+        if new > 0 {
+            let own = self.buffer.get(pass.tail + pass.prefix..until).unwrap_or_default();
+            file.name_stream(&self.context.name, own);
+        }
+        let mut place = Place {
+            stream: file.stream.unwrap_or_default(),
+            base: 0,
+            first: file.prefix.as_ref().map(|prefix| (prefix.stream, prefix.position)),
+            time: now_ns(),
+        };
+        let from = file.prefix.as_ref().and_then(|prefix| prefix.from);
+        self.out.begin(&file.label);
+        loop {
+            let chunk = self.buffer.get(pass.tail + pass.taken..until).unwrap_or_default();
+            place.base = pass.offset.wrapping_add(pass.taken as u64).wrapping_sub(pass.prefix as u64);
+            let taken = self.splitter.split(&mut file.state, chunk, &place, end, &mut self.out);
+            pass.taken += taken;
+            if taken > 0 {
+                place.first = None;
+                file.settle(&pass, &self.buffer, &mut self.out);
+            }
+            if !self.out.is_full() {
+                break;
+            }
+            let waits = Instant::now();
+            let emission = self.out.take()?;
+            self.context.emit(emission)?;
+            blocked += waits.elapsed();
+        }
+        file.hold(&pass, &self.buffer, until);
+        let (pending, released) = (file.pending() > 0, file.prefix.is_none());
+        self.context.metrics.add(Metric::SourceSplitNs, elapsed_ns(start + blocked));
+        if pending {
+            self.waiting.insert(id);
+            let timeout = self.settings.last_line_timeout.min(self.settings.multiline_timeout);
+            self.timers_at = self.timers_at.min(Instant::now() + timeout);
+        } else {
+            self.waiting.remove(&id);
+        }
+        if released && let Some(before) = from {
+            if let Some(file) = self.files.get_mut(&before) {
+                file.handed_over = false;
+            }
+            self.ready.insert(before);
+        }
+        Ok(())
+    }
+
+    /// Takes what is held as events.
+    pub(super) fn flush(&mut self, id: FileId, end: End) -> Result<(), SourceError> {
+        self.split(id, 0, end)
+    }
+
+    /// Opens a file and compares it with what was read of it. False: not now.
+    fn open(&mut self, id: FileId) -> Result<bool, SourceError> {
+        self.make_room();
+        let Some(file) = self.files.get_mut(&id) else { return Ok(false) };
+        if matches!(file.presence, Presence::Gone(_)) {
+            file.at_end = true;
+            return Ok(false);
+        }
+        let opened = Input::open(&file.path, file.kind).and_then(|(input, meta)| {
+            if Inode::of(&meta).may_be(&file.inode) { Ok((input, meta)) } else { Err(io::ErrorKind::NotFound.into()) }
+        });
+        let (mut input, meta) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.failed(id, &error)?;
+                return Ok(false);
+            }
+        };
+        file.finished = false;
+        let change = if file.kind.is_archive() {
+            self.buffer.resize(self.buffer.len().max(CHUNK_BYTES), 0);
+            let held = file.pending() > 0;
+            if held {
+                // Decompression goes on at the first byte not taken: what is held is read again.
+                file.held.truncate(file.tail_len);
+                file.state = State::resumed(file.state.mid_line, file.state.skip_line);
+            }
+            file.skip(&mut input, &mut self.buffer)
+        } else {
+            file.verify(&input, meta.len())
+        };
+        match change {
+            Err(error) => {
+                self.failed(id, &error)?;
+                Ok(false)
+            }
+            Ok(change) => {
+                file.input = Some(input);
+                self.open.insert(id);
+                if change != Change::None {
+                    self.changed(id, change)?;
+                    return Ok(self.files.get(&id).is_some_and(|file| file.input.is_some()));
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// A file could not be opened or read: reported, and tried again when a scan finds it changed.
+    fn failed(&mut self, id: FileId, error: &io::Error) -> Result<(), SourceError> {
+        let Some(file) = self.files.get_mut(&id) else { return Ok(()) };
+        if error.kind() == io::ErrorKind::NotFound {
+            self.scan_wanted = true;
+        } else if file.kind.is_archive() && error.raw_os_error().is_none() {
+            let what = format!("the archive ends or is damaged at byte {} of its content ({error})", file.read_offset);
+            self.complaints.say(&file.path, &what, "what came before is delivered; read on when the file changes");
+            file.archive_failed();
+        } else {
+            self.complaints.file(&file.path, error);
+            file.retry_at = Some(Instant::now() + self.settings.rescan_interval);
+        }
+        file.at_end = true;
+        self.close(id);
+        Ok(())
+    }
+
+    fn end_of_archive(&mut self, id: FileId) -> Result<(), SourceError> {
+        if !self.files.get(&id).is_some_and(|file| file.kind.is_archive()) {
+            return Ok(());
+        }
+        self.flush(id, End::Event)?;
+        let Some(file) = self.files.get_mut(&id) else { return Ok(()) };
+        file.archive_bytes = match file.input.as_ref().map(Input::metadata) {
+            Some(Ok(meta)) => meta.len(),
+            _ => file.archive_bytes,
+        };
+        file.finished = true;
+        file.name_stream(&self.context.name, b"");
+        file.note(&mut self.out);
+        self.close(id);
+        Ok(())
+    }
+
+    /// The file is not what it was: what was read of it is taken, then it begins anew.
+    fn changed(&mut self, id: FileId, change: Change) -> Result<(), SourceError> {
+        let multiline = self.settings.multiline.is_some();
+        let whole = self.files.get(&id).is_some_and(|file| !file.state.mid_line && file.prefix.is_none());
+        let join = multiline && whole && change != Change::Ambiguous;
+        self.flush(id, if join { End::Line } else { End::Event })?;
+        let Some(file) = self.files.get_mut(&id) else { return Ok(()) };
+        if change == Change::Ambiguous {
+            self.context.metrics.add(Metric::SourceGenerations, 1);
+            self.complaints.say(
+                &file.path,
+                "begins as before, but the bytes before the committed offset are different",
+                "read again from its first byte as a new stream; some events may come twice",
+            );
+        } else {
+            self.context.metrics.add(Metric::SourceRotations, 1);
+        }
+        let prefix = if join { take_prefix(file, None) } else { None };
+        file.restart();
+        if let Some((prefix, bytes)) = prefix {
+            file.held = bytes;
+            file.prefix = Some(prefix);
+        } else {
+            self.waiting.remove(&id);
+        }
+        if file.kind.is_archive() {
+            self.close(id);
+        }
+        self.ready.insert(id);
+        Ok(())
+    }
+
+    /// A new file takes the unfinished event of the file that was at its path. False: that file has to
+    /// be read to its end first.
+    fn take_over(&mut self, id: FileId) -> Result<bool, SourceError> {
+        let Some(file) = self.files.get(&id) else { return Ok(true) };
+        let Some(before) = file.predecessor else { return Ok(true) };
+        if !file.input.as_ref().is_some_and(|input| input.metadata().is_ok_and(|meta| meta.len() > 0)) {
+            return Ok(true);
+        }
+        // The writer has moved on to this file, so what a read of the one before finds now is all of it.
+        match self.files.get_mut(&before) {
+            Some(previous) if !previous.handed_over => {
+                let settled = self.read(before)? != More::Yes;
+                if !settled {
+                    self.ready.insert(before);
+                    return Ok(false);
+                }
+                self.flush(before, End::Line)?;
+            }
+            _ => {}
+        }
+        let taken = self.files.get_mut(&before).and_then(|previous| {
+            let taken = if previous.handed_over { None } else { take_prefix(previous, Some(before)) };
+            Some((taken?, previous.grown))
+        });
+        let Some(file) = self.files.get_mut(&id) else { return Ok(true) };
+        file.predecessor = None;
+        if let Some(((prefix, bytes), grown)) = taken {
+            file.held = bytes;
+            file.tail_len = 0;
+            file.prefix = Some(prefix);
+            file.grown = grown;
+            self.waiting.remove(&before);
+            self.waiting.insert(id);
+        }
+        Ok(true)
+    }
+
+    /// Idle lines and events are taken, open files looked at, idle ones closed.
+    fn timers(&mut self) -> Result<(), SourceError> {
+        let now = Instant::now();
+        if now < self.timers_at {
+            return Ok(());
+        }
+        self.timers_at = now + self.settings.poll_interval;
+        for id in self.waiting.clone() {
+            let Some(file) = self.files.get(&id) else { continue };
+            let timeout = match (&self.settings.multiline, file.held.last()) {
+                (None, _) => self.settings.last_line_timeout,
+                (Some(_), Some(b'\n')) => self.settings.multiline_timeout,
+                (Some(_), _) => self.settings.multiline_timeout.max(self.settings.last_line_timeout),
+            };
+            let left = timeout.saturating_sub(file.grown.elapsed());
+            if !left.is_zero() {
+                self.timers_at = self.timers_at.min(now + left);
+            } else if !self.ready.contains(&id) {
+                self.flush(id, End::Event)?;
+            }
+        }
+        for id in self.open.clone() {
+            let Some(file) = self.files.get(&id) else { continue };
+            let len = file.input.as_ref().and_then(|input| input.metadata().ok()).map(|meta| meta.len());
+            if !file.kind.is_archive() && len != Some(file.read_offset) {
+                self.ready.insert(id);
+            } else if file.at_end && file.pending() == 0 && file.idle_for(self.settings.close_idle_after) {
+                self.close(id);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes the unfinished event off a file that has come to its end (or was truncated).
+fn take_prefix(file: &mut TailFile, from: Option<FileId>) -> Option<(Prefix, Vec<u8>)> {
+    let stream = file.stream?;
+    if file.pending() == 0 || file.state.mid_line || file.prefix.is_some() {
+        return None;
+    }
+    let position = file.offset;
+    let mut bytes = file.held.get(file.tail_len..).unwrap_or_default().to_vec();
+    file.give_away();
+    file.handed_over = from.is_some();
+    let record = file.record().encode();
+    if bytes.last() != Some(&b'\n') {
+        bytes.push(b'\n');
+    }
+    Some((Prefix { stream, position, len: bytes.len(), record, from }, bytes))
+}

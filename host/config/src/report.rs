@@ -1,0 +1,110 @@
+//! One file being read: its text, and the errors found so far.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::code::Code;
+use crate::diagnostic::Diagnostic;
+use crate::env::Env;
+use crate::limits;
+use crate::substitute::substitute;
+use crate::tree::{self, Node, Span};
+
+/// A file as it was read.
+#[derive(Debug, Clone)]
+pub(crate) struct UserFile {
+    pub path: PathBuf,
+    pub text: Arc<str>,
+}
+
+impl UserFile {
+    /// Reads a file; an error has no place, unless the text is not UTF-8.
+    pub fn read(env: &dyn Env, path: &Path) -> Result<UserFile, Diagnostic> {
+        let bytes = env.read(path, limits::FILE_BYTES_MAX).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                Diagnostic::whole(Code::FileNotFound, path, "no such file", "check the path")
+            }
+            _ => Diagnostic::whole(
+                Code::FileUnreadable,
+                path,
+                format!("the file cannot be read: {error}"),
+                "check that it is a file and who may read it",
+            ),
+        })?;
+        if bytes.len() as u64 > limits::FILE_BYTES_MAX {
+            let reason = format!("the file has more than {} bytes", limits::FILE_BYTES_MAX);
+            return Err(Diagnostic::whole(Code::FileTooLarge, path, reason, "check that it is the right file"));
+        }
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(UserFile { path: path.to_owned(), text: text.into() }),
+            Err(error) => {
+                let at = error.utf8_error().valid_up_to();
+                let text = String::from_utf8_lossy(error.as_bytes());
+                let reason = format!("the byte at offset {at} is not UTF-8");
+                Err(Diagnostic::at(Code::NotUtf8, path, &text, &(at..at), reason, "save the file as UTF-8"))
+            }
+        }
+    }
+
+    /// The directory that relative paths in the file start from.
+    pub fn dir(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
+    /// The file's name without `.toml`.
+    pub fn stem(&self) -> String {
+        self.path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+}
+
+/// The errors of one file, in the order in which they were found.
+pub(crate) struct Report<'a> {
+    pub file: &'a UserFile,
+    pub diagnostics: Vec<Diagnostic>,
+    /// Values that `${…}` brought in.
+    pub secrets: Vec<String>,
+    /// Files that `${file:…}` read.
+    pub value_files: Vec<PathBuf>,
+}
+
+impl<'a> Report<'a> {
+    pub fn new(file: &'a UserFile) -> Self {
+        Report { file, diagnostics: Vec::new(), secrets: Vec::new(), value_files: Vec::new() }
+    }
+
+    /// Adds an error.
+    pub fn error(&mut self, code: Code, span: &Span, reason: impl Into<String>, fix: impl Into<String>) {
+        let diagnostic = Diagnostic::at(code, &self.file.path, &self.file.text, span, reason, fix);
+        self.diagnostics.push(diagnostic);
+    }
+
+    /// Text to tree, `${…}` replaced. `None`: the text is not TOML, which has been reported.
+    pub fn parse(&mut self, env: &dyn Env) -> Option<Node> {
+        match tree::parse(&self.file.text) {
+            Ok(mut root) => {
+                substitute(&mut root, env, self);
+                Some(root)
+            }
+            Err(errors) => {
+                for error in errors {
+                    self.error(Code::Syntax, &error.span, error.message, "write it as in https://toml.io");
+                }
+                None
+            }
+        }
+    }
+
+    /// The errors in the order of the text, not more than a person reads.
+    pub fn into_sorted(mut self) -> Vec<Diagnostic> {
+        self.diagnostics.sort_by_key(|diagnostic| diagnostic.place.as_ref().map(|place| place.start));
+        self.diagnostics.dedup();
+        let count = self.diagnostics.len();
+        if count > limits::DIAGNOSTICS_PER_FILE_MAX {
+            self.diagnostics.truncate(limits::DIAGNOSTICS_PER_FILE_MAX);
+            let reason = format!("{} more errors", count - limits::DIAGNOSTICS_PER_FILE_MAX);
+            let fix = "mend these first";
+            self.diagnostics.push(Diagnostic::whole(Code::TooManyErrors, &self.file.path, reason, fix));
+        }
+        self.diagnostics
+    }
+}

@@ -1,0 +1,244 @@
+//! The agent: everything of one process, bound together, run and stopped.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use flumen_config::Sources as ConfigFiles;
+use flumen_journal::{Durability, FileConfig, FileJournal, Journal, OpenError, OsClock, OsDisk};
+use flumen_pipeline::plan::{AgentPlan, InterceptorPlan, PipelinePlan};
+use flumen_pipeline::status::PipelineStatus;
+use flumen_pipeline::{Interceptor, Parts, Pipeline, StopOutcome, channel_specs, quarantine};
+use flumen_plugin::{HostConfig, PluginHost, PluginSlot, SlotStatus};
+use rustix::fs::{FlockOperation, flock};
+use serde::Serialize;
+
+use crate::exit::Failure;
+use crate::registry;
+
+/// Compiled plugins, below the data directory.
+pub const CACHE_DIR: &str = "cache";
+/// Journals, below the data directory: `pipelines/NAME/journal` and `pipelines/NAME/quarantine`.
+pub const PIPELINES_DIR: &str = "pipelines";
+/// A pipeline's journal, below its directory.
+pub const JOURNAL_DIR: &str = "journal";
+/// Its quarantine, below its directory.
+pub const QUARANTINE_DIR: &str = "quarantine";
+
+const LOCK_FILE: &str = "agent.lock";
+
+/// A running agent.
+pub struct Agent {
+    /// Its plan.
+    pub plan: AgentPlan,
+    pipelines: Vec<(Pipeline, Vec<Arc<PluginSlot>>)>,
+    started: Instant,
+    _host: Arc<PluginHost>,
+    _lock: File,
+}
+
+/// What `flumen status` prints.
+#[derive(Debug, Serialize)]
+pub struct AgentStatus {
+    /// The agent's name.
+    pub agent: String,
+    /// Its version.
+    pub version: &'static str,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since it was ready.
+    pub uptime_s: f64,
+    /// Its pipelines.
+    pub pipelines: Vec<PipelineView>,
+}
+
+/// A pipeline and its plugins.
+#[derive(Debug, Serialize)]
+pub struct PipelineView {
+    /// The pipeline.
+    #[serde(flatten)]
+    pub pipeline: PipelineStatus,
+    /// Its plugins: those of the chain, then those of each sink.
+    pub plugins: Vec<SlotStatus>,
+}
+
+impl Agent {
+    /// Opens plugins and journals and starts all pipelines; stops at the first that cannot start.
+    pub fn start(plan: AgentPlan, files: &ConfigFiles) -> Result<Agent, Failure> {
+        std::fs::create_dir_all(&plan.data_dir)
+            .with_context(|| format!("cannot make the data directory {}", plan.data_dir.display()))?;
+        let lock = lock(&plan.data_dir)?;
+        let host = PluginHost::new(HostConfig::new(plan.data_dir.join(CACHE_DIR)))
+            .map_err(|error| anyhow::anyhow!("cannot start the plugin host: {error}"))?;
+        let mut agent = Agent { plan, pipelines: Vec::new(), started: Instant::now(), _host: host.clone(), _lock: lock };
+        let plan = agent.plan.clone();
+        // All plugins first: a pipeline whose plugin is missing must not start another one half.
+        let mut opened = Vec::new();
+        let mut unfit = Vec::new();
+        for pipeline in &plan.pipelines {
+            opened.push(open_plugins(&host, pipeline, &plan.plugin_dir, &mut unfit));
+        }
+        if !unfit.is_empty() {
+            return Err(Failure::Unfit(unfit));
+        }
+        for (pipeline, plugins) in plan.pipelines.iter().zip(opened) {
+            match start_pipeline(&plan, pipeline, &plugins, files) {
+                Ok(running) => {
+                    let slots = plugins.chain.into_iter().chain(plugins.sinks.into_iter().flatten()).collect();
+                    agent.pipelines.push((running, slots));
+                }
+                Err(failure) => {
+                    agent.stop();
+                    return Err(failure);
+                }
+            }
+        }
+        agent.started = Instant::now();
+        Ok(agent)
+    }
+
+    /// True when no source of any pipeline will bring more.
+    pub fn sources_ended(&self) -> bool {
+        self.pipelines.iter().all(|(pipeline, _)| pipeline.sources_ended())
+    }
+
+    /// Why no pipeline can go on, if none can.
+    pub fn failure(&self) -> Option<String> {
+        let failures: Vec<String> = self.pipelines.iter().filter_map(|(pipeline, _)| pipeline.failure()).collect();
+        (failures.len() == self.pipelines.len()).then(|| failures.join("; "))
+    }
+
+    /// Stops all pipelines within the plan's limit. True if none had failed.
+    pub fn stop(&self) -> bool {
+        let deadline = Instant::now() + self.plan.drain_timeout;
+        let mut fine = true;
+        for (pipeline, _) in &self.pipelines {
+            let name = &pipeline.plan().name;
+            match pipeline.stop(deadline) {
+                StopOutcome::Drained => tracing::info!(pipeline = name, "stopped; everything is delivered"),
+                StopOutcome::Left(events) => {
+                    tracing::info!(pipeline = name, events, "stopped; events are left in the journal for the next start");
+                }
+                StopOutcome::Failed(reason) => {
+                    fine = false;
+                    tracing::error!(pipeline = name, reason, "stopped after a failure");
+                }
+            }
+        }
+        fine
+    }
+
+    /// Figures of everything.
+    pub fn status(&self) -> AgentStatus {
+        let view = |(pipeline, slots): &(Pipeline, Vec<Arc<PluginSlot>>)| PipelineView {
+            pipeline: pipeline.status(),
+            plugins: slots.iter().map(|slot| slot.status()).collect(),
+        };
+        AgentStatus {
+            agent: self.plan.name.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs_f64(),
+            pipelines: self.pipelines.iter().map(view).collect(),
+        }
+    }
+}
+
+fn lock(data_dir: &Path) -> Result<File, Failure> {
+    let path = data_dir.join(LOCK_FILE);
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Failure::Locked(locked(data_dir))),
+        Err(error) => Err(anyhow::anyhow!("cannot lock {}: {error}", path.display()).into()),
+    }
+}
+
+fn locked(data_dir: &Path) -> String {
+    format!("another agent uses {}; stop it, or give this one a data_dir of its own", data_dir.display())
+}
+
+/// The opened plugins of one pipeline.
+struct Plugins {
+    chain: Vec<Arc<PluginSlot>>,
+    sinks: Vec<Vec<Arc<PluginSlot>>>,
+}
+
+fn open_plugins(host: &PluginHost, plan: &PipelinePlan, plugin_dir: &Path, unfit: &mut Vec<String>) -> Plugins {
+    let mut open = |interceptors: &[InterceptorPlan]| {
+        let mut slots = Vec::new();
+        for interceptor in interceptors {
+            match host.slot(interceptor.clone(), plugin_dir) {
+                Ok(slot) => slots.push(slot),
+                Err(error) => unfit.push(format!("{}: {error}", plan.file.display())),
+            }
+        }
+        slots
+    };
+    Plugins { chain: open(&plan.interceptors), sinks: plan.sinks.iter().map(|sink| open(&sink.interceptors)).collect() }
+}
+
+/// The directory of one pipeline.
+pub fn pipeline_dir(data_dir: &Path, pipeline: &str) -> PathBuf {
+    data_dir.join(PIPELINES_DIR).join(pipeline)
+}
+
+fn start_pipeline(
+    agent: &AgentPlan,
+    plan: &PipelinePlan,
+    plugins: &Plugins,
+    files: &ConfigFiles,
+) -> Result<Pipeline, Failure> {
+    let dir = pipeline_dir(&agent.data_dir, &plan.name);
+    let durability = if plan.journal.durable { Durability::Durable } else { Durability::Os };
+    let main = FileConfig {
+        dir: dir.join(JOURNAL_DIR),
+        segment_bytes: plan.journal.segment_bytes,
+        window_bytes: plan.journal.window_bytes,
+        durability,
+        ..FileConfig::default()
+    };
+    // The quarantine is rarely used: small segments, hardly any memory.
+    let quarantine = FileConfig {
+        dir: dir.join(QUARANTINE_DIR),
+        segment_bytes: 16 << 20,
+        window_bytes: 1 << 20,
+        reserve_bytes: 0,
+        durability,
+        ..FileConfig::default()
+    };
+    let journal = open_journal(main, channel_specs(plan))?;
+    let kept = open_journal(quarantine, vec![quarantine::kept_channel_spec()])?;
+    let interceptors = |slots: &[Arc<PluginSlot>]| {
+        slots.iter().map(|slot| slot.clone() as Arc<dyn Interceptor>).collect::<Vec<Arc<dyn Interceptor>>>()
+    };
+    let parts = Parts {
+        plan: plan.clone(),
+        journal,
+        quarantine: kept,
+        sources: (plan.sources.iter().cloned())
+            .map(|source| Box::new(move || registry::build_source(&source)) as flumen_pipeline::feed::MakeSource)
+            .collect(),
+        interceptors: interceptors(&plugins.chain),
+        sinks: (plan.sinks.iter().cloned().zip(&plugins.sinks))
+            .map(|(sink, slots)| {
+                let make = Box::new(move || registry::build_sink(&sink)) as flumen_pipeline::deliver::MakeSink;
+                (make, interceptors(slots))
+            })
+            .collect(),
+    };
+    Pipeline::start(parts)
+        .map_err(|error| Failure::Config(vec![files.diagnostic_for(&plan.name, &error.component, &error.error)]))
+}
+
+fn open_journal(config: FileConfig, channels: Vec<flumen_journal::ChannelSpec>) -> Result<Arc<dyn Journal>, Failure> {
+    let dir = config.dir.clone();
+    match FileJournal::open(config, channels, Arc::new(OsDisk), Arc::new(OsClock::default())) {
+        Ok(journal) => Ok(journal),
+        Err(OpenError::Locked(_)) => Err(Failure::Locked(locked(&dir))),
+        Err(error) => Err(anyhow::Error::new(error).into()),
+    }
+}

@@ -1,0 +1,72 @@
+//! Exit codes, and failures that know theirs.
+
+use std::process::ExitCode;
+
+use flumen_config::Diagnostic;
+
+/// Something failed.
+pub const FAILED: u8 = 1;
+/// Wrong arguments.
+pub const USAGE: u8 = 2;
+/// The data directory is in use by another agent (`EX_TEMPFAIL`).
+pub const LOCKED: u8 = 75;
+/// The configuration is wrong (`EX_CONFIG`).
+pub const CONFIG: u8 = 78;
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub enum Failure {
+    /// Wrong configuration: everything that is wrong with it.
+    Config(Vec<Diagnostic>),
+    /// Wrong configuration that is not at one place of a file (a plugin that does not load).
+    Unfit(Vec<String>),
+    /// The data directory is in use.
+    Locked(String),
+    /// Anything else.
+    Other(anyhow::Error),
+    /// Already reported; only the code is left to say.
+    Reported(u8),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure::Other(error.into())
+    }
+}
+
+impl Failure {
+    /// Prints it for a person and gives the exit code.
+    pub fn report(self) -> ExitCode {
+        let code = match self {
+            Failure::Config(diagnostics) => {
+                for diagnostic in &diagnostics {
+                    eprintln!("{diagnostic}\n");
+                }
+                eprintln!("flumen: {} in the configuration", counted(diagnostics.len(), "error"));
+                CONFIG
+            }
+            Failure::Unfit(reasons) => {
+                for reason in &reasons {
+                    eprintln!("error: {reason}");
+                }
+                eprintln!("flumen: {} in the configuration", counted(reasons.len(), "error"));
+                CONFIG
+            }
+            Failure::Locked(reason) => {
+                eprintln!("flumen: {reason}");
+                LOCKED
+            }
+            Failure::Other(error) => {
+                eprintln!("flumen: {error:#}");
+                FAILED
+            }
+            Failure::Reported(code) => code,
+        };
+        ExitCode::from(code)
+    }
+}
+
+/// `1 error`, `2 errors`.
+pub fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}

@@ -1,0 +1,85 @@
+//! `flumen`: the command line. Parses arguments, hands them to one file per command, and turns the
+//! outcome into an exit code.
+
+mod agent;
+mod cmd;
+mod control;
+mod exit;
+mod log;
+mod registry;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::exit::Failure;
+
+/// The log agent whose logic belongs to its users: nothing lost, nothing twice, through your own code.
+#[derive(Debug, Parser)]
+#[command(name = "flumen", version, disable_help_subcommand = true)]
+struct Cli {
+    /// How results are printed.
+    #[arg(long, global = true, value_enum, default_value_t = Output::Human)]
+    output: Output,
+    #[command(flatten)]
+    log: log::LogArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Human,
+    /// One JSON value.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent.
+    Run(cmd::run::Args),
+    /// Check configuration and plugins; run nothing.
+    Check(cmd::check::Args),
+    /// Ask the running agent how it is.
+    Status(cmd::status::Args),
+    /// Look at plugins and try them.
+    #[command(subcommand)]
+    Plugin(cmd::plugin::Command),
+    /// Look at a journal.
+    #[command(subcommand)]
+    Journal(cmd::journal::Command),
+    /// Look at events that could not be processed.
+    #[command(subcommand)]
+    Quarantine(cmd::quarantine::Command),
+    /// Print the JSON Schema of the configuration files.
+    Schema(cmd::schema::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { exit::USAGE } else { 0 };
+            return match error.print() {
+                Ok(()) => ExitCode::from(code),
+                Err(_) => ExitCode::from(exit::FAILED),
+            };
+        }
+    };
+    let level = if matches!(cli.command, Command::Run(_)) { "info" } else { "warn" };
+    let outcome = log::init(&cli.log, level).and_then(|repeats| match cli.command {
+        Command::Run(args) => cmd::run::run(args, repeats),
+        Command::Check(args) => cmd::check::run(args, cli.output),
+        Command::Status(args) => cmd::status::run(args, cli.output),
+        Command::Plugin(command) => cmd::plugin::run(command, cli.output),
+        Command::Journal(command) => cmd::journal::run(command, cli.output),
+        Command::Quarantine(command) => cmd::quarantine::run(command, cli.output),
+        Command::Schema(args) => cmd::schema::run(args),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,231 @@
+//! The trait that every journal implementation has, and its plain values.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flumen_event::Batch;
+use thiserror::Error;
+
+/// A channel of this journal, by its index in the list given at opening.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelId(pub u16);
+
+/// A reader of a channel (a sink, a sink group or a stage), by its index in [`ChannelSpec::readers`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReaderId(pub u16);
+
+/// A channel as the pipeline's plan names it. Names are stable across restarts; indexes are not.
+#[derive(Debug, Clone)]
+pub struct ChannelSpec {
+    /// Unique in the journal.
+    pub name: String,
+    /// Names of its readers. A channel without readers keeps nothing.
+    pub readers: Vec<String>,
+    /// A put waits while the channel holds this many events or more.
+    pub capacity_events: u64,
+    /// A put waits while the channel holds this many bytes or more ([`Batch::bytes`]).
+    pub capacity_bytes: u64,
+}
+
+/// One atomic change. Order inside: all parts become visible together.
+#[derive(Debug, Clone, Default)]
+pub struct Commit {
+    /// Events that enter channels; a put to several channels is one copy on disk.
+    pub puts: Vec<Put>,
+    /// How far each stream was read, or each destination was written: key and opaque value
+    /// (the newest value per key is kept). An empty value removes the key.
+    pub positions: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What readers have finished with.
+    pub acks: Vec<Ack>,
+    /// What plugins remember.
+    pub state: Vec<StateWrite>,
+}
+
+/// Events for one or more channels. A batch without rows is left out.
+#[derive(Debug, Clone)]
+pub struct Put {
+    /// Where it goes.
+    pub channels: Vec<ChannelId>,
+    /// The events.
+    pub batch: Batch,
+}
+
+/// A reader has finished with all events of its channel before `cursor`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ack {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The reader.
+    pub reader: ReaderId,
+    /// Number of events of the channel, from its very first, that are finished.
+    pub cursor: u64,
+}
+
+/// One write to a plugin's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateWrite {
+    /// The plugin's name in the pipeline.
+    pub plugin: String,
+    /// Key.
+    pub key: Vec<u8>,
+    /// Value; `None` deletes.
+    pub value: Option<Vec<u8>>,
+    /// Nanoseconds since the Unix epoch after which the entry is as good as deleted.
+    pub expiry: Option<i64>,
+}
+
+/// Why a commit was not accepted or not made durable. Nothing of it is visible.
+#[derive(Debug, Clone, Error)]
+pub enum CommitError {
+    /// A channel stayed full until the deadline.
+    #[error("channel {channel:?} is full: {events} events, {bytes} bytes")]
+    Full {
+        /// Its name.
+        channel: String,
+        /// Events in it.
+        events: u64,
+        /// Bytes in it.
+        bytes: u64,
+    },
+    /// The commit is over a limit of the journal; it can never be accepted.
+    #[error("commit of {bytes} bytes is over the journal's limit of {limit}")]
+    TooLarge {
+        /// Its encoded size.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The journal is being closed.
+    #[error("the journal is closing")]
+    Closing,
+    /// The disk failed in a way that the journal could not work around. It takes no more commits.
+    #[error("the journal has failed and takes no more commits: {0}")]
+    Failed(Arc<str>),
+}
+
+/// A commit under way. Dropping it changes nothing.
+pub trait Ticket: Send + Sync {
+    /// Waits until the commit is durable (as the journal's durability says) and returns its number.
+    /// `None` when `timeout` passed first.
+    fn wait(&self, timeout: Option<Duration>) -> Option<Result<u64, CommitError>>;
+}
+
+/// What a reader is handed: some rows of one put.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// Cursor of the first row: the reader's place in the channel, in events.
+    pub first: u64,
+    /// The events. Acknowledge with `first + rows`.
+    pub batch: Batch,
+    /// Events before `first` that were lost to damage on disk since the last delivery (already counted and reported).
+    pub lost_before: u64,
+}
+
+/// Why a read failed.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The disk failed; the read can be tried again.
+    #[error("reading {what}: {source}")]
+    Io {
+        /// File and offset.
+        what: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The journal is closing and there is nothing left to read, or it has failed.
+    #[error("the journal is closing")]
+    Closing,
+}
+
+/// Reads one channel in order, for one reader. Damage is skipped, counted and reported, never an error.
+pub trait Reader: Send {
+    /// The next rows after those handed out last, or `None` when there are none within `wait`.
+    fn next(&mut self, wait: Duration) -> Result<Option<Delivery>, ReadError>;
+
+    /// Goes back (or forward) to a cursor at or after the acknowledged one: the next delivery begins there.
+    fn seek(&mut self, cursor: u64) -> Result<(), ReadError>;
+
+    /// The acknowledged cursor that the journal knows (committed, or on its way).
+    fn acknowledged(&self) -> u64;
+}
+
+/// One channel's figures.
+#[derive(Debug, Clone, Default)]
+pub struct ChannelStatus {
+    /// Its name.
+    pub name: String,
+    /// Events ever put.
+    pub head: u64,
+    /// Events put that some reader has not acknowledged.
+    pub events: u64,
+    /// Their bytes (exact for what was put since the start, estimated by whole commits before).
+    pub bytes: u64,
+    /// Capacity in events.
+    pub capacity_events: u64,
+    /// Capacity in bytes.
+    pub capacity_bytes: u64,
+    /// Seconds since the oldest unacknowledged event was committed.
+    pub oldest_unacknowledged_s: Option<f64>,
+    /// Per reader: name and acknowledged cursor.
+    pub readers: Vec<(String, u64)>,
+}
+
+/// The journal's figures since it was opened.
+#[derive(Debug, Clone, Default)]
+pub struct JournalStatus {
+    /// Number of the last durable commit.
+    pub last_commit: u64,
+    /// Commits made durable.
+    pub commits: u64,
+    /// Groups written (one sync each).
+    pub syncs: u64,
+    /// Bytes written to segments.
+    pub bytes_written: u64,
+    /// Time spent encoding and checksumming, in nanoseconds.
+    pub encode_ns: u64,
+    /// Time spent in writes, in nanoseconds.
+    pub write_ns: u64,
+    /// Time spent in syncs, in nanoseconds.
+    pub sync_ns: u64,
+    /// Segments on disk and their bytes.
+    pub segments: u64,
+    /// Bytes that they take.
+    pub segment_bytes: u64,
+    /// Commits lost to damage, found at opening or while reading.
+    pub damaged_commits: u64,
+    /// Why puts wait now (full disk), in words.
+    pub waiting_for: Option<String>,
+    /// Per channel.
+    pub channels: Vec<ChannelStatus>,
+}
+
+/// The one trait of every journal. All calls may be made from any thread.
+pub trait Journal: Send + Sync {
+    /// Index of a channel.
+    fn channel(&self, name: &str) -> Option<ChannelId>;
+
+    /// Index of a reader of a channel.
+    fn reader_id(&self, channel: ChannelId, reader: &str) -> Option<ReaderId>;
+
+    /// Hands in a commit. Waits while a channel that it puts to is full, until `deadline`
+    /// (`None`: for as long as it takes); a commit without puts never waits. Commits become durable
+    /// in the order in which this call returned. A full disk makes commits with puts wait inside the
+    /// journal, in order, while acknowledgements go on; it is not an error.
+    fn commit(&self, commit: Commit, deadline: Option<Instant>) -> Result<Box<dyn Ticket>, CommitError>;
+
+    /// The newest durable or pending value of a position.
+    fn position(&self, key: &[u8]) -> Option<Vec<u8>>;
+
+    /// All positions whose key begins with `prefix`, in key order.
+    fn positions(&self, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)>;
+
+    /// A reader of a channel that begins at its acknowledged cursor. One at a time per reader.
+    fn open_reader(&self, channel: ChannelId, reader: ReaderId) -> Box<dyn Reader>;
+
+    /// Figures for `status`.
+    fn status(&self) -> JournalStatus;
+
+    /// Takes no more commits, makes all handed in durable, writes a snapshot and lets go of the
+    /// directory. Readers get [`ReadError::Closing`]. A second call does nothing.
+    fn close(&self) -> Result<(), CommitError>;
+}

@@ -1,0 +1,183 @@
+//! The caller's side of a commit: encode and checksum, wait for room, take a number in the queue.
+//!
+//! Encoding and checksums run in the calling thread, outside the lock, so several sources use several
+//! cores; the committer only adds a head of some bytes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use flumen_event::Batch;
+use flumen_event::layout::{self, Encoder};
+
+use super::format::commit::{CommitHead, PutChannel, PutHead, encode_lists};
+use super::state::{FileTicket, Queued, Shared, State, TicketCell};
+use crate::api::{Ack, Commit, CommitError, Ticket};
+use crate::limits;
+
+/// A commit that is encoded but has no numbers yet.
+struct Prepared {
+    queued: Queued,
+    acks: Vec<Ack>,
+    targets: Vec<usize>,
+}
+
+/// Nanoseconds that callers spent encoding.
+#[derive(Default)]
+pub struct EncodeTime(AtomicU64);
+
+impl EncodeTime {
+    pub fn total_ns(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// `Journal::commit`.
+pub fn commit(
+    shared: &Shared,
+    spent: &EncodeTime,
+    commit: Commit,
+    deadline: Option<Instant>,
+) -> Result<Box<dyn Ticket>, CommitError> {
+    let started = shared.clock.now();
+    let mut prepared = prepare(shared, commit)?;
+    let took = shared.clock.now().saturating_duration_since(started);
+    spent.0.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+
+    let mut state = shared.state.lock();
+    loop {
+        state.check_open()?;
+        let Some(full) = state.full_channel(&prepared.targets) else { break };
+        match deadline {
+            None => shared.space.wait(&mut state),
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(shared.clock.now());
+                if left.is_zero() {
+                    return Err(full);
+                }
+                shared.space.wait_for(&mut state, left);
+            }
+        }
+    }
+    number(&mut state, &mut prepared.queued, &prepared.acks);
+    let ticket = FileTicket(prepared.queued.ticket.clone());
+    state.queue.push_back(prepared.queued);
+    drop(state);
+    shared.work.notify_one();
+    if !prepared.acks.is_empty() {
+        shared.space.notify_all();
+    }
+    Ok(Box::new(ticket))
+}
+
+fn prepare(shared: &Shared, commit: Commit) -> Result<Prepared, CommitError> {
+    let mut lists = Vec::new();
+    encode_lists(&commit.positions, &commit.state, &mut lists);
+    let lists_bytes = lists.len() as u32;
+    let mut data = Encoder::default();
+    let mut targets = BTreeSet::new();
+    let mut puts = Vec::with_capacity(commit.puts.len());
+    let mut batches = Vec::with_capacity(commit.puts.len());
+    let estimate: usize = lists.len() + commit.puts.iter().map(|put| put.batch.bytes()).sum::<usize>();
+    if estimate as u64 > limits::COMMIT_BYTES_MAX {
+        return Err(too_large(estimate));
+    }
+    data.bytes(&lists);
+    data.pad();
+    for put in commit.puts {
+        let channels: BTreeSet<usize> = put.channels.iter().map(|id| usize::from(id.0)).collect();
+        if put.batch.is_empty() || channels.is_empty() {
+            continue;
+        }
+        puts.push(prepare_put(shared, &channels, &put.batch, &mut data)?);
+        targets.extend(channels);
+        batches.push(put.batch);
+    }
+    for ack in &commit.acks {
+        let known = {
+            let state = shared.state.lock();
+            let channel = state.channels.get(usize::from(ack.channel.0));
+            channel.is_some_and(|channel| usize::from(ack.reader.0) < channel.spec.readers.len())
+        };
+        if !known {
+            return Err(CommitError::Failed(format!("the plan has no such reader: {ack:?}").into()));
+        }
+    }
+    if data.len() as u64 > limits::COMMIT_BYTES_MAX {
+        return Err(too_large(data.len()));
+    }
+    let data = data.finish();
+    let data_crc = data.parts().iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part));
+    let head = CommitHead {
+        puts,
+        acks: Vec::new(),
+        time_ns: shared.clock.wall_ns(),
+        lists_bytes,
+        has_state: !commit.state.is_empty(),
+    };
+    let queued = Queued {
+        order: 0,
+        head,
+        data,
+        data_crc,
+        batches,
+        positions: commit.positions.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
+        state_keys: commit.state.into_iter().map(|write| (write.plugin, write.key)).collect(),
+        ticket: Arc::new(TicketCell::default()),
+    };
+    Ok(Prepared { queued, acks: commit.acks, targets: targets.into_iter().collect() })
+}
+
+fn too_large(bytes: usize) -> CommitError {
+    CommitError::TooLarge { bytes: bytes as u64, limit: limits::COMMIT_BYTES_MAX }
+}
+
+fn prepare_put(
+    shared: &Shared,
+    channels: &BTreeSet<usize>,
+    batch: &Batch,
+    data: &mut Encoder,
+) -> Result<PutHead, CommitError> {
+    let mut kept = false;
+    for index in channels {
+        let state = shared.state.lock();
+        let Some(channel) = state.channels.get(*index) else {
+            return Err(CommitError::Failed(format!("the plan has no channel {index}").into()));
+        };
+        kept |= !channel.spec.readers.is_empty();
+    }
+    let data_offset = data.len() as u64;
+    if kept {
+        layout::encode_into(batch, data);
+        data.pad();
+    }
+    let part = |index: &usize| PutChannel { channel: *index as u32, first: 0, bytes_before: 0 };
+    Ok(PutHead {
+        channels: channels.iter().map(part).collect(),
+        rows: batch.rows() as u32,
+        data_offset,
+        data_bytes: data.len() as u64 - data_offset,
+        bytes: batch.bytes() as u64,
+    })
+}
+
+/// Gives event numbers and takes everything over into the registers: from here on it is handed in.
+fn number(state: &mut State, queued: &mut Queued, acks: &[Ack]) {
+    queued.order = state.next_order;
+    state.next_order += 1;
+    queued.head.acks = acks.iter().filter_map(|ack| state.acknowledge(*ack)).collect();
+    for put in &mut queued.head.puts {
+        for part in &mut put.channels {
+            if let Some(register) = state.registers.channels.get_mut(part.channel as usize) {
+                part.first = register.head;
+                part.bytes_before = register.head_bytes;
+                register.head += u64::from(put.rows);
+                register.head_bytes += put.bytes;
+            }
+        }
+    }
+    for (key, value) in &queued.positions {
+        state.registers.set_position(key, value);
+    }
+}

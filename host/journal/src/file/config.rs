@@ -1,0 +1,91 @@
+//! What a file journal is opened with, and why that may fail.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::limits;
+
+/// What a durable commit has survived when its ticket says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Loss of power: every group is synced before anyone is told.
+    #[default]
+    Durable,
+    /// The end of the process only: what the system has not written back yet (up to half a minute, or
+    /// [`limits::SNAPSHOT_EVERY_BYTES`]) is lost with the power.
+    Os,
+}
+
+/// Settings of a file journal. `Default` has all but the directory.
+#[derive(Debug, Clone)]
+pub struct FileConfig {
+    /// Where the files are; made if it is not there.
+    pub dir: PathBuf,
+    /// Bytes of a segment.
+    pub segment_bytes: u64,
+    /// Bytes of commits that are written and synced together.
+    pub group_bytes_max: u64,
+    /// Memory for recent batches, over all channels.
+    pub window_bytes: u64,
+    /// What a commit waits for.
+    pub durability: Durability,
+    /// Bytes kept aside for acknowledgements on a full disk; 0: none.
+    pub reserve_bytes: u64,
+    /// Segment bytes between two snapshots.
+    pub snapshot_every_bytes: u64,
+}
+
+impl Default for FileConfig {
+    fn default() -> Self {
+        FileConfig {
+            dir: PathBuf::new(),
+            segment_bytes: limits::SEGMENT_BYTES,
+            group_bytes_max: limits::GROUP_BYTES_MAX,
+            window_bytes: limits::WINDOW_BYTES,
+            durability: Durability::Durable,
+            reserve_bytes: limits::RESERVE_BYTES,
+            snapshot_every_bytes: limits::SNAPSHOT_EVERY_BYTES,
+        }
+    }
+}
+
+/// Why a journal does not open.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("the journal in {0} is in use by another process")]
+    Locked(PathBuf),
+    /// Written by a newer Flumen.
+    #[error("{file} has format version {version}; this program reads up to {newest}", newest = super::format::VERSION)]
+    NewerVersion {
+        /// Which file.
+        file: String,
+        /// Its version.
+        version: u8,
+    },
+    /// The directory holds something else.
+    #[error("{dir} is not a journal: {reason}")]
+    NotAJournal {
+        /// The directory.
+        dir: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The disk refused.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    /// For `map_err`.
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> OpenError {
+        move |source| OpenError::Io { what: what.into(), source }
+    }
+}

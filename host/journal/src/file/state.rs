@@ -1,0 +1,296 @@
+//! What all threads share: registers with everything handed in, the queue to the committer, the window.
+//!
+//! Constraints: one lock, held for bookkeeping only: never over I/O, encoding or checksums.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flumen_event::Batch;
+use flumen_event::layout::Encoded;
+use parking_lot::{Condvar, Mutex};
+
+use super::config::FileConfig;
+use super::format::commit::{AckRecord, CommitHead, Location};
+use super::format::registers::Registers;
+use super::format::snapshot::SegmentInfo;
+use crate::api::{Ack, ChannelSpec, CommitError, JournalStatus, Ticket};
+use crate::clock::Clock;
+use crate::disk::Disk;
+use crate::limits;
+
+/// Everything that the journal's threads, readers and tickets hold on to.
+pub struct Shared {
+    pub disk: Arc<dyn Disk>,
+    pub clock: Arc<dyn Clock>,
+    pub config: FileConfig,
+    pub dir: PathBuf,
+    pub journal: u128,
+    pub state: Mutex<State>,
+    /// The committer waits here: for commits, for the end.
+    pub work: Condvar,
+    /// Commits wait here for room in a channel.
+    pub space: Condvar,
+    /// Readers wait here for events.
+    pub published: Condvar,
+}
+
+/// Where the journal is in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Takes commits.
+    Open,
+    /// Writes what it has taken, takes no more.
+    Closing,
+    /// Done; the text says what went wrong at the end.
+    Closed(Option<Arc<str>>),
+    /// The disk failed.
+    Failed(Arc<str>),
+    /// Dropped without a close: stops where it is, like a crash.
+    Dropped,
+}
+
+/// Under the lock.
+pub struct State {
+    /// With everything handed in, durable or not.
+    pub registers: Registers,
+    /// Configured channels, by `ChannelId`.
+    pub channels: Vec<Channel>,
+    pub queue: VecDeque<Queued>,
+    pub next_order: u64,
+    pub phase: Phase,
+    /// Segments with frames that may be read, oldest first; the last is the active one, if any is active.
+    pub segments: Vec<SegmentInfo>,
+    pub window_bytes: u64,
+    /// Damaged places already reported.
+    pub damage_seen: BTreeSet<Location>,
+    pub status: JournalStatus,
+}
+
+/// A configured channel.
+pub struct Channel {
+    pub spec: ChannelSpec,
+    /// Events that readers may see.
+    pub durable_head: u64,
+    /// Recent batches, without gaps up to `durable_head`.
+    pub window: VecDeque<Recent>,
+    /// Per reader: what was delivered and not acknowledged.
+    pub delivered: Vec<VecDeque<Delivered>>,
+}
+
+/// A batch in the window.
+pub struct Recent {
+    pub place: Delivered,
+    pub batch: Batch,
+}
+
+/// A put as a reader got it.
+#[derive(Debug, Clone, Copy)]
+pub struct Delivered {
+    pub first: u64,
+    pub rows: u64,
+    pub bytes_before: u64,
+    pub bytes: u64,
+    pub time_ns: i64,
+    pub location: Location,
+}
+
+impl Delivered {
+    pub fn end(&self) -> u64 {
+        self.first + self.rows
+    }
+
+    /// Bytes ever put before a cursor in this put.
+    fn bytes_at(&self, cursor: u64) -> u64 {
+        let into = cursor.saturating_sub(self.first).min(self.rows);
+        let share = u128::from(self.bytes) * u128::from(into) / u128::from(self.rows.max(1));
+        self.bytes_before + share as u64
+    }
+}
+
+/// A commit on its way.
+pub struct Queued {
+    /// In which it was handed in.
+    pub order: u64,
+    pub head: CommitHead,
+    pub data: Encoded,
+    pub data_crc: u32,
+    /// Per put of the head: the batch.
+    pub batches: Vec<Batch>,
+    pub positions: Vec<(Arc<[u8]>, Arc<[u8]>)>,
+    pub state_keys: Vec<(String, Vec<u8>)>,
+    pub ticket: Arc<TicketCell>,
+}
+
+impl Queued {
+    /// Bytes of its frame.
+    pub fn frame_bytes(&self) -> u64 {
+        super::format::frame::FRAME_HEADER_BYTES as u64 + self.head.encoded_bytes() + self.data.len() as u64
+    }
+
+    /// It may pass puts that wait for space: only what a reader finished with, and what goes with it.
+    pub fn may_overtake(&self) -> bool {
+        self.head.puts.is_empty() && !self.head.acks.is_empty()
+    }
+}
+
+/// Where a commit's outcome arrives.
+#[derive(Default)]
+pub struct TicketCell {
+    outcome: Mutex<Option<Result<u64, CommitError>>>,
+    arrived: Condvar,
+}
+
+impl TicketCell {
+    pub fn resolve(&self, outcome: Result<u64, CommitError>) {
+        *self.outcome.lock() = Some(outcome);
+        self.arrived.notify_all();
+    }
+}
+
+/// A ticket of a file journal.
+pub struct FileTicket(pub Arc<TicketCell>);
+
+impl Ticket for FileTicket {
+    fn wait(&self, timeout: Option<Duration>) -> Option<Result<u64, CommitError>> {
+        let mut outcome = self.0.outcome.lock();
+        match timeout {
+            None => self.0.arrived.wait_while(&mut outcome, |outcome| outcome.is_none()),
+            Some(timeout) => {
+                self.0.arrived.wait_while_for(&mut outcome, |outcome| outcome.is_none(), timeout);
+            }
+        }
+        outcome.clone()
+    }
+}
+
+impl State {
+    /// Whether commits are taken.
+    pub fn check_open(&self) -> Result<(), CommitError> {
+        match &self.phase {
+            Phase::Open => Ok(()),
+            Phase::Failed(reason) => Err(CommitError::Failed(reason.clone())),
+            Phase::Closing | Phase::Closed(_) | Phase::Dropped => Err(CommitError::Closing),
+        }
+    }
+
+    /// A channel of these that has no room now.
+    pub fn full_channel(&self, channels: &[usize]) -> Option<CommitError> {
+        channels.iter().find_map(|index| {
+            let spec = &self.channels.get(*index)?.spec;
+            let (events, bytes) = self.registers.channels.get(*index)?.held();
+            let full = events > 0 && (events >= spec.capacity_events || bytes >= spec.capacity_bytes);
+            full.then(|| CommitError::Full { channel: spec.name.clone(), events, bytes })
+        })
+    }
+
+    /// An acknowledgement with what is stored with it, and takes it over.
+    pub fn acknowledge(&mut self, ack: Ack) -> Option<AckRecord> {
+        let (c, r) = (usize::from(ack.channel.0), usize::from(ack.reader.0));
+        let channel = self.channels.get_mut(c)?;
+        let delivered = channel.delivered.get_mut(r)?;
+        let register = self.registers.channels.get(c)?;
+        let reader = register.readers.get(r)?;
+        let cursor = if ack.cursor > channel.durable_head {
+            let (given, head) = (ack.cursor, channel.durable_head);
+            tracing::warn!(channel = %register.name, reader = %reader.name, given, head,
+                "acknowledgement past the channel's end, taken as its end");
+            head
+        } else {
+            ack.cursor
+        };
+        let mut record = AckRecord {
+            channel: ack.channel.0,
+            reader: ack.reader.0,
+            cursor,
+            bytes: reader.bytes,
+            location: reader.location,
+        };
+        if cursor <= reader.cursor {
+            record.cursor = reader.cursor;
+            return Some(record);
+        }
+        let mut last = None;
+        while let Some(done) = delivered.pop_front_if(|place| place.end() <= cursor) {
+            last = Some(done);
+        }
+        match delivered.front().filter(|place| place.first <= cursor).copied().or(last) {
+            Some(place) if place.end() >= cursor => {
+                record.bytes = place.bytes_at(cursor);
+                record.location = place.location;
+            }
+            // Not delivered since the start (a destination knew its cursor): by proportion.
+            _ => {
+                let events = u128::from(register.head.saturating_sub(reader.cursor)).max(1);
+                let bytes = u128::from(register.head_bytes.saturating_sub(reader.bytes));
+                record.bytes += (bytes * u128::from(cursor - reader.cursor) / events) as u64;
+            }
+        }
+        self.registers.acknowledge(&record);
+        self.release(c);
+        Some(record)
+    }
+
+    /// Lets go of batches in the window that all readers have acknowledged.
+    fn release(&mut self, channel: usize) {
+        let needed = self.registers.channels.get(channel).and_then(|register| register.needed());
+        let (Some(needed), Some(channel)) = (needed, self.channels.get_mut(channel)) else { return };
+        while let Some(done) = channel.window.pop_front_if(|recent| recent.place.end() <= needed) {
+            self.window_bytes -= done.place.bytes;
+        }
+    }
+
+    /// Makes durable events of a channel visible.
+    pub fn publish(&mut self, channel: usize, recent: Recent) {
+        let needed = self.registers.channels.get(channel).and_then(|register| register.needed());
+        let Some(channel) = self.channels.get_mut(channel) else { return };
+        channel.durable_head = recent.place.end();
+        if needed.is_some_and(|needed| needed < recent.place.end()) {
+            self.window_bytes += recent.place.bytes;
+            channel.window.push_back(recent);
+        }
+    }
+
+    /// Forgets the oldest batches until the window is within its bytes.
+    pub fn trim_window(&mut self, bytes_max: u64) {
+        while self.window_bytes > bytes_max {
+            let age = |channel: &&mut Channel| channel.window.front().map(|recent| recent.place.location);
+            let oldest = self.channels.iter_mut().filter(|channel| age(channel).is_some()).min_by_key(age);
+            let Some(gone) = oldest.and_then(|channel| channel.window.pop_front()) else { return };
+            self.window_bytes -= gone.place.bytes;
+        }
+    }
+
+    /// Remembers where a reader got events from, until it acknowledges them.
+    pub fn delivered(&mut self, channel: usize, reader: usize, place: Delivered) {
+        let delivered = self.channels.get_mut(channel).and_then(|channel| channel.delivered.get_mut(reader));
+        let Some(delivered) = delivered else { return };
+        let new = delivered.back().is_none_or(|last| last.end() <= place.first);
+        if new && delivered.len() < limits::DELIVERED_MAX {
+            delivered.push_back(place);
+        }
+    }
+
+    /// Where a reader starts to read the disk for `cursor`: at or before the frame that holds it.
+    pub fn locate(&self, channel: usize, reader: usize, cursor: u64) -> Option<Location> {
+        let before = |segment: &&SegmentInfo| segment.heads.get(channel).is_some_and(|head| head.0 <= cursor);
+        let segment = self.segments.iter().rev().find(before).or(self.segments.first())?;
+        let start = Location { segment: segment.id, offset: 0 };
+        let register = self.registers.channels.get(channel)?.readers.get(reader)?;
+        let known = (register.cursor <= cursor).then_some(register.location).unwrap_or_default();
+        let near = self.channels.get(channel).and_then(|channel| {
+            let places = channel.delivered.get(reader)?;
+            places.iter().rev().find(|place| place.first <= cursor).map(|place| place.location)
+        });
+        Some(start.max(known).max(near.unwrap_or_default()))
+    }
+
+    /// Wakes nobody; the caller does.
+    pub fn fail(&mut self, reason: &Arc<str>) {
+        self.phase = Phase::Failed(reason.clone());
+        for queued in self.queue.drain(..) {
+            queued.ticket.resolve(Err(CommitError::Failed(reason.clone())));
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Random operations with crashes against a plain model.
+//!
+//! The promise in one sentence: after any crash the journal is what it was after some prefix of the
+//! commits that were handed in, and no commit that was acknowledged is missing from it.
+
+use std::collections::BTreeMap;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::basic::*;
+use super::disk::MemDisk;
+use crate::file::{FileConfig, FileJournal};
+use crate::{Ack, ChannelId, Commit, Journal, Put, ReaderId, Ticket};
+
+#[derive(Debug, Clone)]
+enum Step {
+    Put { channels: u8, rows: u64, size: usize },
+    Ack { which: usize, share: u64 },
+    Position { key: u8, value: u8 },
+    /// The last two in one commit.
+    All { channels: u8, rows: u64, which: usize, share: u64, key: u8 },
+    Wait,
+    Read { which: usize },
+    Reopen,
+    Crash { power: u64, seed: u64 },
+    SyncError,
+    WriteError,
+}
+
+const READERS: [(ChannelId, ReaderId); 3] = [(A, R0), (A, R1), (B, R0)];
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (1u8..4, 1u64..20, 0usize..400).prop_map(|(channels, rows, size)| Step::Put { channels, rows, size }),
+        4 => (0usize..3, 0u64..=100).prop_map(|(which, share)| Step::Ack { which, share }),
+        2 => (0u8..4, any::<u8>()).prop_map(|(key, value)| Step::Position { key, value }),
+        3 => (1u8..4, 1u64..20, 0usize..3, 0u64..=100, 0u8..4)
+            .prop_map(|(channels, rows, which, share, key)| Step::All { channels, rows, which, share, key }),
+        3 => Just(Step::Wait),
+        3 => (0usize..3).prop_map(|which| Step::Read { which }),
+        1 => Just(Step::Reopen),
+        2 => (0u64..30, any::<u64>()).prop_map(|(power, seed)| Step::Crash { power, seed }),
+        1 => Just(Step::SyncError),
+        1 => Just(Step::WriteError),
+    ]
+}
+
+/// The journal as it should be.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Model {
+    channels: [Vec<u64>; 2],
+    cursors: [u64; 3],
+    positions: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+struct Run {
+    disk: MemDisk,
+    journal: Option<std::sync::Arc<FileJournal>>,
+    /// After each commit handed in since the last crash; the first is the state at the beginning.
+    history: Vec<Model>,
+    tickets: Vec<Box<dyn Ticket>>,
+    next_event: u64,
+    base_commit: u64,
+    /// The power is about to go: commits may not arrive.
+    doomed: bool,
+}
+
+fn small() -> FileConfig {
+    FileConfig { segment_bytes: 16 << 10, window_bytes: 2 << 10, snapshot_every_bytes: 20 << 10, ..config() }
+}
+
+impl Run {
+    fn new() -> Run {
+        let disk = MemDisk::default();
+        let journal = Some(open_with(&disk, small(), specs()).unwrap());
+        let history = vec![Model::default()];
+        Run { disk, journal, history, tickets: Vec::new(), next_event: 0, base_commit: 0, doomed: false }
+    }
+
+    fn journal(&self) -> &FileJournal {
+        self.journal.as_ref().unwrap()
+    }
+
+    fn commit(&mut self, puts: Option<(u8, u64, usize)>, ack: Option<(usize, u64)>, position: Option<(u8, u8)>) {
+        let mut model = self.history.last().unwrap().clone();
+        let mut commit = Commit::default();
+        if let Some((which, share)) = ack {
+            // Only what is durable can be acknowledged.
+            self.wait();
+            if self.doomed {
+                return;
+            }
+            let (channel, reader) = READERS[which];
+            let head = model.channels[usize::from(channel.0)].len() as u64;
+            let cursor = model.cursors[which] + (head - model.cursors[which]) * share / 100;
+            model.cursors[which] = cursor;
+            commit.acks.push(Ack { channel, reader, cursor });
+        }
+        if let Some((mask, rows, size)) = puts {
+            let channels: Vec<ChannelId> = [A, B].into_iter().filter(|id| mask & (1 << id.0) != 0).collect();
+            for channel in &channels {
+                model.channels[usize::from(channel.0)].extend(self.next_event..self.next_event + rows);
+            }
+            commit.puts.push(Put { channels, batch: batch(self.next_event, rows, size) });
+            self.next_event += rows;
+        }
+        if let Some((key, value)) = position {
+            let value = if value == 0 { Vec::new() } else { vec![value; 20] };
+            match value.is_empty() {
+                true => model.positions.remove(&vec![key]),
+                false => model.positions.insert(vec![key], value.clone()),
+            };
+            commit.positions.push((vec![key], value));
+        }
+        if let Ok(ticket) = self.journal().commit(commit, None) {
+            self.tickets.push(ticket);
+            self.history.push(model);
+        }
+    }
+
+    /// All tickets; how many commits were acknowledged.
+    fn wait(&mut self) -> usize {
+        self.tickets.iter().take_while(|ticket| ticket.wait(None).unwrap().is_ok()).count()
+    }
+
+    fn settle(&mut self) {
+        let acknowledged = self.wait();
+        assert_eq!(acknowledged, self.tickets.len());
+        self.base_commit += self.tickets.len() as u64;
+        self.tickets.clear();
+        self.history.drain(..self.history.len() - 1);
+    }
+
+    fn check(&self, model: &Model) {
+        let journal = self.journal();
+        assert_eq!(journal.positions(b"").into_iter().collect::<BTreeMap<_, _>>(), model.positions);
+        for (which, (channel, reader)) in READERS.into_iter().enumerate() {
+            let mut reader = journal.open_reader(channel, reader);
+            assert_eq!(reader.acknowledged(), model.cursors[which], "reader {which}");
+            let expected = &model.channels[usize::from(channel.0)][model.cursors[which] as usize..];
+            assert_eq!(drain(reader.as_mut()), expected, "reader {which}");
+        }
+        assert_eq!(journal.status().damaged_commits, 0);
+    }
+
+    fn crash(&mut self, power: u64, seed: u64) {
+        self.disk.faults(|faults| faults.power_left = Some(power));
+        self.doomed = true;
+        for n in 0..6 {
+            self.commit(Some((1 + n % 3, 1 + u64::from(n), 300)), None, Some((n, n)));
+        }
+        // In half of the cases the commits are still on their way when everything stops.
+        let acknowledged = if seed % 2 == 0 { self.wait() } else { 0 };
+        drop(self.journal.take());
+        let acknowledged = acknowledged.max(self.wait());
+        self.disk.crash(seed);
+        self.journal = Some(open_with(&self.disk, small(), specs()).unwrap());
+        let survived = (self.journal().status().last_commit - self.base_commit) as usize;
+        assert!(survived >= acknowledged, "{survived} commits are there, {acknowledged} were acknowledged");
+        let model = self.history.get(survived).expect("no commit that was never handed in").clone();
+        self.check(&model);
+        self.base_commit += survived as u64;
+        self.history = vec![model];
+        self.tickets.clear();
+        self.doomed = false;
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Put { channels, rows, size } => self.commit(Some((channels, rows, size)), None, None),
+            Step::Ack { which, share } => self.commit(None, Some((which, share)), None),
+            Step::Position { key, value } => self.commit(None, None, Some((key, value))),
+            Step::All { channels, rows, which, share, key } => {
+                self.commit(Some((channels, rows, 50)), Some((which, share)), Some((key, 9)));
+            }
+            Step::Wait => {
+                self.settle();
+                self.check(&self.history[0]);
+            }
+            Step::Read { which } => {
+                let (channel, reader) = READERS[which];
+                self.journal().open_reader(channel, reader).next(std::time::Duration::ZERO).unwrap();
+            }
+            Step::Reopen => {
+                self.settle();
+                self.disk.faults(|faults| (faults.sync_errors, faults.write_errors) = (0, 0));
+                self.journal().close().unwrap();
+                self.journal = None;
+                self.journal = Some(open_with(&self.disk, small(), specs()).unwrap());
+                self.check(&self.history[0]);
+            }
+            Step::Crash { power, seed } => self.crash(power, seed),
+            Step::SyncError => self.disk.faults(|faults| faults.sync_errors = 1),
+            Step::WriteError => self.disk.faults(|faults| faults.write_errors = 1),
+        }
+    }
+}
+
+/// `FLUMEN_CASES=20000` for a long run.
+fn cases() -> u32 {
+    std::env::var("FLUMEN_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(150)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::with_cases(cases()) })]
+
+    /// A failing schedule is printed whole, crash seeds included.
+    #[test]
+    fn the_journal_is_its_model(steps in vec(step(), 1..60)) {
+        let mut run = Run::new();
+        for step in &steps {
+            run.step(step);
+        }
+        run.settle();
+        run.check(&run.history[0].clone());
+    }
+}

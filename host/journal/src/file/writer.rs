@@ -1,0 +1,458 @@
+//! The committer: one thread per journal that gathers, writes, syncs and publishes.
+//!
+//! Constraints: readers and tickets see a commit only after its group is durable. One group is one
+//! `pwritev` and one `fdatasync`; while it runs the next one gathers in the queue.
+//!
+//! How it fails: an error that means "no space" makes it wait (see [`super::space`]); any other error is
+//! final for the segment, which is never written or synced again: the group, still in memory, goes to
+//! a fresh segment, whose first commit number makes the abandoned frames void. When fresh segments fail
+//! too, the journal has failed: every ticket and every later commit gets the reason.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::config::Durability;
+use super::format::commit::Location;
+use super::format::frame::{FrameHeader, Kind};
+use super::format::registers::Registers;
+use super::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::format::snapshot::SegmentInfo;
+use super::segment::segment_name;
+use super::snapshots::Snapshots;
+use super::space::Full;
+use super::state::{Delivered, Phase, Queued, Recent, Shared};
+use crate::api::CommitError;
+use crate::disk::{DiskFile, write_all_at};
+use crate::limits;
+
+/// The segment that is written to.
+pub(super) struct Active {
+    file: Box<dyn DiskFile>,
+    id: u64,
+    /// Behind the last durable frame.
+    pub end: u64,
+    allocated: u64,
+    /// Header CRC of the last durable frame.
+    pub crc: u32,
+    /// It lies in reserved space: for overtaking commits only.
+    reserved: bool,
+}
+
+impl Active {
+    pub fn place(&self) -> Location {
+        Location { segment: self.id, offset: self.end }
+    }
+
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+/// Why a write did not happen.
+#[derive(Debug)]
+pub(super) enum WriteError {
+    /// There is no space; later there may be.
+    Full(io::Error),
+    /// The disk does not do what it should.
+    Broken(io::Error),
+}
+
+impl From<io::Error> for WriteError {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind as Kind;
+        match error.kind() {
+            Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => WriteError::Full(error),
+            _ => WriteError::Broken(error),
+        }
+    }
+}
+
+/// Which commits may be written now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Select {
+    /// All, in order.
+    InOrder,
+    /// Those that may overtake commits waiting for space.
+    Overtaking,
+}
+
+/// What a group was.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Written {
+    /// Commits.
+    pub commits: usize,
+    /// Those among them with puts.
+    pub puts: usize,
+}
+
+/// The committer's own.
+pub(super) struct Writer {
+    pub shared: Arc<Shared>,
+    /// As of the last durable commit.
+    pub applied: Registers,
+    pub active: Option<Active>,
+    pub next_segment: u64,
+    pub next_commit: u64,
+    /// All commits up to this one are durable.
+    pub durable: u64,
+    pub snapshots: Snapshots,
+    /// Segment bytes since the last snapshot.
+    pub since_snapshot: u64,
+    /// The reserve file is there.
+    pub reserve: bool,
+    pub full: Option<Full>,
+}
+
+impl Writer {
+    /// Until the journal is closed, dropped or failed.
+    pub fn run(mut self) {
+        loop {
+            {
+                let shared = self.shared.clone();
+                let mut state = shared.state.lock();
+                while state.queue.is_empty() && state.phase == Phase::Open {
+                    shared.work.wait(&mut state);
+                }
+                match state.phase {
+                    Phase::Open => {}
+                    Phase::Closing if !state.queue.is_empty() => {}
+                    Phase::Closing => break,
+                    _ => {
+                        drop(state);
+                        return self.drop_queue();
+                    }
+                }
+            }
+            if let Err(reason) = self.work() {
+                return self.fail(&reason);
+            }
+        }
+        self.close();
+    }
+
+    /// Writes what can be written; waits a while when nothing can. `Err`: the journal has failed.
+    fn work(&mut self) -> Result<(), Arc<str>> {
+        if self.may_try_in_order() {
+            match self.write_retrying(Select::InOrder)? {
+                Ok(written) => {
+                    if written.puts > 0 {
+                        self.no_longer_full();
+                    }
+                    return self.maintain();
+                }
+                Err(error) => self.now_full(&error)?,
+            }
+        }
+        self.work_while_full()
+    }
+
+    /// One group; on a broken segment, again on a fresh one.
+    pub fn write_retrying(&mut self, select: Select) -> Result<Result<Written, io::Error>, Arc<str>> {
+        let mut fresh = 0;
+        loop {
+            match self.write_group(select) {
+                Ok(written) => return Ok(Ok(written)),
+                Err(WriteError::Full(error)) => return Ok(Err(error)),
+                Err(WriteError::Broken(error)) if fresh == limits::FRESH_SEGMENTS_MAX => {
+                    return Err(format!("writing {}: {error}", self.shared.dir.display()).into());
+                }
+                Err(WriteError::Broken(error)) => {
+                    let segment = self.active.as_ref().map(|active| segment_name(active.id));
+                    tracing::error!(dir = %self.shared.dir.display(), ?segment, %error,
+                        "the disk failed: the segment is abandoned and its last commits are written to a fresh one");
+                    self.active = None;
+                    fresh += 1;
+                }
+            }
+        }
+    }
+
+    /// Gathers one group, writes it, makes it durable, publishes it.
+    fn write_group(&mut self, select: Select) -> Result<Written, WriteError> {
+        let first = {
+            let state = self.shared.state.lock();
+            let selected = selected(&state.queue, select);
+            selected.first().and_then(|index| state.queue.get(*index)).map(Queued::frame_bytes)
+        };
+        let Some(first) = first else { return Ok(Written::default()) };
+        let room = self.room_for(first, select == Select::Overtaking)?;
+        let group = self.gather(select, room);
+        match self.write(&group) {
+            Ok(locations) => {
+                let puts = group.iter().filter(|queued| !queued.head.puts.is_empty()).count();
+                let written = Written { commits: group.len(), puts };
+                self.publish(group, &locations);
+                Ok(written)
+            }
+            Err(error) => {
+                let mut state = self.shared.state.lock();
+                if select == Select::InOrder {
+                    group.into_iter().rev().for_each(|queued| state.queue.push_front(queued));
+                } else {
+                    state.queue.extend(group);
+                    state.queue.make_contiguous().sort_by_key(|queued| queued.order);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes commits from the queue that fit in `room` bytes and one group.
+    fn gather(&self, select: Select, room: u64) -> Vec<Queued> {
+        let mut state = self.shared.state.lock();
+        let limit = room.min(self.shared.config.group_bytes_max);
+        let mut group: Vec<Queued> = Vec::new();
+        let mut bytes = 0;
+        for (taken, index) in selected(&state.queue, select).into_iter().enumerate() {
+            let size = state.queue.get(index - taken).map(Queued::frame_bytes).unwrap_or_default();
+            if (bytes + size > limit && !group.is_empty()) || bytes + size > room {
+                break;
+            }
+            bytes += size;
+            group.extend(state.queue.remove(index - taken));
+        }
+        group
+    }
+
+    fn write(&mut self, group: &[Queued]) -> Result<Vec<Location>, WriteError> {
+        let Some(active) = &self.active else { return Ok(Vec::new()) };
+        let mut heads = Vec::with_capacity(group.len());
+        let mut locations = Vec::with_capacity(group.len());
+        let (mut crc, mut end, mut commit) = (active.crc, active.end, self.next_commit);
+        for queued in group {
+            let mut head = Vec::with_capacity(queued.head.encoded_bytes() as usize);
+            queued.head.encode(&mut head);
+            let header = FrameHeader {
+                kind: Kind::Commit,
+                data_bytes: queued.data.len() as u32,
+                head_bytes: head.len() as u32,
+                commit,
+                durable: self.durable,
+                segment: active.id,
+                journal: self.shared.journal as u64,
+                previous_crc: crc,
+                head_crc: crc32c::crc32c(&head),
+                data_crc: queued.data_crc,
+            };
+            let mut bytes = Vec::with_capacity(head.len() + 64);
+            crc = header.encode(&mut bytes);
+            bytes.extend_from_slice(&head);
+            heads.push(bytes);
+            locations.push(Location { segment: active.id, offset: end });
+            end += header.frame_bytes();
+            commit += 1;
+        }
+        let mut slices: Vec<IoSlice<'_>> = Vec::new();
+        for (head, queued) in heads.iter().zip(group) {
+            slices.push(IoSlice::new(head));
+            slices.extend(queued.data.parts().iter().map(|part| IoSlice::new(part)));
+        }
+        let started = self.shared.clock.now();
+        write_all_at(active.file.as_ref(), active.end, &mut slices)?;
+        let written = self.shared.clock.now();
+        if self.shared.config.durability == Durability::Durable {
+            // Whatever it says, this segment's pages can no longer be trusted: never "full, try again".
+            active.file.sync_data().map_err(WriteError::Broken)?;
+        }
+        let synced = self.shared.clock.now();
+        let bytes = end - active.end;
+        if let Some(active) = &mut self.active {
+            (active.end, active.crc) = (end, crc);
+        }
+        self.next_commit = commit;
+        self.since_snapshot += bytes;
+        if self.shared.config.durability == Durability::Durable {
+            self.durable = commit - 1;
+        }
+        let mut state = self.shared.state.lock();
+        state.status.syncs += 1;
+        state.status.bytes_written += bytes;
+        state.status.write_ns += nanos(written.saturating_duration_since(started));
+        state.status.sync_ns += nanos(synced.saturating_duration_since(written));
+        Ok(locations)
+    }
+
+    /// Makes a durable group visible and wakes its tickets.
+    fn publish(&mut self, group: Vec<Queued>, locations: &[Location]) {
+        let first = self.next_commit - group.len() as u64;
+        for (queued, commit) in group.iter().zip(first..) {
+            self.applied.apply(commit, &queued.head);
+            for (key, value) in &queued.positions {
+                self.applied.set_position(key, value);
+            }
+        }
+        let mut state = self.shared.state.lock();
+        if let (Some(active), Some(info)) = (&self.active, state.segments.last_mut()) {
+            info.end = active.end;
+        }
+        for (queued, location) in group.iter().zip(locations) {
+            for (put, batch) in queued.head.puts.iter().zip(&queued.batches) {
+                for part in &put.channels {
+                    let place = Delivered {
+                        first: part.first,
+                        rows: u64::from(put.rows),
+                        bytes_before: part.bytes_before,
+                        bytes: put.bytes,
+                        time_ns: queued.head.time_ns,
+                        location: *location,
+                    };
+                    state.publish(part.channel as usize, Recent { place, batch: batch.clone() });
+                }
+            }
+        }
+        state.trim_window(self.shared.config.window_bytes);
+        state.status.commits += group.len() as u64;
+        state.status.last_commit = self.next_commit - 1;
+        drop(state);
+        self.shared.published.notify_all();
+        for (queued, commit) in group.iter().zip(first..) {
+            queued.ticket.resolve(Ok(commit));
+        }
+    }
+
+    /// Bytes free in the active segment, after a roll if `bytes` did not fit.
+    fn room_for(&mut self, bytes: u64, from_reserve: bool) -> Result<u64, WriteError> {
+        if let Some(active) = &self.active
+            && active.allocated - active.end >= bytes
+            && (from_reserve || !active.reserved)
+        {
+            return Ok(active.allocated - active.end);
+        }
+        match self.roll(bytes, self.shared.config.segment_bytes, false) {
+            // Half of the reserve: the other half is for the snapshots that deletion needs.
+            Err(WriteError::Full(_)) if from_reserve && self.release_reserve() => {
+                self.roll(bytes, self.shared.config.reserve_bytes / 2, true)?;
+            }
+            other => other?,
+        }
+        Ok(self.active.as_ref().map(|active| active.allocated - active.end).unwrap_or_default())
+    }
+
+    /// A new segment with room for `bytes`, of `size` or more.
+    fn roll(&mut self, bytes: u64, size: u64, reserved: bool) -> Result<(), WriteError> {
+        let mut checkpoint = Vec::new();
+        self.applied.encode(&mut checkpoint);
+        super::format::wire::pad(&mut checkpoint);
+        let id = self.next_segment;
+        self.next_segment += 1;
+        let start = SEGMENT_HEADER_BYTES as u64 + 64 + checkpoint.len() as u64;
+        let allocated = size.max(start + bytes).max(limits::SEGMENT_BYTES_MIN).next_multiple_of(4096);
+        let path = self.shared.dir.join(segment_name(id));
+        let created_ns = self.shared.clock.wall_ns();
+        let header = SegmentHeader {
+            journal: self.shared.journal,
+            segment: id,
+            first_commit: self.next_commit,
+            created_ns,
+            names_crc: self.applied.names_crc(),
+        };
+        let file = self.shared.disk.create(&path)?;
+        match self.begin_segment(file.as_ref(), &header, &checkpoint, allocated) {
+            Ok(crc) => {
+                let ended = self.active.replace(Active { file, id, end: start, allocated, crc, reserved });
+                self.ended(ended);
+            }
+            Err(error) => {
+                drop(file);
+                if let Err(error) = self.shared.disk.unlink(&path) {
+                    tracing::warn!(path = %path.display(), %error, "an unfinished segment stays behind");
+                }
+                return Err(error);
+            }
+        }
+        self.since_snapshot += start;
+        let heads = self.applied.channels.iter().map(|channel| (channel.head, channel.head_bytes)).collect();
+        let info = SegmentInfo { id, first_commit: self.next_commit, created_ns, end: start, heads };
+        self.shared.state.lock().segments.push(info);
+        Ok(())
+    }
+
+    fn begin_segment(
+        &self,
+        file: &dyn DiskFile,
+        header: &SegmentHeader,
+        checkpoint: &[u8],
+        allocated: u64,
+    ) -> Result<u32, WriteError> {
+        file.preallocate(allocated)?;
+        let (mut bytes, header_crc) = {
+            let (bytes, crc) = header.encode();
+            (bytes.to_vec(), crc)
+        };
+        let frame = FrameHeader {
+            kind: Kind::Checkpoint,
+            data_bytes: checkpoint.len() as u32,
+            head_bytes: 0,
+            commit: self.next_commit - 1,
+            durable: self.durable,
+            segment: header.segment,
+            journal: header.journal as u64,
+            previous_crc: header_crc,
+            head_crc: crc32c::crc32c(&[]),
+            data_crc: crc32c::crc32c(checkpoint),
+        };
+        let crc = frame.encode(&mut bytes);
+        write_all_at(file, 0, &mut [IoSlice::new(&bytes), IoSlice::new(checkpoint)])?;
+        if self.shared.config.durability == Durability::Durable {
+            file.sync_data()?;
+            self.shared.disk.sync_dir(&self.shared.dir)?;
+        }
+        Ok(crc)
+    }
+
+    /// Gives the rest of a full segment back.
+    fn ended(&self, ended: Option<Active>) {
+        let Some(ended) = ended else { return };
+        if self.shared.config.durability == Durability::Os
+            && let Err(error) = ended.file.sync_data()
+        {
+            tracing::error!(segment = %segment_name(ended.id), %error, "a full segment may not be on disk");
+        }
+        if let Err(error) = ended.file.truncate(ended.end) {
+            tracing::warn!(segment = %segment_name(ended.id), %error, "a full segment keeps its unused space");
+        }
+    }
+
+    fn fail(&mut self, reason: &Arc<str>) {
+        tracing::error!(dir = %self.shared.dir.display(), %reason, "the journal has failed and takes no more commits");
+        self.shared.state.lock().fail(reason);
+        self.wake_everyone();
+    }
+
+    fn drop_queue(&mut self) {
+        let queue = std::mem::take(&mut self.shared.state.lock().queue);
+        queue.into_iter().for_each(|queued| queued.ticket.resolve(Err(CommitError::Closing)));
+        self.wake_everyone();
+    }
+
+    /// After the last commit: a snapshot, so that the next start scans nothing.
+    fn close(&mut self) {
+        let snapshot = self.snapshot();
+        if let Some(active) = self.active.take()
+            && let Err(error) = active.file.truncate(active.end)
+        {
+            tracing::warn!(segment = %segment_name(active.id), %error, "the last segment keeps its unused space");
+        }
+        let trouble: Option<Arc<str>> = snapshot.err().map(|error| format!("the last snapshot: {error}").into());
+        self.shared.state.lock().phase = Phase::Closed(trouble);
+        self.wake_everyone();
+    }
+
+    fn wake_everyone(&self) {
+        self.shared.published.notify_all();
+        self.shared.space.notify_all();
+    }
+}
+
+/// Indexes in the queue, rising.
+fn selected(queue: &std::collections::VecDeque<Queued>, select: Select) -> Vec<usize> {
+    match select {
+        Select::InOrder => (0..queue.len()).collect(),
+        Select::Overtaking => super::space::overtaking(queue),
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    duration.as_nanos() as u64
+}

@@ -1,0 +1,63 @@
+//! Limits of the journal, each with the reason for its number.
+
+use std::time::Duration;
+
+/// Bytes of a segment unless the configuration says otherwise. The unit of deletion: small enough that
+/// a slow reader does not hold much that is done with, large enough that a roll (two syncs) is rare.
+pub const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// The smallest segment a configuration may ask for: header, checkpoint and a few commits.
+pub const SEGMENT_BYTES_MIN: u64 = 16 << 10;
+
+/// Bytes of one group unless the configuration says otherwise: some ten milliseconds of a common SSD,
+/// which bounds how long the first commit of a group waits for the last.
+pub const GROUP_BYTES_MAX: u64 = 8 << 20;
+
+/// Memory for recent batches over all channels unless the configuration says otherwise: a few groups,
+/// so that sinks that keep up never read the disk.
+pub const WINDOW_BYTES: u64 = 24 << 20;
+
+/// Bytes of the file that is given up to write acknowledgements on a full disk: some ten thousand
+/// acknowledgements, and a checkpoint of as many positions.
+pub const RESERVE_BYTES: u64 = 4 << 20;
+
+/// Encoded bytes of one commit. Twice the largest batch: a source's batch with its headers added.
+pub const COMMIT_BYTES_MAX: u64 = 256 << 20;
+
+/// Bytes of a frame's head, of a checkpoint or of a snapshot: bounds what is read before it is checked.
+pub const RECORD_BYTES_MAX: u64 = 64 << 20;
+
+/// Segment bytes written between two snapshots: bounds what is scanned at the start.
+pub const SNAPSHOT_EVERY_BYTES: u64 = 32 << 20;
+
+/// Bytes preallocated for a snapshot slot, so that a full disk does not stop a small journal's snapshots.
+pub const SNAPSHOT_BYTES_MIN: u64 = 64 << 10;
+
+/// Bytes read at once when small frames are read in order. Larger ones are read one by one.
+pub const READ_AHEAD_BYTES: usize = 1 << 20;
+
+/// Bytes read when nothing is known of what comes: the first read of a segment, a frame's header.
+pub const READ_FIRST_BYTES: usize = 64 << 10;
+
+/// Deliveries per reader whose place on disk is remembered until they are acknowledged. A reader with
+/// more in flight resumes, after a restart, from an earlier place, and skips from there.
+pub const DELIVERED_MAX: usize = 4_096;
+
+/// Reads that fail one after the other before what cannot be read counts as damage: a bad sector must not
+/// stop a sink for ever, a short trouble must not cost data.
+pub const READ_FAILURES_MAX: u32 = 5;
+
+/// Channels and readers that are no longer configured, whose cursors are kept.
+pub const RETIRED_MAX: usize = 1_024;
+
+/// Bytes of one damaged range that are copied aside for a person to look at.
+pub const DAMAGE_COPY_BYTES_MAX: u64 = 64 << 20;
+
+/// Fresh segments tried for one group after the disk failed; then the journal has failed.
+pub const FRESH_SEGMENTS_MAX: usize = 2;
+
+/// First pause before a write is tried again on a full disk.
+pub const FULL_RETRY_MIN: Duration = Duration::from_millis(10);
+
+/// Longest such pause: how late the journal notices space that others made.
+pub const FULL_RETRY_MAX: Duration = Duration::from_millis(500);

@@ -1,0 +1,387 @@
+//! The sink side: a thread per sink that reads its channel, delivers, flushes and acknowledges.
+//!
+//! The order of steps is the promise: deliver, flush (durable at the destination), one commit of
+//! acknowledgement, position and what the sink could not take; when that is durable, the steps that
+//! must not be undone. An error at any of them goes back to the last flush: the sink recovers its
+//! destination to the position of that flush and events are delivered again from its cursor.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use flumen_journal::{Ack, ChannelId, Commit, CommitError, Delivery, Journal, ReadError, Reader, ReaderId, Ticket};
+
+use crate::chain::Chain;
+use crate::component::BuildError;
+use crate::feed::spawn;
+use crate::metrics::{ComponentKind, ComponentMetrics, Metric};
+use crate::sink::{Sink, SinkCommit, SinkContext, SinkError};
+use crate::source::Wake;
+use crate::{limits, quarantine};
+
+/// Makes a sink; called at the start and after a panic.
+pub type MakeSink = Box<dyn FnMut() -> Result<Box<dyn Sink>, BuildError> + Send>;
+
+/// What a sink is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum OutletState {
+    /// It delivers, or waits for events.
+    Running = 0,
+    /// Its destination failed; it is tried again.
+    Retrying = 1,
+    /// It stopped; everything flushed is acknowledged.
+    Ended = 2,
+    /// The journal takes no more acknowledgements.
+    Failed = 3,
+}
+
+/// A sink under way.
+pub struct Outlet {
+    /// The sink's name.
+    pub name: Arc<str>,
+    /// Its counters.
+    pub metrics: Arc<ComponentMetrics>,
+    /// Its own interceptors.
+    pub chain: Arc<Chain>,
+    /// Stops it at once, at the next flush boundary.
+    pub wake: Wake,
+    /// Lets it finish what is in its channel, then end.
+    pub finish: Wake,
+    state: Arc<AtomicU8>,
+    thread: JoinHandle<()>,
+}
+
+/// Where an outlet reads and acknowledges.
+#[derive(Clone)]
+pub struct OutletPlace {
+    /// The pipeline's journal.
+    pub journal: Arc<dyn Journal>,
+    /// The channel that it reads.
+    pub channel: ChannelId,
+    /// Its reader there.
+    pub reader: ReaderId,
+    /// The quarantine channel.
+    pub quarantine: ChannelId,
+}
+
+/// The key of a sink's position in the journal.
+pub fn position_key(sink: &str) -> Vec<u8> {
+    format!("sink/{sink}").into_bytes()
+}
+
+impl Outlet {
+    /// Starts the sink's thread.
+    pub fn start(name: &str, mut make: MakeSink, chain: Chain, place: OutletPlace) -> Result<Outlet, BuildError> {
+        let name: Arc<str> = name.into();
+        let sink = make()?;
+        let metrics = ComponentMetrics::new(ComponentKind::Sink, name.clone());
+        let (wake, finish) = (Wake::default(), Wake::default());
+        let state = Arc::new(AtomicU8::new(OutletState::Running as u8));
+        let chain = Arc::new(chain);
+        let commit = PositionCommit { place: place.clone(), key: position_key(&name), wake: wake.clone() };
+        let context = SinkContext::new(name.clone(), metrics.clone(), wake.clone(), Box::new(commit));
+        let mut runner = Runner {
+            reader: place.journal.open_reader(place.channel, place.reader),
+            key: position_key(&name),
+            chain: chain.clone(),
+            context,
+            place,
+            finish: finish.clone(),
+            state: state.clone(),
+            acks: VecDeque::new(),
+            unflushed: None,
+            cursor: 0,
+        };
+        let thread = spawn(&format!("sink-{name}"), move || runner.run(sink, &mut make))?;
+        Ok(Outlet { name, metrics, chain, wake, finish, state, thread })
+    }
+
+    /// What it is doing.
+    pub fn state(&self) -> OutletState {
+        match self.state.load(Ordering::Acquire) {
+            0 => OutletState::Running,
+            1 => OutletState::Retrying,
+            2 => OutletState::Ended,
+            _ => OutletState::Failed,
+        }
+    }
+
+    /// True when its thread has ended.
+    pub fn finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+/// A commit of the sink's position alone. It repeats the present cursor as an acknowledgement, so
+/// that on a full disk it overtakes puts like any other acknowledgement.
+struct PositionCommit {
+    place: OutletPlace,
+    key: Vec<u8>,
+    wake: Wake,
+}
+
+impl SinkCommit for PositionCommit {
+    fn commit_position(&mut self, position: &[u8]) -> Result<(), SinkError> {
+        let OutletPlace { journal, channel, reader, .. } = &self.place;
+        let status = journal.status();
+        let acknowledged = status
+            .channels
+            .get(channel.0 as usize)
+            .and_then(|status| status.readers.get(reader.0 as usize))
+            .map_or(0, |(_, cursor)| *cursor);
+        let commit = Commit {
+            positions: vec![(self.key.clone(), position.to_vec())],
+            acks: vec![Ack { channel: *channel, reader: *reader, cursor: acknowledged }],
+            ..Commit::default()
+        };
+        let ticket = journal.commit(commit, None).map_err(stop_or_retry)?;
+        loop {
+            match ticket.wait(Some(limits::RETRY_FIRST)) {
+                Some(outcome) => return outcome.map(|_| ()).map_err(stop_or_retry),
+                None if self.wake.stopping() => return Err(SinkError::Stopped),
+                None => {}
+            }
+        }
+    }
+}
+
+fn stop_or_retry(error: CommitError) -> SinkError {
+    match error {
+        CommitError::Closing | CommitError::Failed(_) => SinkError::Stopped,
+        other => SinkError::Retry(other.to_string()),
+    }
+}
+
+struct Runner {
+    place: OutletPlace,
+    key: Vec<u8>,
+    chain: Arc<Chain>,
+    context: SinkContext,
+    finish: Wake,
+    state: Arc<AtomicU8>,
+    reader: Box<dyn Reader>,
+    acks: VecDeque<PendingAck>,
+    unflushed: Option<Unflushed>,
+    /// Events before this are delivered (not all of them flushed).
+    cursor: u64,
+}
+
+struct PendingAck {
+    ticket: Box<dyn Ticket>,
+    position: Vec<u8>,
+}
+
+/// What was delivered since the last flush.
+struct Unflushed {
+    since: Instant,
+    events: u64,
+    bytes: u64,
+}
+
+impl Runner {
+    fn run(&mut self, sink: Box<dyn Sink>, make: &mut MakeSink) {
+        let mut sink = Some(sink);
+        let mut pause = limits::RETRY_FIRST;
+        loop {
+            let begin = Instant::now();
+            let error = match sink.as_mut() {
+                Some(running) => match catch_unwind(AssertUnwindSafe(|| self.deliver_all(running.as_mut()))) {
+                    Ok(Ok(()) | Err(SinkError::Stopped)) => {
+                        self.state.store(OutletState::Ended as u8, Ordering::Release);
+                        return;
+                    }
+                    Ok(Err(SinkError::Retry(error))) => error,
+                    Err(_) => {
+                        sink = None;
+                        "the sink panicked (a bug of Flumen); it is made anew".to_string()
+                    }
+                },
+                None => match make() {
+                    Ok(fresh) => {
+                        sink = Some(fresh);
+                        continue;
+                    }
+                    Err(error) => error.to_string(),
+                },
+            };
+            if begin.elapsed() > limits::RETRY_MAX {
+                pause = limits::RETRY_FIRST;
+            }
+            tracing::error!(sink = &*self.context.name, %error, retry_in_ms = pause.as_millis() as u64, "sink failed");
+            self.context.metrics.add(Metric::SinkErrors, 1);
+            self.context.metrics.set_error(Some(error));
+            self.state.store(OutletState::Retrying as u8, Ordering::Release);
+            if self.context.wake.wait(pause) {
+                self.state.store(OutletState::Ended as u8, Ordering::Release);
+                return;
+            }
+            pause = (pause * 2).min(limits::RETRY_MAX);
+        }
+    }
+
+    /// Recovers, then delivers until the pipeline stops.
+    fn deliver_all(&mut self, sink: &mut dyn Sink) -> Result<(), SinkError> {
+        self.recover(sink)?;
+        loop {
+            if self.context.wake.stopping() {
+                return self.stop(sink);
+            }
+            let policy = sink.flush_policy();
+            let wait = match &self.unflushed {
+                Some(unflushed) => policy.linger.saturating_sub(unflushed.since.elapsed()).min(limits::SINK_WAIT),
+                None => limits::SINK_WAIT,
+            };
+            // While acknowledgements are under way the wait is short, so that their last steps are not late.
+            let wait = if self.acks.is_empty() { wait } else { wait.min(Duration::from_millis(10)) };
+            match self.reader.next(wait) {
+                Ok(Some(delivery)) => self.deliver(sink, delivery)?,
+                Ok(None) if self.finish.stopping() => return self.stop(sink),
+                Ok(None) => {}
+                Err(ReadError::Closing) => return self.stop(sink),
+                Err(error) => return Err(SinkError::Retry(error.to_string())),
+            }
+            let due = self
+                .unflushed
+                .as_ref()
+                .is_some_and(|unflushed| unflushed.bytes >= policy.bytes || unflushed.since.elapsed() >= policy.linger);
+            if due || sink.due() {
+                self.flush(sink)?;
+            }
+            self.reap(sink, limits::ACKS_IN_FLIGHT)?;
+        }
+    }
+
+    fn recover(&mut self, sink: &mut dyn Sink) -> Result<(), SinkError> {
+        self.unflushed = None;
+        self.context.take_quarantined();
+        // Acknowledgements handed in before an error are committed in order; what a rename waits for
+        // is in the position, and recovery does it.
+        while let Some(ack) = self.acks.pop_front() {
+            self.wait_for(ack.ticket.as_ref())?;
+        }
+        let committed = self.place.journal.position(&self.key).filter(|position| !position.is_empty());
+        let stored = sink.recover(&mut self.context, committed.as_deref())?;
+        let acknowledged = self.reader.acknowledged();
+        let cursor = stored.map_or(acknowledged, |stored| stored.max(acknowledged));
+        self.reader.seek(cursor).map_err(|error| SinkError::Retry(error.to_string()))?;
+        self.cursor = cursor;
+        if cursor > acknowledged {
+            self.acknowledge(Vec::new(), Vec::new(), cursor)?;
+        }
+        self.works_again();
+        Ok(())
+    }
+
+    fn works_again(&mut self) {
+        if self.state.swap(OutletState::Running as u8, Ordering::AcqRel) == OutletState::Retrying as u8 {
+            tracing::info!(sink = &*self.context.name, "sink recovered");
+            self.context.metrics.set_error(None);
+        }
+    }
+
+    fn deliver(&mut self, sink: &mut dyn Sink, mut delivery: Delivery) -> Result<(), SinkError> {
+        let begin = Instant::now();
+        let next = delivery.first + delivery.batch.rows() as u64;
+        if delivery.lost_before > 0 {
+            self.context.metrics.add(Metric::SinkLostToDamage, delivery.lost_before);
+        }
+        if !self.chain.0.is_empty() {
+            let versions = self.chain.versions();
+            let output = self.chain.process(&versions, delivery.batch);
+            self.context.quarantine_groups(output.quarantined);
+            delivery.batch = output.kept;
+        }
+        let (events, bytes) = (delivery.batch.rows() as u64, delivery.batch.body_bytes() as u64);
+        if events > 0 {
+            sink.deliver(&mut self.context, &delivery)?;
+        }
+        self.cursor = next;
+        let unflushed = self.unflushed.get_or_insert(Unflushed { since: begin, events: 0, bytes: 0 });
+        unflushed.events += events;
+        unflushed.bytes += bytes;
+        self.context.metrics.add(Metric::SinkDeliverNs, begin.elapsed().as_nanos() as u64);
+        Ok(())
+    }
+
+    fn flush(&mut self, sink: &mut dyn Sink) -> Result<(), SinkError> {
+        let begin = Instant::now();
+        let position = sink.flush(&mut self.context)?;
+        let quarantined = self.context.take_quarantined();
+        let metrics = self.context.metrics.clone();
+        metrics.add(Metric::SinkFlushNs, begin.elapsed().as_nanos() as u64);
+        metrics.add(Metric::SinkFlushes, 1);
+        metrics.add(Metric::SinkQuarantined, quarantined.iter().map(|group| group.batch.rows() as u64).sum());
+        self.acknowledge(position, quarantined, self.cursor)?;
+        if let Some(unflushed) = self.unflushed.take() {
+            metrics.add(Metric::SinkEvents, unflushed.events);
+            metrics.add(Metric::SinkBytes, unflushed.bytes);
+        }
+        metrics.set(Metric::SinkCursor, self.cursor);
+        Ok(())
+    }
+
+    /// One commit: the cursor, the position, and what could not be delivered.
+    fn acknowledge(
+        &mut self,
+        position: Vec<u8>,
+        quarantined: Vec<crate::Quarantined>,
+        cursor: u64,
+    ) -> Result<(), SinkError> {
+        let OutletPlace { journal, channel, reader, quarantine } = &self.place;
+        let mut commit = Commit {
+            acks: vec![Ack { channel: *channel, reader: *reader, cursor }],
+            puts: quarantine::puts(*quarantine, quarantined),
+            ..Commit::default()
+        };
+        if !position.is_empty() {
+            commit.positions.push((self.key.clone(), position.clone()));
+        }
+        let ticket = journal.commit(commit, None).map_err(stop_or_retry)?;
+        self.acks.push_back(PendingAck { ticket, position });
+        Ok(())
+    }
+
+    /// Does the last steps of acknowledgements that are durable; waits while more than `keep` are not.
+    fn reap(&mut self, sink: &mut dyn Sink, keep: usize) -> Result<(), SinkError> {
+        while let Some(ack) = self.acks.front() {
+            if self.acks.len() > keep {
+                self.wait_for(ack.ticket.as_ref())?;
+            } else {
+                match ack.ticket.wait(Some(Duration::ZERO)) {
+                    None => return Ok(()),
+                    Some(outcome) => outcome.map_err(stop_or_retry)?,
+                };
+            }
+            if let Some(ack) = self.acks.pop_front() {
+                sink.committed(&mut self.context, &ack.position)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_for(&self, ticket: &dyn Ticket) -> Result<(), SinkError> {
+        loop {
+            match ticket.wait(Some(limits::SINK_WAIT)) {
+                Some(outcome) => return outcome.map(|_| ()).map_err(stop_or_retry),
+                None if self.context.wake.stopping() => return Err(SinkError::Stopped),
+                None => {}
+            }
+        }
+    }
+
+    /// A clean stop: flush what was delivered, wait for its commit, let the sink finish.
+    fn stop(&mut self, sink: &mut dyn Sink) -> Result<(), SinkError> {
+        self.flush(sink)?;
+        while let Some(ack) = self.acks.pop_front() {
+            // Not `wait_for`: the pipeline is stopping, and this commit is what the stop waits for.
+            let outcome = ack.ticket.wait(Some(limits::STOP_COMMIT)).ok_or(SinkError::Stopped)?;
+            outcome.map_err(stop_or_retry)?;
+            sink.committed(&mut self.context, &ack.position)?;
+        }
+        sink.close(&mut self.context)
+    }
+}

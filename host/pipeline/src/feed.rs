@@ -1,0 +1,370 @@
+//! The source side: a source's thread, the threads that run its interceptors, and the thread that
+//! commits in order.
+//!
+//! ```text
+//! source -> [work queue] -> interceptor threads -> [done queue] -> committer -> journal
+//! ```
+//! A batch is stamped with its number and with the versions of the plugins when it is emitted, so a
+//! swap takes effect between two batches whatever thread processes them. The committer puts results
+//! back in order; each commit holds the batch, what was quarantined of it, and the positions it moves.
+//! The number of batches between `emit` and the journal is bounded by permits; without one, `emit`
+//! waits: that is the back-pressure.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use flumen_journal::{ChannelId, Commit, CommitError, Journal, Put, Ticket};
+use parking_lot::{Condvar, Mutex};
+
+use crate::chain::{Chain, ChainOutput, Versions};
+use crate::component::BuildError;
+use crate::metrics::{ComponentKind, ComponentMetrics, Metric};
+use crate::plan::BatchPlan;
+use crate::source::{Emission, Emit, Source, SourceContext, SourceError, Stopped, Wake};
+use crate::{limits, quarantine};
+
+/// Makes a source; called at the start and after a panic.
+pub type MakeSource = Box<dyn FnMut() -> Result<Box<dyn Source>, BuildError> + Send>;
+
+/// What a feed is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FeedState {
+    /// The source runs.
+    Running = 0,
+    /// The source failed and is tried again.
+    Retrying = 1,
+    /// The input has ended, or the pipeline stopped; everything is committed.
+    Ended = 2,
+    /// The journal takes no more commits.
+    Failed = 3,
+}
+
+/// A source under way.
+pub struct Feed {
+    /// The source's name.
+    pub name: Arc<str>,
+    /// Its counters.
+    pub metrics: Arc<ComponentMetrics>,
+    /// Stops it.
+    pub wake: Wake,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Where a feed puts its events.
+pub struct FeedTarget {
+    /// The pipeline's journal.
+    pub journal: Arc<dyn Journal>,
+    /// All of these get every event, in one commit.
+    pub channels: Vec<ChannelId>,
+    /// The quarantine channel.
+    pub quarantine: ChannelId,
+}
+
+struct Shared {
+    target: FeedTarget,
+    chain: Arc<Chain>,
+    prefix: Vec<u8>,
+    in_flight_max: usize,
+    pending: Mutex<Pending>,
+    changed: Condvar,
+    state: AtomicU8,
+    wake: Wake,
+    metrics: Arc<ComponentMetrics>,
+}
+
+#[derive(Default)]
+struct Pending {
+    /// Emitted, not yet handed to the journal.
+    in_flight: usize,
+    /// Handed to the journal, not yet durable.
+    undurable: usize,
+}
+
+struct Work {
+    number: u64,
+    versions: Versions,
+    emission: Emission,
+}
+
+struct Done {
+    number: u64,
+    output: ChainOutput,
+    positions: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Feed {
+    /// Starts the threads of one source.
+    pub fn start(
+        name: &str,
+        mut make: MakeSource,
+        chain: Arc<Chain>,
+        interceptor_threads: usize,
+        batch: BatchPlan,
+        target: FeedTarget,
+    ) -> Result<Feed, BuildError> {
+        let name: Arc<str> = name.into();
+        let source = make()?;
+        let metrics = ComponentMetrics::new(ComponentKind::Source, name.clone());
+        let wake = Wake::default();
+        let workers = if chain.0.is_empty() { 1 } else { interceptor_threads.max(1) };
+        let shared = Arc::new(Shared {
+            target,
+            chain,
+            prefix: format!("source/{name}/").into_bytes(),
+            in_flight_max: limits::QUEUE_BATCHES + workers,
+            pending: Mutex::default(),
+            changed: Condvar::new(),
+            state: AtomicU8::new(FeedState::Running as u8),
+            wake: wake.clone(),
+            metrics: metrics.clone(),
+        });
+        let (work_in, work_out) = crossbeam_channel::unbounded();
+        let (done_in, done_out) = crossbeam_channel::unbounded();
+        let emitter = Emitter { shared: shared.clone(), work: work_in, next: 0 };
+        let mut context = SourceContext::new(name.clone(), batch, metrics.clone(), wake.clone(), Box::new(emitter));
+        let mut threads = vec![{
+            let shared = shared.clone();
+            spawn(&format!("source-{name}"), move || run_source(source, &mut make, &mut context, &shared))?
+        }];
+        for _ in 0..workers {
+            let (shared, work, done) = (shared.clone(), work_out.clone(), done_in.clone());
+            threads.push(spawn(&format!("chain-{name}"), move || run_worker(&shared, &work, &done))?);
+        }
+        let committer = shared.clone();
+        threads.push(spawn(&format!("commit-{name}"), move || Committer::new(committer).run(&done_out))?);
+        Ok(Feed { name, metrics, wake, shared, threads })
+    }
+
+    /// What it is doing.
+    pub fn state(&self) -> FeedState {
+        match self.shared.state.load(Ordering::Acquire) {
+            0 => FeedState::Running,
+            1 => FeedState::Retrying,
+            2 => FeedState::Ended,
+            _ => FeedState::Failed,
+        }
+    }
+
+    /// True when all its threads have ended: everything emitted is durable, or the journal refused it.
+    pub fn finished(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+}
+
+/// Starts a named thread. The only reason to fail is the system's limit of threads.
+pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, BuildError> {
+    std::thread::Builder::new().name(name.to_string()).spawn(body).map_err(|error| {
+        BuildError::new("", format!("cannot start a thread: {error}"), "raise the limit of threads of this user")
+    })
+}
+
+fn run_source(source: Box<dyn Source>, make: &mut MakeSource, context: &mut SourceContext, shared: &Shared) {
+    let mut source = Some(source);
+    let mut pause = limits::RETRY_FIRST;
+    loop {
+        let (begin, emitted) = (Instant::now(), context.metrics.get(Metric::SourceEvents));
+        let error = match source.as_mut() {
+            Some(running) => match catch_unwind(AssertUnwindSafe(|| running.run(context))) {
+                Ok(Ok(()) | Err(SourceError::Stopped(_))) => return,
+                Ok(Err(SourceError::Retry(error))) => error,
+                Err(_) => {
+                    source = None;
+                    "the source panicked (a bug of Flumen); it is made anew".to_string()
+                }
+            },
+            None => match catch_unwind(AssertUnwindSafe(&mut *make)) {
+                Ok(Ok(fresh)) => {
+                    source = Some(fresh);
+                    continue;
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "making the source anew panicked (a bug of Flumen)".to_string(),
+            },
+        };
+        // A source that gets on between its errors is tried again soon.
+        if begin.elapsed() > limits::RETRY_MAX || context.metrics.get(Metric::SourceEvents) > emitted {
+            pause = limits::RETRY_FIRST;
+        }
+        tracing::error!(source = &*context.name, %error, retry_in_ms = pause.as_millis() as u64, "source failed");
+        context.metrics.add(Metric::SourceErrors, 1);
+        context.metrics.set_error(Some(error));
+        shared.set_state(FeedState::Retrying);
+        if context.settle().is_err() || context.wait(pause).is_err() {
+            return;
+        }
+        pause = (pause * 2).min(limits::RETRY_MAX);
+        context.metrics.set_error(None);
+        shared.set_state(FeedState::Running);
+    }
+}
+
+fn run_worker(shared: &Shared, work: &Receiver<Work>, done: &Sender<Done>) {
+    for Work { number, versions, emission } in work {
+        let mut output = shared.chain.process(&versions, emission.batch);
+        output.quarantined.extend(emission.quarantined);
+        if done.send(Done { number, output, positions: emission.positions }).is_err() {
+            return;
+        }
+    }
+}
+
+impl Shared {
+    fn set_state(&self, state: FeedState) {
+        // Failed is final.
+        let _previous = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |present| {
+            (present != FeedState::Failed as u8).then_some(state as u8)
+        });
+    }
+
+    fn failed(&self) -> bool {
+        self.state.load(Ordering::Acquire) == FeedState::Failed as u8
+    }
+}
+
+struct Emitter {
+    shared: Arc<Shared>,
+    work: Sender<Work>,
+    next: u64,
+}
+
+impl Emit for Emitter {
+    fn emit(&mut self, emission: Emission) -> Result<(), Stopped> {
+        let shared = &self.shared;
+        let begin = Instant::now();
+        {
+            let mut pending = shared.pending.lock();
+            while pending.in_flight >= shared.in_flight_max {
+                if shared.failed() {
+                    return Err(Stopped);
+                }
+                // The timeout only bounds how long a stop goes unnoticed.
+                shared.changed.wait_for(&mut pending, Duration::from_millis(100));
+                if shared.wake.stopping() {
+                    return Err(Stopped);
+                }
+            }
+            if shared.failed() {
+                return Err(Stopped);
+            }
+        }
+        shared.metrics.add(Metric::SourceBlockedNs, begin.elapsed().as_nanos() as u64);
+        shared.metrics.add(Metric::SourceEvents, emission.batch.rows() as u64);
+        shared.metrics.add(Metric::SourceBytes, emission.batch.body_bytes() as u64);
+        let work = Work { number: self.next, versions: shared.chain.versions(), emission };
+        // Counted last: a panic above must not leave a batch in flight that nobody will commit. Only
+        // this thread counts up, so the permit is still there.
+        shared.pending.lock().in_flight += 1;
+        self.next += 1;
+        self.work.send(work).map_err(|_| Stopped)
+    }
+
+    fn settle(&mut self) -> Result<(), Stopped> {
+        let shared = &self.shared;
+        let mut pending = shared.pending.lock();
+        while pending.in_flight > 0 || pending.undurable > 0 {
+            if shared.failed() || shared.wake.stopping() {
+                return Err(Stopped);
+            }
+            shared.changed.wait_for(&mut pending, Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    fn positions(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let prefix = &self.shared.prefix;
+        let all = self.shared.target.journal.positions(prefix);
+        all.into_iter().map(|(key, value)| (key.strip_prefix(prefix.as_slice()).unwrap_or(&key).to_vec(), value)).collect()
+    }
+}
+
+/// Commits results in the order in which their batches were emitted.
+struct Committer {
+    shared: Arc<Shared>,
+    waiting: BTreeMap<u64, Done>,
+    next: u64,
+    tickets: VecDeque<Box<dyn Ticket>>,
+}
+
+impl Committer {
+    fn new(shared: Arc<Shared>) -> Self {
+        Committer { shared, waiting: BTreeMap::new(), next: 0, tickets: VecDeque::new() }
+    }
+
+    fn run(mut self, done: &Receiver<Done>) {
+        let outcome = self.commit_all(done);
+        if let Err(error) = outcome {
+            if !matches!(error, CommitError::Closing) {
+                tracing::error!(%error, "the journal takes no more events; the pipeline stops");
+                self.shared.metrics.set_error(Some(error.to_string()));
+            }
+            self.shared.state.store(FeedState::Failed as u8, Ordering::Release);
+            self.shared.wake.stop();
+        } else {
+            self.shared.set_state(FeedState::Ended);
+        }
+        self.shared.changed.notify_all();
+    }
+
+    fn commit_all(&mut self, done: &Receiver<Done>) -> Result<(), CommitError> {
+        loop {
+            let received = if self.tickets.is_empty() {
+                done.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                done.recv_timeout(limits::COMMIT_POLL)
+            };
+            match received {
+                Ok(result) => {
+                    self.waiting.insert(result.number, result);
+                    while let Some(ready) = self.waiting.remove(&self.next) {
+                        self.next += 1;
+                        self.commit(ready)?;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.reap(0),
+            }
+            self.reap(limits::COMMITS_IN_FLIGHT)?;
+        }
+    }
+
+    fn commit(&mut self, done: Done) -> Result<(), CommitError> {
+        let target = &self.shared.target;
+        let mut commit = Commit::default();
+        if !done.output.kept.is_empty() {
+            commit.puts.push(Put { channels: target.channels.clone(), batch: done.output.kept });
+        }
+        commit.puts.extend(quarantine::puts(target.quarantine, done.output.quarantined));
+        let prefixed = |key: Vec<u8>| [self.shared.prefix.as_slice(), &key].concat();
+        commit.positions = done.positions.into_iter().map(|(key, value)| (prefixed(key), value)).collect();
+        if !commit.puts.is_empty() || !commit.positions.is_empty() {
+            let ticket = target.journal.commit(commit, None)?;
+            self.tickets.push_back(ticket);
+            self.shared.pending.lock().undurable += 1;
+        }
+        self.shared.pending.lock().in_flight -= 1;
+        self.shared.changed.notify_all();
+        Ok(())
+    }
+
+    /// Takes off what is durable; waits while more than `keep` are not.
+    fn reap(&mut self, keep: usize) -> Result<(), CommitError> {
+        while let Some(ticket) = self.tickets.front() {
+            let wait = if self.tickets.len() > keep { None } else { Some(Duration::ZERO) };
+            match ticket.wait(wait) {
+                None => return Ok(()),
+                Some(outcome) => outcome?,
+            };
+            self.tickets.pop_front();
+            self.shared.pending.lock().undurable -= 1;
+            self.shared.changed.notify_all();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,32 @@
+//! Pipelines: sources, interceptors and sinks around one journal.
+//!
+//! `source -> interceptors -> commit | channel -> sink interceptors -> sink`
+//!
+//! Every component runs on a thread of its own; between them are bounded queues, so a slow part
+//! holds back the part before it and memory does not grow with the backlog. What is stored where
+//! is decided by the journal's commit alone: a source's batch and its position are one commit, a
+//! sink's cursor and what its destination holds are one commit.
+//!
+//! This crate has the traits of the parts ([`Source`], [`Interceptor`], [`Sink`]), the plain values
+//! that describe a pipeline ([`plan`]) and the machinery that runs it. It names no concrete component.
+
+pub mod chain;
+pub mod component;
+pub mod deliver;
+pub mod feed;
+pub mod interceptor;
+pub mod limits;
+pub mod metrics;
+pub mod pipeline;
+pub mod plan;
+pub mod quarantine;
+pub mod sink;
+pub mod source;
+pub mod status;
+
+pub use component::{BuildError, ComponentSpec, OptionKind, OptionSpec, Options, Value};
+pub use interceptor::{Interceptor, InterceptorVersion, Processed, Quarantined};
+pub use metrics::{ComponentKind, ComponentMetrics, Metric};
+pub use pipeline::{Parts, Pipeline, StartError, StopOutcome, channel_specs};
+pub use sink::{FlushPolicy, Sink, SinkContext, SinkError};
+pub use source::{Emission, Source, SourceContext, SourceError, Stopped};

@@ -1,0 +1,37 @@
+//! Named limits of the pipeline, each with the reason for its number.
+
+use std::time::Duration;
+
+/// Batches between a source and its interceptors. Two let one side work while the other waits;
+/// more only adds memory.
+pub const QUEUE_BATCHES: usize = 2;
+
+/// Commits of one source that are handed in but not yet durable. Enough to fill the next group while
+/// one syncs; bounds what is read again after a crash.
+pub const COMMITS_IN_FLIGHT: usize = 8;
+
+/// First pause before a failed source or sink is tried again; doubles up to [`RETRY_MAX`].
+pub const RETRY_FIRST: Duration = Duration::from_millis(100);
+
+/// Longest pause between two tries: a cause that is gone is noticed within this time.
+pub const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// How long a sink waits for events before it looks at its timers.
+pub const SINK_WAIT: Duration = Duration::from_millis(100);
+
+/// Acknowledgements of one sink that are handed in but not yet durable.
+pub const ACKS_IN_FLIGHT: usize = 16;
+
+/// Events that the quarantine keeps. With [`QUARANTINE_BYTES_MAX`] it bounds the disk that a plugin
+/// which rejects everything can take.
+pub const QUARANTINE_EVENTS_MAX: u64 = 1_000_000;
+
+/// Bytes that the quarantine keeps.
+pub const QUARANTINE_BYTES_MAX: u64 = 1 << 30;
+
+/// How long the committer of a source waits for the next batch before it looks whether earlier commits
+/// have become durable.
+pub const COMMIT_POLL: Duration = Duration::from_millis(2);
+
+/// How long a stopping sink waits for its last commit: longer than a sync on a very busy disk.
+pub const STOP_COMMIT: Duration = Duration::from_secs(10);

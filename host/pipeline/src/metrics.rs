@@ -1,0 +1,167 @@
+//! The names of all metrics, and the counters behind them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a metric belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ComponentKind {
+    /// A source.
+    Source,
+    /// An interceptor (of a source's chain or of a sink).
+    Interceptor,
+    /// A sink.
+    Sink,
+}
+
+impl ComponentKind {
+    /// The word in `status` and docs.
+    pub fn word(self) -> &'static str {
+        match self {
+            ComponentKind::Source => "source",
+            ComponentKind::Interceptor => "interceptor",
+            ComponentKind::Sink => "sink",
+        }
+    }
+}
+
+macro_rules! metrics {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $kind:ident;)+) => {
+        /// Every metric. Adding one is adding a variant: counters, `status` and docs follow.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Metric { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Metric {
+            /// All of them, in the order of the docs.
+            pub const ALL: &'static [Metric] = &[$(Metric::$variant),+];
+
+            /// The name in `status`.
+            pub fn name(self) -> &'static str {
+                match self { $(Metric::$variant => $name),+ }
+            }
+
+            /// What it belongs to.
+            pub fn component(self) -> ComponentKind {
+                match self { $(Metric::$variant => ComponentKind::$kind),+ }
+            }
+
+            /// One sentence for the docs.
+            pub fn about(self) -> &'static str {
+                match self { $(Metric::$variant => concat!($($doc),+)),+ }
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Events handed to the pipeline.
+    SourceEvents = "events_out", Source;
+    /// Body bytes handed to the pipeline.
+    SourceBytes = "bytes_out", Source;
+    /// Bytes read from the input, before splitting.
+    SourceBytesRead = "bytes_read", Source;
+    /// Files being read.
+    SourceFilesOpen = "files_open", Source;
+    /// Rotations seen (rename or copytruncate).
+    SourceRotations = "rotations", Source;
+    /// Files whose identity was ambiguous: begun again as a new stream.
+    SourceGenerations = "new_generations", Source;
+    /// Lines over the limit that were split.
+    SourceLinesSplit = "lines_split", Source;
+    /// Lines over the limit that went to quarantine.
+    SourceLinesRejected = "lines_rejected", Source;
+    /// Errors after which the source was tried again.
+    SourceErrors = "errors", Source;
+    /// Time spent reading, in nanoseconds.
+    SourceReadNs = "read_ns", Source;
+    /// Time spent splitting into events, in nanoseconds.
+    SourceSplitNs = "split_ns", Source;
+    /// Time spent waiting for room in the pipeline, in nanoseconds.
+    SourceBlockedNs = "blocked_ns", Source;
+    /// Events given to the plugin.
+    InterceptorEventsIn = "events_in", Interceptor;
+    /// Events that went on.
+    InterceptorEventsOut = "events_out", Interceptor;
+    /// Events that the plugin left out on purpose.
+    InterceptorDropped = "events_dropped", Interceptor;
+    /// Events that the plugin rejected.
+    InterceptorRejected = "events_rejected", Interceptor;
+    /// Events that the plugin failed on.
+    InterceptorFailed = "events_failed", Interceptor;
+    /// Batches processed.
+    InterceptorCalls = "batches", Interceptor;
+    /// Time spent in the plugin and its crossings, in nanoseconds.
+    InterceptorNs = "busy_ns", Interceptor;
+    /// Events delivered and acknowledged.
+    SinkEvents = "events_delivered", Sink;
+    /// Body bytes delivered and acknowledged.
+    SinkBytes = "bytes_delivered", Sink;
+    /// Cursor in the channel up to which events are delivered and acknowledged.
+    SinkCursor = "delivered_position", Sink;
+    /// Events that the destination can never take.
+    SinkQuarantined = "events_quarantined", Sink;
+    /// Flushes.
+    SinkFlushes = "flushes", Sink;
+    /// Errors after which the sink recovered and delivered again.
+    SinkErrors = "errors", Sink;
+    /// Time spent delivering, in nanoseconds.
+    SinkDeliverNs = "deliver_ns", Sink;
+    /// Time spent making it durable, in nanoseconds.
+    SinkFlushNs = "flush_ns", Sink;
+    /// Events lost to damage in the journal before they were delivered.
+    SinkLostToDamage = "events_lost_to_damage", Sink;
+    /// Files being written.
+    SinkFilesOpen = "files_open", Sink;
+    /// Files that got their final name.
+    SinkFilesFinished = "files_finished", Sink;
+    /// Files not yet final that someone else removed or cut: events in them are lost.
+    SinkFilesDamaged = "files_damaged", Sink;
+}
+
+/// The counters of one component.
+#[derive(Debug)]
+pub struct ComponentMetrics {
+    /// What it is.
+    pub kind: ComponentKind,
+    /// Its name in the pipeline.
+    pub name: Arc<str>,
+    values: Vec<AtomicU64>,
+    last_error: parking_lot::Mutex<Option<String>>,
+}
+
+impl ComponentMetrics {
+    /// All at zero.
+    pub fn new(kind: ComponentKind, name: Arc<str>) -> Arc<Self> {
+        let values = Metric::ALL.iter().map(|_| AtomicU64::new(0)).collect();
+        Arc::new(ComponentMetrics { kind, name, values, last_error: parking_lot::Mutex::new(None) })
+    }
+
+    /// Adds to a counter.
+    pub fn add(&self, metric: Metric, amount: u64) {
+        if let Some(value) = self.values.get(metric as usize) {
+            value.fetch_add(amount, Ordering::Relaxed);
+        }
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, metric: Metric, to: u64) {
+        if let Some(value) = self.values.get(metric as usize) {
+            value.store(to, Ordering::Relaxed);
+        }
+    }
+
+    /// Reads a value.
+    pub fn get(&self, metric: Metric) -> u64 {
+        self.values.get(metric as usize).map_or(0, |value| value.load(Ordering::Relaxed))
+    }
+
+    /// Remembers why the component is not working now; `None`: it works again.
+    pub fn set_error(&self, error: Option<String>) {
+        *self.last_error.lock() = error;
+    }
+
+    /// The present error, in words.
+    pub fn error(&self) -> Option<String> {
+        self.last_error.lock().clone()
+    }
+}

@@ -1,0 +1,211 @@
+//! One running pipeline: its feeds, its outlets, its quarantine keeper.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use flumen_journal::{ChannelSpec, CommitError, Journal};
+use parking_lot::Mutex;
+
+use crate::chain::{Chain, Link};
+use crate::component::BuildError;
+use crate::deliver::{MakeSink, Outlet, OutletPlace, OutletState};
+use crate::feed::{Feed, FeedState, FeedTarget, MakeSource, spawn};
+use crate::interceptor::Interceptor;
+use crate::plan::{OnReject, PipelinePlan};
+use crate::quarantine::{self, Keeper};
+use crate::source::Wake;
+use crate::status::{self, PipelineStatus};
+
+/// Everything that a pipeline is made of, bound by the caller: the plan's names are resolved, and
+/// the whole thing runs in a test as it does in the agent.
+pub struct Parts {
+    /// The plan that the parts were made from.
+    pub plan: PipelinePlan,
+    /// Opened with [`channel_specs`].
+    pub journal: Arc<dyn Journal>,
+    /// Opened with [`quarantine::kept_channel_spec`].
+    pub quarantine: Arc<dyn Journal>,
+    /// One per source of the plan, in its order.
+    pub sources: Vec<MakeSource>,
+    /// One per interceptor of the plan, in its order.
+    pub interceptors: Vec<Arc<dyn Interceptor>>,
+    /// One per sink of the plan, in its order, with its own interceptors.
+    pub sinks: Vec<(MakeSink, Vec<Arc<dyn Interceptor>>)>,
+}
+
+/// A part that could not be made: which component, and why.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{component}: {error}")]
+pub struct StartError {
+    /// Name of the source or sink; empty for the pipeline.
+    pub component: String,
+    /// What is wrong.
+    pub error: BuildError,
+}
+
+/// The channels of a plan's journal: those of the file, and the quarantine.
+pub fn channel_specs(plan: &PipelinePlan) -> Vec<ChannelSpec> {
+    let spec = |channel: &crate::plan::ChannelPlan| ChannelSpec {
+        name: channel.name.clone(),
+        readers: plan.sinks.iter().filter(|s| s.channel == channel.name).map(|s| s.name.clone()).collect(),
+        capacity_events: channel.capacity_events,
+        capacity_bytes: channel.capacity_bytes,
+    };
+    plan.channels.iter().map(spec).chain([quarantine::channel_spec()]).collect()
+}
+
+/// A pipeline under way.
+pub struct Pipeline {
+    plan: PipelinePlan,
+    journal: Arc<dyn Journal>,
+    quarantine: Arc<dyn Journal>,
+    chain: Arc<Chain>,
+    feeds: Vec<Feed>,
+    outlets: Vec<Outlet>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+    keeper_wake: Wake,
+    expired: Arc<AtomicU64>,
+}
+
+/// How a stop went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopOutcome {
+    /// Everything in the channels was delivered and acknowledged.
+    Drained,
+    /// The limit passed first; this many events stay in the journal for the next start.
+    Left(u64),
+    /// The journal had failed.
+    Failed(String),
+}
+
+impl Pipeline {
+    /// Starts sinks first, then sources: what the journal still holds goes out before new events come.
+    pub fn start(parts: Parts) -> Result<Pipeline, StartError> {
+        let Parts { plan, journal, quarantine, sources, interceptors, sinks } = parts;
+        let chain = Arc::new(links(interceptors, plan.interceptors.iter().map(|i| i.on_reject)));
+        let missing = |what: &str| StartError {
+            component: what.into(),
+            error: BuildError::new("", "has no channel in the journal", "this is a bug of Flumen: report it"),
+        };
+        let quarantine_channel = journal.channel(quarantine::CHANNEL).ok_or_else(|| missing("quarantine"))?;
+        let mut outlets = Vec::new();
+        for (sink, (make, interceptors)) in plan.sinks.iter().zip(sinks) {
+            let channel = journal.channel(&sink.channel).ok_or_else(|| missing(&sink.name))?;
+            let reader = journal.reader_id(channel, &sink.name).ok_or_else(|| missing(&sink.name))?;
+            let place = OutletPlace { journal: journal.clone(), channel, reader, quarantine: quarantine_channel };
+            let own = links(interceptors, sink.interceptors.iter().map(|i| i.on_reject));
+            let outlet = Outlet::start(&sink.name, make, own, place);
+            outlets.push(outlet.map_err(|error| StartError { component: sink.name.clone(), error })?);
+        }
+        let keeper_wake = Wake::default();
+        let expired = Arc::new(AtomicU64::new(0));
+        let keeper = Keeper {
+            from: journal.clone(),
+            to: quarantine.clone(),
+            wake: keeper_wake.clone(),
+            expired: expired.clone(),
+        };
+        let keeper = spawn(&format!("quarantine-{}", plan.name), move || keeper.run())
+            .map_err(|error| StartError { component: String::new(), error })?;
+        let mut feeds = Vec::new();
+        for (source, make) in plan.sources.iter().zip(sources) {
+            let channels: Vec<_> = plan.channels.iter().filter_map(|channel| journal.channel(&channel.name)).collect();
+            let target = FeedTarget { journal: journal.clone(), channels, quarantine: quarantine_channel };
+            let feed = Feed::start(&source.name, make, chain.clone(), plan.interceptor_threads, plan.batch, target);
+            feeds.push(feed.map_err(|error| StartError { component: source.name.clone(), error })?);
+        }
+        let keeper = Mutex::new(Some(keeper));
+        Ok(Pipeline { plan, journal, quarantine, chain, feeds, outlets, keeper, keeper_wake, expired })
+    }
+
+    /// The plan that it runs.
+    pub fn plan(&self) -> &PipelinePlan {
+        &self.plan
+    }
+
+    /// True when all sources have come to their end (standard input was closed, a generator is done).
+    pub fn sources_ended(&self) -> bool {
+        self.feeds.iter().all(|feed| feed.finished() && feed.state() == FeedState::Ended)
+    }
+
+    /// Why the pipeline cannot go on, if it cannot.
+    pub fn failure(&self) -> Option<String> {
+        let feed = self.feeds.iter().find(|feed| feed.state() == FeedState::Failed);
+        if let Some(feed) = feed {
+            return Some(feed.metrics.error().unwrap_or_else(|| "the journal takes no more events".into()));
+        }
+        let outlet = self.outlets.iter().find(|outlet| outlet.state() == OutletState::Failed);
+        outlet.map(|outlet| outlet.metrics.error().unwrap_or_else(|| "the journal takes no more events".into()))
+    }
+
+    /// Stops: sources first, then sinks when their channels are empty, or at `deadline` at the next
+    /// flush. Whatever the outcome, nothing is lost: what was not delivered is in the journal.
+    pub fn stop(&self, deadline: Instant) -> StopOutcome {
+        for feed in &self.feeds {
+            feed.wake.stop();
+        }
+        wait_until(deadline, || self.feeds.iter().all(Feed::finished));
+        for outlet in &self.outlets {
+            outlet.finish.stop();
+        }
+        wait_until(deadline, || self.outlets.iter().all(Outlet::finished));
+        for outlet in &self.outlets {
+            outlet.wake.stop();
+        }
+        // Past the limit there is still one flush and one commit to wait for.
+        wait_until(Instant::now() + crate::limits::STOP_COMMIT, || self.outlets.iter().all(Outlet::finished));
+        self.keeper_wake.stop();
+        let left = self.journal.status().channels.iter().map(|channel| channel.events).max().unwrap_or(0);
+        let failure = self.failure();
+        if let Some(keeper) = self.keeper.lock().take() {
+            wait_until(Instant::now() + crate::limits::STOP_COMMIT, || keeper.is_finished());
+        }
+        let closed = self.journal.close().and(self.quarantine.close());
+        match (failure, closed) {
+            (Some(reason), _) => StopOutcome::Failed(reason),
+            (None, Err(error)) if !matches!(error, CommitError::Closing) => StopOutcome::Failed(error.to_string()),
+            _ if left > 0 => StopOutcome::Left(left),
+            _ => StopOutcome::Drained,
+        }
+    }
+
+    /// Figures for `status`.
+    pub fn status(&self) -> PipelineStatus {
+        let mut quarantined = self.quarantine.status();
+        let journal = self.journal.status();
+        PipelineStatus {
+            name: self.plan.name.clone(),
+            file: self.plan.file.display().to_string(),
+            failure: self.failure(),
+            sources: self.feeds.iter().map(|f| status::component(&f.metrics, status::feed_word(f.state()))).collect(),
+            interceptors: self.chain.0.iter().map(|link| status::component(&link.metrics, "running")).collect(),
+            channels: journal.channels.iter().map(status::channel).collect(),
+            sinks: self
+                .outlets
+                .iter()
+                .map(|outlet| status::SinkStatus {
+                    component: status::component(&outlet.metrics, status::outlet_word(outlet.state())),
+                    interceptors: outlet.chain.0.iter().map(|l| status::component(&l.metrics, "running")).collect(),
+                })
+                .collect(),
+            journal: status::journal(&journal),
+            quarantine: status::QuarantineStatus {
+                events: quarantined.channels.pop().map_or(0, |channel| channel.events),
+                expired: self.expired.load(Ordering::Relaxed),
+            },
+        }
+    }
+}
+
+fn links(interceptors: Vec<Arc<dyn Interceptor>>, on_reject: impl Iterator<Item = OnReject>) -> Chain {
+    Chain(interceptors.into_iter().zip(on_reject).map(|(interceptor, on_reject)| Link::new(interceptor, on_reject)).collect())
+}
+
+/// Threads have no wait with a deadline, and a stop happens once: a short poll is all it takes.
+fn wait_until(deadline: Instant, condition: impl Fn() -> bool) {
+    while !condition() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

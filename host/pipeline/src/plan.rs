@@ -1,0 +1,169 @@
+//! A pipeline as plain values: what the user's text means, after all checks.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::component::Options;
+
+/// The agent: settings that all pipelines share.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentPlan {
+    /// The agent's name (a destination may have to know who wrote).
+    pub name: String,
+    /// Journals, compile cache and the control socket live below this directory.
+    pub data_dir: PathBuf,
+    /// Plugins `NAME.wasm` are looked up here.
+    pub plugin_dir: PathBuf,
+    /// How long a SIGTERM waits for sources and sinks to finish.
+    pub drain_timeout: Duration,
+    /// The pipelines.
+    pub pipelines: Vec<PipelinePlan>,
+}
+
+/// One pipeline: one TOML file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PipelinePlan {
+    /// The file's stem, or `name` in it. Also the directory of its journal.
+    pub name: String,
+    /// The file that it came from.
+    pub file: PathBuf,
+    /// Where events come from.
+    pub sources: Vec<SourcePlan>,
+    /// The chain between sources and channels, in order.
+    pub interceptors: Vec<InterceptorPlan>,
+    /// Threads that run the chain of each source.
+    pub interceptor_threads: usize,
+    /// Channels; a source puts to all of them.
+    pub channels: Vec<ChannelPlan>,
+    /// Where events go.
+    pub sinks: Vec<SinkPlan>,
+    /// How batches grow.
+    pub batch: BatchPlan,
+    /// The journal.
+    pub journal: JournalPlan,
+}
+
+/// A source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourcePlan {
+    /// Its name in the pipeline.
+    pub name: String,
+    /// `type` in the file.
+    pub kind: String,
+    /// Checked options.
+    pub options: Options,
+}
+
+/// An interceptor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InterceptorPlan {
+    /// Its name in the pipeline: the plugin's, unless `name` is given.
+    pub name: String,
+    /// Name of the plugin: `plugins/NAME.wasm`, or a path.
+    pub plugin: String,
+    /// The plugin's own configuration, as JSON text.
+    pub config: String,
+    /// Host powers: `log`, `metrics`, `clock`.
+    pub grants: Vec<String>,
+    /// What becomes of rows that the plugin rejects.
+    pub on_reject: OnReject,
+    /// Limits of its instances.
+    pub limits: PluginLimits,
+}
+
+/// What becomes of rejected rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnReject {
+    /// They go to the quarantine channel with their reason.
+    Quarantine,
+    /// They are counted and dropped.
+    Drop,
+}
+
+/// Limits of one plugin's instances, on by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PluginLimits {
+    /// Time per batch (and for `open`).
+    pub time: Duration,
+    /// Linear memory of one instance.
+    pub memory_bytes: u64,
+    /// All bytes of one answer.
+    pub answer_bytes: u64,
+    /// Lines per second to the agent's log.
+    pub log_lines_per_s: u32,
+    /// Bytes that all host calls of one batch may carry.
+    pub host_call_bytes: u64,
+}
+
+impl Default for PluginLimits {
+    fn default() -> Self {
+        PluginLimits {
+            time: Duration::from_secs(1),
+            memory_bytes: 64 << 20,
+            answer_bytes: 64 << 20,
+            log_lines_per_s: 10,
+            host_call_bytes: 1 << 20,
+        }
+    }
+}
+
+/// A channel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChannelPlan {
+    /// Its name in the pipeline.
+    pub name: String,
+    /// A put waits at this many events.
+    pub capacity_events: u64,
+    /// A put waits at this many bytes.
+    pub capacity_bytes: u64,
+}
+
+/// A sink.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SinkPlan {
+    /// Its name in the pipeline.
+    pub name: String,
+    /// `type` in the file.
+    pub kind: String,
+    /// The channel that it reads.
+    pub channel: String,
+    /// Stateless interceptors of this sink alone, in order.
+    pub interceptors: Vec<InterceptorPlan>,
+    /// Checked options.
+    pub options: Options,
+}
+
+/// How batches grow: a batch goes on when any of these is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchPlan {
+    /// Events.
+    pub rows: usize,
+    /// Body bytes.
+    pub bytes: usize,
+    /// Time since the first event.
+    pub linger: Duration,
+}
+
+impl Default for BatchPlan {
+    fn default() -> Self {
+        // 4,000 rows cost no more per event than 1,000 (recipes), and 1 MiB stays inside the L2 cache.
+        BatchPlan { rows: 8_192, bytes: 1 << 20, linger: Duration::from_millis(20) }
+    }
+}
+
+/// Settings of the pipeline's journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalPlan {
+    /// Every acknowledgement durable (`fdatasync`), or page cache only.
+    pub durable: bool,
+    /// Bytes of one segment file.
+    pub segment_bytes: u64,
+    /// Memory for recent batches.
+    pub window_bytes: u64,
+}
+
+impl Default for JournalPlan {
+    fn default() -> Self {
+        JournalPlan { durable: true, segment_bytes: 64 << 20, window_bytes: 24 << 20 }
+    }
+}

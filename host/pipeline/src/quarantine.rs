@@ -1,0 +1,219 @@
+//! The quarantine: events that could not be processed or delivered, each with its reason.
+//!
+//! They leave the flow in the same commit that moves the position of their source (or the cursor of
+//! their sink), into the channel [`CHANNEL`] of the pipeline's journal. From there [`Keeper`] moves
+//! them to a journal of their own, so that an event kept for weeks does not hold the pipeline's
+//! segments: a hop, with the cursor stored in the same commit as the events, hence exactly once.
+//!
+//! The quarantine is bounded ([`limits::QUARANTINE_EVENTS_MAX`], [`limits::QUARANTINE_BYTES_MAX`]); past
+//! that the oldest events expire, counted and logged.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow_array::StringArray;
+use flumen_event::{Batch, BatchError};
+use flumen_journal::{Ack, ChannelId, ChannelSpec, Commit, Journal, Put, Reader, ReaderId};
+
+use crate::interceptor::Quarantined;
+use crate::limits;
+use crate::sink::SinkError;
+use crate::source::Wake;
+
+/// The quarantine's channel in a pipeline's journal.
+pub const CHANNEL: &str = "quarantine";
+/// The reader of [`CHANNEL`].
+pub const READER: &str = "keeper";
+/// The channel of the quarantine's own journal.
+pub const KEPT_CHANNEL: &str = "events";
+/// The reader of [`KEPT_CHANNEL`]: what an operator has replayed or dropped, and what has expired.
+pub const KEPT_READER: &str = "operator";
+
+/// Why the event is here.
+pub const HEADER_REASON: &str = "flumen.reason";
+/// The plugin or component that could not take it.
+pub const HEADER_BY: &str = "flumen.by";
+/// The plugin's content hash.
+pub const HEADER_HASH: &str = "flumen.hash";
+/// `rejected` (the plugin's own verdict) or `failed` (trap, timeout, memory, lying answer, destination).
+pub const HEADER_KIND: &str = "flumen.kind";
+
+const CURSOR_KEY: &[u8] = b"keeper/cursor";
+
+/// The channel in the pipeline's journal.
+pub fn channel_spec() -> ChannelSpec {
+    ChannelSpec {
+        name: CHANNEL.into(),
+        readers: vec![READER.into()],
+        capacity_events: limits::QUARANTINE_EVENTS_MAX,
+        capacity_bytes: limits::QUARANTINE_BYTES_MAX,
+    }
+}
+
+/// The channel of the quarantine's own journal. The keeper bounds it, so a put never waits.
+pub fn kept_channel_spec() -> ChannelSpec {
+    ChannelSpec {
+        name: KEPT_CHANNEL.into(),
+        readers: vec![KEPT_READER.into()],
+        capacity_events: u64::MAX,
+        capacity_bytes: u64::MAX,
+    }
+}
+
+/// The events with their reasons as headers.
+pub fn labelled(group: Quarantined) -> Result<Batch, BatchError> {
+    let rows = group.batch.rows();
+    let constant = |value: &str| StringArray::from_iter_values(std::iter::repeat_n(value, rows));
+    let kind = if group.rejected { "rejected" } else { "failed" };
+    let mut reasons = group.reasons;
+    reasons.resize(rows, String::new());
+    for reason in &mut reasons {
+        truncate(reason, flumen_event::limits::REASON_BYTES_MAX);
+    }
+    group
+        .batch
+        .with_header(HEADER_REASON, StringArray::from_iter_values(reasons))?
+        .with_header(HEADER_BY, constant(&group.by))?
+        .with_header(HEADER_HASH, constant(&group.hash))?
+        .with_header(HEADER_KIND, constant(kind))
+}
+
+fn truncate(text: &mut String, bytes: usize) {
+    if text.len() > bytes {
+        let end = (0..=bytes).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+        text.truncate(end);
+    }
+}
+
+/// Puts of quarantined groups, for the commit that takes them out of the flow.
+pub fn puts(channel: ChannelId, groups: Vec<Quarantined>) -> Vec<Put> {
+    let mut puts = Vec::new();
+    for group in groups {
+        if group.batch.is_empty() {
+            continue;
+        }
+        let plain = group.batch.clone();
+        let batch = labelled(group).unwrap_or_else(|error| {
+            // Too many headers or bytes for the labels: the events matter more than the reason.
+            tracing::error!(%error, events = plain.rows(), "events go to quarantine without their reason");
+            plain
+        });
+        puts.push(Put { channels: vec![channel], batch });
+    }
+    puts
+}
+
+/// Moves events from the pipeline's journal to the quarantine's own. Runs on a thread of its own.
+pub struct Keeper {
+    /// The pipeline's journal.
+    pub from: Arc<dyn Journal>,
+    /// The quarantine's journal.
+    pub to: Arc<dyn Journal>,
+    /// Ends the waits.
+    pub wake: Wake,
+    /// Events that expired since the start.
+    pub expired: Arc<AtomicU64>,
+}
+
+struct Places {
+    channel: ChannelId,
+    reader: ReaderId,
+    kept: ChannelId,
+    operator: ReaderId,
+}
+
+impl Keeper {
+    /// Runs until the pipeline stops and the channel is empty, or a journal closes.
+    pub fn run(self) {
+        let places = (|| {
+            let channel = self.from.channel(CHANNEL)?;
+            let kept = self.to.channel(KEPT_CHANNEL)?;
+            let reader = self.from.reader_id(channel, READER)?;
+            Some(Places { channel, reader, kept, operator: self.to.reader_id(kept, KEPT_READER)? })
+        })();
+        let Some(places) = places else {
+            tracing::error!("the quarantine's channels are missing; its events stay in the pipeline's journal");
+            return;
+        };
+        let mut reader = self.from.open_reader(places.channel, places.reader);
+        let mut pause = limits::RETRY_FIRST;
+        loop {
+            match self.move_events(&places, reader.as_mut()) {
+                Ok(()) | Err(SinkError::Stopped) => return,
+                Err(SinkError::Retry(reason)) => {
+                    tracing::error!(%reason, "quarantine: cannot keep events now, trying again");
+                    if self.wake.wait(pause) {
+                        return;
+                    }
+                    pause = (pause * 2).min(limits::RETRY_MAX);
+                }
+            }
+        }
+    }
+
+    fn move_events(&self, places: &Places, reader: &mut dyn Reader) -> Result<(), SinkError> {
+        let stored = self.to.position(CURSOR_KEY).and_then(|value| value.as_slice().try_into().ok());
+        let cursor = stored.map_or(0, u64::from_le_bytes).max(reader.acknowledged());
+        reader.seek(cursor).map_err(retry)?;
+        loop {
+            let Some(delivery) = reader.next(limits::SINK_WAIT).map_err(|error| match error {
+                flumen_journal::ReadError::Closing => SinkError::Stopped,
+                other => retry(other),
+            })?
+            else {
+                if self.wake.stopping() {
+                    return Ok(());
+                }
+                continue;
+            };
+            self.expire(places)?;
+            let cursor = delivery.first + delivery.batch.rows() as u64;
+            let put = Commit {
+                puts: vec![Put { channels: vec![places.kept], batch: delivery.batch }],
+                positions: vec![(CURSOR_KEY.to_vec(), cursor.to_le_bytes().to_vec())],
+                ..Commit::default()
+            };
+            settle(self.to.as_ref(), put)?;
+            let ack = Ack { channel: places.channel, reader: places.reader, cursor };
+            settle(self.from.as_ref(), Commit { acks: vec![ack], ..Commit::default() })?;
+        }
+    }
+
+    /// Makes room: past a bound, the oldest quarter goes.
+    fn expire(&self, places: &Places) -> Result<(), SinkError> {
+        let status = self.to.status();
+        let Some(channel) = status.channels.into_iter().find(|channel| channel.name == KEPT_CHANNEL) else {
+            return Ok(());
+        };
+        if channel.events < limits::QUARANTINE_EVENTS_MAX && channel.bytes < limits::QUARANTINE_BYTES_MAX {
+            return Ok(());
+        }
+        let expired = channel.events.div_ceil(4);
+        let cursor = channel.head - channel.events + expired;
+        let ack = Ack { channel: places.kept, reader: places.operator, cursor };
+        settle(self.to.as_ref(), Commit { acks: vec![ack], ..Commit::default() })?;
+        self.expired.fetch_add(expired, Ordering::Relaxed);
+        tracing::error!(events = expired, "quarantine is full: its oldest events expired");
+        Ok(())
+    }
+}
+
+fn settle(journal: &dyn Journal, commit: Commit) -> Result<(), SinkError> {
+    let ticket = journal.commit(commit, None).map_err(stopped_or_retry)?;
+    match ticket.wait(None) {
+        Some(Ok(_)) => Ok(()),
+        Some(Err(error)) => Err(stopped_or_retry(error)),
+        None => Err(SinkError::Retry("the commit is still under way".into())),
+    }
+}
+
+fn stopped_or_retry(error: flumen_journal::CommitError) -> SinkError {
+    match error {
+        flumen_journal::CommitError::Closing => SinkError::Stopped,
+        other => SinkError::Retry(other.to_string()),
+    }
+}
+
+fn retry(error: impl std::fmt::Display) -> SinkError {
+    SinkError::Retry(error.to_string())
+}

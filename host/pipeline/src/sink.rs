@@ -1,0 +1,119 @@
+//! The trait of sinks, and what the pipeline offers them.
+//!
+//! Exactly-once rests on three steps in this order: `deliver` writes, `flush` makes it durable at the
+//! destination and says what the destination holds then (the sink's *position*), and the pipeline
+//! commits acknowledgement and position in one commit. After a crash `recover` gets the last
+//! committed position and takes everything after it back out of the destination.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flumen_event::Batch;
+use flumen_journal::Delivery;
+use thiserror::Error;
+
+use crate::interceptor::Quarantined;
+use crate::metrics::ComponentMetrics;
+use crate::source::Wake;
+
+/// Delivers events. Runs on its own thread; all calls come from there.
+pub trait Sink: Send {
+    /// Brings the destination to exactly what `committed` says (`None`: never committed), before the
+    /// first delivery and again after every error. If the destination stores the cursor itself, returns
+    /// it: events before it are skipped.
+    fn recover(&mut self, context: &mut SinkContext, committed: Option<&[u8]>) -> Result<Option<u64>, SinkError>;
+
+    /// Takes events. They may stay in a buffer until `flush`.
+    fn deliver(&mut self, context: &mut SinkContext, delivery: &Delivery) -> Result<(), SinkError>;
+
+    /// Makes everything delivered durable at the destination. Returns the position to be committed
+    /// with the acknowledgement (empty if the sink has none).
+    fn flush(&mut self, context: &mut SinkContext) -> Result<Vec<u8>, SinkError>;
+
+    /// The commit of this position is durable: now steps may be taken that must not be undone
+    /// (a file gets its final name).
+    fn committed(&mut self, context: &mut SinkContext, position: &[u8]) -> Result<(), SinkError>;
+
+    /// True if a timer of the sink is due (roll by time) although no event came: `flush` is called.
+    fn due(&mut self) -> bool {
+        false
+    }
+
+    /// When the pipeline calls `flush`.
+    fn flush_policy(&self) -> FlushPolicy;
+
+    /// The last chance to finish things on a clean stop (files keep their open name or get the final
+    /// one). Called after a flush whose commit is durable.
+    fn close(&mut self, context: &mut SinkContext) -> Result<(), SinkError> {
+        let _unused = context;
+        Ok(())
+    }
+}
+
+/// When delivered events are flushed and acknowledged: whichever comes first.
+#[derive(Debug, Clone, Copy)]
+pub struct FlushPolicy {
+    /// Bytes delivered since the last flush.
+    pub bytes: u64,
+    /// Time since the first unflushed event.
+    pub linger: Duration,
+}
+
+/// Why a sink could not go on. The pipeline waits, calls `recover` with the last position that a
+/// flush returned, and delivers again from the cursor of that flush.
+#[derive(Debug, Error)]
+pub enum SinkError {
+    /// The destination failed; tried again with a growing pause, and reported.
+    #[error("{0}")]
+    Retry(String),
+    /// The pipeline is stopping.
+    #[error("stopping")]
+    Stopped,
+}
+
+/// Where a sink's own commits go. The pipeline implements it; tests implement it too.
+pub trait SinkCommit: Send {
+    /// Commits a position without an acknowledgement and waits until it is durable: what a sink must
+    /// have on record before it does something that only the record can undo (creating a file).
+    fn commit_position(&mut self, position: &[u8]) -> Result<(), SinkError>;
+}
+
+/// What the pipeline offers to a sink.
+pub struct SinkContext {
+    /// The sink's name in the pipeline.
+    pub name: Arc<str>,
+    /// Its counters. Delivered events and bytes are counted by the pipeline.
+    pub metrics: Arc<ComponentMetrics>,
+    /// Tells when the pipeline stops.
+    pub wake: Wake,
+    commit: Box<dyn SinkCommit>,
+    quarantined: Vec<Quarantined>,
+}
+
+impl SinkContext {
+    /// Puts a context together.
+    pub fn new(name: Arc<str>, metrics: Arc<ComponentMetrics>, wake: Wake, commit: Box<dyn SinkCommit>) -> Self {
+        SinkContext { name, metrics, wake, commit, quarantined: Vec::new() }
+    }
+
+    /// See [`SinkCommit::commit_position`].
+    pub fn commit_position(&mut self, position: &[u8]) -> Result<(), SinkError> {
+        self.commit.commit_position(position)
+    }
+
+    /// Sends events that this destination can never take to quarantine, in the commit that
+    /// acknowledges them.
+    pub fn quarantine(&mut self, batch: Batch, reasons: Vec<String>) {
+        let by = self.name.clone();
+        self.quarantined.push(Quarantined { batch, reasons, by, hash: "".into(), rejected: false });
+    }
+
+    pub(crate) fn quarantine_groups(&mut self, groups: Vec<Quarantined>) {
+        self.quarantined.extend(groups);
+    }
+
+    /// What was quarantined since the last call.
+    pub fn take_quarantined(&mut self) -> Vec<Quarantined> {
+        std::mem::take(&mut self.quarantined)
+    }
+}

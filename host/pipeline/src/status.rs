@@ -1,0 +1,176 @@
+//! The figures of a pipeline as plain, serialisable values: what `flumen status` prints.
+
+use std::collections::BTreeMap;
+
+use flumen_journal::{ChannelStatus, JournalStatus};
+use serde::{Deserialize, Serialize};
+
+use crate::deliver::OutletState;
+use crate::feed::FeedState;
+use crate::metrics::{ComponentMetrics, Metric};
+
+/// One pipeline.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PipelineStatus {
+    /// Its name.
+    pub name: String,
+    /// Its file.
+    pub file: String,
+    /// Why it cannot go on.
+    pub failure: Option<String>,
+    /// Its sources.
+    pub sources: Vec<ComponentStatus>,
+    /// The interceptors between sources and channels, in order.
+    pub interceptors: Vec<ComponentStatus>,
+    /// Its channels, the quarantine's last.
+    pub channels: Vec<ChannelFigures>,
+    /// Its sinks.
+    pub sinks: Vec<SinkStatus>,
+    /// Its journal.
+    pub journal: JournalFigures,
+    /// Its quarantine.
+    pub quarantine: QuarantineStatus,
+}
+
+/// A source, an interceptor or a sink.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ComponentStatus {
+    /// Its name in the pipeline.
+    pub name: String,
+    /// `running`, `retrying`, `ended` or `failed`.
+    pub state: String,
+    /// Why it is not working now.
+    pub error: Option<String>,
+    /// Every metric of its kind ([`Metric`]).
+    pub metrics: BTreeMap<String, u64>,
+}
+
+/// A sink and its own interceptors.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SinkStatus {
+    /// The sink.
+    #[serde(flatten)]
+    pub component: ComponentStatus,
+    /// Its interceptors.
+    pub interceptors: Vec<ComponentStatus>,
+}
+
+/// A channel.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChannelFigures {
+    /// Its name.
+    pub name: String,
+    /// Events ever put.
+    pub head: u64,
+    /// Events that some reader has not acknowledged.
+    pub events: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The fuller of events and bytes, in percent of its capacity.
+    pub fill_percent: f64,
+    /// Seconds since the oldest unacknowledged event was committed.
+    pub oldest_unacknowledged_s: Option<f64>,
+    /// Cursor of each reader.
+    pub readers: BTreeMap<String, u64>,
+}
+
+/// The journal.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JournalFigures {
+    /// Number of the last durable commit.
+    pub last_commit: u64,
+    /// Commits made durable since the start.
+    pub commits: u64,
+    /// Syncs since the start.
+    pub syncs: u64,
+    /// Bytes written since the start.
+    pub bytes_written: u64,
+    /// Nanoseconds spent encoding and checksumming.
+    pub encode_ns: u64,
+    /// Nanoseconds spent writing.
+    pub write_ns: u64,
+    /// Nanoseconds spent syncing.
+    pub sync_ns: u64,
+    /// Segments on disk.
+    pub segments: u64,
+    /// Their bytes.
+    pub segment_bytes: u64,
+    /// Commits lost to damage.
+    pub damaged_commits: u64,
+    /// Why puts wait now.
+    pub waiting_for: Option<String>,
+}
+
+/// The quarantine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct QuarantineStatus {
+    /// Events in it.
+    pub events: u64,
+    /// Events that expired since the start because it was full.
+    pub expired: u64,
+}
+
+/// The word of a feed's state.
+pub fn feed_word(state: FeedState) -> &'static str {
+    match state {
+        FeedState::Running => "running",
+        FeedState::Retrying => "retrying",
+        FeedState::Ended => "ended",
+        FeedState::Failed => "failed",
+    }
+}
+
+/// The word of an outlet's state.
+pub fn outlet_word(state: OutletState) -> &'static str {
+    match state {
+        OutletState::Running => "running",
+        OutletState::Retrying => "retrying",
+        OutletState::Ended => "ended",
+        OutletState::Failed => "failed",
+    }
+}
+
+/// Figures of a component.
+pub fn component(metrics: &ComponentMetrics, state: &str) -> ComponentStatus {
+    ComponentStatus {
+        name: metrics.name.to_string(),
+        state: state.to_string(),
+        error: metrics.error(),
+        metrics: Metric::ALL
+            .iter()
+            .filter(|metric| metric.component() == metrics.kind)
+            .map(|&metric| (metric.name().to_string(), metrics.get(metric)))
+            .collect(),
+    }
+}
+
+/// Figures of a channel.
+pub fn channel(status: &ChannelStatus) -> ChannelFigures {
+    let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 * 100.0 };
+    ChannelFigures {
+        name: status.name.clone(),
+        head: status.head,
+        events: status.events,
+        bytes: status.bytes,
+        fill_percent: share(status.events, status.capacity_events).max(share(status.bytes, status.capacity_bytes)),
+        oldest_unacknowledged_s: status.oldest_unacknowledged_s,
+        readers: status.readers.iter().cloned().collect(),
+    }
+}
+
+/// Figures of a journal.
+pub fn journal(status: &JournalStatus) -> JournalFigures {
+    JournalFigures {
+        last_commit: status.last_commit,
+        commits: status.commits,
+        syncs: status.syncs,
+        bytes_written: status.bytes_written,
+        encode_ns: status.encode_ns,
+        write_ns: status.write_ns,
+        sync_ns: status.sync_ns,
+        segments: status.segments,
+        segment_bytes: status.segment_bytes,
+        damaged_commits: status.damaged_commits,
+        waiting_for: status.waiting_for.clone(),
+    }
+}

@@ -1,0 +1,204 @@
+//! The plugin host: one engine, one compile cache, and all plugins of the process.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use flumen_pipeline::plan::{InterceptorPlan, PluginLimits};
+use parking_lot::Mutex;
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use crate::abi::{self, Shape};
+use crate::cache::{Cache, Entry, Key, Miss};
+use crate::engine;
+use crate::error::{HostError, LoadError};
+use crate::failure::OpenFailure;
+use crate::file::PluginFile;
+use crate::services::Services;
+use crate::swap::PluginSlot;
+use crate::version::{Opening, PluginVersion};
+use crate::watch::Watch;
+
+/// How the plugin host is set up.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// Compiled plugins are kept here; made if it is not there, private to this user.
+    pub cache_dir: PathBuf,
+    /// Whether the files of slots are watched. Commands that load a plugin once need it not.
+    pub watch: bool,
+}
+
+impl HostConfig {
+    /// With this cache, watching.
+    pub fn new(cache_dir: impl Into<PathBuf>) -> HostConfig {
+        HostConfig { cache_dir: cache_dir.into(), watch: true }
+    }
+}
+
+/// The only thing that knows of WebAssembly in a process. Its threads end when it and all its plugins are gone.
+pub struct PluginHost {
+    engine: Engine,
+    engine_fingerprint: blake3::Hash,
+    cache: Cache,
+    /// One compilation at a time: a large component takes half a gigabyte.
+    compiling: Mutex<()>,
+    versions: Mutex<Vec<Weak<PluginVersion>>>,
+    watch: Option<Watch>,
+    this: Weak<PluginHost>,
+}
+
+/// A file that was found fit: compiled, its imports known.
+pub(crate) struct Loaded {
+    pub(crate) file: PluginFile,
+    pub(crate) component: Component,
+    pub(crate) shape: Shape,
+    /// Time for making the component and compiling it; `None` if it came from the cache.
+    pub(crate) compiled: Option<Duration>,
+}
+
+impl PluginHost {
+    /// Starts the engine, opens the cache and starts the threads that watch deadlines and files.
+    pub fn new(config: HostConfig) -> Result<Arc<PluginHost>, HostError> {
+        let engine = engine::new()?;
+        let cache = Cache::open(&config.cache_dir)?;
+        let watch = if config.watch { Some(Watch::start()?) } else { None };
+        Ok(Arc::new_cyclic(|this| PluginHost {
+            engine_fingerprint: engine::fingerprint(&engine),
+            engine,
+            cache,
+            compiling: Mutex::new(()),
+            versions: Mutex::default(),
+            watch,
+            this: this.clone(),
+        }))
+    }
+
+    /// Opens a plugin as the pipeline says, from `plugin_dir/NAME.wasm` or the path that the plan gives, and from now on
+    /// swaps it when its file changes.
+    pub fn slot(&self, plan: InterceptorPlan, plugin_dir: &Path) -> Result<Arc<PluginSlot>, LoadError> {
+        let slot = PluginSlot::open(self.this.clone(), plan, plugin_dir)?;
+        if let Some(watch) = &self.watch {
+            watch.add(&slot);
+        }
+        Ok(slot)
+    }
+
+    /// Opens a plugin once, without watching its file.
+    pub fn open(
+        &self,
+        path: &Path,
+        name: &str,
+        config: &str,
+        grants: &[String],
+        limits: PluginLimits,
+    ) -> Result<Arc<PluginVersion>, LoadError> {
+        let loaded = self.load(PluginFile::read(path)?)?;
+        let services = Services::new(name.into(), limits.log_lines_per_s);
+        self.open_loaded(&loaded, &services, config, grants, limits)
+    }
+
+    pub(crate) fn load(&self, file: PluginFile) -> Result<Loaded, LoadError> {
+        let (component, compiled) = self.compile(&file)?;
+        let shape = abi::shape(&self.engine, &component, &file.path)?;
+        Ok(Loaded { file, component, shape, compiled })
+    }
+
+    pub(crate) fn open_loaded(
+        &self,
+        loaded: &Loaded,
+        services: &Arc<Services>,
+        config: &str,
+        grants: &[String],
+        limits: PluginLimits,
+    ) -> Result<Arc<PluginVersion>, LoadError> {
+        let Loaded { file, component, shape, .. } = loaded;
+        let release = abi::link(&self.engine, component, shape, grants, &file.path)?.into();
+        let opening = Opening {
+            hash: file.hash.clone(),
+            config: config.to_owned(),
+            limits,
+            release,
+            services: services.clone(),
+            host: self.this.clone(),
+        };
+        let path = file.path.clone();
+        let version = PluginVersion::open(opening).map_err(|failure| match failure {
+            OpenFailure::Refused(text) => LoadError::Refused { path, text },
+            OpenFailure::Failed(failure) => LoadError::Open { path, reason: failure.to_string() },
+        })?;
+        let mut versions = self.versions.lock();
+        versions.retain(|version| version.strong_count() > 0);
+        versions.push(Arc::downgrade(&version));
+        Ok(version)
+    }
+
+    /// Gives up all instances that are not at work, to make room for one that has work.
+    pub(crate) fn drop_idle(&self) {
+        let versions: Vec<_> = self.versions.lock().iter().filter_map(Weak::upgrade).collect();
+        versions.iter().for_each(|version| version.drop_idle());
+    }
+
+    fn compile(&self, file: &PluginFile) -> Result<(Component, Option<Duration>), LoadError> {
+        let key = Key::new(&file.hash, &self.engine_fingerprint);
+        if let Some(component) = self.cached(&key) {
+            return Ok((component, None));
+        }
+        let _one_at_a_time = self.compiling.lock();
+        // Another thread may have compiled the same file meanwhile.
+        if let Some(component) = self.cached(&key) {
+            return Ok((component, None));
+        }
+        let started = Instant::now();
+        let bytes = file.component()?;
+        let component = Component::from_binary(&self.engine, &bytes).map_err(|error| {
+            let (path, reason) = (file.path.clone(), format!("{error:#}"));
+            match reason.contains("(at offset 0x") {
+                true => LoadError::Malformed { path, reason },
+                false => LoadError::Compile { path, reason },
+            }
+        })?;
+        let took = started.elapsed();
+        let written = component.serialize().map_err(|error| format!("{error:#}"));
+        let written = written.and_then(|code| self.cache.put(&key, &code).map_err(|error| error.to_string()));
+        if let Err(reason) = written {
+            tracing::warn!(plugin = %file.path.display(), "the compiled plugin is not kept: {reason}");
+        }
+        Ok((component, Some(took)))
+    }
+
+    fn cached(&self, key: &Key) -> Option<Component> {
+        let entry = match self.cache.get(key) {
+            Ok(entry) => entry,
+            Err(Miss::Absent) => return None,
+            Err(Miss::Unfit(reason)) => {
+                tracing::warn!("a compiled plugin is made again: {reason}");
+                self.cache.remove(key);
+                return None;
+            }
+        };
+        match self.deserialize(&entry) {
+            Ok(component) => Some(component),
+            Err(error) => {
+                tracing::warn!("a compiled plugin is made again: {error:#}");
+                self.cache.remove(key);
+                None
+            }
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn deserialize(&self, entry: &Entry) -> wasmtime::Result<Component> {
+        // SAFETY: the bytes must be what `Component::serialize` returned. An `Entry` is only made by `Cache::get`, which
+        // checks that the file belongs to this user, that nobody else can write it or its directory, and that its BLAKE3
+        // (keyed by content hash, engine version and settings, target) is the one that `Cache::put` wrote over the serialised
+        // bytes: neither damage nor a foreign file gets here. The bytes are in our memory, so they do not change any more.
+        unsafe { Component::deserialize(&self.engine, entry.code()) }
+    }
+}
+
+impl std::fmt::Debug for PluginHost {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("PluginHost").field("cache", &self.cache).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,69 @@
+//! What a plugin's file is, without running it on events.
+
+use std::path::{Path, PathBuf};
+
+use flumen_pipeline::plan::PluginLimits;
+use serde::Serialize;
+
+use crate::abi::Reads;
+use crate::error::LoadError;
+use crate::file::{FileKind, PluginFile};
+use crate::host::PluginHost;
+use crate::services::Services;
+
+/// A plugin's file, looked at.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Inspection {
+    /// The file.
+    pub path: PathBuf,
+    /// Component or core module.
+    pub kind: FileKind,
+    /// The world that it was built for.
+    pub world: &'static str,
+    /// BLAKE3 of the file, in hex.
+    pub hash: String,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Interfaces that it imports.
+    pub imports: Vec<String>,
+    /// Interfaces that it exports.
+    pub exports: Vec<String>,
+    /// What a pipeline has to grant: `grant = [...]`.
+    pub needs: Vec<String>,
+    /// What it reads with the given configuration; `None` if it did not open.
+    pub reads: Option<Reads>,
+    /// Why it did not open with the given configuration.
+    pub open_error: Option<String>,
+    /// Time for compiling it; `None` if its compiled form was in the cache.
+    pub compile_ms: Option<u64>,
+}
+
+impl PluginHost {
+    /// Looks at a file. `config` is the plugin's configuration as JSON; with `{}` many plugins say what they miss, which
+    /// is not an error of this function but [`Inspection::open_error`].
+    pub fn inspect(&self, path: &Path, config: &str) -> Result<Inspection, LoadError> {
+        let loaded = self.load(PluginFile::read(path)?)?;
+        let limits = PluginLimits::default();
+        let services = Services::new("inspect".into(), limits.log_lines_per_s);
+        let opened = self.open_loaded(&loaded, &services, config, &loaded.shape.needs, limits);
+        let (reads, open_error) = match opened {
+            Ok(version) => (Some(version.reads().clone()), None),
+            Err(LoadError::Refused { text, .. }) => (None, Some(text)),
+            Err(LoadError::Open { reason, .. }) => (None, Some(reason)),
+            Err(error) => return Err(error),
+        };
+        Ok(Inspection {
+            path: path.to_owned(),
+            kind: loaded.file.kind,
+            world: loaded.shape.world,
+            hash: loaded.file.hash.to_string(),
+            size_bytes: loaded.file.bytes.len() as u64,
+            imports: loaded.shape.imports,
+            exports: loaded.shape.exports,
+            needs: loaded.shape.needs,
+            reads,
+            open_error,
+            compile_ms: loaded.compiled.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+        })
+    }
+}

@@ -1,0 +1,38 @@
+//! The plugin host: WebAssembly components between a pipeline's batches.
+//!
+//! ```text
+//! file -> PluginFile -> (cache | compile) -> abi::shape -> abi::link -> PluginVersion -> instances
+//!                                                                        ^ PluginSlot swaps it when the file changes
+//! ```
+//!
+//! This is the only crate that knows of the engine, and nothing in its public interface shows it. A plugin is
+//! untrusted: it has a deadline that ends in a trap, a memory cap, an answer cap, and neither files nor environment; what it
+//! answers is checked before it is used. Whatever it does costs one instance: the batch is tried again, then bisected, and
+//! only the guilty rows leave the flow ([`Quarantined`](flumen_pipeline::Quarantined)).
+
+mod abi;
+pub mod answer;
+mod cache;
+pub mod cases;
+mod engine;
+mod error;
+mod failure;
+mod file;
+mod host;
+mod inspect;
+mod isolation;
+pub mod limits;
+mod services;
+mod stats;
+mod swap;
+mod version;
+mod watch;
+
+pub use abi::Reads;
+pub use error::{CacheError, HostError, LoadError};
+pub use file::FileKind;
+pub use host::{HostConfig, PluginHost};
+pub use inspect::Inspection;
+pub use stats::{GuestMetric, LastFailure, PluginStats};
+pub use swap::{PluginSlot, SlotStatus, SwapOutcome};
+pub use version::PluginVersion;

@@ -1,0 +1,81 @@
+//! Named limits of the plugin host, each with the reason for its number. Limits that a user may change are in
+//! [`flumen_pipeline::plan::PluginLimits`].
+
+use std::time::Duration;
+
+/// How often running guests are asked whether their time is over: the grain of every deadline. A wake-up of the
+/// ticker costs microseconds, and 5 ms is short beside the shortest useful deadline.
+pub const EPOCH_TICK: Duration = Duration::from_millis(5);
+
+/// Instances of all plugins at once. Each reserves 4 GiB of address space (no memory) so that guests need no bounds
+/// checks: 512 GiB in all, which every 64-bit kernel grants. When all are taken, idle ones are given up.
+pub const INSTANCES_MAX: u32 = 128;
+
+/// How long a batch waits for one of [`INSTANCES_MAX`] when none is idle. A call ends by its deadline, so this is
+/// reached only when very many threads share the sandbox.
+pub const INSTANCE_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Core instances in one plugin: a Python component holds more than 32.
+pub const CORE_INSTANCES_PER_PLUGIN: u32 = 64;
+
+/// Linear memories in one plugin. All of them count towards the one memory limit.
+pub const MEMORIES_PER_PLUGIN: u32 = 4;
+
+/// Tables in one plugin.
+pub const TABLES_PER_PLUGIN: u32 = 64;
+
+/// Elements of one table: the functions of an interpreter such as CPython's are some tens of thousands.
+pub const TABLE_ELEMENTS_MAX: usize = 100_000;
+
+/// Bytes of a plugin's file. A Python component has 18 MB.
+pub const FILE_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes of all compiled plugins in the cache; the oldest go first. A compiled Python component has some 60 MB.
+pub const CACHE_BYTES_MAX: u64 = 1 << 30;
+
+/// Idle instances that one version keeps: more than the threads of one chain.
+pub const IDLE_INSTANCES_MAX: usize = 16;
+
+/// Batches after which an instance is replaced, so that a guest that leaks stays harmless.
+pub const INSTANCE_BATCHES_MAX: u64 = 10_000;
+
+/// Percent of the memory limit at which an instance is replaced after its batch (its memory never shrinks).
+pub const INSTANCE_MEMORY_PERCENT_MAX: u64 = 75;
+
+/// Guilty rows that are looked for in one batch, one by one. A batch with more of them is not a batch with a few bad
+/// events but a plugin that fails: what then still fails is quarantined in whole segments.
+pub const GUILTY_ROWS_MAX: u32 = 16;
+
+/// Time that failed calls of one batch may take before the search for guilty rows ends, as a multiple of the
+/// plugin's time limit. One row that never returns costs about 4.3 limits in a batch of 8,192: two for the batch, a tenth
+/// for each of 13 halvings, one to be sure. So two such rows are found, and the worst batch costs below
+/// [`ISOLATION_TIME_FACTOR`] + 4 limits.
+pub const ISOLATION_TIME_FACTOR: u32 = 10;
+
+/// While a batch is bisected, a segment has the plugin's time limit divided by this. A slow segment is only split further;
+/// a single row is found guilty only after it had the whole limit.
+pub const SUSPECT_TIME_DIVISOR: u32 = 10;
+
+/// The least time of such a segment: four ticks.
+pub const SUSPECT_TIME_MIN: Duration = Duration::from_millis(20);
+
+/// Bytes of a line that a plugin writes to the agent's log; promised in the WIT.
+pub const LOG_LINE_BYTES_MAX: usize = 1_024;
+
+/// Names of counters and gauges of one plugin; promised in the WIT.
+pub const METRIC_NAMES_MAX: usize = 64;
+
+/// Bytes of such a name; promised in the WIT.
+pub const METRIC_NAME_BYTES_MAX: usize = 64;
+
+/// Bytes of a reason or error text of a guest that are kept where no other limit is named.
+pub const TEXT_BYTES_MAX: usize = 4_096;
+
+/// How often plugin files are looked at even if the kernel reports nothing (network file systems, replaced directories).
+pub const WATCH_POLL: Duration = Duration::from_secs(1);
+
+/// A changed file is read when nothing happened to its directory for this long: most writers are done then.
+pub const WATCH_QUIET: Duration = Duration::from_millis(150);
+
+/// A directory that never becomes quiet does not keep changes waiting for longer than this.
+pub const WATCH_QUIET_MAX: Duration = Duration::from_secs(1);

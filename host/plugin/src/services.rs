@@ -1,0 +1,192 @@
+//! What the host does for a plugin that was granted `log` or `metrics`: shared by all its instances and versions.
+//!
+//! Nothing here can fail a call: what is over a limit is counted and dropped.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::failure::cut;
+use crate::limits;
+use crate::stats::{Counters, GuestMetric, PluginStats, bump};
+
+/// How important a line of a plugin is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// One plugin's services and counters.
+#[derive(Debug)]
+pub(crate) struct Services {
+    pub(crate) name: Arc<str>,
+    pub(crate) counters: Counters,
+    log: Mutex<Bucket>,
+    metrics: Mutex<BTreeMap<String, GuestMetric>>,
+}
+
+/// A token bucket that holds one second's lines.
+#[derive(Debug)]
+struct Bucket {
+    lines_per_s: f64,
+    tokens: f64,
+    filled: Instant,
+}
+
+impl Bucket {
+    fn take(&mut self, now: Instant) -> bool {
+        let gained = now.duration_since(self.filled).as_secs_f64() * self.lines_per_s;
+        self.filled = now;
+        self.tokens = (self.tokens + gained).min(self.lines_per_s.max(1.0));
+        let is_allowed = self.lines_per_s > 0.0 && self.tokens >= 1.0;
+        if is_allowed {
+            self.tokens -= 1.0;
+        }
+        is_allowed
+    }
+}
+
+impl Services {
+    pub(crate) fn new(name: Arc<str>, log_lines_per_s: u32) -> Arc<Services> {
+        let lines_per_s = f64::from(log_lines_per_s);
+        let log = Mutex::new(Bucket { lines_per_s, tokens: lines_per_s, filled: Instant::now() });
+        Arc::new(Services { name, counters: Counters::default(), log, metrics: Mutex::default() })
+    }
+
+    pub(crate) fn stats(&self) -> PluginStats {
+        self.counters.snapshot(self.metrics.lock().clone())
+    }
+
+    /// True if a line may be written now. Asked before the line is read out of the guest.
+    pub(crate) fn may_log(&self) -> bool {
+        let is_allowed = self.log.lock().take(Instant::now());
+        if !is_allowed {
+            self.log_dropped();
+        }
+        is_allowed
+    }
+
+    pub(crate) fn log_dropped(&self) {
+        bump(&self.counters.log_lines_dropped);
+    }
+
+    pub(crate) fn log(&self, level: Level, message: &str) {
+        let line = printable(message);
+        let plugin = &*self.name;
+        match level {
+            Level::Debug => tracing::debug!(target: "flumen::plugin", plugin, "{line}"),
+            Level::Info => tracing::info!(target: "flumen::plugin", plugin, "{line}"),
+            Level::Warn => tracing::warn!(target: "flumen::plugin", plugin, "{line}"),
+            Level::Error => tracing::error!(target: "flumen::plugin", plugin, "{line}"),
+        }
+    }
+
+    pub(crate) fn add(&self, counter: &str, amount: u64) {
+        self.metric(counter, GuestMetric::Counter(amount), |metric| match metric {
+            GuestMetric::Counter(value) => {
+                *value = value.saturating_add(amount);
+                true
+            }
+            GuestMetric::Gauge(_) => false,
+        });
+    }
+
+    pub(crate) fn set(&self, gauge: &str, to: f64) {
+        self.metric(gauge, GuestMetric::Gauge(to), |metric| match metric {
+            GuestMetric::Gauge(value) => {
+                *value = to;
+                true
+            }
+            GuestMetric::Counter(_) => false,
+        });
+    }
+
+    pub(crate) fn metric_dropped(&self) {
+        bump(&self.counters.metric_calls_dropped);
+    }
+
+    fn metric(&self, name: &str, first: GuestMetric, update: impl FnOnce(&mut GuestMetric) -> bool) {
+        let mut metrics = self.metrics.lock();
+        let has_room = metrics.len() < limits::METRIC_NAMES_MAX;
+        let is_taken = match metrics.get_mut(name) {
+            Some(metric) => update(metric),
+            None if has_room && is_metric_name(name) => {
+                metrics.insert(name.to_owned(), first);
+                true
+            }
+            None => false,
+        };
+        if !is_taken {
+            self.metric_dropped();
+        }
+    }
+}
+
+/// `[a-z][a-z0-9_]*`, at most 64 bytes.
+fn is_metric_name(name: &str) -> bool {
+    name.len() <= limits::METRIC_NAME_BYTES_MAX
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+/// The line as it may be written: cut, and without anything that a terminal would obey.
+fn printable(message: &str) -> String {
+    let line = cut(message, limits::LOG_LINE_BYTES_MAX);
+    let mut out = String::with_capacity(line.len());
+    for character in line.chars() {
+        // Directional marks and line separators reorder or break what a person reads.
+        let is_unsafe = character.is_control() || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if is_unsafe { out.extend(character.escape_default()) } else { out.push(character) }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_line_is_cut_and_has_no_control_characters() {
+        let line = printable(&format!("a\x1b[31mred\n{}", "é".repeat(1_000)));
+        assert!(line.starts_with("a\\u{1b}[31mred\\n"), "{line}");
+        assert!(line.len() <= limits::LOG_LINE_BYTES_MAX + 16);
+        assert_eq!(printable("plain é"), "plain é");
+    }
+
+    #[test]
+    fn a_rate_is_kept_over_time() {
+        let start = Instant::now();
+        let mut bucket = Bucket { lines_per_s: 10.0, tokens: 10.0, filled: start };
+        let lines = |bucket: &mut Bucket, at: Instant| (0..100).filter(|_| bucket.take(at)).count();
+        assert_eq!(lines(&mut bucket, start), 10);
+        assert_eq!(lines(&mut bucket, start + Duration::from_millis(500)), 5);
+        assert_eq!(lines(&mut bucket, start + Duration::from_secs(60)), 10);
+        let mut none = Bucket { lines_per_s: 0.0, tokens: 0.0, filled: start };
+        assert_eq!(lines(&mut none, start + Duration::from_secs(60)), 0);
+    }
+
+    #[test]
+    fn metrics_keep_to_their_names_and_number() {
+        let services = Services::new("test".into(), 10);
+        for name in ["", "A", "1a", "a-b", "a b", &"a".repeat(65)] {
+            services.add(name, 1);
+        }
+        assert_eq!(services.stats().metric_calls_dropped, 6);
+        (0..100).for_each(|number| services.add(&format!("n{number}"), 1));
+        let stats = services.stats();
+        assert_eq!(stats.guest_metrics.len(), limits::METRIC_NAMES_MAX);
+        assert_eq!(stats.metric_calls_dropped, 6 + 36);
+        services.add("n0", u64::MAX);
+        services.set("n0", 1.5);
+        let stats = services.stats();
+        assert_eq!(stats.guest_metrics.get("n0"), Some(&GuestMetric::Counter(u64::MAX)));
+        assert_eq!(stats.metric_calls_dropped, 6 + 36 + 1);
+    }
+}

@@ -1,0 +1,168 @@
+//! What a hostile plugin does costs the guilty rows and nothing else.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::*;
+use flumen_pipeline::InterceptorVersion;
+use flumen_pipeline::plan::PluginLimits;
+use flumen_plugin::LoadError;
+
+#[test]
+fn a_row_that_traps_goes_alone() {
+    let sandbox = Sandbox::new();
+    let version = sandbox.hostile(r#"{"do":"trap-on"}"#, PluginLimits::default());
+    for bad in [vec![0], vec![999], vec![500, 501], vec![0, 1, 2, 3, 500, 998, 999]] {
+        check_isolated(&version, &batch_with(1_000, &bad, "TRAP"), &bad, "the plugin trapped: wasm `unreachable`");
+    }
+    check_isolated(&version, &batch_with(1, &[0], "TRAP"), &[0], "the plugin trapped");
+    check_isolated(&version, &batch_with(1_000, &[], ""), &[], "");
+    let stats = version.stats();
+    assert!(stats.traps > 40 && stats.retries == 5 && stats.bisections == 4, "{stats:?}");
+    assert!(stats.last_failure.unwrap().text.contains("trapped"));
+}
+
+#[test]
+fn a_row_that_loops_goes_alone() {
+    let sandbox = Sandbox::new();
+    let version = sandbox.hostile(r#"{"do":"loop-on"}"#, quick());
+    let started = Instant::now();
+    check_isolated(&version, &batch_with(1_000, &[321], "LOOP"), &[321], "took longer than 200 ms");
+    // Two for the batch, ten short ones, one to be sure: some 4 limits.
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    check_isolated(&version, &batch_with(100, &[5, 50], "LOOP"), &[5, 50], "took longer than 200 ms");
+    check_isolated(&version, &batch_with(1_000, &[], ""), &[], "");
+    assert!(version.stats().timeouts > 20);
+}
+
+#[test]
+fn a_row_that_eats_memory_goes_alone() {
+    let sandbox = Sandbox::new();
+    let version = sandbox.hostile(r#"{"do":"bomb-on"}"#, PluginLimits::default());
+    check_isolated(&version, &batch_with(1_000, &[7, 900], "BOMB"), &[7, 900], "its limit is 67108864");
+    let stats = version.stats();
+    assert!(stats.memory_failures > 20, "{stats:?}");
+    assert!(stats.memory_max_bytes <= 64 << 20, "{stats:?}");
+}
+
+/// Misbehaves only in batches with a `BAD` row, with this misdeed.
+fn check_misdeed(misdeed: &str, limits: PluginLimits, reason: &str) {
+    let sandbox = Sandbox::new();
+    let config = format!(r#"{{"do":"{misdeed}","only_bodies_containing":"BAD"}}"#);
+    let version = sandbox.hostile(&config, limits);
+    check_isolated(&version, &batch_with(200, &[3, 77, 199], "BAD"), &[3, 77, 199], reason);
+    check_isolated(&version, &batch_with(200, &[], ""), &[], "");
+}
+
+#[test]
+fn offsets_beyond_the_data() {
+    check_misdeed("lying-offsets", PluginLimits::default(), "body: the last offset is 1, the data has 0 bytes");
+}
+
+#[test]
+fn falling_offsets() {
+    check_misdeed("falling-offsets", PluginLimits::default(), "the plugin's answer lies: body: ");
+}
+
+#[test]
+fn a_body_too_many() {
+    check_misdeed("wrong-rows", PluginLimits::default(), "body: 12 bytes of offsets, 1 rows need 8");
+}
+
+#[test]
+fn header_values_that_are_not_utf8() {
+    check_misdeed("bad-utf8", PluginLimits::default(), "header \"bad\": row 0 is not UTF-8");
+}
+
+#[test]
+fn rows_that_the_input_does_not_have() {
+    check_misdeed("rows-out-of-range", PluginLimits::default(), "rows-from names row 1000000, the batch has 1");
+}
+
+#[test]
+fn a_rejection_of_a_row_that_the_input_does_not_have() {
+    check_misdeed("reject-out-of-range", PluginLimits::default(), "rejected names row 1000000, the batch has 1");
+}
+
+#[test]
+fn an_error_from_process() {
+    check_misdeed("process-error", PluginLimits::default(), "the plugin failed: `process-error` was asked for");
+}
+
+#[test]
+fn an_answer_of_100_mib() {
+    let roomy = PluginLimits { memory_bytes: 512 << 20, ..PluginLimits::default() };
+    check_misdeed("huge-answer", roomy, "larger than its limit of 67108864 bytes");
+    check_misdeed("huge-answer", PluginLimits::default(), "bytes of memory; its limit is 67108864");
+}
+
+#[test]
+fn a_plugin_that_always_loops_has_an_end() {
+    let sandbox = Sandbox::new();
+    let limits = PluginLimits { time: Duration::from_millis(100), ..PluginLimits::default() };
+    let version = sandbox.hostile(r#"{"do":"loop"}"#, limits);
+    let started = Instant::now();
+    let batch = batch_with(8_192, &[], "");
+    let processed = version.process(batch);
+    let found = quarantined(&processed);
+    assert_eq!(found.iter().map(|(row, _)| *row).collect::<Vec<_>>(), (0..8_192).collect::<Vec<u64>>());
+    assert!(found[8_191].1.contains("failed calls of the batch took 10 times the time limit"), "{}", found[8_191].1);
+    assert!(processed.kept.is_empty());
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert_eq!(version.stats().budgets_exhausted, 1);
+}
+
+#[test]
+fn a_plugin_that_fails_on_every_row_has_an_end() {
+    let sandbox = Sandbox::new();
+    let version = sandbox.hostile(r#"{"do":"process-error"}"#, PluginLimits::default());
+    let started = Instant::now();
+    let processed = version.process(batch_with(8_192, &[], ""));
+    let found = quarantined(&processed);
+    assert_eq!(found.iter().map(|(row, _)| *row).collect::<Vec<_>>(), (0..8_192).collect::<Vec<u64>>());
+    assert!(found[0].1 == "the plugin failed: `process-error` was asked for", "{}", found[0].1);
+    assert!(found[8_191].1.contains("budget of 16 failures per batch reached"), "{}", found[8_191].1);
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[test]
+fn an_open_that_says_no_or_never_returns() {
+    let sandbox = Sandbox::new();
+    let error = sandbox.open("hostile", r#"{"do":"open-error"}"#, quick()).unwrap_err();
+    assert!(matches!(error, LoadError::Refused { .. }), "{error}");
+    assert!(error.to_string().contains("`open-error` was asked for; use another value"), "{error}");
+    let error = sandbox.open("hostile", r#"{"do":"open-loop"}"#, quick()).unwrap_err();
+    assert_eq!(error.code(), "plugin-open");
+    assert!(error.to_string().contains("took longer than 200 ms"), "{error}");
+    let error = sandbox.open("hostile", r#"{"does":"loop"}"#, quick()).unwrap_err();
+    assert!(error.to_string().contains("unknown key `does`"), "{error}");
+}
+
+#[test]
+fn many_threads_share_a_version_that_fails() {
+    let sandbox = Sandbox::new();
+    let version = sandbox.hostile(r#"{"do":"trap-on"}"#, PluginLimits::default());
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let version = &version;
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let bad = [(thread * 37 + round) % 300];
+                    check_isolated(version, &batch_with(300, &bad, "TRAP"), &bad, "trapped");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn more_threads_than_sandboxes_wait_for_each_other() {
+    let sandbox = Sandbox::new();
+    let versions: Vec<_> = (0..10).map(|_| sandbox.open("noop", "{}", PluginLimits::default()).unwrap()).collect();
+    // 10 idle instances here, and 200 versions more than the 128 that fit.
+    let more: Vec<_> = (0..200).map(|_| sandbox.open("noop", "{}", PluginLimits::default()).unwrap()).collect();
+    for version in versions.iter().chain(&more) {
+        check_isolated(version, &batch_with(10, &[], ""), &[], "");
+    }
+}

@@ -1,0 +1,180 @@
+//! A new file is a new behaviour at a batch boundary; a bad one changes nothing.
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::*;
+use flumen_pipeline::{Interceptor, InterceptorVersion};
+use flumen_plugin::{PluginSlot, SlotStatus, SwapOutcome};
+
+fn version_of(slot: &PluginSlot, rows: usize) -> String {
+    let processed = slot.current().process(batch_with(rows, &[], ""));
+    assert_eq!(processed.kept.rows(), rows);
+    let mut versions = header(&processed.kept, "version");
+    versions.dedup();
+    assert_eq!(versions.len(), 1, "one batch, one version");
+    versions.remove(0).unwrap()
+}
+
+#[track_caller]
+fn wait_for(slot: &PluginSlot, what: impl Fn(&SlotStatus) -> bool) -> SlotStatus {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let status = slot.status();
+        if what(&status) {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "{status:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn slot(sandbox: &Sandbox) -> Arc<PluginSlot> {
+    let dir = sandbox.dir.path().join("plugins");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::copy(guest("swap_a"), dir.join("swap.wasm")).unwrap();
+    sandbox.host.slot(plan("swap", "{}"), &dir).unwrap()
+}
+
+fn file(sandbox: &Sandbox) -> std::path::PathBuf {
+    sandbox.dir.path().join("plugins/swap.wasm")
+}
+
+#[test]
+fn a_file_that_is_copied_over_renamed_in_or_rewritten_is_swapped() {
+    let sandbox = Sandbox::new();
+    let slot = slot(&sandbox);
+    assert_eq!(version_of(&slot, 10), "a");
+    let path = file(&sandbox);
+
+    std::fs::copy(guest("swap_b"), &path).unwrap();
+    let status = wait_for(&slot, |status| status.swaps == 1);
+    assert_eq!(version_of(&slot, 10), "b");
+    assert_eq!((status.version_generation, status.last_swap_error), (2, None));
+
+    let beside = path.with_extension("new");
+    std::fs::copy(guest("swap_a"), &beside).unwrap();
+    std::fs::rename(&beside, &path).unwrap();
+    wait_for(&slot, |status| status.swaps == 2);
+    assert_eq!(version_of(&slot, 10), "a");
+
+    // Rewritten slowly, in two parts, with time between them: the half file is refused, the whole one is taken.
+    let bytes = std::fs::read(guest("swap_b")).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let status = wait_for(&slot, |status| status.last_swap_error.is_some());
+    assert!(status.last_swap_error.unwrap().contains("damaged or incomplete WebAssembly"));
+    assert_eq!(version_of(&slot, 10), "a");
+    std::fs::write(&path, &bytes).unwrap();
+    let status = wait_for(&slot, |status| status.swaps == 3);
+    assert_eq!(status.last_swap_error, None);
+    assert_eq!(version_of(&slot, 10), "b");
+    assert_eq!(status.stats.calls, 4, "{:?}", status.stats);
+}
+
+#[test]
+fn what_is_broken_or_gone_changes_nothing_and_is_reported() {
+    let sandbox = Sandbox::new();
+    let slot = slot(&sandbox);
+    let path = file(&sandbox);
+    let before = slot.status();
+
+    std::fs::write(&path, "not a plugin").unwrap();
+    let status = wait_for(&slot, |status| status.last_swap_error.is_some());
+    assert!(status.last_swap_error.unwrap().contains("not WebAssembly"));
+
+    std::fs::copy(guest("greedy"), &path).unwrap();
+    wait_for(&slot, |status| status.last_swap_error.as_ref().is_some_and(|error| error.contains("grant = [")));
+
+    std::fs::copy(guest("hostile"), &path).unwrap();
+    wait_for(&slot, |status| status.last_swap_error.as_ref().is_some_and(|error| error.contains("`do`")));
+
+    std::fs::remove_file(&path).unwrap();
+    wait_for(&slot, |status| status.last_swap_error.as_ref().is_some_and(|error| error.contains("there is no ")));
+
+    let status = slot.status();
+    assert_eq!((status.hash, status.swaps, status.version_generation), (before.hash.clone(), 0, 1));
+    assert_eq!(version_of(&slot, 10), "a");
+
+    // The same content again is no swap, but the error is over.
+    std::fs::copy(guest("swap_a"), &path).unwrap();
+    let status = wait_for(&slot, |status| status.last_swap_error.is_none());
+    assert_eq!((status.hash, status.swaps), (before.hash, 0));
+}
+
+#[test]
+fn a_reload_says_what_it_did() {
+    let sandbox = Sandbox::new();
+    let slot = slot(&sandbox);
+    assert_eq!(slot.reload_now().unwrap(), SwapOutcome::Unchanged);
+    let (old, new) = (slot.status().hash, blake3::hash(&std::fs::read(guest("swap_b")).unwrap()).to_hex().to_string());
+    std::fs::copy(guest("swap_b"), file(&sandbox)).unwrap();
+    match slot.reload_now().unwrap() {
+        SwapOutcome::Swapped { from, to } => assert_eq!((from, to), (old, new)),
+        // The watcher may have been quicker.
+        SwapOutcome::Unchanged => assert_eq!(slot.status().hash, new),
+    }
+    std::fs::write(file(&sandbox), "\0asm").unwrap();
+    assert_eq!(slot.reload_now().unwrap_err().code(), "plugin-damaged");
+    assert_eq!(version_of(&slot, 10), "b");
+}
+
+#[test]
+fn batches_flow_through_swaps_whole() {
+    let sandbox = Sandbox::new();
+    let slot = slot(&sandbox);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut batches = 0;
+                    while !is_over.load(Ordering::Relaxed) {
+                        version_of(&slot, 500);
+                        batches += 1;
+                    }
+                    batches
+                })
+            })
+            .collect();
+        for round in 1..=6 {
+            let next = if round % 2 == 1 { "swap_b" } else { "swap_a" };
+            std::fs::copy(guest(next), file(&sandbox)).unwrap();
+            slot.reload_now().unwrap();
+        }
+        is_over.store(true, Ordering::Relaxed);
+        workers.into_iter().for_each(|worker| assert!(worker.join().unwrap() > 0));
+    });
+    assert_eq!(slot.status().swaps, 6);
+}
+
+#[test]
+fn an_old_version_is_gone_with_its_last_batch() {
+    let sandbox = Sandbox::new();
+    let slot = slot(&sandbox);
+    let old = slot.current();
+    let watch = Arc::downgrade(&old);
+    std::fs::copy(guest("swap_b"), file(&sandbox)).unwrap();
+    slot.reload_now().unwrap();
+    // It still processes what it was asked for.
+    let processed = old.process(batch_with(3, &[], ""));
+    assert_eq!(header(&processed.kept, "version"), vec![Some("a".to_owned()); 3]);
+    drop(old);
+    assert!(watch.upgrade().is_none());
+}
+
+#[test]
+fn a_plugin_is_found_by_name_as_cargo_writes_it_and_by_path() {
+    let sandbox = Sandbox::new();
+    let dir = plugins();
+    let by_name = |name: &str, dir: &Path| sandbox.host.slot(plan(name, "{}"), dir).map(|slot| slot.status().path);
+    assert_eq!(by_name("swap-a", &dir).unwrap(), dir.join("swap_a.wasm"));
+    assert_eq!(by_name("swap_b.wasm", &dir).unwrap(), dir.join("swap_b.wasm"));
+    assert_eq!(by_name(guest("noop").to_str().unwrap(), Path::new("/nowhere")).unwrap(), guest("noop"));
+    let error = by_name("none", sandbox.dir.path()).unwrap_err();
+    assert_eq!(error.code(), "plugin-missing");
+    assert!(error.to_string().contains("none.wasm"), "{error}");
+}

@@ -1,0 +1,31 @@
+//! Named limits of the harness, each with the reason for its number. All are upper bounds for a busy
+//! machine of two cores; a healthy run stays far below them.
+
+use std::time::Duration;
+
+/// How often a condition is looked at: short beside everything that is waited for.
+pub const POLL: Duration = Duration::from_millis(10);
+
+/// From the start of the process to its ready line. Compiling a plugin in the dev profile is the long part.
+pub const READY: Duration = Duration::from_secs(60);
+
+/// From SIGTERM to the end of the process: the agent's own drain limit, and some.
+pub const STOP: Duration = Duration::from_secs(60);
+
+/// One command of the CLI that is not `run`.
+pub const COMMAND: Duration = Duration::from_secs(60);
+
+/// Without any new line in the output for this long, a drain is given up and judged as it is.
+pub const NO_PROGRESS: Duration = Duration::from_secs(30);
+
+/// For a condition of a test (a file appears, rows are in quarantine) unless the test says otherwise.
+pub const CONDITION: Duration = Duration::from_secs(60);
+
+/// Bytes of the agent's log that go into an error: its end, where the reason stands.
+pub const LOG_TAIL_BYTES: u64 = 4_000;
+
+/// Problems that a verdict names one by one; more only fill the screen.
+pub const PROBLEMS_NAMED: usize = 12;
+
+/// Size of the image that stands for the machine's disk in power cuts. Sparse: what is not written takes no memory.
+pub const DISK_IMAGE_BYTES: u64 = 1 << 30;

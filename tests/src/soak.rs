@@ -1,0 +1,370 @@
+//! The soak: a busy writer, an agent that is killed (or loses its power) at random moments, plugins that are
+//! swapped meanwhile, and the oracle at the end.
+
+use std::fmt;
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde::Serialize;
+
+use crate::agent::Agent;
+use crate::disk::CuttableDisk;
+use crate::generator::{Generator, Load, Rotation, status_of};
+use crate::oracle::{self, Verdict};
+use crate::output::{self, LineCounter};
+use crate::scene::Scene;
+use crate::{limits, locate, poll, scene};
+
+/// The Wasm interceptor in the flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Plugin {
+    /// None at all.
+    None,
+    /// `filter`, which drops the lines with status 404, and `swap`, whose file is copied over meanwhile.
+    Filter,
+    /// `access-log` into buckets by status, and `swap`.
+    AccessLog,
+}
+
+/// What ends the agent's lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Harm {
+    /// SIGKILL.
+    Kill,
+    /// The disk with journal and output goes back to what it had made durable.
+    PowerCut,
+}
+
+/// What to do.
+#[derive(Debug, Clone)]
+pub struct Soak {
+    /// What ends the agent's lives.
+    pub harm: Harm,
+    /// How many of them.
+    pub times: u32,
+    /// Of all random choices.
+    pub seed: u64,
+    /// The interceptors.
+    pub plugin: Plugin,
+    /// How the input is rotated.
+    pub rotation: Rotation,
+    /// Bytes per second into the input, all files together.
+    pub bytes_per_s: u64,
+    /// Where to work; the system's temporary directory by default.
+    pub dir: Option<PathBuf>,
+    /// The binary; `None`: the one beside the running program.
+    pub binary: Option<PathBuf>,
+    /// Keep the directory at the end.
+    pub keep: bool,
+    /// Says how far it is.
+    pub is_talkative: bool,
+}
+
+impl Soak {
+    /// Kills with the defaults.
+    #[must_use]
+    pub fn kills(times: u32, seed: u64, plugin: Plugin) -> Self {
+        Self {
+            harm: Harm::Kill,
+            times,
+            seed,
+            plugin,
+            rotation: Rotation::Rename,
+            bytes_per_s: 3_000_000,
+            dir: None,
+            binary: None,
+            keep: false,
+            is_talkative: false,
+        }
+    }
+
+    /// Power cuts with the defaults. Slower input: everything has to fit on the disk image.
+    #[must_use]
+    pub fn power_cuts(times: u32, seed: u64, plugin: Plugin) -> Self {
+        Self { harm: Harm::PowerCut, bytes_per_s: 800_000, ..Self::kills(times, seed, plugin) }
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Lives ended.
+    pub kills: u32,
+    /// How.
+    pub harm: Harm,
+    /// Interceptors.
+    pub plugin: Plugin,
+    /// The oracle.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// Events in quarantine (there have to be none).
+    pub quarantined: u64,
+    /// Good plugin files copied over a running one.
+    pub swaps: u32,
+    /// Broken plugin files copied over a running one.
+    pub broken_swaps: u32,
+    /// Rotations of the input.
+    pub rotations: u64,
+    /// Whole run.
+    pub seconds: f64,
+    /// To repeat it.
+    pub seed: u64,
+}
+
+impl Report {
+    /// True if nothing was lost, doubled or out of order.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.verdict.holds() && self.quarantined == 0
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Verdict { events, lost, doubled, out_of_order, foreign, problems } = &self.verdict;
+        let what = match self.harm {
+            Harm::Kill => "kills",
+            Harm::PowerCut => "power cuts",
+        };
+        write!(
+            formatter,
+            "{} {what}, plugin {:?}, {} swaps ({} broken), {} rotations, {events} events in {:.1} s: {lost} lost, {doubled} doubled, {out_of_order} out of order, {foreign} foreign, {} in quarantine (seed {})",
+            self.kills,
+            self.plugin,
+            self.swaps,
+            self.broken_swaps,
+            self.rotations,
+            self.seconds,
+            self.quarantined,
+            self.seed
+        )?;
+        problems.iter().try_for_each(|problem| write!(formatter, "\n  {problem}"))
+    }
+}
+
+/// Files written side by side.
+const INPUT_FILES: u32 = 3;
+/// Longest life before a kill.
+const LIFE_MAX: Duration = Duration::from_millis(1_500);
+/// One life in so many ends while it still starts and recovers.
+const EARLY_ODDS: u32 = 4;
+/// Longest of these.
+const EARLY_LIFE_MAX: Duration = Duration::from_millis(120);
+/// One life in so many sees a swap.
+const SWAP_ODDS: u32 = 3;
+/// One swap in so many is preceded by a broken file.
+const BROKEN_ODDS: u32 = 3;
+/// How long a broken file stays before the good one comes.
+const BROKEN_STAYS: Duration = Duration::from_millis(150);
+
+/// Runs it.
+///
+/// # Errors
+/// If something else than the promise breaks: the agent ends by itself, does not start, does not stop.
+pub fn run(soak: &Soak) -> Result<Report> {
+    let started = Instant::now();
+    let mut stage = Stage::new(soak)?;
+    let result = stage.perform(started);
+    if result.as_ref().map_or(true, |report| !report.holds()) || soak.keep {
+        stage.keep();
+    }
+    result.with_context(|| format!("soak with seed {}", soak.seed))
+}
+
+/// One run's state.
+struct Stage<'a> {
+    soak: &'a Soak,
+    // Before the disk: nothing of the disk may be open when it is unmounted.
+    scene: Scene,
+    disk: Option<CuttableDisk>,
+    random: StdRng,
+    swaps: u32,
+    broken_swaps: u32,
+    counter: LineCounter,
+}
+
+impl<'a> Stage<'a> {
+    fn new(soak: &'a Soak) -> Result<Self> {
+        let mut scene = match &soak.dir {
+            Some(dir) => Scene::below(dir)?,
+            None => Scene::new()?,
+        };
+        scene.binary.clone_from(&soak.binary);
+        let disk = match soak.harm {
+            Harm::Kill => None,
+            Harm::PowerCut => Some(CuttableDisk::new()?),
+        };
+        if let Some(disk) = &disk {
+            scene.data = disk.dir().join("data");
+            scene.output = disk.dir().join("out");
+        }
+        match soak.plugin {
+            Plugin::None => {}
+            Plugin::Filter => scene.install("filter", "filter")?,
+            Plugin::AccessLog => scene.install("access-log", "access-log")?,
+        }
+        if soak.plugin != Plugin::None {
+            scene.install("swap-a", "swap")?;
+        }
+        scene.pipeline(&pipeline(soak))?;
+        let random = StdRng::seed_from_u64(soak.seed);
+        let counter = LineCounter::default();
+        Ok(Self { soak, scene, disk, random, swaps: 0, broken_swaps: 0, counter })
+    }
+
+    fn perform(&mut self, started: Instant) -> Result<Report> {
+        let generator = Generator::start(Load {
+            dir: self.scene.input(),
+            files: INPUT_FILES,
+            bytes_per_s: self.soak.bytes_per_s,
+            rotate_bytes: self.soak.bytes_per_s,
+            rotation: self.soak.rotation,
+            lines: None,
+            seed: self.soak.seed,
+        })?;
+        for life in 1..=self.soak.times {
+            self.live(&generator).with_context(|| format!("life {life}"))?;
+            if self.soak.is_talkative && life % 10 == 0 {
+                let lines: u64 = generator.written().iter().sum();
+                let seconds = started.elapsed().as_secs();
+                eprintln!("  {life} of {} after {seconds} s, {lines} lines written", self.soak.times);
+            }
+        }
+        let rotations = generator.rotations();
+        let written = generator.stop()?;
+        self.drain(&written)?;
+        let verdict = oracle::judge(&output::sequences(&self.scene.output)?, &written, self.is_kept())?;
+        Ok(Report {
+            kills: self.soak.times,
+            harm: self.soak.harm,
+            plugin: self.soak.plugin,
+            verdict,
+            quarantined: self.scene.quarantine()?.len() as u64,
+            swaps: self.swaps,
+            broken_swaps: self.broken_swaps,
+            rotations,
+            seconds: started.elapsed().as_secs_f64(),
+            seed: self.soak.seed,
+        })
+    }
+
+    /// Keeps everything for a look; what is on the disk of a power cut is copied beside it.
+    fn keep(&mut self) {
+        let root = self.scene.keep();
+        eprintln!("kept for a look: {}", root.display());
+        if let Some(disk) = &self.disk {
+            let copied = scene::copy_tree(&disk.dir(), &root.join("disk"));
+            copied.unwrap_or_else(|error| eprintln!("the disk could not be kept: {error:#}"));
+        }
+    }
+
+    /// From a start to a kill.
+    fn live(&mut self, generator: &Generator) -> Result<()> {
+        let mut agent = self.scene.start()?;
+        if generator.wants_truncation() {
+            self.wait_delivered(&mut agent, &generator.written())?;
+            generator.grant_truncation();
+        }
+        let longest = if self.random.random_ratio(1, EARLY_ODDS) { EARLY_LIFE_MAX } else { LIFE_MAX };
+        let life = self.random.random_range(Duration::ZERO..longest);
+        if self.soak.plugin != Plugin::None && self.random.random_ratio(1, SWAP_ODDS) {
+            let before = self.random.random_range(Duration::ZERO..=life);
+            // The experiment itself, not a wait for something.
+            thread::sleep(before);
+            self.swap()?;
+            thread::sleep(life.saturating_sub(before));
+        } else {
+            thread::sleep(life);
+        }
+        agent.expect_running()?;
+        match &mut self.disk {
+            None => agent.kill(),
+            Some(disk) => {
+                disk.cut()?;
+                agent.kill()?;
+                disk.power_up()
+            }
+        }
+    }
+
+    /// Copies another version over the running one, now and then a broken file before it.
+    fn swap(&mut self) -> Result<()> {
+        let target = self.scene.plugin_dir().join("swap.wasm");
+        if self.random.random_ratio(1, BROKEN_ODDS) {
+            let whole = fs::read(locate::plugin("swap-a")?)?;
+            let half = whole.get(..whole.len() / 2).unwrap_or_default();
+            fs::write(&target, half)?;
+            thread::sleep(BROKEN_STAYS);
+            self.broken_swaps += 1;
+        }
+        self.swaps += 1;
+        let next = if self.swaps % 2 == 1 { "swap-b" } else { "swap-a" };
+        self.scene.install(next, "swap")
+    }
+
+    /// A last life without harm: everything has to arrive, and a SIGTERM to end it well.
+    fn drain(&mut self, written: &[u64]) -> Result<()> {
+        let mut agent = self.scene.start_ready()?;
+        if let Err(error) = self.wait_delivered(&mut agent, written) {
+            eprintln!("{error:#}\njudged as it is");
+        }
+        agent.stop()
+    }
+
+    fn wait_delivered(&mut self, agent: &mut Agent, written: &[u64]) -> Result<()> {
+        let is_kept = self.is_kept();
+        let expected: u64 =
+            written.iter().map(|lines| (0..*lines).filter(|seq| is_kept(*seq)).count() as u64).sum();
+        let (mut most, mut progress) = (0, Instant::now());
+        // No limit on the whole as long as it goes on; POLL paces it.
+        let waited = poll::until("all events in the output", Duration::from_secs(3_600), || {
+            agent.expect_running()?;
+            let count = self.counter.count(&self.scene.output)?;
+            if count > most {
+                (most, progress) = (count, Instant::now());
+            }
+            if progress.elapsed() > limits::NO_PROGRESS {
+                bail!("no progress for {} s at {count} of {expected} lines", limits::NO_PROGRESS.as_secs());
+            }
+            Ok(count >= expected)
+        });
+        waited.with_context(|| agent.log_tail())
+    }
+
+    fn is_kept(&self) -> impl Fn(u64) -> bool + use<> {
+        let is_filtered = self.soak.plugin == Plugin::Filter;
+        move |seq| !is_filtered || status_of(seq) != 404
+    }
+}
+
+/// The pipeline of a soak. Small files and segments: much happens at their borders.
+fn pipeline(soak: &Soak) -> String {
+    // With copytruncate the copy is not the log: its name is out of the pattern.
+    let pattern = match soak.rotation {
+        Rotation::CopyTruncate => "web-*.log",
+        _ => "web-*.log*",
+    };
+    let source = format!("[source.access]\ntype = \"tail\"\npaths = [\"{{in}}/{pattern}\"]\n");
+    let swap = "[[interceptor]]\nplugin = \"swap\"\n";
+    let (interceptors, path, encoding) = match soak.plugin {
+        Plugin::None => (String::new(), "{out}/all.log", "text"),
+        Plugin::Filter => {
+            let filter =
+                "[[interceptor]]\nplugin = \"filter\"\nconfig = { drop = { contains = \" 404 \" } }\n";
+            (format!("{filter}{swap}"), "{out}/all.log", "text")
+        }
+        Plugin::AccessLog => {
+            (format!("[[interceptor]]\nplugin = \"access-log\"\n{swap}"), "{out}/{header.status}.log", "json")
+        }
+    };
+    format!(
+        "{source}\n{interceptors}\n[sink.out]\ntype = \"file\"\npath = \"{path}\"\nencoding = \"{encoding}\"\nroll_size = \"2 MiB\"\nflush_interval = \"100ms\"\n"
+    )
+}

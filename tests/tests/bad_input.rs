@@ -1,0 +1,188 @@
+//! Input and disks that are not as they should be: nothing committed is lost, the log says what is wrong,
+//! and everything goes on without a restart once the cause is gone.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use flumen_tests::agent::Agent;
+use flumen_tests::disk::{self, Mount};
+use flumen_tests::generator::{self, Load, Rotation};
+use flumen_tests::output::LineCounter;
+use flumen_tests::scene::Scene;
+use flumen_tests::{limits, oracle, output, poll};
+
+const PIPELINE: &str = "[source.in]\ntype = \"tail\"\npaths = [\"{in}/*.log\"]\nlast_line_timeout = \"500ms\"\n\n[sink.out]\ntype = \"file\"\npath = \"{out}/all.log\"\nflush_interval = \"50ms\"\n";
+
+fn scene() -> Scene {
+    let scene = Scene::new().unwrap();
+    scene.pipeline(PIPELINE).unwrap();
+    scene
+}
+
+fn append(path: &Path, bytes: &[u8]) {
+    fs::OpenOptions::new().create(true).append(true).open(path).unwrap().write_all(bytes).unwrap();
+}
+
+fn wait_lines(scene: &Scene, agent: &mut Agent, count: usize) {
+    let waited = poll::until(&format!("{count} lines in the output"), limits::CONDITION, || {
+        agent.expect_running()?;
+        Ok(output::lines(&scene.output)?.len() >= count)
+    });
+    waited.unwrap_or_else(|error| panic!("{error:#}; {}", agent.log_tail()));
+}
+
+/// Bodies are bytes: what is not UTF-8 and what is NUL passes unchanged.
+#[test]
+fn invalid_utf8_and_nul_bytes() {
+    let scene = scene();
+    let lines: [&[u8]; 5] = [b"fine", b"\xff\xfe\x80 not UTF-8", b"NUL \0 inside", b"", b"\0"];
+    append(&scene.input().join("a.log"), &[lines.join(&b'\n'), b"\n".to_vec()].concat());
+    let mut agent = scene.start_ready().unwrap();
+    wait_lines(&scene, &mut agent, lines.len());
+    agent.stop().unwrap();
+    assert_eq!(output::lines(&scene.output).unwrap(), lines);
+}
+
+/// 50 MB without a newline: split by the limit, every byte there, in order.
+#[test]
+fn a_line_of_50_mb() {
+    let scene = scene();
+    const LONG: usize = 50 << 20;
+    const LIMIT: usize = 1 << 20;
+    let mut text = b"before\n".to_vec();
+    text.extend((0..LONG).map(|at| b'a' + (at % 23) as u8));
+    text.extend(b"\nafter\n");
+    append(&scene.input().join("a.log"), &text);
+    let mut agent = scene.start_ready().unwrap();
+    wait_lines(&scene, &mut agent, 2 + LONG / LIMIT);
+    let status = scene.status().unwrap().unwrap();
+    assert!(status.metric("source", "lines_split") > 0, "{:#}", status.0);
+    let peak = agent.memory().unwrap().peak;
+    agent.stop().unwrap();
+    let lines = output::lines(&scene.output).unwrap();
+    assert_eq!(lines.first().unwrap(), b"before");
+    assert_eq!(lines.last().unwrap(), b"after");
+    let middle = lines[1..lines.len() - 1].concat();
+    assert!(
+        middle == text[7..7 + LONG],
+        "the parts do not add up to the line: {} bytes of {LONG}",
+        middle.len()
+    );
+    assert!(peak < 300 << 20, "{} MB resident for one long line", peak >> 20);
+}
+
+#[test]
+fn an_empty_file_and_one_that_shrinks() {
+    let scene = scene();
+    let (empty, shrinking) = (scene.input().join("empty.log"), scene.input().join("shrinking.log"));
+    append(&empty, b"");
+    append(&shrinking, b"one\ntwo\nthree\n");
+    let mut agent = scene.start_ready().unwrap();
+    wait_lines(&scene, &mut agent, 3);
+    // Shorter than what was read: a new beginning.
+    fs::write(&shrinking, "four\n").unwrap();
+    wait_lines(&scene, &mut agent, 4);
+    append(&empty, b"five\n");
+    wait_lines(&scene, &mut agent, 5);
+    agent.stop().unwrap();
+    assert_eq!(output::lines(&scene.output).unwrap(), [&b"one"[..], b"two", b"three", b"four", b"five"]);
+}
+
+#[test]
+fn a_directory_where_a_file_was() {
+    let scene = scene();
+    let path = scene.input().join("a.log");
+    append(&path, b"one\n");
+    let mut agent = scene.start_ready().unwrap();
+    wait_lines(&scene, &mut agent, 1);
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    append(&scene.input().join("b.log"), b"two\n");
+    wait_lines(&scene, &mut agent, 2);
+    fs::remove_dir(&path).unwrap();
+    append(&path, b"three\n");
+    wait_lines(&scene, &mut agent, 3);
+    agent.stop().unwrap();
+    assert_eq!(output::lines(&scene.output).unwrap(), [&b"one"[..], b"two", b"three"]);
+}
+
+/// Root reads everything, so the agent runs without the two capabilities that let it.
+#[test]
+fn no_permission() {
+    let mut scene = scene();
+    if disk::may_mount() {
+        let words = [
+            "setpriv",
+            "--bounding-set=-dac_override,-dac_read_search",
+            "--inh-caps=-dac_override,-dac_read_search",
+        ];
+        scene.wrapper = words.map(str::to_owned).to_vec();
+    }
+    let (closed, open) = (scene.input().join("closed.log"), scene.input().join("open.log"));
+    append(&closed, b"secret\n");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+    append(&open, b"one\n");
+    let mut agent = scene.start_ready().unwrap();
+    wait_lines(&scene, &mut agent, 1);
+    agent.wait_log("closed.log", limits::CONDITION).unwrap();
+    assert!(agent.log().unwrap().to_lowercase().contains("permission denied"), "{}", agent.log_tail());
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o644)).unwrap();
+    wait_lines(&scene, &mut agent, 2);
+    agent.stop().unwrap();
+    assert_eq!(output::lines(&scene.output).unwrap(), [&b"one"[..], b"secret"]);
+}
+
+/// A small disk for one part of the scene. Filled by what the agent writes; the space comes back while it runs.
+fn full_disk(prepare: impl Fn(&mut Scene, &Path), what_is_small: &str) {
+    if !disk::may_mount() {
+        eprintln!("not run: a disk to be filled has to be mounted, and this is not root");
+        return;
+    }
+    let mut scene = Scene::new().unwrap();
+    let mount = Mount::tmpfs(&scene.root().join("small"), 12 << 20).unwrap();
+    prepare(&mut scene, mount.dir());
+    scene.pipeline(&PIPELINE.replace("*.log", "*.log*")).unwrap();
+    let load = Load {
+        dir: scene.input(),
+        files: 1,
+        bytes_per_s: 0,
+        rotate_bytes: 0,
+        rotation: Rotation::None,
+        lines: Some(250_000),
+        seed: 9,
+    };
+    let written = generator::write_now(load).unwrap();
+    let mut agent = scene.start().unwrap();
+    agent.wait_log("ace", limits::CONDITION).unwrap();
+    let log = agent.log().unwrap().to_lowercase();
+    assert!(
+        log.contains("space") || log.contains("full"),
+        "the log does not say that {what_is_small} is full: {log}"
+    );
+    agent.expect_running().unwrap();
+    mount.resize(400 << 20).unwrap();
+    let total: u64 = written.iter().sum();
+    let mut counter = LineCounter::default();
+    let waited = poll::until("everything after space was made", limits::CONDITION, || {
+        agent.expect_running()?;
+        Ok(counter.count(&scene.output)? >= total)
+    });
+    waited.unwrap_or_else(|error| panic!("{error:#}; {}", agent.log_tail()));
+    agent.stop().unwrap();
+    let verdict = oracle::judge(&output::sequences(&scene.output).unwrap(), &written, |_| true).unwrap();
+    assert!(verdict.holds(), "{verdict:#?}");
+}
+
+#[test]
+fn full_disk_for_the_output() {
+    full_disk(|scene, small| scene.output = small.join("out"), "the output");
+}
+
+#[test]
+fn full_disk_for_the_journal() {
+    full_disk(|scene, small| scene.data = small.join("data"), "the journal");
+}

@@ -1,0 +1,55 @@
+//! The promise under SIGKILL and power cuts, through the real binary: each sequence number exactly once,
+//! in order within each input file. `cargo xtask soak` does the same for longer.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
+
+use flumen_tests::disk;
+use flumen_tests::generator::Rotation;
+use flumen_tests::soak::{self, Plugin, Soak};
+
+/// Not the same in each run; printed, so that it can be repeated.
+fn seed() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as u64
+}
+
+fn check(soak: &Soak) {
+    eprintln!("seed {}", soak.seed);
+    let report = soak::run(soak).unwrap();
+    eprintln!("{report}");
+    assert!(report.holds(), "{report}");
+    assert!(report.verdict.events > 0);
+    assert!(report.rotations > 0 || report.seconds < 3.0, "nothing was rotated");
+}
+
+// Together 50 kills.
+
+#[test]
+fn kills_without_plugin() {
+    check(&Soak::kills(15, seed(), Plugin::None));
+}
+
+#[test]
+fn kills_with_filter_and_swaps() {
+    check(&Soak::kills(15, seed(), Plugin::Filter));
+}
+
+#[test]
+fn kills_with_access_log_and_swaps() {
+    check(&Soak::kills(15, seed(), Plugin::AccessLog));
+}
+
+#[test]
+fn kills_with_copytruncate() {
+    check(&Soak { rotation: Rotation::CopyTruncate, ..Soak::kills(5, seed(), Plugin::None) });
+}
+
+/// Together 10 cuts.
+#[test]
+fn power_cuts() {
+    if !disk::may_mount() {
+        eprintln!("not run: power cuts mount a disk of their own, and this is not root");
+        return;
+    }
+    check(&Soak::power_cuts(5, seed(), Plugin::None));
+    check(&Soak::power_cuts(5, seed(), Plugin::AccessLog));
+}

@@ -1,0 +1,156 @@
+//! Start, signals and exit codes.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
+
+use std::fs;
+use std::io::Write;
+use std::time::Duration;
+
+use flumen_tests::generator::{self, Load, Rotation};
+use flumen_tests::scene::Scene;
+use flumen_tests::{limits, oracle, output, poll};
+use rustix::process::Signal;
+
+const PIPELINE: &str = "[source.in]\ntype = \"tail\"\npaths = [\"{in}/*.log*\"]\n\n[sink.out]\ntype = \"file\"\npath = \"{out}/all.log\"\n";
+
+fn load(scene: &Scene, lines: u64) -> Load {
+    Load {
+        dir: scene.input(),
+        files: 2,
+        bytes_per_s: 0,
+        rotate_bytes: 5_000_000,
+        rotation: Rotation::Rename,
+        lines: Some(lines),
+        seed: 5,
+    }
+}
+
+/// What was read is delivered before the end, and the next run goes on where this one ended.
+#[test]
+fn sigterm_drains() {
+    let scene = Scene::new().unwrap();
+    scene.pipeline(PIPELINE).unwrap();
+    let written = generator::write_now(load(&scene, 150_000)).unwrap();
+    for _ in 0..3 {
+        let mut agent = scene.start_ready().unwrap();
+        agent.wait_log("ready", limits::READY).unwrap();
+        agent.stop().unwrap();
+        assert!(
+            output::files(&scene.output)
+                .unwrap()
+                .iter()
+                .all(|path| !path.display().to_string().ends_with(".open"))
+        );
+    }
+    let total: u64 = written.iter().sum();
+    let agent = scene.start_ready().unwrap();
+    let mut counter = output::LineCounter::default();
+    poll::until("everything", limits::CONDITION, || Ok(counter.count(&scene.output)? >= total)).unwrap();
+    agent.stop().unwrap();
+    let verdict = oracle::judge(&output::sequences(&scene.output).unwrap(), &written, |_| true).unwrap();
+    assert!(verdict.holds(), "{verdict:#?}");
+}
+
+#[test]
+fn a_second_sigterm_ends_at_once() {
+    let mut scene = Scene::new().unwrap();
+    scene.drain_timeout = "10m".to_owned();
+    scene.pipeline(PIPELINE).unwrap();
+    // The sink cannot write, so the drain cannot end.
+    fs::remove_dir(&scene.output).unwrap();
+    fs::write(&scene.output, "in the way").unwrap();
+    fs::write(scene.input().join("a.log"), "one\n").unwrap();
+    let mut agent = scene.start_ready().unwrap();
+    poll::until("the line in the journal", limits::CONDITION, || {
+        Ok(scene.status()?.is_some_and(|status| status.metric("source", "events_out") == 1))
+    })
+    .unwrap();
+    agent.signal(Signal::TERM).unwrap();
+    agent.wait_log("drain", limits::CONDITION).unwrap();
+    agent.expect_running().unwrap();
+    agent.signal(Signal::TERM).unwrap();
+    let status = agent.wait_exit(Duration::from_secs(5)).unwrap();
+    assert_ne!(status.code(), Some(0), "an end without a drain is no success: {status}");
+
+    // Nothing is lost by it.
+    fs::remove_file(&scene.output).unwrap();
+    fs::create_dir(&scene.output).unwrap();
+    let agent = scene.start_ready().unwrap();
+    poll::until("the line", limits::CONDITION, || Ok(output::lines(&scene.output)? == [b"one"])).unwrap();
+    agent.stop().unwrap();
+}
+
+#[test]
+fn two_agents_on_one_data_directory() {
+    let scene = Scene::new().unwrap();
+    scene.pipeline(PIPELINE).unwrap();
+    let mut first = scene.start_ready().unwrap();
+    let mut second = scene.start().unwrap();
+    assert_eq!(second.wait_exit(limits::READY).unwrap().code(), Some(75), "{}", second.log_tail());
+    first.expect_running().unwrap();
+    first.stop().unwrap();
+}
+
+#[test]
+fn bad_config_and_usage() {
+    let scene = Scene::new().unwrap();
+    scene
+        .pipeline("[source.in]\ntype = \"tale\"\npaths = [\"{in}/*.log\"]\n\n[sink.out]\ntype = \"null\"\n")
+        .unwrap();
+    let mut agent = scene.start().unwrap();
+    assert_eq!(agent.wait_exit(limits::READY).unwrap().code(), Some(78), "{}", agent.log_tail());
+    assert!(agent.log().unwrap().contains("tail"), "no `did you mean`: {}", agent.log_tail());
+    let config = scene.config().display().to_string();
+    assert_eq!(scene.flumen(&["check", &config]).unwrap().status.code(), Some(78));
+    assert_eq!(scene.flumen(&["no-such-command"]).unwrap().status.code(), Some(2));
+    scene.pipeline(PIPELINE).unwrap();
+    assert_eq!(scene.flumen(&["check", &config]).unwrap().status.code(), Some(0));
+}
+
+/// A multi-line event stays one, across a rotation and restarts in the middle of it.
+#[test]
+fn stack_trace_across_rotation_and_restart() {
+    let scene = Scene::new().unwrap();
+    let multiline = PIPELINE
+        .replace("*.log*\"]", "*.log*\"]\nmultiline_start = '^[0-9]{4} '\nmultiline_timeout = \"20s\"");
+    let json = multiline.replace("[sink.out]", "[sink.out]\nencoding = \"json\"\nflush_interval = \"50ms\"");
+    scene.pipeline(&json).unwrap();
+    let path = scene.input().join("a.log");
+    let append = |text: &str| {
+        fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
+    };
+    let events = || -> Vec<String> {
+        output::lines(&scene.output)
+            .unwrap()
+            .iter()
+            .filter_map(|line| {
+                Some(serde_json::from_slice::<serde_json::Value>(line).ok()?["body"].as_str()?.to_owned())
+            })
+            .collect()
+    };
+    append("2026 first\n2026 boom\n  at a\n");
+    let agent = scene.start_ready().unwrap();
+    poll::until("the first event", limits::CONDITION, || Ok(events().len() == 1)).unwrap();
+    agent.kill().unwrap();
+    append("  at b\n");
+    fs::rename(&path, scene.input().join("a.log.1")).unwrap();
+    append("  at c\n");
+    let agent = scene.start_ready().unwrap();
+    agent.kill().unwrap();
+    let agent = scene.start_ready().unwrap();
+    append("  at d\n2026 last\n2026 end\n");
+    poll::until("the trace and what follows", limits::CONDITION, || Ok(events().len() == 3)).unwrap();
+    agent.stop().unwrap();
+    let found = events();
+    assert_eq!(
+        found[..3],
+        ["2026 first", "2026 boom\n  at a\n  at b\n  at c\n  at d", "2026 last"],
+        "{found:#?}"
+    );
+}

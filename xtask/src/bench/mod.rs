@@ -1,0 +1,37 @@
+//! `cargo xtask bench`: figures with their yardsticks from the same run.
+
+mod backlog;
+mod file;
+mod flume;
+mod flumen;
+mod input;
+mod machine;
+mod memory;
+mod raw;
+mod rsyslog;
+mod wasm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// What to measure.
+#[derive(Subcommand)]
+pub enum Command {
+    /// File to file, every acknowledgement durable, beside the raw limit and other agents
+    File(file::Arguments),
+    /// Resident memory while a sink is held back for half of 2 GB
+    Memory(memory::Arguments),
+    /// Time to the first delivery after a start with a backlog of 5 GB
+    Backlog(backlog::Arguments),
+}
+
+/// Measures.
+pub fn run(command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::File(arguments) => file::run(arguments),
+        Command::Memory(arguments) => memory::run(arguments),
+        Command::Backlog(arguments) => backlog::run(arguments),
+    }
+}

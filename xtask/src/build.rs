@@ -1,0 +1,111 @@
+//! Builds: the host, and the guests.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use flumen_tests::locate;
+
+use crate::report::step;
+use crate::toolchain;
+
+/// Extension of a guest module.
+const WASM: &str = "wasm";
+
+/// The cargo that runs this xtask.
+#[must_use]
+pub fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // cargo tells this xtask about its own package; the builds that it starts are not about it.
+    for (name, _) in env::vars_os() {
+        let is_about_xtask = name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_"));
+        if is_about_xtask || name == "CARGO_MANIFEST_DIR" || name == "CARGO_MANIFEST_PATH" {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Runs a command with its output to the terminal.
+///
+/// # Errors
+/// If it fails.
+pub fn check(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    if !status.success() {
+        bail!("failed ({status}): {command:?}");
+    }
+    Ok(())
+}
+
+/// Builds the binary and returns its path.
+///
+/// # Errors
+/// If it does not build.
+pub fn host(is_release: bool) -> Result<PathBuf> {
+    let profile = if is_release { "release" } else { "dev" };
+    let binary = locate::target_dir()?.join(if is_release { "release" } else { "debug" }).join("flumen");
+    step(
+        &format!(
+            "building flumen ({profile}; the first build takes minutes, it brings its own Wasm compiler)"
+        ),
+        || {
+            let root = locate::repository()?;
+            check(cargo().current_dir(root).args([
+                "build",
+                "--quiet",
+                "--package",
+                "flumen",
+                "--profile",
+                profile,
+            ]))
+        },
+    )?;
+    Ok(binary)
+}
+
+/// Builds the binary and all tests of the host together, so that both see the same features of every
+/// dependency and none is built twice.
+///
+/// # Errors
+/// If something does not build.
+pub fn host_and_tests() -> Result<PathBuf> {
+    let root = locate::repository()?;
+    step("building flumen and all tests (the first build takes minutes)", || {
+        check(cargo().current_dir(&root).args(["build", "--quiet", "--workspace", "--all-targets"]))
+    })?;
+    Ok(locate::target_dir()?.join("debug").join("flumen"))
+}
+
+/// Builds all guests into `target/plugins/NAME.wasm`. Core modules: the host wraps them itself.
+///
+/// # Errors
+/// If there is no toolchain or a guest does not build.
+pub fn plugins() -> Result<()> {
+    let workspace = locate::repository()?.join("plugins");
+    let toolchain = step("looking for a toolchain for plugins", toolchain::ensure_guest_toolchain)?;
+    step("building the plugins", || {
+        toolchain.build(&workspace, &[])?;
+        let count = collect(&toolchain.output_dir(&workspace), &locate::plugins()?)?;
+        eprintln!("    {count} plugins in {}", locate::plugins()?.display());
+        Ok(())
+    })
+}
+
+/// Copies `some_name.wasm` to `some-name.wasm`, as users name their plugins.
+fn collect(from: &Path, to: &Path) -> Result<usize> {
+    fs::create_dir_all(to)?;
+    let mut count = 0;
+    for entry in fs::read_dir(from).with_context(|| format!("no plugins in {}", from.display()))? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != WASM) {
+            continue;
+        }
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).context("a plugin without a name")?;
+        fs::copy(&path, to.join(stem.replace('_', "-")).with_extension(WASM))?;
+        count += 1;
+    }
+    Ok(count)
+}

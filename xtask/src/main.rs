@@ -1,0 +1,68 @@
+//! `cargo xtask`: everything that is done to this repository, one file per command.
+
+mod bench;
+mod build;
+mod demo;
+mod generate;
+mod report;
+mod schema;
+mod soak;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, proves and measures Flumen", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Flumen at work in under a minute: real lines, your own Wasm, a swap, a SIGKILL, nothing lost
+    Demo(demo::Arguments),
+    /// Everything that has to hold: unit tests, end-to-end tests, plugins, lints
+    Test(test::Arguments),
+    /// Builds all plugins into target/plugins
+    Plugins,
+    /// Writes the JSON Schema of the configuration; --check: says whether it is up to date
+    Schema(schema::Arguments),
+    /// Kills the agent (or cuts the power) again and again while data flows and plugins are swapped
+    Soak(soak::Arguments),
+    /// Measures, beside yardsticks from the same run
+    #[command(subcommand)]
+    Bench(bench::Command),
+    /// rustfmt and clippy, as `test` runs them
+    Lint,
+    /// Writes access logs (the writer of the demo)
+    #[command(hide = true)]
+    Generate(generate::Arguments),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Plugins => build::plugins().map(|()| ExitCode::SUCCESS),
+        Command::Schema(arguments) => schema::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
+        Command::Bench(command) => bench::run(&command),
+        Command::Lint => test::lint(),
+        Command::Generate(arguments) => generate::run(&arguments),
+    }
+}

@@ -1,0 +1,152 @@
+//! `cargo xtask soak`: the proof of the promise, for as long as one likes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use flumen_tests::disk;
+use flumen_tests::generator::Rotation;
+use flumen_tests::oracle::Verdict;
+use flumen_tests::soak::{self, Plugin, Report, Soak};
+use serde_json::json;
+
+use crate::build;
+
+/// What to do to the agent.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// SIGKILLs
+    #[arg(long, default_value_t = 0)]
+    kills: u32,
+    /// Power cuts: journal and output on an ext4 that loses its page cache (needs root)
+    #[arg(long, default_value_t = 0)]
+    power_cuts: u32,
+    /// Repeats a run's random choices (not the scheduler's)
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Interceptors in the flow; without this: all three, a third of the kills each
+    #[arg(long, value_enum)]
+    plugin: Option<Interceptors>,
+    /// Rotation of the input
+    #[arg(long, value_enum, default_value_t = Rotate::Rename)]
+    rotation: Rotate,
+    /// Bytes per second into the input
+    #[arg(long)]
+    bytes_per_s: Option<u64>,
+    /// Work below this directory
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Keep the working directory
+    #[arg(long)]
+    keep: bool,
+    /// Use the release build
+    #[arg(long)]
+    release: bool,
+    /// One JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Interceptors {
+    None,
+    Filter,
+    AccessLog,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Rotate {
+    Rename,
+    Copytruncate,
+}
+
+impl From<Interceptors> for Plugin {
+    fn from(choice: Interceptors) -> Self {
+        match choice {
+            Interceptors::None => Plugin::None,
+            Interceptors::Filter => Plugin::Filter,
+            Interceptors::AccessLog => Plugin::AccessLog,
+        }
+    }
+}
+
+/// Soaks; succeeds if nothing was lost, doubled or out of order.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if arguments.kills == 0 && arguments.power_cuts == 0 {
+        bail!("nothing to do: give --kills N or --power-cuts N");
+    }
+    if arguments.power_cuts > 0 {
+        disk::require_root("--power-cuts")?;
+    }
+    build::plugins()?;
+    let binary = build::host(arguments.release)?;
+    let seed = arguments.seed.unwrap_or_else(seed_of_now);
+    println!("seed {seed}");
+    let mut reports = Vec::new();
+    for mut soak in soaks(arguments, seed) {
+        soak.binary = Some(binary.clone());
+        let report = soak::run(&soak)?;
+        println!("{report}");
+        reports.push(report);
+    }
+    let holds = reports.iter().all(Report::holds);
+    println!("{}", if holds { "nothing lost, nothing twice, in order" } else { "THE PROMISE DOES NOT HOLD" });
+    if arguments.json {
+        println!("{}", summary(&reports, seed));
+    }
+    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn soaks(arguments: &Arguments, seed: u64) -> Vec<Soak> {
+    let plugins = match arguments.plugin {
+        Some(plugin) => vec![Plugin::from(plugin)],
+        None => vec![Plugin::None, Plugin::Filter, Plugin::AccessLog],
+    };
+    let count = plugins.len() as u32;
+    let mut soaks = Vec::new();
+    for (at, plugin) in (0_u32..).zip(plugins) {
+        // The remainder goes to the first.
+        let share = |times: u32| times / count + u32::from(at < times % count);
+        soaks.push(Soak::kills(share(arguments.kills), seed, plugin));
+        soaks.push(Soak::power_cuts(share(arguments.power_cuts), seed, plugin));
+    }
+    soaks.retain(|soak| soak.times > 0);
+    for soak in &mut soaks {
+        soak.rotation = match arguments.rotation {
+            Rotate::Rename => Rotation::Rename,
+            Rotate::Copytruncate => Rotation::CopyTruncate,
+        };
+        soak.bytes_per_s = arguments.bytes_per_s.unwrap_or(soak.bytes_per_s);
+        soak.dir.clone_from(&arguments.dir);
+        soak.keep = arguments.keep;
+        soak.is_talkative = true;
+    }
+    soaks
+}
+
+/// All runs together.
+fn summary(reports: &[Report], seed: u64) -> serde_json::Value {
+    let sum = |figure: fn(&Verdict) -> u64| reports.iter().map(|report| figure(&report.verdict)).sum::<u64>();
+    json!({
+        "kills": reports.iter().map(|report| report.kills).sum::<u32>(),
+        "lost": sum(|verdict| verdict.lost),
+        "doubled": sum(|verdict| verdict.doubled),
+        "out_of_order": sum(|verdict| verdict.out_of_order),
+        "foreign": sum(|verdict| verdict.foreign),
+        "quarantined": reports.iter().map(|report| report.quarantined).sum::<u64>(),
+        "events": sum(|verdict| verdict.events),
+        "swaps": reports.iter().map(|report| report.swaps).sum::<u32>(),
+        "rotations": reports.iter().map(|report| report.rotations).sum::<u64>(),
+        "seconds": reports.iter().map(|report| report.seconds).sum::<f64>(),
+        "seed": seed,
+        "runs": reports,
+    })
+}
+
+/// Any number will do; it is printed.
+fn seed_of_now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::from(now.subsec_nanos()) ^ (now.as_secs() << 20)
+}

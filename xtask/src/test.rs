@@ -1,0 +1,176 @@
+//! `cargo xtask test`: everything that has to hold, one step after the other; a step that fails does not
+//! hide what the later ones say.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+use flumen_tests::locate;
+
+use crate::build::{self, cargo, check};
+use crate::report::step;
+use crate::schema;
+
+/// What to leave out.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Leave out rustfmt and clippy
+    #[arg(long)]
+    no_lint: bool,
+    /// Leave out the end-to-end tests
+    #[arg(long)]
+    no_e2e: bool,
+}
+
+/// Plugins with cases that the host runs.
+const PLUGINS_WITH_CASES: [&str; 3] = ["access-log", "filter", "redact"];
+
+/// What the tests said, summed over all runners.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+/// A check that is not a test runner's.
+const ONE: Tally = Tally { passed: 1, failed: 0 };
+
+/// Runs everything.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let mut tally = Tally::default();
+    let mut failures = Vec::new();
+    let mut note = |name: &str, result: Result<Tally>| match result {
+        Ok(part) => {
+            tally.passed += part.passed;
+            tally.failed += part.failed;
+            if part.failed > 0 {
+                failures.push(format!("{name}: {} failed", part.failed));
+            }
+        }
+        Err(error) => {
+            tally.failed += 1;
+            failures.push(format!("{name}: {error:#}"));
+        }
+    };
+    build::plugins()?;
+    let binary = build::host_and_tests()?;
+    note("tests of the host", host_tests(arguments.no_e2e));
+    note("tests of the guests", guest_tests());
+    for plugin in PLUGINS_WITH_CASES {
+        note(&format!("cases of {plugin}"), plugin_cases(&binary, plugin));
+    }
+    note("schema", schema::check(&binary).map(|()| ONE));
+    if !arguments.no_lint {
+        note("lints", lint().map(|_| ONE));
+    }
+    for failure in &failures {
+        eprintln!("FAILED: {failure}");
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// rustfmt and clippy over host and guests.
+pub fn lint() -> Result<ExitCode> {
+    let root = locate::repository()?;
+    let guests = root.join("plugins");
+    step("rustfmt", || {
+        check(cargo().current_dir(&root).args(["fmt", "--all", "--check"]))?;
+        check(cargo().current_dir(&guests).args(["fmt", "--all", "--check"]))
+    })?;
+    let clippy = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+    step("clippy, host", || check(cargo().current_dir(&root).args(clippy)))?;
+    step("clippy, guests", || check(guest_cargo(&guests).args(clippy)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Unit tests of all crates, and the end-to-end tests.
+fn host_tests(no_e2e: bool) -> Result<Tally> {
+    let mut command = cargo();
+    command.current_dir(locate::repository()?).args(["test", "--workspace", "--no-fail-fast"]);
+    if no_e2e {
+        command.args(["--lib", "--bins"]);
+    }
+    // A snapshot that is written instead of compared proves nothing.
+    command.env("INSTA_UPDATE", "no").env("CI", "true");
+    command.env(locate::PLUGINS_VAR, locate::plugins()?);
+    step("tests of the host, end-to-end tests and soaks", || count(&mut command))
+}
+
+fn guest_tests() -> Result<Tally> {
+    let guests = locate::repository()?.join("plugins");
+    step("tests of the guests (native)", || {
+        count(guest_cargo(&guests).args(["test", "--workspace", "--no-fail-fast"]))
+    })
+}
+
+/// cargo in the guests' workspace, for this machine. Its target directory is its own.
+fn guest_cargo(guests: &PathBuf) -> Command {
+    let mut command = cargo();
+    command.current_dir(guests).env("CARGO_TARGET_DIR", guests.join("target"));
+    command
+}
+
+/// The cases of a plugin through the real host.
+fn plugin_cases(binary: &PathBuf, plugin: &str) -> Result<Tally> {
+    let dir = locate::repository()?.join("plugins").join(plugin);
+    let cases =
+        fs::read_dir(dir.join("cases")).with_context(|| format!("{plugin} has no cases"))?.count() as u64;
+    if cases == 0 {
+        bail!("{plugin} has no cases");
+    }
+    step(&format!("flumen plugin test plugins/{plugin} ({cases} cases)"), || {
+        check(
+            Command::new(binary)
+                .args(["plugin", "test"])
+                .arg(&dir)
+                .env(locate::PLUGINS_VAR, locate::plugins()?),
+        )?;
+        Ok(Tally { passed: cases, failed: 0 })
+    })
+}
+
+/// Runs a `cargo test`, shows what it says, and adds up its summary lines.
+fn count(command: &mut Command) -> Result<Tally> {
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {command:?}"))?;
+    let out = child.stdout.take().context("cargo has no output")?;
+    let mut tally = Tally::default();
+    for line in BufReader::new(out).lines() {
+        let line = line?;
+        println!("{line}");
+        if let Some(part) = summary(&line) {
+            tally.passed += part.passed;
+            tally.failed += part.failed;
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() && tally.failed == 0 {
+        bail!("cargo ended with {status} (what it says is above)");
+    }
+    Ok(tally)
+}
+
+/// `test result: ok. 12 passed; 0 failed; …`
+fn summary(line: &str) -> Option<Tally> {
+    let rest = line.trim().strip_prefix("test result: ")?;
+    let figure = |word: &str| -> Option<u64> {
+        let (before, _) = rest.split_once(word)?;
+        before.trim_end().rsplit(' ').next()?.parse().ok()
+    };
+    Some(Tally { passed: figure(" passed")?, failed: figure(" failed")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_are_read() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.30s";
+        assert_eq!(summary(line), Some(Tally { passed: 12, failed: 3 }));
+        assert_eq!(summary("test x ... ok"), None);
+    }
+}
