@@ -1,7 +1,7 @@
 //! Writes access logs as a busy web server does: several files, rotation, lines written in pieces.
 //!
-//! Every line names itself (`?file=F&seq=N`, N from 0 without gaps), so that the oracle can tell what is
-//! missing, doubled or out of order. The status code of a line follows from its number, so that the
+//! Every line names itself (`?file=F&turn=T&seq=N`: the T-th incarnation of file F, N from 0 without gaps over
+//! all of them), so that the oracle can tell what is missing, doubled or out of order. The status code of a line follows from its number, so that the
 //! oracle knows what a filter has to drop.
 //!
 //! Rotation by rename: `web-F.log` becomes `web-F.log.NNNNN`; the writer may go on in the renamed file
@@ -21,6 +21,8 @@ use anyhow::{Result, anyhow};
 use jiff::Timestamp;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+use crate::oracle::Mark;
 
 /// How files are rotated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct Load {
     pub rotation: Rotation,
     /// Stop after this many lines in all; `None`: when told.
     pub lines: Option<u64>,
+    /// Whether some lines are no access-log lines ([`is_malformed`]).
+    pub has_malformed: bool,
     /// Of the random choices.
     pub seed: u64,
 }
@@ -189,8 +193,21 @@ pub fn status_of(seq: u64) -> u16 {
     }
 }
 
+/// True for the lines that no parser of access logs can take, if the load has such: one in 500.
+#[must_use]
+pub fn is_malformed(seq: u64) -> bool {
+    seq % 500 == 77
+}
+
+/// Appends a line that is no access-log line.
+fn push_malformed(buffer: &mut Vec<u8>, Mark { file, turn, seq }: Mark) {
+    buffer.extend_from_slice(
+        format!("panic: no access log: ?file={file}&turn={turn}&seq={seq} in /srv/app.c\n").as_bytes(),
+    );
+}
+
 /// Appends one line in combined format, 173 bytes on average.
-pub fn push_line(buffer: &mut Vec<u8>, time: &str, file: u32, seq: u64) {
+pub fn push_line(buffer: &mut Vec<u8>, time: &str, Mark { file, turn, seq }: Mark) {
     const AGENTS: [&str; 4] = [
         "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Firefox/128.0",
         "Mozilla/5.0 (Macintosh; Intel Mac OS X) Safari/605.1.1",
@@ -211,7 +228,7 @@ pub fn push_line(buffer: &mut Vec<u8>, time: &str, file: u32, seq: u64) {
     // Writing to a Vec cannot fail.
     drop(writeln!(
         buffer,
-        "10.{a}.{b}.{c} - - [{time}] \"GET /shop/{path}?file={file}&seq={seq} HTTP/1.1\" {status} {bytes} \"https://shop.eu/\" \"{agent}\""
+        "10.{a}.{b}.{c} - - [{time}] \"GET /shop/{path}?file={file}&turn={turn}&seq={seq} HTTP/1.1\" {status} {bytes} \"a.eu/shop\" \"{agent}\""
     ));
 }
 
@@ -228,7 +245,10 @@ struct Input {
     file: File,
     bytes: u64,
     seq: u64,
-    generation: u32,
+    /// Of the names of rotated files.
+    rotation: u32,
+    /// Of the file that is written to.
+    turn: u32,
     /// Not yet written end of the last line.
     rest: Vec<u8>,
     /// Renamed already; the next write still goes to the old file.
@@ -295,7 +315,7 @@ impl Writer {
         for (at, (input, count)) in self.inputs.iter_mut().zip(&shared.written).enumerate() {
             let lines = due / files + u64::from((at as u64) < due % files);
             let is_torn = lines > 0 && self.random.random_ratio(1, TORN_WRITE_ODDS);
-            input.write(lines, &time, is_torn)?;
+            input.write(lines, &time, is_torn, self.load.has_malformed)?;
             count.store(input.seq, Ordering::SeqCst);
             self.lines += lines;
         }
@@ -345,16 +365,31 @@ impl Input {
     fn new(dir: &Path, number: u32) -> Result<Self> {
         let path = dir.join(format!("web-{number}.log"));
         let file = open(&path)?;
-        Ok(Self { number, path, file, bytes: 0, seq: 0, generation: 0, rest: Vec::new(), is_late: false })
+        Ok(Self {
+            number,
+            path,
+            file,
+            bytes: 0,
+            seq: 0,
+            rotation: 0,
+            turn: 0,
+            rest: Vec::new(),
+            is_late: false,
+        })
     }
 
     /// `seq` counts a torn line only when its rest is written.
-    fn write(&mut self, lines: u64, time: &str, is_torn: bool) -> Result<()> {
+    fn write(&mut self, lines: u64, time: &str, is_torn: bool, has_malformed: bool) -> Result<()> {
         let mut buffer = std::mem::take(&mut self.rest);
         let had_rest = !buffer.is_empty();
         let first = self.seq + u64::from(had_rest);
         for seq in first..first + lines {
-            push_line(&mut buffer, time, self.number, seq);
+            let mark = Mark { file: self.number, turn: self.turn, seq };
+            if has_malformed && is_malformed(seq) {
+                push_malformed(&mut buffer, mark);
+            } else {
+                push_line(&mut buffer, time, mark);
+            }
         }
         if buffer.is_empty() {
             return Ok(());
@@ -362,7 +397,7 @@ impl Input {
         let mut whole = first + lines;
         if is_torn {
             // Somewhere inside the last line, perhaps right before its newline.
-            let cut = buffer.len() - 1 - (self.seq as usize * 7) % 60;
+            let cut = buffer.len() - 1 - (self.seq as usize * 7) % 40;
             self.rest = buffer.split_off(cut);
             whole -= 1;
         }
@@ -373,13 +408,13 @@ impl Input {
     }
 
     fn finish_line(&mut self) -> Result<()> {
-        self.write(0, "", false)
+        self.write(0, "", false, false)
     }
 
     fn rotate_by_rename(&mut self, random: &mut StdRng) -> Result<()> {
         if !self.is_late {
-            self.generation += 1;
-            let aside = self.path.with_extension(format!("log.{:05}", self.generation));
+            self.rotation += 1;
+            let aside = self.path.with_extension(format!("log.{:05}", self.rotation));
             fs::rename(&self.path, aside)?;
             if random.random_ratio(1, LATE_WRITE_ODDS) {
                 self.is_late = true;
@@ -389,16 +424,18 @@ impl Input {
         // A line is never spread over two files.
         self.finish_line()?;
         self.is_late = false;
+        self.turn += 1;
         self.file = open(&self.path)?;
         self.bytes = 0;
         Ok(())
     }
 
     fn rotate_by_copy(&mut self) -> Result<()> {
-        self.generation += 1;
-        let aside = self.path.with_file_name(format!("old-{}-{:05}", self.number, self.generation));
+        self.rotation += 1;
+        let aside = self.path.with_file_name(format!("old-{}-{:05}", self.number, self.rotation));
         fs::copy(&self.path, aside)?;
         self.file.set_len(0)?;
+        self.turn += 1;
         self.bytes = 0;
         Ok(())
     }
@@ -423,6 +460,7 @@ mod tests {
             rotate_bytes: 50_000,
             rotation: Rotation::Rename,
             lines: Some(20_000),
+            has_malformed: true,
             seed: 7,
         };
         let written = write_now(load).unwrap();
@@ -443,6 +481,6 @@ mod tests {
         }
         assert_eq!(counts, written);
         let average = bytes / 20_000;
-        assert!((170..=180).contains(&average), "{average} bytes per line");
+        assert!((160..=180).contains(&average), "{average} bytes per line");
     }
 }

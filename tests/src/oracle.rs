@@ -1,5 +1,7 @@
 //! The one oracle: every sequence number exactly once, in order within each input file.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 
@@ -15,11 +17,13 @@ use crate::output::Sequences;
 pub struct Mark {
     /// The input file's number.
     pub file: u32,
-    /// The line's number in it.
+    /// Which incarnation of it, counted by rotations.
+    pub turn: u32,
+    /// The line's number, over all incarnations.
     pub seq: u64,
 }
 
-/// What the oracle found. All figures but `events` have to be zero.
+/// What the oracle found. All figures but `events` and `crossed` have to be zero.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Verdict {
     /// Lines that had to come.
@@ -30,6 +34,9 @@ pub struct Verdict {
     pub doubled: u64,
     /// Lines that came after a later line of their input file in the same bucket.
     pub out_of_order: u64,
+    /// Lines of a rotated file that came after lines of the file that took its place. Order is promised
+    /// within a file; this says how far it goes beyond.
+    pub crossed: u64,
     /// Lines that nobody wrote (torn, or dropped by the filter and there all the same).
     pub foreign: u64,
     /// The first problems in words.
@@ -51,15 +58,31 @@ impl Verdict {
     }
 }
 
+impl fmt::Display for Verdict {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { events, lost, doubled, out_of_order, crossed, foreign, problems } = self;
+        write!(
+            formatter,
+            "{events} events: {lost} lost, {doubled} doubled, {out_of_order} out of order, {foreign} foreign ({crossed} crossed a rotation)"
+        )?;
+        problems.iter().try_for_each(|problem| write!(formatter, "\n    {problem}"))
+    }
+}
+
 /// The mark of a line; `None` if it has none (or only a torn one).
 #[must_use]
 pub fn mark(line: &[u8]) -> Option<Mark> {
     let at = memmem::find(line, b"?file=")? + b"?file=".len();
     let (file, rest) = number(line.get(at..)?)?;
+    let (turn, rest) = number(rest.strip_prefix(b"&turn=")?)?;
     let rest = rest.strip_prefix(b"&seq=")?;
     let (seq, rest) = number(rest)?;
     // A number at the very end of a line may have lost digits.
-    (!rest.is_empty()).then_some(Mark { file: u32::try_from(file).ok()?, seq })
+    (!rest.is_empty()).then_some(Mark {
+        file: u32::try_from(file).ok()?,
+        turn: u32::try_from(turn).ok()?,
+        seq,
+    })
 }
 
 fn number(text: &[u8]) -> Option<(u64, &[u8])> {
@@ -76,7 +99,8 @@ pub fn judge(output: &Sequences, written: &[u64], is_kept: impl Fn(u64) -> bool)
     let mut verdict = Verdict::default();
     let mut seen: Vec<Vec<u8>> = written.iter().map(|lines| vec![0; *lines as usize]).collect();
     for (bucket, paths) in output {
-        let mut last: Vec<Option<u64>> = vec![None; written.len()];
+        let mut last: HashMap<(u32, u32), u64> = HashMap::new();
+        let mut newest_turn: HashMap<u32, u32> = HashMap::new();
         for path in paths {
             let reader =
                 BufReader::with_capacity(1 << 20, File::open(path).context("an output file is gone")?);
@@ -97,13 +121,16 @@ pub fn judge(output: &Sequences, written: &[u64], is_kept: impl Fn(u64) -> bool)
                     verdict.name(|| format!("doubled: {mark:?} at {}", place()));
                     continue;
                 }
-                let Some(last) = last.get_mut(mark.file as usize) else { continue };
-                if last.is_some_and(|last| last > mark.seq) {
+                let before = last.insert((mark.file, mark.turn), mark.seq);
+                if before.is_some_and(|before| before > mark.seq) {
                     verdict.out_of_order += 1;
-                    verdict
-                        .name(|| format!("out of order: {mark:?} after {last:?} in {bucket} at {}", place()));
+                    verdict.name(|| {
+                        format!("out of order: {mark:?} after {before:?} in {bucket} at {}", place())
+                    });
                 }
-                *last = Some(mark.seq);
+                let newest = newest_turn.entry(mark.file).or_insert(mark.turn);
+                verdict.crossed += u64::from(*newest > mark.turn);
+                *newest = mark.turn.max(*newest);
             }
         }
     }
@@ -128,11 +155,11 @@ mod tests {
     #[test]
     fn finds_each_kind_of_fault() {
         let dir = tempfile::tempdir().unwrap();
-        let line = |file: u32, seq: u64| format!("GET /x?file={file}&seq={seq} HTTP\n");
+        let line = |file: u32, seq: u64| format!("GET /x?file={file}&turn=0&seq={seq} HTTP\n");
         let first = [line(0, 0), line(0, 1), line(0, 1), line(1, 2), line(1, 0)].concat();
         fs::write(dir.path().join("a-1.log"), first).unwrap();
         fs::write(dir.path().join("a-10.log"), line(0, 4)).unwrap();
-        fs::write(dir.path().join("a-9.log.open"), line(0, 3) + "torn ?file=0&seq=4").unwrap();
+        fs::write(dir.path().join("a-9.log.open"), line(0, 3) + "torn ?file=0&turn=0&seq=4").unwrap();
         let verdict = judge(&output::sequences(dir.path()).unwrap(), &[5, 3], |_| true).unwrap();
         let Verdict { events, lost, doubled, out_of_order, foreign, .. } = verdict;
         assert_eq!((events, lost, doubled, out_of_order, foreign), (8, 2, 1, 1, 1), "{:?}", verdict.problems);
@@ -141,7 +168,7 @@ mod tests {
     #[test]
     fn what_the_filter_drops_has_to_be_absent() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("a-1.log"), "x?file=0&seq=0 \nx?file=0&seq=1 \n").unwrap();
+        fs::write(dir.path().join("a-1.log"), "x?file=0&turn=0&seq=0 \nx?file=0&turn=1&seq=1 \n").unwrap();
         let output = output::sequences(dir.path()).unwrap();
         let verdict = judge(&output, &[2], |seq| seq != 1).unwrap();
         assert_eq!((verdict.events, verdict.lost, verdict.foreign), (1, 0, 1));

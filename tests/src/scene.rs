@@ -199,18 +199,31 @@ impl Scene {
         Ok(Some(Status(value)))
     }
 
-    /// `flumen quarantine list`: its entries as JSON objects.
+    /// `flumen quarantine show`: the events as JSON objects.
     ///
     /// # Errors
     /// If the command fails.
     pub fn quarantine(&self) -> Result<Vec<Value>> {
         let data = self.data.display().to_string();
-        let words = ["quarantine", "list", "--data-dir", &data, "--pipeline", PIPELINE, "--output", "json"];
+        let all = usize::MAX.to_string();
+        let words = [
+            "quarantine",
+            "show",
+            "--limit",
+            &all,
+            "--data-dir",
+            &data,
+            "--pipeline",
+            PIPELINE,
+            "--output",
+            "json",
+        ];
         let answer = self.flumen(&words)?;
         if !answer.status.success() {
-            bail!("`flumen quarantine list` failed ({}): {}{}", answer.status, answer.stdout, answer.stderr);
+            bail!("`flumen quarantine show` failed ({}): {}{}", answer.status, answer.stdout, answer.stderr);
         }
-        json_list(&answer.stdout)
+        let json = |line: &str| serde_json::from_str(line).with_context(|| format!("no JSON: {line}"));
+        answer.stdout.lines().map(json).collect()
     }
 }
 
@@ -220,25 +233,6 @@ impl Drop for Scene {
             let path = self.keep();
             eprintln!("the scene is kept for a look: {}", path.display());
         }
-    }
-}
-
-/// JSON text that is an array, an object that holds one, or one object per line.
-fn json_list(text: &str) -> Result<Vec<Value>> {
-    if text.trim().is_empty() {
-        return Ok(Vec::new());
-    }
-    match serde_json::from_str(text) {
-        Ok(Value::Array(entries)) => Ok(entries),
-        Ok(Value::Object(object)) => {
-            let list = object.values().find_map(|value| value.as_array().cloned());
-            Ok(list.unwrap_or_else(|| vec![Value::Object(object)]))
-        }
-        _ => text
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .map(|line| serde_json::from_str(line).with_context(|| format!("no JSON: {line}")))
-            .collect(),
     }
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::agent::Agent;
 use crate::disk::CuttableDisk;
-use crate::generator::{Generator, Load, Rotation, status_of};
+use crate::generator::{Generator, Load, Rotation, is_malformed, status_of};
 use crate::oracle::{self, Verdict};
 use crate::output::{self, LineCounter};
 use crate::scene::Scene;
@@ -104,8 +104,8 @@ pub struct Report {
     /// The oracle.
     #[serde(flatten)]
     pub verdict: Verdict,
-    /// Events in quarantine (there have to be none).
-    pub quarantined: u64,
+    /// The oracle over the quarantine, for the lines that `access-log` rejects.
+    pub quarantine: Verdict,
     /// Good plugin files copied over a running one.
     pub swaps: u32,
     /// Broken plugin files copied over a running one.
@@ -122,30 +122,23 @@ impl Report {
     /// True if nothing was lost, doubled or out of order.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.verdict.holds() && self.quarantined == 0
+        self.verdict.holds() && self.quarantine.holds()
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Verdict { events, lost, doubled, out_of_order, foreign, problems } = &self.verdict;
         let what = match self.harm {
             Harm::Kill => "kills",
             Harm::PowerCut => "power cuts",
         };
+        let (kills, plugin, swaps, broken) = (self.kills, self.plugin, self.swaps, self.broken_swaps);
+        let (rotations, seconds, seed) = (self.rotations, self.seconds, self.seed);
         write!(
             formatter,
-            "{} {what}, plugin {:?}, {} swaps ({} broken), {} rotations, {events} events in {:.1} s: {lost} lost, {doubled} doubled, {out_of_order} out of order, {foreign} foreign, {} in quarantine (seed {})",
-            self.kills,
-            self.plugin,
-            self.swaps,
-            self.broken_swaps,
-            self.rotations,
-            self.seconds,
-            self.quarantined,
-            self.seed
-        )?;
-        problems.iter().try_for_each(|problem| write!(formatter, "\n  {problem}"))
+            "{kills} {what}, plugin {plugin:?}, {swaps} swaps ({broken} broken), {rotations} rotations, {seconds:.1} s, seed {seed}\n  output:     {}\n  quarantine: {}",
+            self.verdict, self.quarantine
+        )
     }
 }
 
@@ -227,6 +220,7 @@ impl<'a> Stage<'a> {
             rotate_bytes: self.soak.bytes_per_s,
             rotation: self.soak.rotation,
             lines: None,
+            has_malformed: self.soak.plugin == Plugin::AccessLog,
             seed: self.soak.seed,
         })?;
         for life in 1..=self.soak.times {
@@ -246,7 +240,7 @@ impl<'a> Stage<'a> {
             harm: self.soak.harm,
             plugin: self.soak.plugin,
             verdict,
-            quarantined: self.scene.quarantine()?.len() as u64,
+            quarantine: self.judge_quarantine(&written)?,
             swaps: self.swaps,
             broken_swaps: self.broken_swaps,
             rotations,
@@ -338,9 +332,23 @@ impl<'a> Stage<'a> {
         waited.with_context(|| agent.log_tail())
     }
 
+    /// Which lines have to be in the output.
     fn is_kept(&self) -> impl Fn(u64) -> bool + use<> {
-        let is_filtered = self.soak.plugin == Plugin::Filter;
-        move |seq| !is_filtered || status_of(seq) != 404
+        let plugin = self.soak.plugin;
+        move |seq| match plugin {
+            Plugin::None => true,
+            Plugin::Filter => status_of(seq) != 404,
+            Plugin::AccessLog => !is_malformed(seq),
+        }
+    }
+
+    /// The quarantine has to hold the malformed lines, each once, and nothing else.
+    fn judge_quarantine(&self, written: &[u64]) -> Result<Verdict> {
+        let dir = tempfile::tempdir()?;
+        let lines: String = self.scene.quarantine()?.iter().map(|entry| format!("{entry}\n")).collect();
+        fs::write(dir.path().join("quarantine.log"), lines)?;
+        let is_rejected = |seq: u64| self.soak.plugin == Plugin::AccessLog && is_malformed(seq);
+        oracle::judge(&output::sequences(dir.path())?, written, is_rejected)
     }
 }
 

@@ -136,16 +136,8 @@ fn no_permission() {
     assert_eq!(output::lines(&scene.output).unwrap(), [&b"one"[..], b"secret"]);
 }
 
-/// A small disk for one part of the scene. Filled by what the agent writes; the space comes back while it runs.
-fn full_disk(prepare: impl Fn(&mut Scene, &Path), what_is_small: &str) {
-    if !disk::may_mount() {
-        eprintln!("not run: a disk to be filled has to be mounted, and this is not root");
-        return;
-    }
-    let mut scene = Scene::new().unwrap();
-    let mount = Mount::tmpfs(&scene.root().join("small"), 12 << 20).unwrap();
-    prepare(&mut scene, mount.dir());
-    scene.pipeline(&PIPELINE.replace("*.log", "*.log*")).unwrap();
+/// Writes a log of 43 MB.
+fn write_log(scene: &Scene) -> Vec<u64> {
     let load = Load {
         dir: scene.input(),
         files: 1,
@@ -153,18 +145,14 @@ fn full_disk(prepare: impl Fn(&mut Scene, &Path), what_is_small: &str) {
         rotate_bytes: 0,
         rotation: Rotation::None,
         lines: Some(250_000),
+        has_malformed: false,
         seed: 9,
     };
-    let written = generator::write_now(load).unwrap();
-    let mut agent = scene.start().unwrap();
-    agent.wait_log("ace", limits::CONDITION).unwrap();
-    let log = agent.log().unwrap().to_lowercase();
-    assert!(
-        log.contains("space") || log.contains("full"),
-        "the log does not say that {what_is_small} is full: {log}"
-    );
-    agent.expect_running().unwrap();
-    mount.resize(400 << 20).unwrap();
+    generator::write_now(load).unwrap()
+}
+
+/// Waits for all of it, and judges.
+fn expect_all(scene: &Scene, mut agent: Agent, written: &[u64]) {
     let total: u64 = written.iter().sum();
     let mut counter = LineCounter::default();
     let waited = poll::until("everything after space was made", limits::CONDITION, || {
@@ -173,16 +161,70 @@ fn full_disk(prepare: impl Fn(&mut Scene, &Path), what_is_small: &str) {
     });
     waited.unwrap_or_else(|error| panic!("{error:#}; {}", agent.log_tail()));
     agent.stop().unwrap();
-    let verdict = oracle::judge(&output::sequences(&scene.output).unwrap(), &written, |_| true).unwrap();
+    let verdict = oracle::judge(&output::sequences(&scene.output).unwrap(), written, |_| true).unwrap();
     assert!(verdict.holds(), "{verdict:#?}");
 }
 
-#[test]
-fn full_disk_for_the_output() {
-    full_disk(|scene, small| scene.output = small.join("out"), "the output");
+fn wait_says_full(agent: &mut Agent) {
+    let waited = poll::until("a word about the full disk in the log", limits::CONDITION, || {
+        agent.expect_running()?;
+        let log = agent.log()?.to_lowercase();
+        Ok(log.contains("no space") || log.contains("disk is full") || log.contains("disk full"))
+    });
+    waited.unwrap_or_else(|error| panic!("{error:#}; {}", agent.log_tail()));
 }
 
+/// The output's disk takes a quarter of what is to be written; then it grows, and the agent goes on.
+#[test]
+fn full_disk_for_the_output() {
+    if !disk::may_mount() {
+        eprintln!("not run: a disk to be filled has to be mounted, and this is not root");
+        return;
+    }
+    let mut scene = Scene::new().unwrap();
+    let mount = Mount::tmpfs(&scene.root().join("small"), 12 << 20).unwrap();
+    scene.output = mount.dir().join("out");
+    scene.pipeline(PIPELINE).unwrap();
+    let written = write_log(&scene);
+    let mut agent = scene.start_ready().unwrap();
+    wait_says_full(&mut agent);
+    mount.resize(400 << 20).unwrap();
+    expect_all(&scene, agent, &written);
+}
+
+/// The journal's disk is nearly taken by something else, and the sink is held back, so that the journal
+/// cannot give anything back; then the other thing goes away.
 #[test]
 fn full_disk_for_the_journal() {
-    full_disk(|scene, small| scene.data = small.join("data"), "the journal");
+    if !disk::may_mount() {
+        eprintln!("not run: a disk to be filled has to be mounted, and this is not root");
+        return;
+    }
+    let mut scene = Scene::new().unwrap();
+    let mount = Mount::tmpfs(&scene.root().join("small"), 400 << 20).unwrap();
+    scene.data = mount.dir().join("data");
+    let small_segments = PIPELINE.to_owned() + "\n[journal]\nsegment_size = \"4 MiB\"\n";
+    scene.pipeline(&small_segments).unwrap();
+    let written = write_log(&scene);
+    // What no sink can make a directory of.
+    fs::remove_dir(&scene.output).unwrap();
+    fs::write(&scene.output, "in the way").unwrap();
+    let ballast = mount.dir().join("ballast");
+    fs::write(&ballast, vec![1; 368 << 20]).unwrap();
+    let mut agent = scene.start_ready().unwrap();
+    let bytes_out = || -> anyhow::Result<u64> {
+        Ok(scene.status()?.map_or(0, |status| status.metric("source", "bytes_out")))
+    };
+    wait_says_full(&mut agent);
+    let at_full = bytes_out().unwrap();
+    let all: u64 = written.iter().sum();
+    fs::remove_file(&ballast).unwrap();
+    poll::until("the source to go on", limits::CONDITION, || {
+        Ok(scene.status()?.is_some_and(|status| status.metric("source", "events_out") >= all))
+    })
+    .unwrap();
+    assert!(at_full < bytes_out().unwrap());
+    fs::remove_file(&scene.output).unwrap();
+    fs::create_dir(&scene.output).unwrap();
+    expect_all(&scene, agent, &written);
 }

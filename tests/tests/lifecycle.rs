@@ -21,6 +21,7 @@ fn load(scene: &Scene, lines: u64) -> Load {
         rotate_bytes: 5_000_000,
         rotation: Rotation::Rename,
         lines: Some(lines),
+        has_malformed: false,
         seed: 5,
     }
 }

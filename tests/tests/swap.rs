@@ -21,6 +21,7 @@ fn load(scene: &Scene) -> Load {
         rotate_bytes: 1_000_000,
         rotation: Rotation::Rename,
         lines: None,
+        has_malformed: false,
         seed: 3,
     }
 }

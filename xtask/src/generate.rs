@@ -39,6 +39,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         rotate_bytes: arguments.rotate_bytes,
         rotation: if arguments.rotate_bytes == 0 { Rotation::None } else { Rotation::Rename },
         lines: Some(arguments.lines),
+        has_malformed: false,
         seed: arguments.seed,
     })?;
     println!("{}", json!({ "lines": written.iter().sum::<u64>(), "per_file": written }));

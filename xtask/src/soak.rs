@@ -128,14 +128,17 @@ fn soaks(arguments: &Arguments, seed: u64) -> Vec<Soak> {
 
 /// All runs together.
 fn summary(reports: &[Report], seed: u64) -> serde_json::Value {
-    let sum = |figure: fn(&Verdict) -> u64| reports.iter().map(|report| figure(&report.verdict)).sum::<u64>();
+    // Output and quarantine together: a line has to come out in exactly one of them.
+    let both =
+        |report: &Report, figure: fn(&Verdict) -> u64| figure(&report.verdict) + figure(&report.quarantine);
+    let sum = |figure: fn(&Verdict) -> u64| reports.iter().map(|report| both(report, figure)).sum::<u64>();
     json!({
         "kills": reports.iter().map(|report| report.kills).sum::<u32>(),
         "lost": sum(|verdict| verdict.lost),
         "doubled": sum(|verdict| verdict.doubled),
         "out_of_order": sum(|verdict| verdict.out_of_order),
         "foreign": sum(|verdict| verdict.foreign),
-        "quarantined": reports.iter().map(|report| report.quarantined).sum::<u64>(),
+        "quarantined": reports.iter().map(|report| report.quarantine.events).sum::<u64>(),
         "events": sum(|verdict| verdict.events),
         "swaps": reports.iter().map(|report| report.swaps).sum::<u32>(),
         "rotations": reports.iter().map(|report| report.rotations).sum::<u64>(),

@@ -310,6 +310,7 @@ fn start_at_the_end_skips_what_is_there_and_nothing_later() {
     place.append("a.log", "old\nold too\nhal");
     let setup = place.glob("*.log").text("start", "end");
     let run = setup.start(&journal);
+    journal.wait_emissions(1);
     place.append("a.log", "f\n");
     journal.wait_count(1);
     run.stop();

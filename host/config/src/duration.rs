@@ -29,7 +29,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         let (unit, after) = split(after.trim_start(), |c| !c.is_ascii_digit() && !c.is_whitespace());
         let factor = match units.find(|(name, _)| *name == unit) {
             Some((_, factor)) => *factor,
-            None if unit.is_empty() => return Err(format!("`{}` has no unit", crate::substitute::quote(digits))),
+            None if unit.is_empty() => {
+                return Err(format!("`{}` has no unit", crate::substitute::quote(digits)));
+            }
             None if UNITS.iter().any(|(name, _)| *name == unit) => {
                 return Err("each unit stands once, larger ones first".into());
             }
@@ -88,7 +90,9 @@ mod tests {
         ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
-        for text in ["", "5", "s", "-1s", "1.5s", "1 week", "30m1h", "1s1s", "1h30", "99999999999999999999s", "1M"] {
+        for text in
+            ["", "5", "s", "-1s", "1.5s", "1 week", "30m1h", "1s1s", "1h30", "99999999999999999999s", "1M"]
+        {
             assert!(parse_duration(text).is_err(), "{text}");
         }
         assert_eq!(format_duration(Duration::from_millis(5_400_250)), "1h30m250ms");

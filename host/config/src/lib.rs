@@ -1,1 +1,49 @@
-//! Stub.
+//! User text to plans: the only crate that reads it.
+//!
+//! TOML is parsed with the place of every key and value ([`tree`]), `${…}` is replaced in string values
+//! ([`substitute`]), and tables are checked against specs that are data ([`specs`] for Flumen's own
+//! tables, [`Registry`] for sources and sinks). All errors of all files are found in one go; each is a
+//! [`Diagnostic`] with its place, a reason and a fix. What comes out are the plain values of
+//! `flumen_pipeline::plan`, and [`Sources`], which gives errors that are found later their place too.
+//!
+//! It fails by returning diagnostics, never in another way; it reads files and variables through [`Env`] alone.
+
+mod agent;
+mod base64;
+mod cases;
+mod channels;
+mod code;
+mod diagnostic;
+mod duration;
+mod env;
+mod interceptor;
+mod json;
+pub mod limits;
+mod load;
+mod named;
+mod pipeline;
+mod reference;
+mod registry;
+mod report;
+mod schema;
+mod size;
+mod sources;
+mod specs;
+mod substitute;
+mod suggest;
+mod table;
+mod tree;
+mod value;
+
+pub use agent::AGENT_FILE;
+pub use cases::{CaseEvent, CaseFile, load_case};
+pub use code::Code;
+pub use diagnostic::{Diagnostic, Place, render};
+pub use duration::{format_duration, parse_duration};
+pub use env::{Env, MemoryEnv, SystemEnv};
+pub use load::load_agent;
+pub use reference::reference_markdown;
+pub use registry::Registry;
+pub use schema::{agent_schema, json_schema, pipeline_schema, schema_files};
+pub use size::{format_size, parse_size};
+pub use sources::Sources;

@@ -7,7 +7,7 @@ use crate::code::Code;
 use crate::diagnostic::Diagnostic;
 use crate::env::Env;
 use crate::limits;
-use crate::substitute::substitute;
+use crate::substitute::{quote, redact, substitute};
 use crate::tree::{self, Node, Span};
 
 /// A file as it was read.
@@ -33,7 +33,12 @@ impl UserFile {
         })?;
         if bytes.len() as u64 > limits::FILE_BYTES_MAX {
             let reason = format!("the file has more than {} bytes", limits::FILE_BYTES_MAX);
-            return Err(Diagnostic::whole(Code::FileTooLarge, path, reason, "check that it is the right file"));
+            return Err(Diagnostic::whole(
+                Code::FileTooLarge,
+                path,
+                reason,
+                "check that it is the right file",
+            ));
         }
         match String::from_utf8(bytes) {
             Ok(text) => Ok(UserFile { path: path.to_owned(), text: text.into() }),
@@ -79,10 +84,13 @@ impl<'a> Report<'a> {
     }
 
     /// Text to tree, `${…}` replaced. `None`: the text is not TOML, which has been reported.
-    pub fn parse(&mut self, env: &dyn Env) -> Option<Node> {
+    /// Without an `env`, `${…}` stays as it is.
+    pub fn parse(&mut self, env: Option<&dyn Env>) -> Option<Node> {
         match tree::parse(&self.file.text) {
             Ok(mut root) => {
-                substitute(&mut root, env, self);
+                if let Some(env) = env {
+                    substitute(&mut root, env, self);
+                }
                 Some(root)
             }
             Err(errors) => {
@@ -92,6 +100,11 @@ impl<'a> Report<'a> {
                 None
             }
         }
+    }
+
+    /// A value of the user in an error: without what `${…}` brought in, and cut if long.
+    pub fn quote(&self, value: &str) -> String {
+        quote(&redact(value, &self.secrets))
     }
 
     /// The errors in the order of the text, not more than a person reads.

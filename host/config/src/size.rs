@@ -68,7 +68,9 @@ mod tests {
         ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
-        for text in ["", "KiB", "-1", "1.5 GiB", "1 K", "1 KiBs", "99999999999 GiB", "99999999999999999999", "٣ B"] {
+        for text in
+            ["", "KiB", "-1", "1.5 GiB", "1 K", "1 KiBs", "99999999999 GiB", "99999999999999999999", "٣ B"]
+        {
             assert!(parse_size(text).is_err(), "{text}");
         }
     }

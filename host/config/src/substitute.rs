@@ -57,7 +57,12 @@ impl Replacer<'_, '_> {
             }
             out.push_str(before);
             let Some(end) = from.find('}') else {
-                self.error(from, Code::BadSubstitution, "`${` without `}`", "close it, or write `$${` for `${`");
+                self.error(
+                    from,
+                    Code::BadSubstitution,
+                    "`${` without `}`",
+                    "close it, or write `$${` for `${`",
+                );
                 return None;
             };
             let (whole, after) = from.split_at(end + 1);
@@ -81,7 +86,8 @@ impl Replacer<'_, '_> {
             return self.file(whole, path);
         }
         let reason = format!("`{}` is not a substitution", quote(whole));
-        let fix = "write `${env:NAME}`, `${env:NAME:-default}` or `${file:path}`; for a literal `${` write `$${`";
+        let fix =
+            "write `${env:NAME}`, `${env:NAME:-default}` or `${file:path}`; for a literal `${` write `$${`";
         self.error(whole, Code::BadSubstitution, &reason, fix);
         None
     }
@@ -125,8 +131,7 @@ impl Replacer<'_, '_> {
             }
         };
         if bytes.len() as u64 > limits::VALUE_FILE_BYTES_MAX {
-            let reason =
-                format!("the file `{shown}` has more than {} bytes", limits::VALUE_FILE_BYTES_MAX);
+            let reason = format!("the file `{shown}` has more than {} bytes", limits::VALUE_FILE_BYTES_MAX);
             self.error(whole, Code::FileTooLarge, &reason, "name a file with one value");
             return None;
         }
@@ -154,6 +159,15 @@ impl Replacer<'_, '_> {
         };
         self.report.error(code, &span, reason, fix);
     }
+}
+
+/// Text without the secrets that are in it.
+pub(crate) fn redact(text: &str, secrets: &[String]) -> String {
+    let long = |secret: &&String| secret.chars().count() >= limits::REDACTED_CHARS_MIN;
+    let mut secrets: Vec<&String> = secrets.iter().filter(long).collect();
+    // Longest first: one secret may contain another.
+    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    secrets.into_iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "(secret)"))
 }
 
 /// A piece of user text in an error: cut if long.

@@ -9,7 +9,9 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
             let candidate_plain = normal(candidate);
             let mut distance = strsim::damerau_levenshtein(&plain, &candidate_plain);
             // The singular, a forgotten prefix or suffix: `roll` for `roll_size` only if nothing is nearer.
-            if plain.len() >= 3 && (candidate_plain.starts_with(&plain) || plain.starts_with(&candidate_plain)) {
+            if plain.len() >= 3
+                && (candidate_plain.starts_with(&plain) || plain.starts_with(&candidate_plain))
+            {
                 distance = distance.min(2);
             }
             (distance, candidate)

@@ -19,6 +19,8 @@ pub(crate) struct TableReader<'a> {
     span: Span,
     entries: &'a [Entry],
     known: Vec<&'a str>,
+    /// Keys that do not belong here and were reported.
+    reported: Vec<&'a str>,
 }
 
 /// Options that were checked, and where they stand.
@@ -34,13 +36,22 @@ impl<'a> TableReader<'a> {
     pub fn new(what: impl Into<String>, node: &'a Node, report: &mut Report<'_>) -> Option<Self> {
         let what = what.into();
         match &node.item {
-            Item::Table(entries) => {
-                Some(TableReader { what, span: node.span.clone(), entries, known: Vec::new() })
-            }
+            Item::Table(entries) => Some(TableReader {
+                what,
+                span: node.span.clone(),
+                entries,
+                known: Vec::new(),
+                reported: Vec::new(),
+            }),
             Item::Broken => None,
             _ => {
                 let reason = format!("{what} is a table, but this is {}", node.type_word());
-                report.error(Code::WrongType, &node.span, reason, "write it as a table: [name] and lines of key = value");
+                report.error(
+                    Code::WrongType,
+                    &node.span,
+                    reason,
+                    "write it as a table: [name] and lines of key = value",
+                );
                 None
             }
         }
@@ -53,8 +64,17 @@ impl<'a> TableReader<'a> {
 
     /// The value of a key.
     pub fn get(&mut self, key: &'a str) -> Option<&'a Entry> {
-        self.known.push(key);
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         self.entries.iter().find(|entry| entry.key == key)
+    }
+
+    /// A key that does not belong here, for an error of its own.
+    pub fn take_unknown(&mut self, key: &str) -> Option<&'a Entry> {
+        let entry = self.entries.iter().find(|entry| entry.key == key)?;
+        self.reported.push(&entry.key);
+        Some(entry)
     }
 
     /// Checks the options of a spec, fills in defaults, reports what is missing.
@@ -101,7 +121,12 @@ impl<'a> TableReader<'a> {
         let value = default_value(spec, text);
         if value.is_none() {
             let reason = format!("the default {text} of `{}` is wrong", spec.name);
-            report.error(Code::BadDefault, &self.span, reason, "report this as a mistake in Flumen, and give the option");
+            report.error(
+                Code::BadDefault,
+                &self.span,
+                reason,
+                "report this as a mistake in Flumen, and give the option",
+            );
         }
         value
     }
@@ -109,7 +134,8 @@ impl<'a> TableReader<'a> {
     /// Reports the keys that nobody asked for.
     pub fn finish(self, report: &mut Report<'_>) {
         for entry in self.entries {
-            if self.known.contains(&entry.key.as_str()) {
+            let key = entry.key.as_str();
+            if self.known.contains(&key) || self.reported.contains(&key) {
                 continue;
             }
             let reason = format!("{} has no key `{}`", self.what, quote(&entry.key));
@@ -148,7 +174,8 @@ pub(crate) fn check_name(what: &str, name: &str, span: &Span, report: &mut Repor
     let head = name.chars().next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
     let right = head && name.chars().all(inner) && name.len() <= limits::NAME_CHARS_MAX;
     if !right {
-        let reason = format!("`{}` cannot be the name of a {what}", quote(name));
+        let article = if what.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+        let reason = format!("`{}` cannot be the name of {article} {what}", report.quote(name));
         let fix = format!(
             "use lower-case letters, digits, `_` and `-`, beginning with a letter or digit, at most {} of them",
             limits::NAME_CHARS_MAX

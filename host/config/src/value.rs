@@ -26,7 +26,8 @@ pub(crate) fn check(key: &str, node: &Node, kind: &OptionKind, report: &mut Repo
             integer(key, node, *value, (*min, *max), report)
         }
         // A variable is always text: `rate = "${env:RATE}"` has no other way to be a number.
-        (OptionKind::Integer { min, max }, Item::Text(text)) if node.substituted => match text.trim().parse() {
+        (OptionKind::Integer { min, max }, Item::Text(text)) if node.substituted => match text.trim().parse()
+        {
             Ok(value) => integer(key, node, value, (*min, *max), report),
             Err(_) => wrong_type(key, node, kind, report),
         },
@@ -80,7 +81,8 @@ fn size(key: &str, node: &Node, range: (u64, u64), report: &mut Report<'_>) -> O
         Err(Some(reason)) => {
             let reason = if node.secret { String::new() } else { format!(": {reason}") };
             let reason = format!("`{key}` cannot be {}{reason}", shown(node));
-            let fix = "write bytes as a number, or a whole number with B, KiB, MiB, GiB, TiB, kB, MB, GB or TB";
+            let fix =
+                "write bytes as a number, or a whole number with B, KiB, MiB, GiB, TiB, kB, MB, GB or TB";
             report.error(Code::BadSize, &node.span, reason, fix);
             None
         }
@@ -127,7 +129,9 @@ fn wrong_type(key: &str, node: &Node, kind: &OptionKind, report: &mut Report<'_>
         OptionKind::Choice(words) => ("a string", format!("write one of {}", suggest::listed(words))),
         OptionKind::Bool => ("a boolean", "write true or false, without quotes".to_owned()),
         OptionKind::Integer { .. } => ("an integer", "write a whole number, without quotes".to_owned()),
-        OptionKind::Size { .. } => ("a size", "write bytes as a number, or a string such as \"64 MiB\"".to_owned()),
+        OptionKind::Size { .. } => {
+            ("a size", "write bytes as a number, or a string such as \"64 MiB\"".to_owned())
+        }
         OptionKind::Duration { .. } => {
             ("a duration", "write a string with a unit, such as \"250ms\", \"10s\", \"5m\"".to_owned())
         }

@@ -173,18 +173,6 @@ impl Batch {
         range_bytes(self.body.value_offsets()) + rows * (4 + 8 + 8 + 8) + headers
     }
 
-    /// Bytes of body and header values that these rows will have; rows out of range count nothing.
-    fn bytes_of(&self, rows: &[u32]) -> usize {
-        let column = |offsets: &[i32]| -> usize {
-            let row = |row: &u32| match offsets.get(*row as usize..).unwrap_or_default() {
-                [start, end, ..] => (end - start) as usize,
-                _ => 0,
-            };
-            rows.iter().map(row).sum()
-        };
-        column(self.body.value_offsets()) + self.headers.iter().map(|h| column(h.values.value_offsets())).sum::<usize>()
-    }
-
     /// Bytes of the bodies alone.
     pub fn body_bytes(&self) -> usize {
         range_bytes(self.body.value_offsets())

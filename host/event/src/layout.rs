@@ -270,9 +270,12 @@ impl HeaderParts {
                 offsets: None,
                 values: values.slice_with_length(0, bytes),
             },
-            None => {
-                HeaderParts { encoding: PLAIN, validity: None, offsets: Some(rebased(column.offsets())), values }
-            }
+            None => HeaderParts {
+                encoding: PLAIN,
+                validity: None,
+                offsets: Some(rebased(column.offsets())),
+                values,
+            },
         }
     }
 
@@ -346,7 +349,11 @@ impl Head {
     fn read(input: &mut Input) -> Result<Head, LayoutError> {
         let [version, time, stream, position] = input.array::<4>("head")?;
         if version == 0 || version > VERSION {
-            return Err(if version == 0 { LayoutError::Invalid("version") } else { LayoutError::Version(version) });
+            return Err(if version == 0 {
+                LayoutError::Invalid("version")
+            } else {
+                LayoutError::Version(version)
+            });
         }
         if time > CONSTANT || stream > CONSTANT || position != PLAIN {
             return Err(LayoutError::Invalid("encoding"));
@@ -361,7 +368,7 @@ impl Head {
         if rows > limits::ROWS_MAX || headers > limits::HEADERS_MAX {
             return Err(LayoutError::Invalid("number of rows or headers"));
         }
-        if body_bytes > limits::BYTES_MAX || total % 8 != 0 || total > input.bytes.len() {
+        if body_bytes > limits::BYTES_MAX || !total.is_multiple_of(8) || total > input.bytes.len() {
             return Err(LayoutError::Length("the whole"));
         }
         if rows == 0 && (time == CONSTANT || stream == CONSTANT) {
@@ -442,7 +449,12 @@ impl Input {
     }
 
     /// Eight bytes per row.
-    fn number_column(&mut self, encoding: u8, rows: usize, what: &'static str) -> Result<Buffer, LayoutError> {
+    fn number_column(
+        &mut self,
+        encoding: u8,
+        rows: usize,
+        what: &'static str,
+    ) -> Result<Buffer, LayoutError> {
         if encoding == PLAIN {
             return self.take(rows * 8, what);
         }

@@ -1,4 +1,5 @@
 //! The byte layout against random batches and random bytes.
+#![allow(clippy::unwrap_used, clippy::let_underscore_must_use, clippy::indexing_slicing, reason = "tests")]
 
 use arrow_array::{BinaryArray, Int64Array, StringArray, UInt64Array};
 use arrow_buffer::Buffer;
@@ -13,7 +14,10 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
     let time = prop_oneof![Just(7i64), any::<i64>()];
     let stream = prop_oneof![Just(3u64), any::<u64>()];
     let value = prop_oneof![Just("same".to_string()), "[a-zé]{0,6}"];
-    vec((time, vec(any::<u8>(), 0..40), stream, any::<u64>(), proptest::option::of("[a-z]{0,5}"), value), 0..40)
+    vec(
+        (time, vec(any::<u8>(), 0..40), stream, any::<u64>(), proptest::option::of("[a-z]{0,5}"), value),
+        0..40,
+    )
 }
 
 fn batch_of(rows: &[Row]) -> Batch {
@@ -93,7 +97,10 @@ fn bodies_are_not_copied() {
     .unwrap()
     .slice(10, 50);
     let body = batch.body().value(0).as_ptr();
-    assert!(encode(&batch).parts().iter().any(|part| part.as_ptr() == body), "a part is the body column itself");
+    assert!(
+        encode(&batch).parts().iter().any(|part| part.as_ptr() == body),
+        "a part is the body column itself"
+    );
     let bytes = Buffer::from(encode(&batch).to_vec().as_slice());
     let range = bytes.as_slice().as_ptr_range();
     let back = decode(bytes).unwrap();
@@ -105,7 +112,8 @@ fn bodies_are_not_copied() {
 
 #[test]
 fn constants_are_small() {
-    let same: StringArray = (0..1000).map(|_| Some("a rather long value of a header, the same in all rows")).collect();
+    let same: StringArray =
+        (0..1000).map(|_| Some("a rather long value of a header, the same in all rows")).collect();
     let batch = Batch::new(
         Int64Array::from(vec![5; 1000]),
         BinaryArray::from_iter_values((0..1000).map(|_| b"x")),

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use flumen_config::Sources as ConfigFiles;
+use flumen_config::{Diagnostic, Sources as ConfigFiles};
 use flumen_journal::{Durability, FileConfig, FileJournal, Journal, OpenError, OsClock, OsDisk};
 use flumen_pipeline::plan::{AgentPlan, InterceptorPlan, PipelinePlan};
 use flumen_pipeline::status::PipelineStatus;
-use flumen_pipeline::{Interceptor, Parts, Pipeline, StopOutcome, channel_specs, quarantine};
-use flumen_plugin::{HostConfig, PluginHost, PluginSlot, SlotStatus};
+use flumen_pipeline::{
+    BuildError, ComponentKind, Interceptor, Parts, Pipeline, StopOutcome, channel_specs, quarantine,
+};
+use flumen_plugin::{HostConfig, LoadError, PluginHost, PluginSlot, SlotStatus};
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
@@ -78,10 +80,10 @@ impl Agent {
         let mut opened = Vec::new();
         let mut unfit = Vec::new();
         for pipeline in &plan.pipelines {
-            opened.push(open_plugins(&host, pipeline, &plan.plugin_dir, &mut unfit));
+            opened.push(open_plugins(&host, pipeline, &plan.plugin_dir, files, &mut unfit));
         }
         if !unfit.is_empty() {
-            return Err(Failure::Unfit(unfit));
+            return Err(Failure::Config(unfit));
         }
         for (pipeline, plugins) in plan.pipelines.iter().zip(opened) {
             match start_pipeline(&plan, pipeline, &plugins, files) {
@@ -162,23 +164,45 @@ fn locked(data_dir: &Path) -> String {
 }
 
 /// The opened plugins of one pipeline.
-struct Plugins {
-    chain: Vec<Arc<PluginSlot>>,
-    sinks: Vec<Vec<Arc<PluginSlot>>>,
+pub struct Plugins {
+    /// Those of the chain.
+    pub chain: Vec<Arc<PluginSlot>>,
+    /// Those of each sink.
+    pub sinks: Vec<Vec<Arc<PluginSlot>>>,
 }
 
-fn open_plugins(host: &PluginHost, plan: &PipelinePlan, plugin_dir: &Path, unfit: &mut Vec<String>) -> Plugins {
+/// Opens every plugin of a pipeline; what does not open is noted with its place in the file.
+pub fn open_plugins(
+    host: &PluginHost,
+    plan: &PipelinePlan,
+    plugin_dir: &Path,
+    files: &ConfigFiles,
+    unfit: &mut Vec<Diagnostic>,
+) -> Plugins {
     let mut open = |interceptors: &[InterceptorPlan]| {
         let mut slots = Vec::new();
         for interceptor in interceptors {
             match host.slot(interceptor.clone(), plugin_dir) {
                 Ok(slot) => slots.push(slot),
-                Err(error) => unfit.push(format!("{}: {error}", plan.file.display())),
+                Err(error) => {
+                    let (kind, name) = (ComponentKind::Interceptor, &interceptor.name);
+                    unfit.push(files.diagnostic_for(&plan.name, kind, name, &plugin_error(&error)));
+                }
             }
         }
         slots
     };
     Plugins { chain: open(&plan.interceptors), sinks: plan.sinks.iter().map(|sink| open(&sink.interceptors)).collect() }
+}
+
+/// A load error as the option that it is about.
+fn plugin_error(error: &LoadError) -> BuildError {
+    let (option, fix) = match error {
+        LoadError::Refused { .. } => ("config", "correct the plugin's configuration"),
+        LoadError::NotGranted { .. } => ("grant", "grant it, if the plugin may have it"),
+        _ => ("plugin", "`flumen plugin inspect FILE` shows what a file is"),
+    };
+    BuildError::new(option, error.to_string(), fix)
 }
 
 /// The directory of one pipeline.
@@ -231,7 +255,7 @@ fn start_pipeline(
             .collect(),
     };
     Pipeline::start(parts)
-        .map_err(|error| Failure::Config(vec![files.diagnostic_for(&plan.name, &error.component, &error.error)]))
+        .map_err(|error| Failure::Config(vec![files.diagnostic_for(&plan.name, error.kind, &error.component, &error.error)]))
 }
 
 fn open_journal(config: FileConfig, channels: Vec<flumen_journal::ChannelSpec>) -> Result<Arc<dyn Journal>, Failure> {

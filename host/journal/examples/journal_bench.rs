@@ -59,7 +59,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..rounds {
         layout::decode(buffer.clone())?;
     }
-    println!("{:<44} {:8.2} ns/event", "decode", started.elapsed().as_nanos() as f64 / (rounds * rows) as f64);
+    println!(
+        "{:<44} {:8.2} ns/event",
+        "decode",
+        started.elapsed().as_nanos() as f64 / (rounds * rows) as f64
+    );
 
     std::fs::create_dir_all(&dir)?;
     plain(&dir, &encoded, mib)?;
@@ -84,7 +88,8 @@ fn plain(dir: &str, encoded: &layout::Encoded, mib: usize) -> Result<(), Box<dyn
         }
         let started = Instant::now();
         for n in 0..mib {
-            let mut slices: Vec<IoSlice<'_>> = encoded.parts().iter().map(|part| IoSlice::new(part)).collect();
+            let mut slices: Vec<IoSlice<'_>> =
+                encoded.parts().iter().map(|part| IoSlice::new(part)).collect();
             let mut slices = slices.as_mut_slice();
             let mut at = (n * encoded.len()) as u64;
             while !slices.is_empty() {
@@ -94,7 +99,8 @@ fn plain(dir: &str, encoded: &layout::Encoded, mib: usize) -> Result<(), Box<dyn
             }
             file.sync_data()?;
         }
-        let name = if preallocated { "plain write + fdatasync, preallocated" } else { "plain write + fdatasync" };
+        let name =
+            if preallocated { "plain write + fdatasync, preallocated" } else { "plain write + fdatasync" };
         figure(name, encoded.len() * mib, started.elapsed());
         std::fs::remove_file(path)?;
     }

@@ -42,6 +42,7 @@ pub trait Disk: Send + Sync {
 }
 
 /// An open file.
+#[allow(clippy::len_without_is_empty, reason = "a length that has to be asked for, and may fail")]
 pub trait DiskFile: Send + Sync {
     /// Reads at an offset; fewer bytes than asked for only at the end of the file.
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
@@ -66,7 +67,11 @@ pub trait DiskFile: Send + Sync {
 pub(crate) const IO_SLICES_MAX: usize = 1024;
 
 /// Writes all slices, in calls of at most [`IO_SLICES_MAX`], however few bytes a call takes.
-pub(crate) fn write_all_at(file: &dyn DiskFile, mut offset: u64, mut from: &mut [IoSlice<'_>]) -> io::Result<()> {
+pub(crate) fn write_all_at(
+    file: &dyn DiskFile,
+    mut offset: u64,
+    mut from: &mut [IoSlice<'_>],
+) -> io::Result<()> {
     IoSlice::advance_slices(&mut from, 0);
     while !from.is_empty() {
         let call = from.get(..from.len().min(IO_SLICES_MAX)).unwrap_or_default();

@@ -140,7 +140,9 @@ impl Inspector {
     pub fn open(disk: Arc<dyn Disk>, dir: impl AsRef<Path>) -> Result<Inspector, InspectError> {
         let dir = dir.as_ref().to_path_buf();
         let names = match disk.list(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(InspectError::NotAJournal(dir)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(InspectError::NotAJournal(dir));
+            }
             other => other.map_err(failed(dir.display().to_string()))?,
         };
         let ours = |name: &String| segment_id(name).is_some() || SLOT_NAMES.contains(&name.as_str());
@@ -163,7 +165,8 @@ impl Inspector {
     pub fn snapshots(&self) -> Vec<SlotView> {
         let read = |name: &str| {
             let file = self.disk.open(&self.dir.join(name), false)?;
-            let mut bytes = vec![0; usize::try_from(file.len()?.min(limits::RECORD_BYTES_MAX)).unwrap_or_default()];
+            let mut bytes =
+                vec![0; usize::try_from(file.len()?.min(limits::RECORD_BYTES_MAX)).unwrap_or_default()];
             file.read_at(0, &mut bytes)?;
             io::Result::Ok(bytes)
         };
@@ -224,7 +227,14 @@ impl Inspector {
         let start = segments.iter().rposition(before).unwrap_or_default();
         let mut left: Vec<SegmentView> = segments.into_iter().skip(start).collect();
         left.reverse();
-        Ok(Events { inspector: self, channel: channel.into(), cursor: from, last_commit: 0, left, open: None })
+        Ok(Events {
+            inspector: self,
+            channel: channel.into(),
+            cursor: from,
+            last_commit: 0,
+            left,
+            open: None,
+        })
     }
 
     fn segment_ids(&self) -> Result<Vec<u64>, InspectError> {
@@ -307,7 +317,9 @@ impl Events<'_> {
                     None => return Ok(None),
                 },
             };
-            let Some((frame, _)) = self.inspector.next_frame(&mut open.file, open.at, open.view.file_bytes)? else {
+            let Some((frame, _)) =
+                self.inspector.next_frame(&mut open.file, open.at, open.view.file_bytes)?
+            else {
                 continue;
             };
             let repeated = frame.header.commit < self.last_commit;

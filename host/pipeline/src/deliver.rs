@@ -139,12 +139,17 @@ impl SinkCommit for PositionCommit {
             ..Commit::default()
         };
         let ticket = journal.commit(commit, None).map_err(stop_or_retry)?;
-        loop {
-            match ticket.wait(Some(limits::RETRY_FIRST)) {
-                Some(outcome) => return outcome.map(|_| ()).map_err(stop_or_retry),
-                None if self.wake.stopping() => return Err(SinkError::Stopped),
-                None => {}
-            }
+        wait_for(ticket.as_ref(), &self.wake)
+    }
+}
+
+/// Waits until a commit is durable, or the pipeline stops.
+fn wait_for(ticket: &dyn Ticket, wake: &Wake) -> Result<(), SinkError> {
+    loop {
+        match ticket.wait(Some(limits::SINK_WAIT)) {
+            Some(outcome) => return outcome.map(|_| ()).map_err(stop_or_retry),
+            None if wake.stopping() => return Err(SinkError::Stopped),
+            None => {}
         }
     }
 }
@@ -187,28 +192,28 @@ impl Runner {
         let mut sink = Some(sink);
         let mut pause = limits::RETRY_FIRST;
         loop {
-            let begin = Instant::now();
+            let (begin, delivered) = (Instant::now(), self.context.metrics.get(Metric::SinkEvents));
             let error = match sink.as_mut() {
                 Some(running) => match catch_unwind(AssertUnwindSafe(|| self.deliver_all(running.as_mut()))) {
-                    Ok(Ok(()) | Err(SinkError::Stopped)) => {
-                        self.state.store(OutletState::Ended as u8, Ordering::Release);
-                        return;
-                    }
+                    Ok(Ok(())) => return self.ended(),
+                    Ok(Err(SinkError::Stopped)) => return self.stopped(),
                     Ok(Err(SinkError::Retry(error))) => error,
                     Err(_) => {
                         sink = None;
                         "the sink panicked (a bug of Flumen); it is made anew".to_string()
                     }
                 },
-                None => match make() {
-                    Ok(fresh) => {
+                None => match catch_unwind(AssertUnwindSafe(&mut *make)) {
+                    Ok(Ok(fresh)) => {
                         sink = Some(fresh);
                         continue;
                     }
-                    Err(error) => error.to_string(),
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => "making the sink anew panicked (a bug of Flumen)".to_string(),
                 },
             };
-            if begin.elapsed() > limits::RETRY_MAX {
+            // A sink that gets on between its errors is tried again soon.
+            if begin.elapsed() > limits::RETRY_MAX || self.context.metrics.get(Metric::SinkEvents) > delivered {
                 pause = limits::RETRY_FIRST;
             }
             tracing::error!(sink = &*self.context.name, %error, retry_in_ms = pause.as_millis() as u64, "sink failed");
@@ -216,11 +221,26 @@ impl Runner {
             self.context.metrics.set_error(Some(error));
             self.state.store(OutletState::Retrying as u8, Ordering::Release);
             if self.context.wake.wait(pause) {
-                self.state.store(OutletState::Ended as u8, Ordering::Release);
-                return;
+                return self.ended();
             }
             pause = (pause * 2).min(limits::RETRY_MAX);
         }
+    }
+
+    fn ended(&self) {
+        self.state.store(OutletState::Ended as u8, Ordering::Release);
+    }
+
+    /// Stopped on its way. If nobody asked for that, the journal has failed: the pipeline cannot go on,
+    /// and says so.
+    fn stopped(&self) {
+        if self.context.wake.stopping() || self.finish.stopping() {
+            return self.ended();
+        }
+        let reason = "the journal takes no more acknowledgements".to_string();
+        tracing::error!(sink = &*self.context.name, "{reason}; the pipeline stops");
+        self.context.metrics.set_error(Some(reason));
+        self.state.store(OutletState::Failed as u8, Ordering::Release);
     }
 
     /// Recovers, then delivers until the pipeline stops.
@@ -241,13 +261,16 @@ impl Runner {
                 Ok(Some(delivery)) => self.deliver(sink, delivery)?,
                 Ok(None) if self.finish.stopping() => return self.stop(sink),
                 Ok(None) => {}
-                Err(ReadError::Closing) => return self.stop(sink),
+                // Nothing can be acknowledged any more, so nothing more is flushed.
+                Err(ReadError::Closing) => return Err(SinkError::Stopped),
                 Err(error) => return Err(SinkError::Retry(error.to_string())),
             }
             let due = self
                 .unflushed
                 .as_ref()
                 .is_some_and(|unflushed| unflushed.bytes >= policy.bytes || unflushed.since.elapsed() >= policy.linger);
+            // What goes to quarantine waits in memory and becomes one commit.
+            let due = due || self.context.quarantined_bytes() >= limits::SINK_QUARANTINE_BYTES;
             if due || sink.due() {
                 self.flush(sink)?;
             }
@@ -261,11 +284,12 @@ impl Runner {
         // Acknowledgements handed in before an error are committed in order; what a rename waits for
         // is in the position, and recovery does it.
         while let Some(ack) = self.acks.pop_front() {
-            self.wait_for(ack.ticket.as_ref())?;
+            wait_for(ack.ticket.as_ref(), &self.context.wake)?;
         }
         let committed = self.place.journal.position(&self.key).filter(|position| !position.is_empty());
         let stored = sink.recover(&mut self.context, committed.as_deref())?;
         let acknowledged = self.reader.acknowledged();
+        let stored = stored.filter(|stored| self.is_ours(*stored));
         let cursor = stored.map_or(acknowledged, |stored| stored.max(acknowledged));
         self.reader.seek(cursor).map_err(|error| SinkError::Retry(error.to_string()))?;
         self.cursor = cursor;
@@ -274,6 +298,18 @@ impl Runner {
         }
         self.works_again();
         Ok(())
+    }
+
+    /// A destination holds nothing that was not durable here first. A cursor past the channel's end was
+    /// written with another journal (this one was deleted, or lost its end): to skip up to there would
+    /// lose events.
+    fn is_ours(&self, stored: u64) -> bool {
+        let head = quarantine::head(self.place.journal.as_ref(), self.place.channel);
+        if stored > head {
+            tracing::error!(sink = &*self.context.name, stored, head,
+                "the destination's cursor is past the channel's end: not used; what it holds may come twice");
+        }
+        stored <= head
     }
 
     fn works_again(&mut self) {
@@ -340,7 +376,13 @@ impl Runner {
         if !position.is_empty() {
             commit.positions.push((self.key.clone(), position.clone()));
         }
+        let has_puts = !commit.puts.is_empty();
         let ticket = journal.commit(commit, None).map_err(stop_or_retry)?;
+        if has_puts {
+            // On a full disk acknowledgements pass puts. A later cursor must not become durable before
+            // the events that this commit takes out of the flow: a crash between would lose them.
+            wait_for(ticket.as_ref(), &self.context.wake)?;
+        }
         self.acks.push_back(PendingAck { ticket, position });
         Ok(())
     }
@@ -349,7 +391,7 @@ impl Runner {
     fn reap(&mut self, sink: &mut dyn Sink, keep: usize) -> Result<(), SinkError> {
         while let Some(ack) = self.acks.front() {
             if self.acks.len() > keep {
-                self.wait_for(ack.ticket.as_ref())?;
+                wait_for(ack.ticket.as_ref(), &self.context.wake)?;
             } else {
                 match ack.ticket.wait(Some(Duration::ZERO)) {
                     None => return Ok(()),
@@ -361,16 +403,6 @@ impl Runner {
             }
         }
         Ok(())
-    }
-
-    fn wait_for(&self, ticket: &dyn Ticket) -> Result<(), SinkError> {
-        loop {
-            match ticket.wait(Some(limits::SINK_WAIT)) {
-                Some(outcome) => return outcome.map(|_| ()).map_err(stop_or_retry),
-                None if self.context.wake.stopping() => return Err(SinkError::Stopped),
-                None => {}
-            }
-        }
     }
 
     /// A clean stop: flush what was delivered, wait for its commit, let the sink finish.

@@ -129,16 +129,17 @@ impl Feed {
         let (done_in, done_out) = crossbeam_channel::unbounded();
         let emitter = Emitter { shared: shared.clone(), work: work_in, next: 0 };
         let mut context = SourceContext::new(name.clone(), batch, metrics.clone(), wake.clone(), Box::new(emitter));
-        let mut threads = vec![{
-            let shared = shared.clone();
-            spawn(&format!("source-{name}"), move || run_source(source, &mut make, &mut context, &shared))?
-        }];
+        // The source last: if a thread cannot be started, those before it end by themselves.
+        let mut threads = Vec::with_capacity(workers + 2);
         for _ in 0..workers {
             let (shared, work, done) = (shared.clone(), work_out.clone(), done_in.clone());
             threads.push(spawn(&format!("chain-{name}"), move || run_worker(&shared, &work, &done))?);
         }
         let committer = shared.clone();
         threads.push(spawn(&format!("commit-{name}"), move || Committer::new(committer).run(&done_out))?);
+        let running = shared.clone();
+        let run = move || run_source(source, &mut make, &mut context, &running);
+        threads.push(spawn(&format!("source-{name}"), run)?);
         Ok(Feed { name, metrics, wake, shared, threads })
     }
 

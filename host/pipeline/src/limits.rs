@@ -22,6 +22,10 @@ pub const SINK_WAIT: Duration = Duration::from_millis(100);
 /// Acknowledgements of one sink that are handed in but not yet durable.
 pub const ACKS_IN_FLIGHT: usize = 16;
 
+/// Bytes that a sink sends to quarantine in one commit: a sink whose destination takes nothing must
+/// neither fill the memory until its next flush nor make a commit that the journal refuses.
+pub const SINK_QUARANTINE_BYTES: usize = 8 << 20;
+
 /// Events that the quarantine keeps. With [`QUARANTINE_BYTES_MAX`] it bounds the disk that a plugin
 /// which rejects everything can take.
 pub const QUARANTINE_EVENTS_MAX: u64 = 1_000_000;

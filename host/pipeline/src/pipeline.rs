@@ -13,6 +13,7 @@ use crate::component::BuildError;
 use crate::deliver::{MakeSink, Outlet, OutletPlace, OutletState};
 use crate::feed::{Feed, FeedState, FeedTarget, MakeSource, spawn};
 use crate::interceptor::Interceptor;
+use crate::metrics::ComponentKind;
 use crate::plan::{OnReject, PipelinePlan};
 use crate::quarantine::{self, Keeper};
 use crate::source::Wake;
@@ -39,6 +40,8 @@ pub struct Parts {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{component}: {error}")]
 pub struct StartError {
+    /// What it is.
+    pub kind: ComponentKind,
     /// Name of the source or sink; empty for the pipeline.
     pub component: String,
     /// What is wrong.
@@ -82,42 +85,76 @@ pub enum StopOutcome {
 
 impl Pipeline {
     /// Starts sinks first, then sources: what the journal still holds goes out before new events come.
+    /// When a part cannot be made, what was started is stopped again and the journals are closed.
     pub fn start(parts: Parts) -> Result<Pipeline, StartError> {
         let Parts { plan, journal, quarantine, sources, interceptors, sinks } = parts;
         let chain = Arc::new(links(interceptors, plan.interceptors.iter().map(|i| i.on_reject)));
-        let missing = |what: &str| StartError {
-            component: what.into(),
-            error: BuildError::new("", "has no channel in the journal", "this is a bug of Flumen: report it"),
+        let mut pipeline = Pipeline {
+            plan,
+            journal,
+            quarantine,
+            chain,
+            feeds: Vec::new(),
+            outlets: Vec::new(),
+            keeper: Mutex::new(None),
+            keeper_wake: Wake::default(),
+            expired: Arc::new(AtomicU64::new(0)),
         };
-        let quarantine_channel = journal.channel(quarantine::CHANNEL).ok_or_else(|| missing("quarantine"))?;
-        let mut outlets = Vec::new();
+        match pipeline.start_threads(sources, sinks) {
+            Ok(()) => Ok(pipeline),
+            Err(error) => {
+                pipeline.stop(Instant::now());
+                Err(error)
+            }
+        }
+    }
+
+    fn start_threads(
+        &mut self,
+        sources: Vec<MakeSource>,
+        sinks: Vec<(MakeSink, Vec<Arc<dyn Interceptor>>)>,
+    ) -> Result<(), StartError> {
+        let Pipeline { plan, journal, quarantine, chain, feeds, outlets, keeper, keeper_wake, expired } = self;
+        let bug = |component: &str, reason: &str| StartError {
+            kind: ComponentKind::Sink,
+            component: component.into(),
+            error: BuildError::new("", reason, "this is a bug of Flumen: report it"),
+        };
+        let missing = |component: &str| bug(component, "has no channel in the journal");
+        if sources.len() != plan.sources.len()
+            || sinks.len() != plan.sinks.len()
+            || chain.0.len() != plan.interceptors.len()
+        {
+            return Err(bug("", "has fewer parts than its plan"));
+        }
+        let quarantine_channel = journal.channel(crate::quarantine::CHANNEL).ok_or_else(|| missing("quarantine"))?;
         for (sink, (make, interceptors)) in plan.sinks.iter().zip(sinks) {
             let channel = journal.channel(&sink.channel).ok_or_else(|| missing(&sink.name))?;
             let reader = journal.reader_id(channel, &sink.name).ok_or_else(|| missing(&sink.name))?;
             let place = OutletPlace { journal: journal.clone(), channel, reader, quarantine: quarantine_channel };
             let own = links(interceptors, sink.interceptors.iter().map(|i| i.on_reject));
             let outlet = Outlet::start(&sink.name, make, own, place);
-            outlets.push(outlet.map_err(|error| StartError { component: sink.name.clone(), error })?);
+            outlets.push(outlet.map_err(|error| StartError { kind: ComponentKind::Sink, component: sink.name.clone(), error })?);
         }
-        let keeper_wake = Wake::default();
-        let expired = Arc::new(AtomicU64::new(0));
-        let keeper = Keeper {
+        let moves = Keeper {
             from: journal.clone(),
             to: quarantine.clone(),
             wake: keeper_wake.clone(),
             expired: expired.clone(),
         };
-        let keeper = spawn(&format!("quarantine-{}", plan.name), move || keeper.run())
-            .map_err(|error| StartError { component: String::new(), error })?;
-        let mut feeds = Vec::new();
+        let thread = spawn(&format!("quarantine-{}", plan.name), move || moves.run())
+            .map_err(|error| StartError { kind: ComponentKind::Sink, component: String::new(), error })?;
+        *keeper.lock() = Some(thread);
         for (source, make) in plan.sources.iter().zip(sources) {
             let channels: Vec<_> = plan.channels.iter().filter_map(|channel| journal.channel(&channel.name)).collect();
+            if channels.len() != plan.channels.len() {
+                return Err(missing(&source.name));
+            }
             let target = FeedTarget { journal: journal.clone(), channels, quarantine: quarantine_channel };
             let feed = Feed::start(&source.name, make, chain.clone(), plan.interceptor_threads, plan.batch, target);
-            feeds.push(feed.map_err(|error| StartError { component: source.name.clone(), error })?);
+            feeds.push(feed.map_err(|error| StartError { kind: ComponentKind::Source, component: source.name.clone(), error })?);
         }
-        let keeper = Mutex::new(Some(keeper));
-        Ok(Pipeline { plan, journal, quarantine, chain, feeds, outlets, keeper, keeper_wake, expired })
+        Ok(())
     }
 
     /// The plan that it runs.
@@ -157,11 +194,11 @@ impl Pipeline {
         // Past the limit there is still one flush and one commit to wait for.
         wait_until(Instant::now() + crate::limits::STOP_COMMIT, || self.outlets.iter().all(Outlet::finished));
         self.keeper_wake.stop();
-        let left = self.journal.status().channels.iter().map(|channel| channel.events).max().unwrap_or(0);
-        let failure = self.failure();
         if let Some(keeper) = self.keeper.lock().take() {
             wait_until(Instant::now() + crate::limits::STOP_COMMIT, || keeper.is_finished());
         }
+        let left = self.journal.status().channels.iter().map(|channel| channel.events).max().unwrap_or(0);
+        let failure = self.failure();
         let closed = self.journal.close().and(self.quarantine.close());
         match (failure, closed) {
             (Some(reason), _) => StopOutcome::Failed(reason),
@@ -196,6 +233,15 @@ impl Pipeline {
                 expired: self.expired.load(Ordering::Relaxed),
             },
         }
+    }
+}
+
+impl Drop for Pipeline {
+    /// Without a stop: its threads end on their own, at the next flush.
+    fn drop(&mut self) {
+        self.feeds.iter().for_each(|feed| feed.wake.stop());
+        self.outlets.iter().for_each(|outlet| outlet.wake.stop());
+        self.keeper_wake.stop();
     }
 }
 

@@ -153,8 +153,17 @@ impl Keeper {
 
     fn move_events(&self, places: &Places, reader: &mut dyn Reader) -> Result<(), SinkError> {
         let stored = self.to.position(CURSOR_KEY).and_then(|value| value.as_slice().try_into().ok());
-        let cursor = stored.map_or(0, u64::from_le_bytes).max(reader.acknowledged());
+        let stored = stored.map_or(0, u64::from_le_bytes);
+        let (acknowledged, head) = (reader.acknowledged(), head(self.from.as_ref(), places.channel));
+        if stored > head {
+            // Of another journal: to skip up to there would lose events.
+            tracing::error!(stored, head, "quarantine: its cursor is past the channel's end and is not used");
+        }
+        let cursor = if stored > head { acknowledged } else { stored.max(acknowledged) };
         reader.seek(cursor).map_err(retry)?;
+        if cursor > acknowledged {
+            self.acknowledge(places, cursor)?;
+        }
         loop {
             let Some(delivery) = reader.next(limits::SINK_WAIT).map_err(|error| match error {
                 flumen_journal::ReadError::Closing => SinkError::Stopped,
@@ -174,9 +183,13 @@ impl Keeper {
                 ..Commit::default()
             };
             settle(self.to.as_ref(), put)?;
-            let ack = Ack { channel: places.channel, reader: places.reader, cursor };
-            settle(self.from.as_ref(), Commit { acks: vec![ack], ..Commit::default() })?;
+            self.acknowledge(places, cursor)?;
         }
+    }
+
+    fn acknowledge(&self, places: &Places, cursor: u64) -> Result<(), SinkError> {
+        let ack = Ack { channel: places.channel, reader: places.reader, cursor };
+        settle(self.from.as_ref(), Commit { acks: vec![ack], ..Commit::default() })
     }
 
     /// Makes room: past a bound, the oldest quarter goes.
@@ -196,6 +209,11 @@ impl Keeper {
         tracing::error!(events = expired, "quarantine is full: its oldest events expired");
         Ok(())
     }
+}
+
+/// Events ever put to a channel.
+pub(crate) fn head(journal: &dyn Journal, channel: ChannelId) -> u64 {
+    journal.status().channels.get(usize::from(channel.0)).map_or(0, |channel| channel.head)
 }
 
 fn settle(journal: &dyn Journal, commit: Commit) -> Result<(), SinkError> {

@@ -112,6 +112,11 @@ impl SinkContext {
         self.quarantined.extend(groups);
     }
 
+    /// Bytes of what was quarantined since the last flush.
+    pub(crate) fn quarantined_bytes(&self) -> usize {
+        self.quarantined.iter().map(|group| group.batch.bytes()).sum()
+    }
+
     /// What was quarantined since the last call.
     pub fn take_quarantined(&mut self) -> Vec<Quarantined> {
         std::mem::take(&mut self.quarantined)

@@ -76,7 +76,10 @@ pub fn decode(raw: RawAnswer, rows: usize) -> Result<Difference, AnswerError> {
         None => rows - rejected.len(),
     };
     if output > flumen_event::limits::ROWS_MAX {
-        return lie("rows-from", format!("{output} rows, a batch has at most {}", flumen_event::limits::ROWS_MAX));
+        return lie(
+            "rows-from",
+            format!("{output} rows, a batch has at most {}", flumen_event::limits::ROWS_MAX),
+        );
     }
     let body = body.map(|column| binary(column, output)).transpose()?;
     let time = time.map(|list| times(list, output)).transpose()?;
@@ -85,7 +88,8 @@ pub fn decode(raw: RawAnswer, rows: usize) -> Result<Difference, AnswerError> {
         return lie("set-headers", format!("{} headers, a batch has at most {limit}", set_headers.len()));
     }
     check_names(&set_headers)?;
-    let set_headers = set_headers.into_iter().map(|raw| header(raw, output)).collect::<Result<Vec<_>, _>>()?;
+    let set_headers =
+        set_headers.into_iter().map(|raw| header(raw, output)).collect::<Result<Vec<_>, _>>()?;
     let remove_headers = remove_headers.into_iter().map(Into::into).collect();
     let rejected = rejected.into_iter().map(|(row, reason)| rejection(row, &reason)).collect();
     Ok(Difference { rows_from, body, time, set_headers, remove_headers, rejected })
@@ -134,7 +138,8 @@ fn times(list: Vec<u8>, rows: usize) -> Result<Int64Array, AnswerError> {
 
 fn binary(raw: RawColumn, rows: usize) -> Result<BinaryArray, AnswerError> {
     let offsets = offsets("body", raw.offsets, raw.data.len(), rows)?;
-    BinaryArray::try_new(offsets, Buffer::from_vec(raw.data), None).or_else(|error| lie("body", error.to_string()))
+    BinaryArray::try_new(offsets, Buffer::from_vec(raw.data), None)
+        .or_else(|error| lie("body", error.to_string()))
 }
 
 fn header(raw: RawHeader, rows: usize) -> Result<HeaderColumn, AnswerError> {
@@ -172,9 +177,10 @@ fn presence(
     if nulls.null_count() == 0 {
         return Ok(None);
     }
-    let full = offsets.windows(2).zip(nulls.iter()).position(|(pair, present)| {
-        !present && matches!(pair, [start, end] if start != end)
-    });
+    let full = offsets
+        .windows(2)
+        .zip(nulls.iter())
+        .position(|(pair, present)| !present && matches!(pair, [start, end] if start != end));
     match full {
         Some(row) => lie(column, format!("row {row} is not present but has a value")),
         None => Ok(Some(nulls)),
@@ -182,7 +188,12 @@ fn presence(
 }
 
 /// `rows + 1` numbers from 0, never falling, to `data_bytes`.
-fn offsets(column: &str, list: Vec<u8>, data_bytes: usize, rows: usize) -> Result<OffsetBuffer<i32>, AnswerError> {
+fn offsets(
+    column: &str,
+    list: Vec<u8>,
+    data_bytes: usize,
+    rows: usize,
+) -> Result<OffsetBuffer<i32>, AnswerError> {
     if list.len() != (rows + 1) * 4 {
         let wanted = (rows + 1) * 4;
         return lie(column, format!("{} bytes of offsets, {rows} rows need {wanted}", list.len()));

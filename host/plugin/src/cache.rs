@@ -159,7 +159,9 @@ impl Cache {
         let mut entries: Vec<(SystemTime, u64, PathBuf)> = self
             .files()
             .filter(|(path, _)| path.extension().is_some_and(|suffix| suffix == SUFFIX) && path != newest)
-            .map(|(path, metadata)| (metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), metadata.len(), path))
+            .map(|(path, metadata)| {
+                (metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), metadata.len(), path)
+            })
             .collect();
         entries.sort();
         let mut bytes: u64 = entries.iter().map(|(_, bytes, _)| bytes).sum();
@@ -183,7 +185,8 @@ fn seal(key: &Key, code: &[u8]) -> blake3::Hash {
 }
 
 fn write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    fs::remove_file(path).or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
+    fs::remove_file(path)
+        .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
     let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     parts.iter().try_for_each(|part| file.write_all(part))
 }

@@ -66,12 +66,19 @@ impl PluginHost {
         let version = match (opened, &case.open_error) {
             (Ok(version), None) => version,
             (Ok(_), Some(part)) => {
-                return Ok(CaseOutcome::Failed(format!("it opened, but {part:?} was expected as the error of open")));
+                return Ok(CaseOutcome::Failed(format!(
+                    "it opened, but {part:?} was expected as the error of open"
+                )));
             }
             (Err(LoadError::Refused { text, .. } | LoadError::Open { reason: text, .. }), Some(part)) => {
                 let is_as_expected = text.contains(part.as_str());
-                let difference = || format!("error of open\n  expected a part: {part}\n  actual:          {text}");
-                return Ok(if is_as_expected { CaseOutcome::Passed } else { CaseOutcome::Failed(difference()) });
+                let difference =
+                    || format!("error of open\n  expected a part: {part}\n  actual:          {text}");
+                return Ok(if is_as_expected {
+                    CaseOutcome::Passed
+                } else {
+                    CaseOutcome::Failed(difference())
+                });
             }
             (Err(LoadError::Refused { text, .. } | LoadError::Open { reason: text, .. }), None) => {
                 return Ok(CaseOutcome::Failed(format!("it did not open: {text}")));
@@ -80,7 +87,11 @@ impl PluginHost {
         };
         let processed = version.process(case.input.clone());
         let differences = compare(case, &processed);
-        Ok(if differences.is_empty() { CaseOutcome::Passed } else { CaseOutcome::Failed(differences.join("\n")) })
+        Ok(if differences.is_empty() {
+            CaseOutcome::Passed
+        } else {
+            CaseOutcome::Failed(differences.join("\n"))
+        })
     }
 }
 
@@ -92,7 +103,8 @@ fn compare(case: &Case, processed: &Processed) -> Vec<String> {
         let reason = quarantined.reasons.first().map(String::as_str).unwrap_or_default();
         out.push(format!("the plugin failed on input rows {rows:?}: {reason}"));
     }
-    let actual: Vec<ExpectedEvent> = (0..processed.kept.rows()).map(|row| event(&processed.kept, row)).collect();
+    let actual: Vec<ExpectedEvent> =
+        (0..processed.kept.rows()).map(|row| event(&processed.kept, row)).collect();
     for (index, expected) in case.expected.iter().enumerate() {
         match actual.get(index) {
             Some(actual) => out.extend(event_difference(index, expected, actual)),
@@ -123,7 +135,11 @@ fn rejection_differences(case: &Case, processed: &Processed) -> Vec<String> {
         }
     }
     let surplus = actual.into_iter();
-    out.extend(surplus.map(|(row, reason)| format!("row {row} is rejected, which was not expected\n  actual: {reason}")));
+    out.extend(
+        surplus.map(|(row, reason)| {
+            format!("row {row} is rejected, which was not expected\n  actual: {reason}")
+        }),
+    );
     out
 }
 
@@ -141,7 +157,9 @@ fn event(batch: &Batch, row: usize) -> ExpectedEvent {
     ExpectedEvent {
         body: batch.body().value(row).to_vec(),
         time: Some(batch.time().value(row)),
-        headers: present.map(|header| (header.name.to_string(), header.values.value(row).to_owned())).collect(),
+        headers: present
+            .map(|header| (header.name.to_string(), header.values.value(row).to_owned()))
+            .collect(),
     }
 }
 
@@ -157,7 +175,8 @@ fn event_difference(index: usize, expected: &ExpectedEvent, actual: &ExpectedEve
     if expected.time.is_some() && expected.time != actual.time {
         line("time", format!("{:?}", expected.time), format!("{:?}", actual.time));
     }
-    let names: std::collections::BTreeSet<&String> = expected.headers.keys().chain(actual.headers.keys()).collect();
+    let names: std::collections::BTreeSet<&String> =
+        expected.headers.keys().chain(actual.headers.keys()).collect();
     for name in names {
         let value = |event: &ExpectedEvent| match event.headers.get(name) {
             Some(value) => text(value.as_bytes()),

@@ -67,7 +67,10 @@ fn start_ticker(engine: &Engine) -> Result<(), HostError> {
             thread::sleep(limits::EPOCH_TICK);
         }
     };
-    thread::Builder::new().name(NAME.into()).spawn(tick).map_err(|source| HostError::Thread { name: NAME, source })?;
+    thread::Builder::new()
+        .name(NAME.into())
+        .spawn(tick)
+        .map_err(|source| HostError::Thread { name: NAME, source })?;
     Ok(())
 }
 

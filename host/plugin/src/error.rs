@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use thiserror::Error;
 
@@ -168,14 +167,6 @@ pub enum LoadError {
         /// Trap, timeout, memory or a wrong answer.
         reason: String,
     },
-    /// The directory could not be looked into for as long as the file kept changing.
-    #[error("plugin {}: the file was still being written after {} ms; it is loaded when it rests", path.display(), waited.as_millis())]
-    Unsteady {
-        /// The file.
-        path: PathBuf,
-        /// How long was waited.
-        waited: Duration,
-    },
 }
 
 impl LoadError {
@@ -195,7 +186,6 @@ impl LoadError {
             LoadError::Compile { .. } => "plugin-compile",
             LoadError::Refused { .. } => "plugin-refused",
             LoadError::Open { .. } => "plugin-open",
-            LoadError::Unsteady { .. } => "plugin-unsteady",
         }
     }
 

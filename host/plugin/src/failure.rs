@@ -13,7 +13,9 @@ pub(crate) enum Failure {
     Trap(String),
     #[error("the plugin took longer than {} ms", .0.as_millis())]
     Timeout(Duration),
-    #[error("the plugin asked for {wanted_bytes} bytes of memory; its limit is {limit_bytes} (`limits.memory`)")]
+    #[error(
+        "the plugin asked for {wanted_bytes} bytes of memory; its limit is {limit_bytes} (`limits.memory`)"
+    )]
     Memory { wanted_bytes: u64, limit_bytes: u64 },
     #[error("the plugin's answer is larger than its limit of {limit_bytes} bytes (`limits.answer`)")]
     Oversized { limit_bytes: u64 },

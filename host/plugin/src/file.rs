@@ -1,5 +1,6 @@
 //! A plugin's file: read, hashed, recognised, and made a component if it is a core module.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
+use wasmtime::{Engine, Module};
 
 use crate::error::LoadError;
 use crate::limits;
@@ -90,10 +92,16 @@ impl PluginFile {
     }
 
     /// The component that these bytes are or become.
-    pub(crate) fn component(&self) -> Result<std::borrow::Cow<'_, [u8]>, LoadError> {
+    pub(crate) fn component(&self, engine: &Engine) -> Result<Cow<'_, [u8]>, LoadError> {
         match self.kind {
             FileKind::Component => Ok((&self.bytes).into()),
-            FileKind::CoreModule => wrap(&self.path, &self.bytes).map(Into::into),
+            FileKind::CoreModule => {
+                Module::validate(engine, &self.bytes).map_err(|error| LoadError::Malformed {
+                    path: self.path.clone(),
+                    reason: format!("{error:#}"),
+                })?;
+                wrap(&self.path, &self.bytes).map(Into::into)
+            }
         }
     }
 }
@@ -113,19 +121,15 @@ fn kind_of(path: &Path, bytes: &[u8]) -> Result<FileKind, LoadError> {
     }
 }
 
+/// Makes a component of a valid core module. The encoder (wit-component 0.262) panics on some modules that are cut off; the
+/// module is validated before it gets here, and should it panic for another reason, that is the file's fault, not the agent's.
 fn wrap(path: &Path, module: &[u8]) -> Result<Vec<u8>, LoadError> {
-    let mut encoder = wit_component::ComponentEncoder::default();
-    let reason = match encoder.module(module) {
-        Ok(encoder) => match encoder.validate(true).encode() {
-            Ok(component) => return Ok(component),
-            Err(error) => format!("{error:#}"),
-        },
-        Err(error) => format!("{error:#}"),
+    let encode = || {
+        let mut encoder = wit_component::ComponentEncoder::default();
+        let encoded = encoder.module(module).and_then(|encoder| encoder.validate(true).encode());
+        encoded.map_err(|error| format!("{error:#}"))
     };
-    let path = path.to_owned();
-    // The parser names an offset when the bytes themselves are broken.
-    match reason.contains("(at offset 0x") {
-        true => Err(LoadError::Malformed { path, reason }),
-        false => Err(LoadError::NotAPlugin { path, reason }),
-    }
+    let encoded = std::panic::catch_unwind(encode)
+        .unwrap_or_else(|_| Err("its custom sections are damaged".to_owned()));
+    encoded.map_err(|reason| LoadError::NotAPlugin { path: path.to_owned(), reason })
 }

@@ -150,10 +150,10 @@ impl PluginHost {
             return Ok((component, None));
         }
         let started = Instant::now();
-        let bytes = file.component()?;
-        let component = Component::from_binary(&self.engine, &bytes).map_err(|error| {
-            let (path, reason) = (file.path.clone(), format!("{error:#}"));
-            match reason.contains("(at offset 0x") {
+        let bytes = file.component(&self.engine)?;
+        let component = self.compile_bytes(&bytes).map_err(|reason| {
+            let path = file.path.clone();
+            match reason.contains("failed to parse WebAssembly") || reason.contains("(at offset 0x") {
                 true => LoadError::Malformed { path, reason },
                 false => LoadError::Compile { path, reason },
             }
@@ -165,6 +165,15 @@ impl PluginHost {
             tracing::warn!(plugin = %file.path.display(), "the compiled plugin is not kept: {reason}");
         }
         Ok((component, Some(took)))
+    }
+
+    /// A bug of the compiler that a file brings out is that file's error: the agent goes on.
+    fn compile_bytes(&self, bytes: &[u8]) -> Result<Component, String> {
+        let compile = std::panic::AssertUnwindSafe(|| Component::from_binary(&self.engine, bytes));
+        match std::panic::catch_unwind(compile) {
+            Ok(compiled) => compiled.map_err(|error| format!("{error:#}")),
+            Err(_) => Err("the compiler failed on it; please report it with the file".to_owned()),
+        }
     }
 
     fn cached(&self, key: &Key) -> Option<Component> {

@@ -151,7 +151,9 @@ impl Isolated {
         let Applied { kept, rejected, reasons, dropped } = applied;
         let (rows, bytes) = (self.rows + kept.rows(), self.bytes + kept.bytes());
         if rows > flumen_event::limits::ROWS_MAX || bytes > flumen_event::limits::BYTES_MAX {
-            let reason = format!("the outputs of this batch's parts are over the limit together: {rows} rows, {bytes} bytes");
+            let reason = format!(
+                "the outputs of this batch's parts are over the limit together: {rows} rows, {bytes} bytes"
+            );
             self.failed.push((input.clone(), reason));
             return;
         }

@@ -140,7 +140,8 @@ fn printable(message: &str) -> String {
     let mut out = String::with_capacity(line.len());
     for character in line.chars() {
         // Directional marks and line separators reorder or break what a person reads.
-        let is_unsafe = character.is_control() || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let is_unsafe =
+            character.is_control() || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         if is_unsafe { out.extend(character.escape_default()) } else { out.push(character) }
     }
     out

@@ -89,8 +89,21 @@ macro_rules! counters {
 }
 
 counters!(
-    calls, busy_ns, traps, timeouts, memory_failures, oversized_answers, lying_answers, errors, retries, bisections,
-    budgets_exhausted, instances, memory_max_bytes, log_lines_dropped, metric_calls_dropped
+    calls,
+    busy_ns,
+    traps,
+    timeouts,
+    memory_failures,
+    oversized_answers,
+    lying_answers,
+    errors,
+    retries,
+    bisections,
+    budgets_exhausted,
+    instances,
+    memory_max_bytes,
+    log_lines_dropped,
+    metric_calls_dropped
 );
 
 impl Counters {

@@ -107,16 +107,18 @@ impl PluginVersion {
                     host.drop_idle();
                     std::thread::sleep(limits::EPOCH_TICK);
                 }
-                _ => {
-                    bump(&self.services.counters.instances);
-                    return made;
-                }
+                _ => return made.inspect(|_| bump(&self.services.counters.instances)),
             }
         }
     }
 
-    /// A fresh instance, opened as the first one was.
+    /// A fresh instance. One that does not open is tried once more: a whole batch depends on it.
     fn fresh(&self) -> Result<Instance, Failure> {
+        self.opened().or_else(|_| self.opened())
+    }
+
+    /// A fresh instance, opened as the first one was.
+    fn opened(&self) -> Result<Instance, Failure> {
         let mut guest = self.instantiate()?;
         match guest.open(&self.config) {
             Ok(reads) if reads == self.reads => Ok(Instance { guest, batches: 0 }),
@@ -129,7 +131,8 @@ impl PluginVersion {
     fn put_back(&self, mut instance: Instance) {
         instance.batches += 1;
         let memory_bytes_max = self.limits.memory_bytes / 100 * limits::INSTANCE_MEMORY_PERCENT_MAX;
-        let is_worn = instance.batches >= limits::INSTANCE_BATCHES_MAX || instance.guest.memory_bytes() > memory_bytes_max;
+        let is_worn = instance.batches >= limits::INSTANCE_BATCHES_MAX
+            || instance.guest.memory_bytes() > memory_bytes_max;
         let mut idle = self.idle.lock();
         if !is_worn && idle.len() < limits::IDLE_INSTANCES_MAX {
             idle.push(instance);
@@ -167,7 +170,10 @@ impl PluginVersion {
             Ok(kept) => kept,
             // Only headers can be too many here: rows and bytes were counted on the way.
             Err(error) => {
-                let reasons = vec![format!("the outputs of this batch's parts do not fit together: {error}"); batch.rows()];
+                let reasons = vec![
+                    format!("the outputs of this batch's parts do not fit together: {error}");
+                    batch.rows()
+                ];
                 let quarantined = vec![quarantined(batch, reasons, false)];
                 return Processed { kept: Batch::empty(), quarantined, dropped: 0 };
             }
@@ -210,7 +216,10 @@ fn checked(reads: Reads) -> Result<Reads, OpenFailure> {
     let mut names = HashSet::new();
     let wrong = |text: String| Err(OpenFailure::Failed(Failure::Refused(text)));
     if reads.headers.len() > flumen_event::limits::HEADERS_MAX {
-        return wrong(format!("it wants to read {} headers, more than an event can have", reads.headers.len()));
+        return wrong(format!(
+            "it wants to read {} headers, more than an event can have",
+            reads.headers.len()
+        ));
     }
     for name in &reads.headers {
         if name.is_empty() || name.len() > max {
@@ -231,6 +240,9 @@ impl From<Failure> for OpenFailure {
 
 impl std::fmt::Debug for PluginVersion {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("PluginVersion").field("name", &self.name).field("hash", &self.hash).finish_non_exhaustive()
+        out.debug_struct("PluginVersion")
+            .field("name", &self.name)
+            .field("hash", &self.hash)
+            .finish_non_exhaustive()
     }
 }

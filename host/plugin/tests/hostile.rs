@@ -14,7 +14,12 @@ fn a_row_that_traps_goes_alone() {
     let sandbox = Sandbox::new();
     let version = sandbox.hostile(r#"{"do":"trap-on"}"#, PluginLimits::default());
     for bad in [vec![0], vec![999], vec![500, 501], vec![0, 1, 2, 3, 500, 998, 999]] {
-        check_isolated(&version, &batch_with(1_000, &bad, "TRAP"), &bad, "the plugin trapped: wasm `unreachable`");
+        check_isolated(
+            &version,
+            &batch_with(1_000, &bad, "TRAP"),
+            &bad,
+            "the plugin trapped: wasm `unreachable`",
+        );
     }
     check_isolated(&version, &batch_with(1, &[0], "TRAP"), &[0], "the plugin trapped");
     check_isolated(&version, &batch_with(1_000, &[], ""), &[], "");
@@ -57,7 +62,11 @@ fn check_misdeed(misdeed: &str, limits: PluginLimits, reason: &str) {
 
 #[test]
 fn offsets_beyond_the_data() {
-    check_misdeed("lying-offsets", PluginLimits::default(), "body: the last offset is 1, the data has 0 bytes");
+    check_misdeed(
+        "lying-offsets",
+        PluginLimits::default(),
+        "body: the last offset is 1, the data has 0 bytes",
+    );
 }
 
 #[test]
@@ -77,17 +86,29 @@ fn header_values_that_are_not_utf8() {
 
 #[test]
 fn rows_that_the_input_does_not_have() {
-    check_misdeed("rows-out-of-range", PluginLimits::default(), "rows-from names row 1000000, the batch has 1");
+    check_misdeed(
+        "rows-out-of-range",
+        PluginLimits::default(),
+        "rows-from names row 1000000, the batch has 1",
+    );
 }
 
 #[test]
 fn a_rejection_of_a_row_that_the_input_does_not_have() {
-    check_misdeed("reject-out-of-range", PluginLimits::default(), "rejected names row 1000000, the batch has 1");
+    check_misdeed(
+        "reject-out-of-range",
+        PluginLimits::default(),
+        "rejected names row 1000000, the batch has 1",
+    );
 }
 
 #[test]
 fn an_error_from_process() {
-    check_misdeed("process-error", PluginLimits::default(), "the plugin failed: `process-error` was asked for");
+    check_misdeed(
+        "process-error",
+        PluginLimits::default(),
+        "the plugin failed: `process-error` was asked for",
+    );
 }
 
 #[test]
@@ -107,7 +128,11 @@ fn a_plugin_that_always_loops_has_an_end() {
     let processed = version.process(batch);
     let found = quarantined(&processed);
     assert_eq!(found.iter().map(|(row, _)| *row).collect::<Vec<_>>(), (0..8_192).collect::<Vec<u64>>());
-    assert!(found[8_191].1.contains("failed calls of the batch took 10 times the time limit"), "{}", found[8_191].1);
+    assert!(
+        found[8_191].1.contains("failed calls of the batch took 10 times the time limit"),
+        "{}",
+        found[8_191].1
+    );
     assert!(processed.kept.is_empty());
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     assert_eq!(version.stats().budgets_exhausted, 1);
@@ -159,9 +184,11 @@ fn many_threads_share_a_version_that_fails() {
 #[test]
 fn more_threads_than_sandboxes_wait_for_each_other() {
     let sandbox = Sandbox::new();
-    let versions: Vec<_> = (0..10).map(|_| sandbox.open("noop", "{}", PluginLimits::default()).unwrap()).collect();
+    let versions: Vec<_> =
+        (0..10).map(|_| sandbox.open("noop", "{}", PluginLimits::default()).unwrap()).collect();
     // 10 idle instances here, and 200 versions more than the 128 that fit.
-    let more: Vec<_> = (0..200).map(|_| sandbox.open("noop", "{}", PluginLimits::default()).unwrap()).collect();
+    let more: Vec<_> =
+        (0..200).map(|_| sandbox.open("noop", "{}", PluginLimits::default()).unwrap()).collect();
     for version in versions.iter().chain(&more) {
         check_isolated(version, &batch_with(10, &[], ""), &[], "");
     }

@@ -54,7 +54,8 @@ fn what_is_not_webassembly_is_refused() {
     refused(&sandbox, b"", "plugin-damaged", &["it is empty"]);
     refused(&sandbox, b"\0asm\x01", "plugin-damaged", &["it ends within its first 8 bytes"]);
     refused(&sandbox, b"\0asm\x63\0\0\0rest", "plugin-damaged", &["unknown version"]);
-    let missing = sandbox.host.open(&sandbox.dir.path().join("none.wasm"), "none", "{}", &[], PluginLimits::default());
+    let missing =
+        sandbox.host.open(&sandbox.dir.path().join("none.wasm"), "none", "{}", &[], PluginLimits::default());
     assert_eq!(missing.unwrap_err().code(), "plugin-unreadable");
 }
 
@@ -95,8 +96,18 @@ fn a_mutated_file_never_brings_the_host_down() {
 #[test]
 fn another_world_is_refused() {
     let sandbox = Sandbox::new();
-    refused(&sandbox, &wat::parse_str("(module)").unwrap(), "plugin-wrong-world", &["does not export `flumen:plugin/guest@0.1.0`", "none"]);
-    refused(&sandbox, &wat::parse_str("(component)").unwrap(), "plugin-wrong-world", &["build it from wit/0.1.0"]);
+    refused(
+        &sandbox,
+        &wat::parse_str("(module)").unwrap(),
+        "plugin-wrong-world",
+        &["does not export `flumen:plugin/guest@0.1.0`", "none"],
+    );
+    refused(
+        &sandbox,
+        &wat::parse_str("(component)").unwrap(),
+        "plugin-wrong-world",
+        &["build it from wit/0.1.0"],
+    );
     refused(
         &sandbox,
         &wat::parse_str(r#"(module (import "env" "read_file" (func)))"#).unwrap(),
@@ -108,34 +119,48 @@ fn another_world_is_refused() {
         (core instance $i (instantiate $m))
         (func $open (canon lift (core func $i "open")))
         (instance (export "flumen:plugin/guest@0.1.0") (export "open" (func $open))))"#;
-    refused(&sandbox, &wat::parse_str(other).unwrap(), "plugin-wrong-shape", &["flumen:plugin/guest@0.1.0#open"]);
+    refused(
+        &sandbox,
+        &wat::parse_str(other).unwrap(),
+        "plugin-wrong-shape",
+        &["flumen:plugin/guest@0.1.0#open"],
+    );
     let exported = r#"(component (core module $m) (export "a:b/c@1.0.0" (core module $m)))"#;
     let exported = wat::parse_str(exported).unwrap();
     refused(&sandbox, &exported, "plugin-wrong-world", &["(its exports: `a:b/c@1.0.0`)"]);
 }
 
 /// The noop as a component that also imports these interfaces, each with one function that nobody calls.
-fn importing(interfaces: &[&str]) -> Vec<u8> {
-    use std::fmt::Write;
-    let mut text = String::from("(component\n");
-    for interface in interfaces {
-        writeln!(text, r#"(import "{interface}" (instance (export "call" (func (param "x" u32) (result u32)))))"#).unwrap();
-    }
-    let inner: String = component(&noop()).iter().map(|byte| format!("\\{byte:02x}")).collect();
-    write!(
-        text,
-        r#"(component $inner binary "{inner}")
-           (instance $made (instantiate $inner))
-           (export "flumen:plugin/guest@0.1.0" (instance $made "flumen:plugin/guest@0.1.0")))"#
-    )
-    .unwrap();
-    wat::parse_str(&text).unwrap()
+///
+/// Sections of a component may follow each other in any order, so the imports are appended. What has to be found out is the
+/// number of the type that each import refers to: the first at which the component is valid.
+fn importing(sandbox: &Sandbox, interfaces: &[&str]) -> Vec<u8> {
+    let with_types_from = |first: u8| {
+        let mut bytes = component(&noop());
+        for (number, interface) in (first..).zip(interfaces) {
+            let text = format!(
+                r#"(component (import "{interface}" (instance (export "call" (func (param "x" u32) (result u32))))))"#
+            );
+            let sections = wat::parse_str(text).unwrap();
+            bytes.extend_from_slice(&sections[8..sections.len() - 1]);
+            bytes.push(number);
+        }
+        bytes
+    };
+    let is_valid = |bytes: &Vec<u8>| {
+        let path = sandbox.write("tried.wasm", bytes);
+        !sandbox.host.inspect(&path, "{}").is_err_and(|error| error.code() == "plugin-damaged")
+    };
+    (0..127).map(with_types_from).find(is_valid).expect("a component with appended imports")
 }
 
 #[test]
 fn unknown_imports_are_named_one_by_one() {
     let sandbox = Sandbox::new();
-    let bytes = importing(&["acme:files/read@1.0.0", "wasi:cli/environment@0.2.3", "flumen:plugin/state@0.1.0"]);
+    let bytes = importing(
+        &sandbox,
+        &["acme:files/read@1.0.0", "wasi:cli/environment@0.2.3", "flumen:plugin/state@0.1.0"],
+    );
     let names = "offer: `acme:files/read@1.0.0`, `flumen:plugin/state@0.1.0`;";
     refused(&sandbox, &bytes, "plugin-unknown-imports", &[names]);
 }
@@ -143,7 +168,8 @@ fn unknown_imports_are_named_one_by_one() {
 #[test]
 fn wasi_imports_of_any_version_load() {
     let sandbox = Sandbox::new();
-    let path = sandbox.write("guest.wasm", &importing(&["wasi:cli/environment@0.2.3", "wasi:clocks/x@0.3.0"]));
+    let path = sandbox
+        .write("guest.wasm", &importing(&sandbox, &["wasi:cli/environment@0.2.3", "wasi:clocks/x@0.3.0"]));
     let version = sandbox.host.open(&path, "guest", "{}", &[], PluginLimits::default()).unwrap();
     check_isolated(&version, &batch_with(100, &[], ""), &[], "");
 }
@@ -157,7 +183,9 @@ fn imports_have_to_be_granted() {
     };
     let text = open(&[]).unwrap_err().to_string();
     assert!(text.contains("grant = ["), "{text}");
-    ["log", "metrics", "clock"].iter().for_each(|power| assert!(text.contains(&format!("{power:?}")), "{text}"));
+    ["log", "metrics", "clock"]
+        .iter()
+        .for_each(|power| assert!(text.contains(&format!("{power:?}")), "{text}"));
     let error = open(&["log", "clock"]).unwrap_err();
     assert_eq!(error.code(), "plugin-not-granted");
     let text = error.to_string();
@@ -168,7 +196,9 @@ fn imports_have_to_be_granted() {
     check_isolated(&version, &batch_with(100, &[], ""), &[], "");
     let stats = version.stats();
     assert_eq!(stats.guest_metrics.get("rows"), Some(&GuestMetric::Counter(100)));
-    let Some(GuestMetric::Gauge(seconds)) = stats.guest_metrics.get("clock_seconds") else { panic!("{stats:?}") };
+    let Some(GuestMetric::Gauge(seconds)) = stats.guest_metrics.get("clock_seconds") else {
+        panic!("{stats:?}")
+    };
     assert!(*seconds > 1.7e9, "{seconds}");
     assert_eq!(stats.metric_calls_dropped, 1);
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::*;
-use flumen_pipeline::{Interceptor, InterceptorVersion};
+use flumen_pipeline::Interceptor;
 use flumen_plugin::{PluginSlot, SlotStatus, SwapOutcome};
 
 fn version_of(slot: &PluginSlot, rows: usize) -> String {
@@ -87,13 +87,17 @@ fn what_is_broken_or_gone_changes_nothing_and_is_reported() {
     assert!(status.last_swap_error.unwrap().contains("not WebAssembly"));
 
     std::fs::copy(guest("greedy"), &path).unwrap();
-    wait_for(&slot, |status| status.last_swap_error.as_ref().is_some_and(|error| error.contains("grant = [")));
+    wait_for(&slot, |status| {
+        status.last_swap_error.as_ref().is_some_and(|error| error.contains("grant = ["))
+    });
 
     std::fs::copy(guest("hostile"), &path).unwrap();
     wait_for(&slot, |status| status.last_swap_error.as_ref().is_some_and(|error| error.contains("`do`")));
 
     std::fs::remove_file(&path).unwrap();
-    wait_for(&slot, |status| status.last_swap_error.as_ref().is_some_and(|error| error.contains("there is no ")));
+    wait_for(&slot, |status| {
+        status.last_swap_error.as_ref().is_some_and(|error| error.contains("there is no "))
+    });
 
     let status = slot.status();
     assert_eq!((status.hash, status.swaps, status.version_generation), (before.hash.clone(), 0, 1));
@@ -110,7 +114,8 @@ fn a_reload_says_what_it_did() {
     let sandbox = Sandbox::new();
     let slot = slot(&sandbox);
     assert_eq!(slot.reload_now().unwrap(), SwapOutcome::Unchanged);
-    let (old, new) = (slot.status().hash, blake3::hash(&std::fs::read(guest("swap_b")).unwrap()).to_hex().to_string());
+    let (old, new) =
+        (slot.status().hash, blake3::hash(&std::fs::read(guest("swap_b")).unwrap()).to_hex().to_string());
     std::fs::copy(guest("swap_b"), file(&sandbox)).unwrap();
     match slot.reload_now().unwrap() {
         SwapOutcome::Swapped { from, to } => assert_eq!((from, to), (old, new)),
@@ -170,7 +175,8 @@ fn an_old_version_is_gone_with_its_last_batch() {
 fn a_plugin_is_found_by_name_as_cargo_writes_it_and_by_path() {
     let sandbox = Sandbox::new();
     let dir = plugins();
-    let by_name = |name: &str, dir: &Path| sandbox.host.slot(plan(name, "{}"), dir).map(|slot| slot.status().path);
+    let by_name =
+        |name: &str, dir: &Path| sandbox.host.slot(plan(name, "{}"), dir).map(|slot| slot.status().path);
     assert_eq!(by_name("swap-a", &dir).unwrap(), dir.join("swap_a.wasm"));
     assert_eq!(by_name("swap_b.wasm", &dir).unwrap(), dir.join("swap_b.wasm"));
     assert_eq!(by_name(guest("noop").to_str().unwrap(), Path::new("/nowhere")).unwrap(), guest("noop"));

@@ -57,6 +57,7 @@ pub fn of_size(megabytes: u64) -> Result<Input> {
                 rotate_bytes: 0,
                 rotation: Rotation::None,
                 lines: Some(lines),
+                has_malformed: false,
                 seed: 1,
             };
             generator::write_now(load)?;

@@ -34,6 +34,7 @@ struct State {
     /// Emissions until a crash.
     crash_in: Option<usize>,
     crashed: bool,
+    emissions: usize,
     ended: Option<String>,
 }
 
@@ -60,6 +61,7 @@ impl Emit for Journal {
             assert_eq!(quarantined.reasons.len(), quarantined.batch.rows());
             seen.extend(rows(&quarantined.batch, true));
         }
+        state.emissions += 1;
         state.in_flight.push((seen, emission.positions));
         self.0.1.notify_all();
         Ok(())
@@ -92,7 +94,7 @@ fn rows(batch: &flumen_event::Batch, quarantined: bool) -> Vec<Seen> {
 }
 
 impl Journal {
-    fn commit(&self, emissions: usize) {
+    pub fn commit(&self, emissions: usize) {
         let mut state = self.0.0.lock();
         let count = emissions.min(state.in_flight.len());
         let done: Vec<_> = state.in_flight.drain(..count).collect();
@@ -129,9 +131,22 @@ impl Journal {
             }
             let late = self.0.1.wait_until(&mut state, deadline.min(Instant::now() + Duration::from_millis(50)));
             if late.timed_out() && Instant::now() >= deadline {
-                let last: Vec<_> = events.iter().rev().take(5).collect();
+                let last: Vec<_> = events.iter().rev().take(2).collect();
+                let all: Vec<_> = events.iter().map(|seen| (seen.identity, &seen.body)).collect();
+                if std::env::var("FLUMEN_SEED").is_ok() {
+                    println!("{all:#?}");
+                }
                 panic!("waited in vain for {what}; {} events, last {last:?}, ended {:?}", events.len(), state.ended);
             }
+        }
+    }
+
+    /// Waits until so many emissions came, in all runs together.
+    pub fn wait_emissions(&self, count: usize) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut state = self.0.0.lock();
+        while state.emissions < count {
+            assert!(!self.0.1.wait_until(&mut state, deadline).timed_out(), "waited in vain for {count} emissions");
         }
     }
 

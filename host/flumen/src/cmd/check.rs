@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use flumen_pipeline::{BuildError, ComponentKind};
 use flumen_plugin::{HostConfig, PluginHost};
 use serde::Serialize;
 
+use crate::agent::open_plugins;
 use crate::exit::{Failure, counted};
 use crate::{Output, cmd, registry};
 
@@ -74,35 +76,31 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
     let (plan, files) = cmd::load(paths)?;
     let mut wrong = Vec::new();
     for pipeline in &plan.pipelines {
-        let mut note = |component: &str, error| wrong.push(files.diagnostic_for(&pipeline.name, component, &error));
+        let mut note = |kind, component: &str, error: BuildError| {
+            wrong.push(files.diagnostic_for(&pipeline.name, kind, component, &error));
+        };
         for source in &pipeline.sources {
-            registry::build_source(source).err().into_iter().for_each(|error| note(&source.name, error));
+            if let Err(error) = registry::build_source(source) {
+                note(ComponentKind::Source, &source.name, error);
+            }
         }
         for sink in &pipeline.sinks {
-            registry::build_sink(sink).err().into_iter().for_each(|error| note(&sink.name, error));
+            if let Err(error) = registry::build_sink(sink) {
+                note(ComponentKind::Sink, &sink.name, error);
+            }
         }
-    }
-    if !wrong.is_empty() {
-        return Err(Failure::Config(wrong));
     }
     // A check leaves nothing behind, so it compiles into a directory of its own.
     let cache = cmd::Scratch::new()?;
     let config = HostConfig { cache_dir: cache.path().to_path_buf(), watch: false };
     let host = PluginHost::new(config).map_err(|error| anyhow::anyhow!("cannot start the plugin host: {error}"))?;
-    let mut unfit = Vec::new();
     let mut report = Report { pipelines: Vec::new() };
     for pipeline in &plan.pipelines {
-        let all = pipeline.interceptors.iter().chain(pipeline.sinks.iter().flat_map(|sink| &sink.interceptors));
-        let mut plugins = Vec::new();
-        for interceptor in all {
-            match host.slot(interceptor.clone(), &plan.plugin_dir) {
-                Ok(slot) => {
-                    let status = slot.status();
-                    plugins.push(PluginReport { name: status.name, path: status.path, hash: status.hash });
-                }
-                Err(error) => unfit.push(format!("{}: {error}", pipeline.file.display())),
-            }
-        }
+        let opened = open_plugins(&host, pipeline, &plan.plugin_dir, &files, &mut wrong);
+        let plugins = opened.chain.iter().chain(opened.sinks.iter().flatten()).map(|slot| {
+            let status = slot.status();
+            PluginReport { name: status.name, path: status.path, hash: status.hash }
+        });
         let sink = |sink: &flumen_pipeline::plan::SinkPlan| SinkReport {
             name: sink.name.clone(),
             kind: sink.kind.clone(),
@@ -113,8 +111,8 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
             file: pipeline.file.clone(),
             durable: pipeline.journal.durable,
             sinks: pipeline.sinks.iter().map(sink).collect(),
-            plugins,
+            plugins: plugins.collect(),
         });
     }
-    if unfit.is_empty() { Ok(report) } else { Err(Failure::Unfit(unfit)) }
+    if wrong.is_empty() { Ok(report) } else { Err(Failure::Config(wrong)) }
 }

@@ -110,7 +110,7 @@ fn test(host: &PluginHost, dir: &Path, wasm: Option<PathBuf>, output: Output) ->
     let mut failed = 0;
     let mut results = Vec::new();
     for path in &files {
-        let case = flumen_config::load_case(path).map_err(Failure::Config)?;
+        let case = flumen_config::load_case(path, &flumen_config::SystemEnv).map_err(Failure::Config)?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let case = to_case(&name, case)?;
         let outcome = host.run_case(&wasm, &case).map_err(|error| Failure::Unfit(vec![error.to_string()]))?;

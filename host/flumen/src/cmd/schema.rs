@@ -2,7 +2,6 @@
 
 use clap::ValueEnum;
 
-use crate::cmd::print_json;
 use crate::exit::Failure;
 use crate::registry::registry;
 

@@ -28,7 +28,13 @@ pub fn report(disk: &dyn Disk, dir: &Path, file: &SegmentFile, range: Range<u64>
     }
 }
 
-fn copy_aside(disk: &dyn Disk, dir: &Path, file: &SegmentFile, range: &Range<u64>, name: &str) -> io::Result<()> {
+fn copy_aside(
+    disk: &dyn Disk,
+    dir: &Path,
+    file: &SegmentFile,
+    range: &Range<u64>,
+    name: &str,
+) -> io::Result<()> {
     let to_dir = dir.join(DAMAGED_DIR);
     disk.create_dir(&to_dir)?;
     let to = match disk.create(&to_dir.join(name)) {
@@ -44,7 +50,11 @@ fn copy_aside(disk: &dyn Disk, dir: &Path, file: &SegmentFile, range: &Range<u64
         if read == 0 {
             break;
         }
-        write_all_at(to.as_ref(), at - range.start, &mut [IoSlice::new(memory.get(..read).unwrap_or_default())])?;
+        write_all_at(
+            to.as_ref(),
+            at - range.start,
+            &mut [IoSlice::new(memory.get(..read).unwrap_or_default())],
+        )?;
         at += read as u64;
     }
     to.sync_data()?;

@@ -32,8 +32,8 @@ mod writer;
 mod tests;
 
 use std::collections::VecDeque;
-use std::ops::Bound;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -45,7 +45,8 @@ pub use damage::DAMAGED_DIR;
 pub use segment::{Frame, SegmentFile, segment_id, segment_name};
 
 use crate::api::{
-    ChannelId, ChannelSpec, ChannelStatus, Commit, CommitError, Journal, JournalStatus, Reader, ReaderId, Ticket,
+    ChannelId, ChannelSpec, ChannelStatus, Commit, CommitError, Journal, JournalStatus, Reader, ReaderId,
+    Ticket,
 };
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskLock};
@@ -87,7 +88,8 @@ impl FileJournal {
         let registers = lay_out(&recovered.registers, &channels);
         let segments = recovered.segments.iter().map(|segment| {
             let mut info = segment.info.clone();
-            let head = |channel: &ChannelRegister| segment.heads.get(&channel.name).copied().unwrap_or_default();
+            let head =
+                |channel: &ChannelRegister| segment.heads.get(&channel.name).copied().unwrap_or_default();
             info.heads = registers.channels.iter().map(head).collect();
             info
         });
@@ -148,7 +150,11 @@ impl FileJournal {
 }
 
 /// The first snapshot of this opening: it names the journal, and takes what recovery found as done.
-fn first_snapshot(shared: &Arc<Shared>, registers: Registers, recovered: &Recovered) -> Result<Writer, OpenError> {
+fn first_snapshot(
+    shared: &Arc<Shared>,
+    registers: Registers,
+    recovered: &Recovered,
+) -> Result<Writer, OpenError> {
     let mut writer = Writer {
         shared: shared.clone(),
         applied: registers,
@@ -168,7 +174,10 @@ fn first_snapshot(shared: &Arc<Shared>, registers: Registers, recovered: &Recove
                 tracing::warn!(dir = %shared.dir.display(), %error, "no snapshot at the start: the disk is full");
             }
             writer::WriteError::Broken(source) => {
-                return Err(OpenError::Io { what: format!("a snapshot in {}", shared.dir.display()), source });
+                return Err(OpenError::Io {
+                    what: format!("a snapshot in {}", shared.dir.display()),
+                    source,
+                });
             }
         }
     }
@@ -195,7 +204,8 @@ fn lay_out(old: &Registers, specs: &[ChannelSpec]) -> Registers {
     for spec in specs {
         let known = old.channels.iter().find(|channel| channel.name == spec.name);
         let fresh = ChannelRegister { name: spec.name.clone(), ..ChannelRegister::default() };
-        let mut channel = ChannelRegister { live: true, readers: Vec::new(), ..known.unwrap_or(&fresh).clone() };
+        let mut channel =
+            ChannelRegister { live: true, readers: Vec::new(), ..known.unwrap_or(&fresh).clone() };
         let before = known.map(|known| known.readers.as_slice()).unwrap_or_default();
         for name in &spec.readers {
             let at_end = ReaderRegister {
@@ -208,12 +218,15 @@ fn lay_out(old: &Registers, specs: &[ChannelSpec]) -> Registers {
             channel.readers.push(ReaderRegister { live: true, ..reader.clone() });
         }
         let gone = before.iter().filter(|reader| !spec.readers.contains(&reader.name));
-        channel.readers.extend(gone.take(limits::RETIRED_MAX).map(|reader| retire(&channel.name, channel.head, reader)));
+        channel
+            .readers
+            .extend(gone.take(limits::RETIRED_MAX).map(|reader| retire(&channel.name, channel.head, reader)));
         channels.push(channel);
     }
     let gone = old.channels.iter().filter(|channel| !specs.iter().any(|spec| spec.name == channel.name));
     for channel in gone.take(limits::RETIRED_MAX) {
-        let readers = channel.readers.iter().map(|reader| retire(&channel.name, channel.head, reader)).collect();
+        let readers =
+            channel.readers.iter().map(|reader| retire(&channel.name, channel.head, reader)).collect();
         channels.push(ChannelRegister { live: false, readers, ..channel.clone() });
     }
     Registers { channels, ..old.clone() }
@@ -277,7 +290,8 @@ impl Journal for FileJournal {
         status.encode_ns = self.spent.total_ns();
         status.segments = state.segments.len() as u64;
         status.segment_bytes = state.segments.iter().map(|segment| segment.end).sum();
-        status.channels = (0..state.channels.len()).filter_map(|index| channel_status(&state, index, now_ns)).collect();
+        status.channels =
+            (0..state.channels.len()).filter_map(|index| channel_status(&state, index, now_ns)).collect();
         status
     }
 
@@ -296,7 +310,8 @@ fn channel_status(state: &State, index: usize, now_ns: i64) -> Option<ChannelSta
     let oldest = register.needed().filter(|cursor| *cursor < register.head).map(|cursor| {
         let holds = |place: &&state::Delivered| place.first <= cursor && cursor < place.end();
         let delivered = channel.delivered.iter().flatten().find(holds).map(|place| place.time_ns);
-        let recent = || channel.window.iter().map(|recent| &recent.place).find(holds).map(|place| place.time_ns);
+        let recent =
+            || channel.window.iter().map(|recent| &recent.place).find(holds).map(|place| place.time_ns);
         let segment = || {
             let before = |head: &(u64, u64)| head.0 <= cursor;
             let segments = state.segments.iter().rev();

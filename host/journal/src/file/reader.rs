@@ -47,9 +47,11 @@ struct Walk {
 
 /// What to do next.
 enum Plan {
-    Deliver(Delivery),
+    Deliver(Box<Delivery>),
     /// Walk on; the events up to here are durable.
-    Walk { head: u64 },
+    Walk {
+        head: u64,
+    },
     Nothing,
 }
 
@@ -58,7 +60,8 @@ impl FileReader {
         let (name, cursor) = {
             let state = shared.state.lock();
             let register = state.registers.channels.get(channel);
-            let cursor = register.and_then(|register| register.readers.get(reader)).map(|reader| reader.cursor);
+            let cursor =
+                register.and_then(|register| register.readers.get(reader)).map(|reader| reader.cursor);
             (register.map(|register| register.name.clone()).unwrap_or_default(), cursor.unwrap_or_default())
         };
         FileReader { shared, channel, reader, name, cursor, lost: 0, walk: None, failures: 0 }
@@ -66,7 +69,10 @@ impl FileReader {
 
     fn acknowledged_in(&self, state: &State) -> u64 {
         let register = state.registers.channels.get(self.channel);
-        register.and_then(|register| register.readers.get(self.reader)).map(|reader| reader.cursor).unwrap_or_default()
+        register
+            .and_then(|register| register.readers.get(self.reader))
+            .map(|reader| reader.cursor)
+            .unwrap_or_default()
     }
 
     fn plan(&mut self, wait: Duration) -> Result<Plan, ReadError> {
@@ -88,7 +94,7 @@ impl FileReader {
                 self.walk = None;
                 state.delivered(self.channel, self.reader, place);
                 let skip = (cursor - place.first) as usize;
-                return Ok(Plan::Deliver(self.deliver(cursor, batch.slice(skip, batch.rows()))));
+                return Ok(Plan::Deliver(Box::new(self.deliver(cursor, batch.slice(skip, batch.rows())))));
             }
             match deadline {
                 None => shared.published.wait(&mut state),
@@ -156,13 +162,20 @@ impl FileReader {
     }
 
     /// Rows for this reader in a frame, and the walk moves behind it.
-    fn take(&mut self, walk: &mut Walk, mut frame: Frame, end: u64, void_from: u64) -> io::Result<Option<Delivery>> {
+    fn take(
+        &mut self,
+        walk: &mut Walk,
+        mut frame: Frame,
+        end: u64,
+        void_from: u64,
+    ) -> io::Result<Option<Delivery>> {
         let head = if frame.header.kind == Kind::Commit { CommitHead::decode(&frame.head) } else { None };
         let wanted = head.as_ref().and_then(|head| {
             let puts = head.puts.iter();
             let mut parts = puts.flat_map(|put| put.channels.iter().map(move |part| (put, *part)));
             parts.find(|(put, part)| {
-                Some(part.channel) == walk.channel && part.first.saturating_add(u64::from(put.rows)) > self.cursor
+                Some(part.channel) == walk.channel
+                    && part.first.saturating_add(u64::from(put.rows)) > self.cursor
             })
         });
         let Some((put, part)) = wanted else {
@@ -233,7 +246,9 @@ impl FileReader {
         let found = loop {
             match walk.file.search(at, end)? {
                 // A body may hold what looks like a frame of the past: numbers only rise.
-                Some(frame) if walk.last_commit.is_some_and(|last| frame.header.commit <= last) => at = frame.offset + 8,
+                Some(frame) if walk.last_commit.is_some_and(|last| frame.header.commit <= last) => {
+                    at = frame.offset + 8
+                }
                 other => break other,
             }
         };
@@ -266,12 +281,15 @@ impl FileReader {
     fn enter(&self, place: Location) -> io::Result<Option<Walk>> {
         let Some((end, _)) = self.view(place.segment) else { return self.enter_next(place.segment) };
         let low = Some(self.shared.journal as u64);
-        let mut file = match SegmentFile::open(self.shared.disk.as_ref(), &self.shared.dir, place.segment, low) {
-            Ok(file) => file,
-            // Deleted by hand: its events are lost, and the next frame tells how many.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.enter_next(place.segment),
-            Err(error) => return Err(error),
-        };
+        let mut file =
+            match SegmentFile::open(self.shared.disk.as_ref(), &self.shared.dir, place.segment, low) {
+                Ok(file) => file,
+                // Deleted by hand: its events are lost, and the next frame tells how many.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return self.enter_next(place.segment);
+                }
+                Err(error) => return Err(error),
+            };
         let own = {
             let state = self.shared.state.lock();
             (state.registers.names_crc(), Some(self.channel as u32))
@@ -313,7 +331,7 @@ impl Reader for FileReader {
     fn next(&mut self, wait: Duration) -> Result<Option<Delivery>, ReadError> {
         loop {
             let head = match self.plan(wait)? {
-                Plan::Deliver(delivery) => return Ok(Some(delivery)),
+                Plan::Deliver(delivery) => return Ok(Some(*delivery)),
                 Plan::Nothing => return Ok(None),
                 Plan::Walk { head } => head,
             };
@@ -325,7 +343,8 @@ impl Reader for FileReader {
                     // Up to here the segments have nothing more: what the window does not have either is lost.
                     let state = self.shared.state.lock();
                     let window = state.channels.get(self.channel).and_then(|channel| channel.window.front());
-                    let until = window.map(|recent| recent.place.first).filter(|first| *first < head).unwrap_or(head);
+                    let until =
+                        window.map(|recent| recent.place.first).filter(|first| *first < head).unwrap_or(head);
                     drop(state);
                     self.walk = None;
                     self.lose_until(until);
@@ -351,4 +370,3 @@ impl Reader for FileReader {
         self.acknowledged_in(&self.shared.state.lock())
     }
 }
-

@@ -117,7 +117,9 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Recovered, OpenErro
     if newest.is_some() {
         unlink_leftovers(disk, dir, &ids, base.scan.segment, &recovered.segments);
     }
-    recovered.cut(disk, dir, scanned).map_err(OpenError::io(format!("cutting a torn tail in {}", dir.display())))?;
+    recovered
+        .cut(disk, dir, scanned)
+        .map_err(OpenError::io(format!("cutting a torn tail in {}", dir.display())))?;
     Ok(recovered)
 }
 
@@ -220,7 +222,12 @@ fn base_of_snapshot(snapshot: &Snapshot, ids: &BTreeSet<u64>) -> Base {
 }
 
 /// Without snapshots: from the newest segment whose checkpoint is valid.
-fn base_of_checkpoints(disk: &dyn Disk, dir: &Path, ids: &BTreeSet<u64>, journal: u128) -> Result<Base, OpenError> {
+fn base_of_checkpoints(
+    disk: &dyn Disk,
+    dir: &Path,
+    ids: &BTreeSet<u64>,
+    journal: u128,
+) -> Result<Base, OpenError> {
     tracing::error!(dir = %dir.display(), "no snapshot is valid: the journal's state is taken from its segments");
     let mut base = Base {
         registers: Registers::default(),
@@ -298,9 +305,10 @@ impl Scanned {
             Kind::Checkpoint => (CommitHead::default(), Vec::new()),
             Kind::Commit => {
                 let head = CommitHead::decode(&frame.head);
-                let lists = head.as_ref().zip(frame.data.as_ref()).and_then(|(head, data)| {
-                    decode_lists(data.get(..head.lists_bytes as usize)?)
-                });
+                let lists = head
+                    .as_ref()
+                    .zip(frame.data.as_ref())
+                    .and_then(|(head, data)| decode_lists(data.get(..head.lists_bytes as usize)?));
                 // Valid CRCs over nonsense: written by a program with a fault. As good as damaged.
                 let (Some(head), Some((positions, _))) = (head, lists) else { return };
                 (head, positions)
@@ -460,7 +468,8 @@ impl Recovered {
 
 /// Frames of a segment from this commit number on were written again to a later one.
 fn void_from(later: &[Scanned]) -> u64 {
-    let first = later.iter().filter_map(|segment| segment.file.header.ok().map(|(header, _)| header.first_commit));
+    let first =
+        later.iter().filter_map(|segment| segment.file.header.ok().map(|(header, _)| header.first_commit));
     first.min().unwrap_or(u64::MAX)
 }
 

@@ -70,6 +70,7 @@ pub struct SegmentFile {
     tolerant: bool,
 }
 
+#[allow(clippy::len_without_is_empty, reason = "a length that has to be asked for, and may fail")]
 impl SegmentFile {
     /// Opens a segment of a journal; a damaged header is not an error here.
     pub fn open(disk: &dyn Disk, dir: &Path, id: u64, journal_low: Option<u64>) -> io::Result<SegmentFile> {

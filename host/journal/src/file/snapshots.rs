@@ -153,7 +153,13 @@ impl Writer {
             let needed = self.applied.channels.iter().map(|channel| channel.needed());
             needed.zip(heads).all(|(needed, (end, _))| needed.is_none_or(|needed| needed >= *end))
         };
-        state.segments.iter().zip(ends).take_while(|(_, end)| done(end)).map(|(segment, _)| segment.id).collect()
+        state
+            .segments
+            .iter()
+            .zip(ends)
+            .take_while(|(_, end)| done(end))
+            .map(|(segment, _)| segment.id)
+            .collect()
     }
 
     fn record_deletion(&mut self, gone: &[u64], last: u64) -> io::Result<()> {

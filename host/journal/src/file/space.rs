@@ -133,7 +133,9 @@ impl Writer {
             io::ErrorKind::AlreadyExists => self.shared.disk.open(&path, true),
             _ => Err(error),
         });
-        let made = made.and_then(|file| file.preallocate(bytes)).and_then(|()| self.shared.disk.sync_dir(&self.shared.dir));
+        let made = made
+            .and_then(|file| file.preallocate(bytes))
+            .and_then(|()| self.shared.disk.sync_dir(&self.shared.dir));
         self.reserve = made.is_ok();
         if let Err(error) = made {
             tracing::warn!(path = %path.display(), %error, "no space is reserved for acknowledgements");

@@ -109,6 +109,9 @@ impl Delivered {
     }
 }
 
+/// Key and value.
+pub type Position = (Arc<[u8]>, Arc<[u8]>);
+
 /// A commit on its way.
 pub struct Queued {
     /// In which it was handed in.
@@ -118,7 +121,7 @@ pub struct Queued {
     pub data_crc: u32,
     /// Per put of the head: the batch.
     pub batches: Vec<Batch>,
-    pub positions: Vec<(Arc<[u8]>, Arc<[u8]>)>,
+    pub positions: Vec<Position>,
     pub state_keys: Vec<(String, Vec<u8>)>,
     pub ticket: Arc<TicketCell>,
 }
@@ -278,7 +281,7 @@ impl State {
         let segment = self.segments.iter().rev().find(before).or(self.segments.first())?;
         let start = Location { segment: segment.id, offset: 0 };
         let register = self.registers.channels.get(channel)?.readers.get(reader)?;
-        let known = (register.cursor <= cursor).then_some(register.location).unwrap_or_default();
+        let known = if register.cursor <= cursor { register.location } else { Location::default() };
         let near = self.channels.get(channel).and_then(|channel| {
             let places = channel.delivered.get(reader)?;
             places.iter().rev().find(|place| place.first <= cursor).map(|place| place.location)

@@ -434,7 +434,8 @@ impl Writer {
         {
             tracing::warn!(segment = %segment_name(active.id), %error, "the last segment keeps its unused space");
         }
-        let trouble: Option<Arc<str>> = snapshot.err().map(|error| format!("the last snapshot: {error}").into());
+        let trouble: Option<Arc<str>> =
+            snapshot.err().map(|error| format!("the last snapshot: {error}").into());
         self.shared.state.lock().phase = Phase::Closed(trouble);
         self.wake_everyone();
     }

@@ -45,7 +45,8 @@ pub(crate) trait Guest: Send {
 
 /// A component with its imports resolved, ready to be instantiated.
 pub(crate) trait Release: Send + Sync {
-    fn instantiate(&self, services: &Arc<Services>, limits: &PluginLimits) -> Result<Box<dyn Guest>, Failure>;
+    fn instantiate(&self, services: &Arc<Services>, limits: &PluginLimits)
+    -> Result<Box<dyn Guest>, Failure>;
 }
 
 /// A component as it is: what it exports and imports by name.

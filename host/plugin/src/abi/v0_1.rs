@@ -155,9 +155,11 @@ pub(crate) fn check_guest(
     path: &Path,
 ) -> Result<(), LoadError> {
     let check = |function: &str, reason: Option<String>| match reason {
-        Some(reason) => {
-            Err(LoadError::WrongShape { path: path.to_owned(), function: format!("{GUEST}#{function}"), reason })
-        }
+        Some(reason) => Err(LoadError::WrongShape {
+            path: path.to_owned(),
+            function: format!("{GUEST}#{function}"),
+            reason,
+        }),
         None => Ok(()),
     };
     check(OPEN, mismatch::<OpenParams, OpenResult>(engine, component, guest, OPEN))?;
@@ -176,7 +178,9 @@ where
     Return: ComponentNamedList + Lift,
 {
     match guest.get_export(engine, function).map(|export| export.ty) {
-        Some(ComponentItem::ComponentFunc(found)) if found.async_() => Some("it is an async function".to_owned()),
+        Some(ComponentItem::ComponentFunc(found)) if found.async_() => {
+            Some("it is an async function".to_owned())
+        }
         Some(ComponentItem::ComponentFunc(found)) => {
             let checked = found.typecheck::<Params, Return>(&component.instance_type());
             checked.err().map(|error| format!("{error:#}"))
@@ -201,7 +205,11 @@ pub(crate) fn link(engine: &Engine, component: &Component, grants: &[String]) ->
 }
 
 impl Release for Linked {
-    fn instantiate(&self, services: &Arc<Services>, limits: &PluginLimits) -> Result<Box<dyn Guest>, Failure> {
+    fn instantiate(
+        &self,
+        services: &Arc<Services>,
+        limits: &PluginLimits,
+    ) -> Result<Box<dyn Guest>, Failure> {
         let limiter = Limiter { memory_bytes: 0, memory_bytes_max: limits.memory_bytes, refused_bytes: None };
         let side = HostSide { limiter, services: services.clone(), call_bytes_left: limits.host_call_bytes };
         let mut store = Store::new(&self.engine, side);
@@ -216,8 +224,12 @@ impl Release for Linked {
         });
         match made {
             Ok((open, process)) => Ok(Box::new(Running { store, open, process, limits: *limits })),
-            Err(error) if error.is::<PoolConcurrencyLimitError>() => Err(Failure::HostFull(limits::INSTANCES_MAX)),
-            Err(error) => Err(Failure::Instantiate(classify(&error, store.data(), limits, limits.time).to_string())),
+            Err(error) if error.is::<PoolConcurrencyLimitError>() => {
+                Err(Failure::HostFull(limits::INSTANCES_MAX))
+            }
+            Err(error) => {
+                Err(Failure::Instantiate(classify(&error, store.data(), limits, limits.time).to_string()))
+            }
         }
     }
 }
@@ -263,7 +275,9 @@ impl Guest for Running {
         self.begin(self.limits.time);
         let called: wasmtime::Result<OpenResult> = self.open.call(&mut self.store, (config,));
         match called {
-            Ok((Ok(ReadsOut { body, time, identity, headers }),)) => Ok(Reads { body, time, identity, headers }),
+            Ok((Ok(ReadsOut { body, time, identity, headers }),)) => {
+                Ok(Reads { body, time, identity, headers })
+            }
             Ok((Err(text),)) => Err(OpenFailure::Refused(cut(&text, limits::TEXT_BYTES_MAX).to_owned())),
             Err(error) => Err(OpenFailure::Failed(self.classify(&error, self.limits.time))),
         }
@@ -277,7 +291,9 @@ impl Guest for Running {
             self.process.call(&mut self.store, (columns.batch(&headers),));
         match called {
             Ok((Ok(difference),)) => Ok(answer::decode(difference.into(), batch.rows())?),
-            Ok((Err(text),)) => Err(Failure::Refused(cut(&text, flumen_event::limits::REASON_BYTES_MAX).to_owned())),
+            Ok((Err(text),)) => {
+                Err(Failure::Refused(cut(&text, flumen_event::limits::REASON_BYTES_MAX).to_owned()))
+            }
             Err(error) => Err(self.classify(&error, time)),
         }
     }

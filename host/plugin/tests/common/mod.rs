@@ -16,7 +16,8 @@ pub const STREAM: u64 = 7;
 
 /// Where `cargo xtask plugins` puts the guests.
 pub fn plugins() -> PathBuf {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/target/wasm32-unknown-unknown/release");
+    let default =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/target/wasm32-unknown-unknown/release");
     std::env::var_os("FLUMEN_TEST_PLUGINS").map_or(default, PathBuf::from)
 }
 
@@ -38,7 +39,12 @@ impl Sandbox {
         Sandbox { dir, host }
     }
 
-    pub fn open(&self, name: &str, config: &str, limits: PluginLimits) -> Result<Arc<PluginVersion>, LoadError> {
+    pub fn open(
+        &self,
+        name: &str,
+        config: &str,
+        limits: PluginLimits,
+    ) -> Result<Arc<PluginVersion>, LoadError> {
         self.host.open(&guest(name), name, config, &[], limits)
     }
 

@@ -70,6 +70,8 @@ pub struct TailFile {
     pub label: Arc<str>,
     /// Where it is, in kind.
     pub presence: Presence,
+    /// It is gone, and was looked for by its inode.
+    pub looked_for: bool,
     /// Its stream; none before its first byte.
     pub stream: Option<u64>,
     /// How often the inode began anew.
@@ -90,8 +92,8 @@ pub struct TailFile {
     pub state: State,
     /// See [`Prefix`].
     pub prefix: Option<Prefix>,
-    /// The file that was at this path before, and may end with an unfinished event.
-    pub predecessor: Option<FileId>,
+    /// It appeared in this run, and has not asked the file before it for an unfinished event.
+    pub joins: bool,
     /// It gave its unfinished event to its successor and waits.
     pub handed_over: bool,
     head: Mark,
@@ -105,14 +107,18 @@ pub struct TailFile {
     pub at_end: bool,
     /// An archive that is done.
     pub finished: bool,
-    /// Bytes of the archive when it was done or failed, and when it may be tried again.
+    /// Bytes of the archive when it was opened to be read to its end, or to its damage.
     pub archive_bytes: u64,
-    /// When the archive may be tried again.
+    /// Bytes of the archive when it was opened.
+    pub opened_bytes: u64,
+    /// When the file may be tried again.
     pub retry_at: Option<Instant>,
     /// Modification time at the last scan.
     pub modified: Option<SystemTime>,
-    /// An archive that looked like a known file and is not.
+    /// An archive that looked like a known file and is not, or has taken its place.
     pub own: bool,
+    /// An archive with the content of this file, which is still there.
+    pub twin: Option<FileId>,
 }
 
 impl TailFile {
@@ -125,6 +131,7 @@ impl TailFile {
             path,
             label,
             presence: Presence::Matched,
+            looked_for: false,
             stream: None,
             generation: 0,
             replaces: None,
@@ -135,7 +142,7 @@ impl TailFile {
             verified: true,
             state: State::default(),
             prefix: None,
-            predecessor: None,
+            joins: true,
             handed_over: false,
             head: Mark::default(),
             head_bytes: Vec::new(),
@@ -145,9 +152,11 @@ impl TailFile {
             at_end: false,
             finished: false,
             archive_bytes: 0,
+            opened_bytes: 0,
             retry_at: None,
             modified: None,
             own: false,
+            twin: None,
         }
     }
 
@@ -157,6 +166,7 @@ impl TailFile {
         file.kind = record.kind;
         file.label = record.label.into();
         file.presence = Presence::Gone(Instant::now());
+        file.joins = false;
         file.stream = Some(stream);
         file.generation = record.generation;
         file.offset = record.offset;
@@ -400,8 +410,7 @@ impl TailFile {
 
     /// An archive broke off: it is tried again when it has changed, from the first byte not taken.
     pub fn archive_failed(&mut self) {
-        let len = self.input.as_ref().and_then(|input| input.metadata().ok()).map(|meta| meta.len());
-        self.archive_bytes = len.or(std::fs::metadata(&self.path).ok().map(|meta| meta.len())).unwrap_or_default();
+        self.archive_bytes = self.opened_bytes;
         self.retry_at = Some(Instant::now() + ARCHIVE_RETRY);
     }
 
@@ -459,6 +468,21 @@ impl TailFile {
         self.tail = Mark::of(&self.held);
         self.offset = self.read_offset;
         self.state = State::resumed(!ended, false);
+    }
+
+    /// True if the file's length is not what was read of it.
+    pub fn has_more(&self) -> bool {
+        if self.kind.is_archive() {
+            return self.input.is_some();
+        }
+        let meta = match &self.input {
+            Some(input) => input.metadata(),
+            None if matches!(self.presence, Presence::Gone(_)) => return false,
+            None => std::fs::metadata(&self.path).and_then(|meta| {
+                if Inode::of(&meta).may_be(&self.inode) { Ok(meta) } else { Err(io::ErrorKind::NotFound.into()) }
+            }),
+        };
+        meta.is_ok_and(|meta| meta.len() != self.read_offset)
     }
 
     /// True if nothing came for this long.

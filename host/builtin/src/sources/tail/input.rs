@@ -20,10 +20,15 @@ pub enum Input {
     /// Read anywhere.
     Plain(File),
     /// Read in order.
-    Gzip(Box<MultiGzDecoder<File>>),
+    Gzip(Box<MultiGzDecoder<File>>, Failure),
     /// Read in order.
-    Zstd(Box<Decoder<'static, BufReader<File>>>),
+    Zstd(Box<Decoder<'static, BufReader<File>>>, Failure),
 }
+
+/// An error that came after some bytes of the same read: the bytes go first. (A decoder need not
+/// repeat its error; one that forgot it would look like the archive's end.)
+#[derive(Debug, Default)]
+pub struct Failure(Option<io::Error>);
 
 impl Input {
     /// Opens a regular file. Anything else (a directory, a pipe) is an error, and is not waited for.
@@ -39,8 +44,8 @@ impl Input {
         }
         let input = match kind {
             Kind::Plain => Input::Plain(file),
-            Kind::Gzip => Input::Gzip(Box::new(MultiGzDecoder::new(file))),
-            Kind::Zstd => Input::Zstd(Box::new(Decoder::new(file)?)),
+            Kind::Gzip => Input::Gzip(Box::new(MultiGzDecoder::new(file)), Failure::default()),
+            Kind::Zstd => Input::Zstd(Box::new(Decoder::new(file)?), Failure::default()),
         };
         Ok((input, meta))
     }
@@ -49,8 +54,8 @@ impl Input {
     pub fn metadata(&self) -> io::Result<Metadata> {
         match self {
             Input::Plain(file) => file.metadata(),
-            Input::Gzip(decoder) => decoder.get_ref().metadata(),
-            Input::Zstd(decoder) => decoder.get_ref().get_ref().metadata(),
+            Input::Gzip(decoder, _) => decoder.get_ref().metadata(),
+            Input::Zstd(decoder, _) => decoder.get_ref().get_ref().metadata(),
         }
     }
 
@@ -69,8 +74,8 @@ impl Input {
                     }
                 }
             }
-            Input::Gzip(decoder) => fill(decoder, into).map(|len| checked + len),
-            Input::Zstd(decoder) => fill(decoder, into).map(|len| checked + len),
+            Input::Gzip(decoder, failure) => fill(decoder, failure, into).map(|len| checked + len),
+            Input::Zstd(decoder, failure) => fill(decoder, failure, into).map(|len| checked + len),
         }
     }
 
@@ -93,15 +98,21 @@ impl Input {
     }
 }
 
-/// Fills the buffer as far as it goes. An error after some bytes is kept back: decoders repeat it.
-fn fill(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
+/// Fills the buffer as far as it goes.
+fn fill(from: &mut impl Read, failure: &mut Failure, into: &mut [u8]) -> io::Result<usize> {
+    if let Some(error) = failure.0.take() {
+        return Err(error);
+    }
     let mut filled = 0;
     while let Some(rest) = into.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match from.read(rest) {
             Ok(0) => break,
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) if filled > 0 => break,
+            Err(error) if filled > 0 => {
+                failure.0 = Some(error);
+                break;
+            }
             Err(error) => return Err(error),
         }
     }

@@ -11,9 +11,6 @@ pub const HEAD_BYTES: usize = 1_024;
 /// Bytes before the committed offset that must be the same at a resume.
 pub const TAIL_BYTES: usize = 64;
 
-/// A head shorter than this proves nothing about another file with the same head.
-pub const TWIN_HEAD_BYTES_MIN: usize = 64;
-
 /// Largest `max_line` and `multiline_max_bytes`: an event has to fit many times into a batch.
 pub const LINE_BYTES_MAX: u64 = 16 << 20;
 
@@ -40,6 +37,9 @@ pub const ACTIVE_FOR: Duration = Duration::from_secs(10);
 
 /// Positions of files that are gone are kept this long: a rotated file may come back compressed.
 pub const FORGET_AFTER: Duration = Duration::from_secs(3_600);
+
+/// The same where the directory is gone too, or on another device: perhaps it is only unmounted.
+pub const FORGET_UNMOUNTED_AFTER: Duration = Duration::from_secs(7 * 86_400);
 
 /// A message about the same path is repeated after this time.
 pub const COMPLAIN_AGAIN: Duration = Duration::from_secs(60);

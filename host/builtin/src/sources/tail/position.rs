@@ -54,7 +54,7 @@ impl Kind {
 }
 
 /// What the file system says a file is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Inode {
     /// Device.
     pub dev: u64,
@@ -76,14 +76,9 @@ impl Inode {
         Inode { dev: meta.dev(), ino: meta.ino(), birth }
     }
 
-    /// The same number on the same device.
-    pub fn key(&self) -> (u64, u64) {
-        (self.dev, self.ino)
-    }
-
     /// False if the number was certainly given to another file since.
     pub fn may_be(&self, other: &Inode) -> bool {
-        self.key() == other.key()
+        (self.dev, self.ino) == (other.dev, other.ino)
             && match (self.birth, other.birth) {
                 (Some(a), Some(b)) => a == b,
                 _ => true,

@@ -15,7 +15,7 @@ use flumen_pipeline::{Emission, Metric, SourceError};
 
 use super::file::{FileId, Presence, TailFile};
 use super::input::Input;
-use super::limits::{FORGET_AFTER, RESCAN_MIN, RESCAN_SHARE};
+use super::limits::{FORGET_AFTER, FORGET_UNMOUNTED_AFTER, HEAD_BYTES, RESCAN_MIN, RESCAN_SHARE};
 use super::position::{Inode, STARTED_KEY};
 use super::tailer::Tailer;
 
@@ -23,7 +23,7 @@ impl Tailer<'_> {
     pub(super) fn add(&mut self, file: TailFile) -> FileId {
         self.next_id += 1;
         let id = self.next_id;
-        self.by_inode.insert(file.inode.key(), id);
+        self.by_inode.insert(file.inode, id);
         self.by_path.insert(file.path.clone(), id);
         self.files.insert(id, file);
         id
@@ -67,34 +67,30 @@ impl Tailer<'_> {
         all: &std::collections::BTreeMap<PathBuf, Metadata>,
     ) -> FileId {
         let inode = Inode::of(meta);
-        if let Some(id) = self.by_inode.get(&inode.key()).copied()
+        let unborn = Inode { birth: None, ..inode };
+        let id = self.by_inode.get(&inode).or_else(|| self.by_inode.get(&unborn)).copied();
+        if let Some(id) = id
             && let Some(file) = self.files.get_mut(&id)
         {
-            if file.inode.may_be(&inode) {
-                let linked_twice = all.get(&file.path).is_some_and(|other| Inode::of(other) == inode);
-                if file.path != path && !linked_twice {
-                    if file.presence == Presence::Matched {
-                        self.context.metrics.add(Metric::SourceRotations, 1);
-                    }
-                    file.path = path.to_path_buf();
+            let linked_twice = all.get(&file.path).is_some_and(|other| Inode::of(other) == inode);
+            if file.path != path && !linked_twice {
+                if file.presence == Presence::Matched {
+                    self.context.metrics.add(Metric::SourceRotations, 1);
                 }
-                file.presence = Presence::Matched;
-                if file.path == path {
-                    self.by_path.insert(path.to_path_buf(), id);
-                }
-                return id;
+                file.path = path.to_path_buf();
             }
-            // The number was given to another file: the one that had it is gone.
-            file.presence = Presence::Gone(Instant::now());
+            file.presence = Presence::Matched;
+            file.looked_for = false;
+            if file.path == path {
+                self.by_path.insert(path.to_path_buf(), id);
+            }
+            return id;
         }
-        let mut file = TailFile::new(path.to_path_buf(), inode);
-        file.predecessor = self.predecessor(&file);
-        self.add(file)
+        self.add(TailFile::new(path.to_path_buf(), inode))
     }
 
     /// The file that was at the path of a new one, and may end within an event.
-    fn predecessor(&self, new: &TailFile) -> Option<FileId> {
-        self.settings.multiline.as_ref()?;
+    pub(super) fn predecessor(&self, new: &TailFile) -> Option<FileId> {
         let before = self.files.iter().filter(|(_, file)| {
             file.label == new.label && !file.kind.is_archive() && !file.inode.may_be(&new.inode)
         });
@@ -116,59 +112,58 @@ impl Tailer<'_> {
         };
         if ready {
             self.ready.insert(id);
-        } else if !due {
-            self.scan_wanted |= false;
         }
     }
 
     /// Looks for files whose path is not theirs any more.
     fn locate(&mut self, missing: &[FileId], directories: &BTreeSet<PathBuf>) {
-        let mut lost: HashMap<(u64, u64), FileId> = HashMap::new();
+        let mut lost: BTreeSet<FileId> = BTreeSet::new();
         for id in missing {
             let Some(file) = self.files.get(id) else { continue };
             let at_path = std::fs::symlink_metadata(&file.path).ok().filter(|meta| Inode::of(meta).may_be(&file.inode));
             match (at_path, moved_to(file)) {
                 (Some(meta), _) => self.located(*id, None, &meta),
                 (None, Some((path, meta))) => self.located(*id, Some(path), &meta),
+                // Files known gone are not looked for again: what comes back is found by its glob.
+                (None, None) if matches!(file.presence, Presence::Gone(_)) && file.looked_for => {}
                 (None, None) => {
-                    lost.insert(file.inode.key(), *id);
+                    lost.insert(*id);
                 }
             }
         }
-        // Files known gone are not looked for again at every scan: what comes back by a glob is found there.
-        lost.retain(|_, id| {
-            self.files.get(id).is_some_and(|file| {
-                !matches!(file.presence, Presence::Gone(_)) || (!file.at_end && file.modified.is_none())
-            })
-        });
+        self.search(&mut lost, directories);
+        for id in lost {
+            if let Some(file) = self.files.get_mut(&id) {
+                file.looked_for = true;
+                file.presence = Presence::Gone(Instant::now());
+                file.at_end |= file.input.is_none();
+            }
+        }
+    }
+
+    /// Looks for inodes in the directories where they were, and in those of the globs.
+    fn search(&mut self, lost: &mut BTreeSet<FileId>, directories: &BTreeSet<PathBuf>) {
+        let mut by_number: HashMap<u64, Vec<FileId>> = HashMap::new();
+        let mut places: BTreeSet<PathBuf> = BTreeSet::new();
+        for (id, file) in lost.iter().filter_map(|id| Some((*id, self.files.get(id)?))) {
+            by_number.entry(file.inode.ino).or_default().push(id);
+            places.extend(file.path.parent().map(Path::to_path_buf));
+        }
         if lost.is_empty() {
             return;
         }
-        let parents = lost.values().filter_map(|id| self.files.get(id)?.path.parent().map(Path::to_path_buf));
-        let places: BTreeSet<PathBuf> = parents.chain(directories.iter().cloned()).collect();
+        places.extend(directories.iter().cloned());
         for directory in places {
             let Ok(entries) = std::fs::read_dir(&directory) else { continue };
             for entry in entries.flatten() {
-                let candidates: Vec<(u64, u64)> =
-                    lost.keys().filter(|(_, ino)| *ino == entry.ino()).copied().collect();
-                for key in candidates {
-                    let Some(id) = lost.get(&key).copied() else { continue };
+                for id in by_number.get(&entry.ino()).into_iter().flatten() {
                     let meta = std::fs::symlink_metadata(entry.path()).ok();
-                    let same = self.files.get(&id).zip(meta).filter(|(f, meta)| Inode::of(meta).may_be(&f.inode));
-                    if let Some((_, meta)) = same {
-                        lost.remove(&key);
-                        self.located(id, Some(entry.path()), &meta);
+                    let same = self.files.get(id).zip(meta).filter(|(f, meta)| Inode::of(meta).may_be(&f.inode));
+                    if let Some((_, meta)) = same
+                        && lost.remove(id)
+                    {
+                        self.located(*id, Some(entry.path()), &meta);
                     }
-                }
-            }
-        }
-        for id in lost.into_values() {
-            if let Some(file) = self.files.get_mut(&id) {
-                if !matches!(file.presence, Presence::Gone(_)) {
-                    file.presence = Presence::Gone(Instant::now());
-                }
-                if file.input.is_none() {
-                    file.at_end = true;
                 }
             }
         }
@@ -180,6 +175,7 @@ impl Tailer<'_> {
                 self.context.metrics.add(Metric::SourceRotations, 1);
             }
             file.presence = Presence::Renamed;
+            file.looked_for = false;
             if let Some(path) = path {
                 file.path = path;
             }
@@ -194,7 +190,11 @@ impl Tailer<'_> {
             let Some(file) = self.files.get(id) else { continue };
             let Presence::Gone(since) = file.presence else { continue };
             let kept = file.input.is_some() || file.pending() > 0 || file.handed_over;
-            if kept || (file.stream.is_some() && since.elapsed() < FORGET_AFTER) {
+            // A directory that is not there now (an unmounted disk) may come back with its files.
+            let directory = file.path.parent().and_then(|parent| std::fs::metadata(parent).ok());
+            let mounted = directory.is_some_and(|meta| meta.dev() == file.inode.dev);
+            let after = if mounted { FORGET_AFTER } else { FORGET_UNMOUNTED_AFTER };
+            if kept || (file.stream.is_some() && since.elapsed() < after) {
                 continue;
             }
             if let Some(stream) = file.stream {
@@ -206,12 +206,10 @@ impl Tailer<'_> {
 
     pub(super) fn remove(&mut self, id: FileId) {
         let Some(file) = self.files.remove(&id) else { return };
-        if self.by_inode.get(&file.inode.key()) == Some(&id) {
-            self.by_inode.remove(&file.inode.key());
+        if self.by_inode.get(&file.inode) == Some(&id) {
+            self.by_inode.remove(&file.inode);
         }
-        if self.by_path.get(&file.path) == Some(&id) {
-            self.by_path.remove(&file.path);
-        }
+        self.by_path.retain(|_, at| *at != id);
         self.ready.remove(&id);
         self.waiting.remove(&id);
         self.open.remove(&id);
@@ -222,6 +220,30 @@ impl Tailer<'_> {
             file.close();
         }
         self.open.remove(&id);
+    }
+
+    /// Commits that new files exist before their first event, all of a walk at once: a file that is
+    /// rotated out of the globs is found again only if there is a record of it.
+    pub(super) fn announce_all(&mut self) -> Result<(), SourceError> {
+        let ready: Vec<FileId> = self.ready.iter().copied().collect();
+        let announced = ready.into_iter().filter(|id| self.announce(*id)).count();
+        if announced > 0 { self.emit() } else { Ok(()) }
+    }
+
+    /// Names the stream of a new plain file and notes it. False if there is nothing to note.
+    pub(super) fn announce(&mut self, id: FileId) -> bool {
+        let Some(file) = self.files.get_mut(&id) else { return false };
+        if file.stream.is_some() || file.replaces.is_some() || file.kind.is_archive() {
+            return false;
+        }
+        // What cannot be opened now is announced when it can be read.
+        match file.announce(&self.context.name) {
+            Ok(true) => {
+                file.note(&mut self.out);
+                true
+            }
+            Ok(false) | Err(_) => false,
+        }
     }
 
     /// Keeps within `max_open_files`: the file that grew longest ago is closed. One that has no name
@@ -264,7 +286,7 @@ fn nlink(file: &TailFile) -> u64 {
 fn moved_to(file: &TailFile) -> Option<(PathBuf, Metadata)> {
     let fd = match file.input.as_ref()? {
         Input::Plain(file) => file.as_raw_fd(),
-        Input::Gzip(_) | Input::Zstd(_) => return None,
+        Input::Gzip(..) | Input::Zstd(..) => return None,
     };
     let path = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
     let meta = std::fs::symlink_metadata(&path).ok()?;
@@ -272,6 +294,27 @@ fn moved_to(file: &TailFile) -> Option<(PathBuf, Metadata)> {
 }
 
 impl TailFile {
+    /// Names the stream by its first bytes. False if there are none yet.
+    fn announce(&mut self, source: &str) -> io::Result<bool> {
+        let opened;
+        let input = match &self.input {
+            Some(input) => input,
+            None => {
+                let (input, meta) = Input::open(&self.path, self.kind)?;
+                if !Inode::of(&meta).may_be(&self.inode) {
+                    return Ok(false);
+                }
+                opened = input;
+                &opened
+            }
+        };
+        let head = input.look(0, HEAD_BYTES)?;
+        if !head.is_empty() {
+            self.name_stream(source, &head);
+        }
+        Ok(!head.is_empty())
+    }
+
     /// Counts everything up to the last newline as read.
     fn skip_to_end(&mut self, source: &str) -> io::Result<()> {
         let (input, meta) = Input::open(&self.path, self.kind)?;

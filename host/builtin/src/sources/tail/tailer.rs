@@ -26,7 +26,9 @@ pub struct Tailer<'a> {
     pub(super) settings: &'a Settings,
     pub(super) context: &'a mut SourceContext,
     pub(super) files: HashMap<FileId, TailFile>,
-    pub(super) by_inode: HashMap<(u64, u64), FileId>,
+    /// The birth time is part of the key: positions of a deleted file and of the one that got its
+    /// inode number next are kept side by side.
+    pub(super) by_inode: HashMap<Inode, FileId>,
     pub(super) by_path: HashMap<PathBuf, FileId>,
     pub(super) next_id: FileId,
     /// Files that may have something to read.
@@ -50,8 +52,6 @@ pub struct Tailer<'a> {
 enum More {
     Yes,
     No,
-    /// It has, but waits for the file before it.
-    Later,
 }
 
 impl<'a> Tailer<'a> {
@@ -94,6 +94,7 @@ impl<'a> Tailer<'a> {
         if first_start && tailer.settings.start_at_end {
             tailer.skip_to_ends()?;
         }
+        tailer.announce_all()?;
         Ok(tailer)
     }
 
@@ -115,6 +116,7 @@ impl<'a> Tailer<'a> {
             }
             if self.scan_due_in().is_zero() {
                 self.scan();
+                self.announce_all()?;
             }
             let more = self.round()?;
             self.timers()?;
@@ -157,12 +159,9 @@ impl<'a> Tailer<'a> {
             if self.context.stopping() {
                 return Err(Stopped.into());
             }
-            match self.read(id)? {
-                More::Yes => any = self.ready.insert(id) || any,
-                More::Later => {
-                    self.ready.insert(id);
-                }
-                More::No => {}
+            if self.read(id)? == More::Yes {
+                self.ready.insert(id);
+                any = true;
             }
         }
         Ok(any)
@@ -170,15 +169,18 @@ impl<'a> Tailer<'a> {
 
     fn read(&mut self, id: FileId) -> Result<More, SourceError> {
         let Some(file) = self.files.get(&id) else { return Ok(More::No) };
-        if file.handed_over || file.retry_at.is_some_and(|at| at > Instant::now()) {
+        if file.handed_over || file.retry_at.is_some_and(|at| at > Instant::now()) || self.twin_is_there(file) {
             return Ok(More::No);
         }
-        let fresh = file.stream.is_none();
+        let (fresh, begins) = (file.stream.is_none(), file.offset == 0 && file.read_offset == 0);
         if file.input.is_none() && !self.open(id)? {
             return Ok(More::No);
         }
-        if fresh && self.settings.multiline.is_some() && !self.take_over(id)? {
-            return Ok(More::Later);
+        if fresh && self.announce(id) {
+            self.emit()?;
+        }
+        if begins && !self.take_over(id)? {
+            return Ok(More::Yes);
         }
         let start = Instant::now();
         let Some(file) = self.files.get_mut(&id) else { return Ok(More::No) };
@@ -302,6 +304,8 @@ impl<'a> Tailer<'a> {
             }
         };
         file.finished = false;
+        file.retry_at = None;
+        file.opened_bytes = meta.len();
         let change = if file.kind.is_archive() {
             self.buffer.resize(self.buffer.len().max(CHUNK_BYTES), 0);
             let held = file.pending() > 0;
@@ -355,10 +359,7 @@ impl<'a> Tailer<'a> {
         }
         self.flush(id, End::Event)?;
         let Some(file) = self.files.get_mut(&id) else { return Ok(()) };
-        file.archive_bytes = match file.input.as_ref().map(Input::metadata) {
-            Some(Ok(meta)) => meta.len(),
-            _ => file.archive_bytes,
-        };
+        file.archive_bytes = file.opened_bytes;
         file.finished = true;
         file.name_stream(&self.context.name, b"");
         file.note(&mut self.out);
@@ -384,6 +385,9 @@ impl<'a> Tailer<'a> {
             self.context.metrics.add(Metric::SourceRotations, 1);
         }
         let prefix = if join { take_prefix(file, None) } else { None };
+        if change == Change::Replaced && file.presence == Presence::Matched {
+            file.label = file.path.to_string_lossy().into();
+        }
         file.restart();
         if let Some((prefix, bytes)) = prefix {
             file.held = bytes;
@@ -401,8 +405,11 @@ impl<'a> Tailer<'a> {
     /// A new file takes the unfinished event of the file that was at its path. False: that file has to
     /// be read to its end first.
     fn take_over(&mut self, id: FileId) -> Result<bool, SourceError> {
-        let Some(file) = self.files.get(&id) else { return Ok(true) };
-        let Some(before) = file.predecessor else { return Ok(true) };
+        let Some(file) = self.files.get(&id).filter(|file| file.joins) else { return Ok(true) };
+        if self.settings.multiline.is_none() || file.kind.is_archive() {
+            return Ok(true);
+        }
+        let Some(before) = self.predecessor(file) else { return Ok(true) };
         if !file.input.as_ref().is_some_and(|input| input.metadata().is_ok_and(|meta| meta.len() > 0)) {
             return Ok(true);
         }
@@ -423,7 +430,7 @@ impl<'a> Tailer<'a> {
             Some((taken?, previous.grown))
         });
         let Some(file) = self.files.get_mut(&id) else { return Ok(true) };
-        file.predecessor = None;
+        file.joins = false;
         if let Some(((prefix, bytes), grown)) = taken {
             file.held = bytes;
             file.tail_len = 0;
@@ -452,14 +459,16 @@ impl<'a> Tailer<'a> {
             let left = timeout.saturating_sub(file.grown.elapsed());
             if !left.is_zero() {
                 self.timers_at = self.timers_at.min(now + left);
+            } else if file.has_more() {
+                // It grew while `emit` waited: the line is not idle.
+                self.ready.insert(id);
             } else if !self.ready.contains(&id) {
                 self.flush(id, End::Event)?;
             }
         }
         for id in self.open.clone() {
             let Some(file) = self.files.get(&id) else { continue };
-            let len = file.input.as_ref().and_then(|input| input.metadata().ok()).map(|meta| meta.len());
-            if !file.kind.is_archive() && len != Some(file.read_offset) {
+            if !file.kind.is_archive() && file.has_more() {
                 self.ready.insert(id);
             } else if file.at_end && file.pending() == 0 && file.idle_for(self.settings.close_idle_after) {
                 self.close(id);

@@ -121,7 +121,7 @@ impl FrameHeader {
             data_crc: fields.u32()?,
         };
         let crc = fields.u32()?;
-        let aligned = header.data_bytes % 8 == 0 && header.head_bytes % 8 == 0 && zero == 0;
+        let aligned = header.data_bytes.is_multiple_of(8) && header.head_bytes.is_multiple_of(8) && zero == 0;
         let small = u64::from(header.data_bytes) <= limits::COMMIT_BYTES_MAX
             && u64::from(header.head_bytes) <= limits::RECORD_BYTES_MAX;
         (aligned && small && crc == crc32c::crc32c(covered)).then_some((header, crc))

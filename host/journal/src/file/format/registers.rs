@@ -168,8 +168,9 @@ impl Registers {
         let channels = fields.count(25)?;
         let channels = (0..channels).map(|_| decode_channel(fields)).collect::<Option<Vec<_>>>()?;
         let positions = fields.count(8)?;
-        let positions =
-            (0..positions).map(|_| Some((fields.blob()?.into(), fields.blob()?.into()))).collect::<Option<_>>()?;
+        let positions = (0..positions)
+            .map(|_| Some((fields.blob()?.into(), fields.blob()?.into())))
+            .collect::<Option<_>>()?;
         Some(Registers { last_commit, state_generation, channels, positions })
     }
 }

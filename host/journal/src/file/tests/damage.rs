@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::basic::*;
 use super::disk::MemDisk;
 use crate::Journal;
+use crate::file::format::frame::FrameHeader;
 use crate::file::segment::{SegmentFile, segment_id};
 use crate::file::{FileConfig, OpenError};
 
@@ -64,6 +65,27 @@ fn a_torn_tail_is_cut_at_every_byte() {
     }
 }
 
+/// A write that failed half-way on a full disk is written again at the same place; what it left behind is
+/// whole, of this segment, and must not come back.
+#[test]
+fn frames_of_an_earlier_write_behind_the_end_are_not_taken() {
+    for (skipped, previous_crc) in [(1, 0x1234_5678), (2, 0), (5, 7)] {
+        let disk = crashed(4);
+        let (path, frames) = newest_segment(&disk);
+        let mut bytes = disk.bytes(&path);
+        let (last, end) = (frames[3].clone(), frames[3].end);
+        let (header, _) = FrameHeader::decode(&bytes[last.clone()]).unwrap();
+        let mut stale = Vec::new();
+        FrameHeader { commit: header.commit + skipped, previous_crc, ..header }.encode(&mut stale);
+        stale.extend_from_slice(&bytes[last.start + 64..end]);
+        bytes[end..end + stale.len()].copy_from_slice(&stale);
+        disk.set_bytes(&path, bytes);
+        let journal = open_with(&disk, wide(), specs()).unwrap();
+        assert_eq!((journal.status().last_commit, journal.status().damaged_commits), (4, 0));
+        assert_eq!(drain(journal.open_reader(A, R0).as_mut()), [0, 1, 2, 3]);
+    }
+}
+
 #[test]
 fn a_flipped_bit_costs_its_commit_only() {
     let disk = crashed(9);
@@ -116,7 +138,8 @@ fn a_bit_that_flips_while_open_costs_its_commit_only() {
 #[test]
 fn damage_over_several_commits_and_a_whole_segment() {
     let disk = MemDisk::default();
-    let journal = open_with(&disk, FileConfig { snapshot_every_bytes: 1 << 30, ..config() }, specs()).unwrap();
+    let journal =
+        open_with(&disk, FileConfig { snapshot_every_bytes: 1 << 30, ..config() }, specs()).unwrap();
     for n in 0..300 {
         durable(&journal, put(&[A], batch(n, 1, 100)));
     }
@@ -186,21 +209,27 @@ fn not_a_journal_and_newer_versions() {
 #[test]
 fn readers_and_channels_come_and_go() {
     let disk = MemDisk::default();
-    let journal = open_with(&disk, config(), vec![spec("a", &["r0", "r1"], 1000), spec("gone", &["x"], 1000)]).unwrap();
+    let journal =
+        open_with(&disk, config(), vec![spec("a", &["r0", "r1"], 1000), spec("gone", &["x"], 1000)]).unwrap();
     durable(&journal, put(&[A, B], batch(0, 10, 1)));
     durable(&journal, ack(B, R0, 3));
     durable(&journal, ack(A, R1, 2));
     journal.close().unwrap();
     // Other order, a new reader, one reader and one channel less.
-    let journal = open_with(&disk, config(), vec![spec("new", &["n"], 1000), spec("a", &["r9", "r0"], 1000)]).unwrap();
-    assert_eq!((journal.channel("a"), journal.reader_id(B, "r0"), journal.channel("gone")), (Some(B), Some(R1), None));
+    let journal =
+        open_with(&disk, config(), vec![spec("new", &["n"], 1000), spec("a", &["r9", "r0"], 1000)]).unwrap();
+    assert_eq!(
+        (journal.channel("a"), journal.reader_id(B, "r0"), journal.channel("gone")),
+        (Some(B), Some(R1), None)
+    );
     assert_eq!(drain(journal.open_reader(B, R1).as_mut()), (0..10).collect::<Vec<_>>());
     assert_eq!(drain(journal.open_reader(B, R0).as_mut()), [0; 0], "a new reader begins at the end");
     durable(&journal, put(&[A, B], batch(10, 2, 1)));
     assert_eq!(drain(journal.open_reader(B, R0).as_mut()), [10, 11]);
     assert_eq!(drain(journal.open_reader(A, R0).as_mut()), [10, 11], "a new channel begins at 0");
     drop(journal);
-    let journal = open_with(&disk, config(), vec![spec("gone", &["x"], 1000), spec("a", &["r1"], 1000)]).unwrap();
+    let journal =
+        open_with(&disk, config(), vec![spec("gone", &["x"], 1000), spec("a", &["r1"], 1000)]).unwrap();
     assert_eq!(drain(journal.open_reader(A, R0).as_mut()), (3..10).collect::<Vec<_>>());
     assert_eq!(drain(journal.open_reader(B, R0).as_mut()), (2..12).collect::<Vec<_>>());
 }

@@ -31,6 +31,8 @@ pub struct Faults {
 struct Inode {
     now: Vec<u8>,
     durable: Vec<u8>,
+    /// Sectors that a failed sync left clean in memory and old on disk: a later sync skips them.
+    dropped: BTreeSet<usize>,
 }
 
 type Node = Arc<Mutex<Inode>>;
@@ -150,7 +152,10 @@ impl MemDisk {
         let image = self.0.lock();
         let copy = |(path, node): (&PathBuf, &Node)| {
             let now = node.lock().now.clone();
-            (path.clone(), Arc::new(Mutex::new(Inode { durable: now.clone(), now })))
+            (
+                path.clone(),
+                Arc::new(Mutex::new(Inode { durable: now.clone(), now, dropped: BTreeSet::new() })),
+            )
         };
         let names: BTreeMap<PathBuf, Node> = image.names.iter().map(copy).collect();
         let image = Image { durable_names: names.clone(), names, ..Image::default() };
@@ -170,7 +175,8 @@ impl Disk for MemDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let node = Arc::new(Mutex::new(Inode { now: Vec::new(), durable: Vec::new() }));
+        let node =
+            Arc::new(Mutex::new(Inode { now: Vec::new(), durable: Vec::new(), dropped: BTreeSet::new() }));
         let mut image = self.0.lock();
         image.tick()?;
         if image.names.contains_key(path) {
@@ -249,6 +255,7 @@ impl DiskFile for MemFile {
             inode.now.resize(end, 0);
         }
         inode.now[offset as usize..end].copy_from_slice(&bytes);
+        inode.dropped.retain(|index| !(offset as usize / SECTOR..end.div_ceil(SECTOR)).contains(index));
         Ok(bytes.len())
     }
 
@@ -259,10 +266,21 @@ impl DiskFile for MemFile {
         let mut inode = self.node.lock();
         if self.segment && image.faults.sync_errors > 0 {
             image.faults.sync_errors -= 1;
-            // As Linux does: the pages are clean now, and gone.
+            let sector = |bytes: &[u8], index: usize| bytes.chunks(SECTOR).nth(index).map(<[u8]>::to_vec);
+            let all = 0..inode.now.len().div_ceil(SECTOR);
+            let differ: Vec<usize> =
+                all.filter(|i| sector(&inode.now, *i) != sector(&inode.durable, *i)).collect();
+            inode.dropped.extend(differ);
             return Err(os(5));
         }
-        inode.durable = inode.now.clone();
+        let mut durable = inode.now.clone();
+        for index in &inode.dropped {
+            let range = index * SECTOR..((index + 1) * SECTOR).min(inode.durable.len()).min(durable.len());
+            if range.start < range.end {
+                durable[range.clone()].copy_from_slice(&inode.durable[range]);
+            }
+        }
+        inode.durable = durable;
         Ok(())
     }
 

@@ -23,6 +23,8 @@ fn an_error_on_sync_moves_on_to_a_fresh_segment() {
         durable(&journal, put(&[A], batch(n, 1, 10)));
     }
     assert_eq!(drain(reader.as_mut()), (0..20).collect::<Vec<_>>());
+    // Four failed syncs and three failed writes, two of them of one group: no segment was used again.
+    assert!(journal.status().segments >= 7, "{}", journal.status().segments);
     drop(journal);
     disk.crash(3);
     let journal = open(&disk);

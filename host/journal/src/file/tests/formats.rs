@@ -32,7 +32,8 @@ fn head() -> CommitHead {
 
 fn snapshot() -> Snapshot {
     let reader = ReaderRegister { name: "r".into(), live: true, cursor: 1, bytes: 2, ..Default::default() };
-    let channel = ChannelRegister { name: "c".into(), live: false, head: 9, head_bytes: 8, readers: vec![reader] };
+    let channel =
+        ChannelRegister { name: "c".into(), live: false, head: 9, head_bytes: 8, readers: vec![reader] };
     let positions = [(b"k"[..].into(), b"v"[..].into())].into();
     Snapshot {
         generation: 4,
@@ -53,7 +54,8 @@ fn round_trips() {
     assert_eq!(bytes.len() as u64, head().encoded_bytes());
     assert_eq!(CommitHead::decode(&bytes), Some(head()));
     assert_eq!(Snapshot::decode(&snapshot().encode()), Ok(snapshot()));
-    let header = SegmentHeader { journal: 1 << 100, segment: 2, first_commit: 3, created_ns: 4, names_crc: 5 };
+    let header =
+        SegmentHeader { journal: 1 << 100, segment: 2, first_commit: 3, created_ns: 4, names_crc: 5 };
     let (bytes, crc) = header.encode();
     assert_eq!(SegmentHeader::decode(&bytes), Ok((header, crc)));
     let positions = vec![(b"a".to_vec(), vec![])];

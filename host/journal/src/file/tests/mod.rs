@@ -1,5 +1,7 @@
 //! Tests of the file journal, on a disk in memory that loses what was not synced.
 
+#![allow(clippy::let_underscore_must_use, reason = "tests that look for panics only")]
+
 mod basic;
 mod damage;
 mod disk;

@@ -15,15 +15,36 @@ use crate::{Ack, ChannelId, Commit, Journal, Put, ReaderId, Ticket};
 
 #[derive(Debug, Clone)]
 enum Step {
-    Put { channels: u8, rows: u64, size: usize },
-    Ack { which: usize, share: u64 },
-    Position { key: u8, value: u8 },
+    Put {
+        channels: u8,
+        rows: u64,
+        size: usize,
+    },
+    Ack {
+        which: usize,
+        share: u64,
+    },
+    Position {
+        key: u8,
+        value: u8,
+    },
     /// The last two in one commit.
-    All { channels: u8, rows: u64, which: usize, share: u64, key: u8 },
+    All {
+        channels: u8,
+        rows: u64,
+        which: usize,
+        share: u64,
+        key: u8,
+    },
     Wait,
-    Read { which: usize },
+    Read {
+        which: usize,
+    },
     Reopen,
-    Crash { power: u64, seed: u64 },
+    Crash {
+        power: u64,
+        seed: u64,
+    },
     SyncError,
     WriteError,
 }
@@ -82,7 +103,12 @@ impl Run {
         self.journal.as_ref().unwrap()
     }
 
-    fn commit(&mut self, puts: Option<(u8, u64, usize)>, ack: Option<(usize, u64)>, position: Option<(u8, u8)>) {
+    fn commit(
+        &mut self,
+        puts: Option<(u8, u64, usize)>,
+        ack: Option<(usize, u64)>,
+        position: Option<(u8, u8)>,
+    ) {
         let mut model = self.history.last().unwrap().clone();
         let mut commit = Commit::default();
         if let Some((which, share)) = ack {
@@ -151,7 +177,7 @@ impl Run {
             self.commit(Some((1 + n % 3, 1 + u64::from(n), 300)), None, Some((n, n)));
         }
         // In half of the cases the commits are still on their way when everything stops.
-        let acknowledged = if seed % 2 == 0 { self.wait() } else { 0 };
+        let acknowledged = if seed.is_multiple_of(2) { self.wait() } else { 0 };
         drop(self.journal.take());
         let acknowledged = acknowledged.max(self.wait());
         self.disk.crash(seed);
@@ -191,8 +217,15 @@ impl Run {
                 self.check(&self.history[0]);
             }
             Step::Crash { power, seed } => self.crash(power, seed),
-            Step::SyncError => self.disk.faults(|faults| faults.sync_errors = 1),
-            Step::WriteError => self.disk.faults(|faults| faults.write_errors = 1),
+            // One of each at most per group: more and the journal rightly fails.
+            Step::SyncError => {
+                self.settle();
+                self.disk.faults(|faults| faults.sync_errors = 1);
+            }
+            Step::WriteError => {
+                self.settle();
+                self.disk.faults(|faults| faults.write_errors = 1);
+            }
         }
     }
 }

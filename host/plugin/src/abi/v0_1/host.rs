@@ -92,7 +92,11 @@ fn now(_: Caller<'_>, (): ()) -> wasmtime::Result<(i64,)> {
     Ok((stats::now(),))
 }
 
-fn with_name(caller: &mut Caller<'_>, name: WasmStr, act: impl FnOnce(&HostSide, &str)) -> wasmtime::Result<()> {
+fn with_name(
+    caller: &mut Caller<'_>,
+    name: WasmStr,
+    act: impl FnOnce(&HostSide, &str),
+) -> wasmtime::Result<()> {
     if caller.data().call_bytes_left == 0 {
         caller.data().services.metric_dropped();
         return Ok(());

@@ -1,0 +1,125 @@
+//! `[[interceptor]]` and `[[sink.NAME.interceptor]]`: a chain of plugins.
+
+use std::path::{Component, Path};
+
+use flumen_pipeline::ComponentKind;
+use flumen_pipeline::plan::{InterceptorPlan, OnReject, PluginLimits};
+
+use crate::code::Code;
+use crate::json;
+use crate::named::Names;
+use crate::report::Report;
+use crate::sources::{ComponentSpans, PipelineSpans};
+use crate::specs;
+use crate::suggest;
+use crate::table::{Checked, TableReader, check_name};
+use crate::tree::{Entry, Item, Node, Span};
+
+/// Reads a chain. What is wrong is reported and left out.
+pub(crate) fn read_chain(
+    entry: Option<&Entry>,
+    names: &mut Names,
+    spans: &mut PipelineSpans,
+    report: &mut Report<'_>,
+) -> Vec<InterceptorPlan> {
+    let Some(entry) = entry else { return Vec::new() };
+    let Item::List(nodes) = &entry.value.item else {
+        if !matches!(entry.value.item, Item::Broken) {
+            let reason =
+                format!("`interceptor` is a list of tables, but this is {}", entry.value.type_word());
+            report.error(
+                Code::WrongType,
+                &entry.value.span,
+                reason,
+                "write the header with two brackets: [[interceptor]]",
+            );
+        }
+        return Vec::new();
+    };
+    nodes.iter().filter_map(|node| read_one(node, names, spans, report)).collect()
+}
+
+fn read_one(
+    node: &Node,
+    names: &mut Names,
+    spans: &mut PipelineSpans,
+    report: &mut Report<'_>,
+) -> Option<InterceptorPlan> {
+    let mut table = TableReader::new("an interceptor", node, report)?;
+    let mut checked = table.options(specs::INTERCEPTOR, report);
+    let config = table.get("config");
+    let limits = table.get("limits");
+    let header = table.span().clone();
+    table.finish(report);
+    let config_json = json::config_text("an interceptor", config.map(|entry| &entry.value), report);
+    if let Some(config) = config {
+        checked.spans.insert("config".into(), config.key_span.clone());
+    }
+    let limits = read_limits(limits, report);
+    let grants = grants(&checked, report);
+    let plugin = checked.options.text_opt("plugin")?.to_owned();
+    let plugin_span = checked.spans.get("plugin").unwrap_or(&header);
+    let stem = plugin_name(&plugin, plugin_span, report)?;
+    let (name, name_span) = match checked.options.text_opt("name") {
+        Some(name) => (name.to_owned(), checked.spans.get("name").unwrap_or(&header)),
+        None => (stem, plugin_span),
+    };
+    if checked.options.text_opt("name").is_some() && !check_name("interceptor", &name, name_span, report) {
+        return None;
+    }
+    names.claim(ComponentKind::Interceptor, &name, name_span, report);
+    let on_reject = match checked.options.text_opt("on_reject") {
+        Some("drop") => OnReject::Drop,
+        _ => OnReject::Quarantine,
+    };
+    spans.add(ComponentKind::Interceptor, &name, ComponentSpans { header, options: checked.spans });
+    Some(InterceptorPlan { name, plugin, config: config_json?, grants, on_reject, limits })
+}
+
+/// Checks what `plugin = "…"` says; gives the name that follows from it.
+fn plugin_name(plugin: &str, span: &Span, report: &mut Report<'_>) -> Option<String> {
+    let path = Path::new(plugin);
+    if path.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
+        let reason = format!("the plugin `{}` is outside of the plugin directory", report.quote(plugin));
+        let fix = "put the file into the plugin directory and give its name without .wasm";
+        report.error(Code::PluginOutside, span, reason, fix);
+        return None;
+    }
+    let stem = match plugin.strip_suffix(".wasm") {
+        Some(_) => path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(),
+        None => plugin.to_owned(),
+    };
+    check_name("plugin", &stem, span, report).then_some(stem)
+}
+
+fn grants(checked: &Checked, report: &mut Report<'_>) -> Vec<String> {
+    let granted = checked.options.list_opt("grant").unwrap_or_default();
+    let span = checked.spans.get("grant").cloned().unwrap_or(0..0);
+    for grant in granted {
+        if !specs::GRANTS.contains(&grant.as_str()) {
+            let reason = format!("the host has nothing named `{}` to grant", report.quote(grant));
+            report.error(Code::UnknownGrant, &span, reason, suggest::fix(grant, specs::GRANTS));
+        }
+    }
+    let mut granted = granted.to_vec();
+    granted.sort();
+    granted.dedup();
+    granted
+}
+
+fn read_limits(entry: Option<&Entry>, report: &mut Report<'_>) -> PluginLimits {
+    let default = PluginLimits::default();
+    let Some(mut table) = entry.and_then(|entry| TableReader::new("`limits`", &entry.value, report)) else {
+        return default;
+    };
+    let options = table.options(specs::LIMITS, report).options;
+    table.finish(report);
+    let lines = options.integer_opt("log_lines_per_s").and_then(|lines| u32::try_from(lines).ok());
+    PluginLimits {
+        time: options.duration_opt("time").unwrap_or(default.time),
+        memory_bytes: options.size_opt("memory").unwrap_or(default.memory_bytes),
+        answer_bytes: options.size_opt("answer").unwrap_or(default.answer_bytes),
+        log_lines_per_s: lines.unwrap_or(default.log_lines_per_s),
+        host_call_bytes: options.size_opt("host_call_bytes").unwrap_or(default.host_call_bytes),
+    }
+}

@@ -1,0 +1,200 @@
+//! From paths to a plan: which files are read, as what, and that their names do not collide.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use flumen_pipeline::plan::{AgentPlan, PipelinePlan};
+
+use crate::agent::{self, AGENT_FILE, AgentSettings};
+use crate::code::Code;
+use crate::diagnostic::Diagnostic;
+use crate::env::Env;
+use crate::pipeline::read_pipeline;
+use crate::registry::Registry;
+use crate::report::{Report, UserFile};
+use crate::sources::Sources;
+use crate::tree::Node;
+
+/// Reads an agent's whole configuration; all errors of all files at once.
+///
+/// A path is an agent file (by its name `flumen.toml`, or its `[agent]` table), a pipeline file, or a
+/// directory: of one with a `flumen.toml` that file is read, of another all pipeline files. Without an
+/// agent file, data lives in `.flumen` and plugins in `plugins`, both beside the first pipeline file.
+pub fn load_agent(
+    paths: &[PathBuf],
+    registry: &Registry,
+    env: &dyn Env,
+) -> Result<(AgentPlan, Sources), Vec<Diagnostic>> {
+    let mut loader = Loader {
+        registry,
+        env,
+        agent: None,
+        pipelines: Vec::new(),
+        seen: BTreeSet::new(),
+        sources: Sources::default(),
+        diagnostics: Vec::new(),
+    };
+    for path in paths {
+        loader.path(path);
+    }
+    loader.finish(paths)
+}
+
+struct Loader<'a> {
+    registry: &'a Registry,
+    env: &'a dyn Env,
+    agent: Option<(PathBuf, AgentSettings)>,
+    pipelines: Vec<PipelinePlan>,
+    seen: BTreeSet<PathBuf>,
+    sources: Sources,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl Loader<'_> {
+    /// A path that the user gave.
+    fn path(&mut self, path: &Path) {
+        if !self.env.is_dir(path) {
+            return self.file(path);
+        }
+        let agent_file = path.join(AGENT_FILE);
+        match self.env.list(path) {
+            Ok(files) if files.contains(&agent_file) => return self.file(&agent_file),
+            _ => {}
+        }
+        self.sources.directories.insert(path.to_owned());
+        match agent::toml_files(path, self.env) {
+            Ok(files) if files.is_empty() => self.diagnostics.push(Diagnostic::whole(
+                Code::NoPipeline,
+                path,
+                "the directory has no pipeline file",
+                "add one that ends in .toml",
+            )),
+            Ok(files) => files.iter().for_each(|file| self.file(file)),
+            Err(error) => self.diagnostics.push(Diagnostic::whole(
+                Code::FileUnreadable,
+                path,
+                format!("the directory cannot be listed: {error}"),
+                "check who may read it",
+            )),
+        }
+    }
+
+    /// A file that is either of the agent or of a pipeline.
+    fn file(&mut self, path: &Path) {
+        if !self.seen.insert(path.to_owned()) {
+            return;
+        }
+        match UserFile::read(self.env, path) {
+            Ok(file) => self.text(&file),
+            Err(diagnostic) => self.diagnostics.push(diagnostic),
+        }
+    }
+
+    fn text(&mut self, file: &UserFile) {
+        self.sources.files.insert(file.path.clone());
+        let mut report = Report::new(file);
+        let root = report.parse(Some(self.env));
+        let is_agent = agent::is_agent_file(&file.path, root.as_ref());
+        match root {
+            Some(root) if is_agent => self.agent(&root, report),
+            Some(root) => self.pipeline(&root, report),
+            None => self.done(report),
+        }
+    }
+
+    fn agent(&mut self, root: &Node, mut report: Report<'_>) {
+        let file = report.file;
+        let settings = agent::read_agent(root, &mut report);
+        let mut files = Vec::new();
+        let mut directories = Vec::new();
+        for (pattern, span) in settings.iter().flat_map(|settings| &settings.pipelines) {
+            for path in agent::expand(pattern, span, self.env, &mut directories, &mut report) {
+                files.push((path, span.clone()));
+            }
+        }
+        self.sources.directories.extend(directories);
+        let mut read = Vec::new();
+        for (path, span) in files {
+            if !self.seen.insert(path.clone()) {
+                continue;
+            }
+            match UserFile::read(self.env, &path) {
+                Ok(pipeline) => read.push(pipeline),
+                // The place of a missing file is the line that names it.
+                Err(error) if error.place.is_none() => {
+                    report.error(
+                        error.code,
+                        &span,
+                        format!("`{}`: {}", path.display(), error.reason),
+                        error.fix,
+                    );
+                }
+                Err(error) => self.diagnostics.push(error),
+            }
+        }
+        match (&self.agent, settings) {
+            (Some((first, _)), _) => {
+                let reason = format!("this is a second agent file; the first is `{}`", first.display());
+                report.error(Code::TwoAgentFiles, &(0..0), reason, "give one of them only");
+            }
+            (None, settings) => self.agent = settings.map(|settings| (file.path.clone(), settings)),
+        }
+        self.done(report);
+        for pipeline in read {
+            self.sources.files.insert(pipeline.path.clone());
+            let mut report = Report::new(&pipeline);
+            match report.parse(Some(self.env)) {
+                Some(root) => self.pipeline(&root, report),
+                None => self.done(report),
+            }
+        }
+    }
+
+    fn pipeline(&mut self, root: &Node, mut report: Report<'_>) {
+        let Some((plan, spans)) = read_pipeline(root, self.registry, &mut report) else {
+            return self.done(report);
+        };
+        if let Some(other) = self.pipelines.iter().find(|other| other.name == plan.name) {
+            let reason =
+                format!("the pipeline `{}` exists already, in `{}`", plan.name, other.file.display());
+            let fix = "rename the file, or add name = \"…\" to it as the first line";
+            report.error(Code::DuplicateName, &(0..0), reason, fix);
+        }
+        self.sources.pipelines.insert(plan.name.clone(), spans);
+        self.pipelines.push(plan);
+        self.done(report);
+    }
+
+    fn done(&mut self, mut report: Report<'_>) {
+        self.sources.files.extend(std::mem::take(&mut report.value_files));
+        self.diagnostics.extend(report.into_sorted());
+    }
+
+    fn finish(mut self, paths: &[PathBuf]) -> Result<(AgentPlan, Sources), Vec<Diagnostic>> {
+        if self.pipelines.is_empty() && self.diagnostics.is_empty() {
+            let none = PathBuf::new();
+            let place = self.agent.as_ref().map(|(path, _)| path).or(paths.first()).unwrap_or(&none);
+            self.diagnostics.push(Diagnostic::whole(
+                Code::NoPipeline,
+                place,
+                "there is no pipeline to run",
+                "give a pipeline file, or name one in `pipelines` of the agent file",
+            ));
+        }
+        if !self.diagnostics.is_empty() {
+            return Err(self.diagnostics);
+        }
+        let beside =
+            self.pipelines.first().and_then(|pipeline| pipeline.file.parent()).unwrap_or(Path::new(""));
+        let settings =
+            self.agent.map(|(_, settings)| settings).unwrap_or_else(|| agent::default_settings(beside));
+        let plan = AgentPlan {
+            name: settings.name,
+            data_dir: settings.data_dir,
+            plugin_dir: settings.plugin_dir,
+            drain_timeout: settings.drain_timeout,
+            pipelines: self.pipelines,
+        };
+        Ok((plan, self.sources))
+    }
+}

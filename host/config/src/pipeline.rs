@@ -1,0 +1,199 @@
+//! A pipeline file: what each table means, and whether they fit together.
+
+use flumen_pipeline::ComponentKind;
+use flumen_pipeline::plan::{BatchPlan, JournalPlan, PipelinePlan, SinkPlan, SourcePlan};
+
+use crate::channels::{Channel, check_read, read_channels};
+use crate::code::Code;
+use crate::interceptor::read_chain;
+use crate::named::{Named, Names, find_spec, is_type, named};
+use crate::registry::Registry;
+use crate::report::Report;
+use crate::sources::{ComponentSpans, PipelineSpans};
+use crate::specs;
+use crate::suggest;
+use crate::table::{Checked, TableReader, check_name};
+use crate::tree::{Entry, Item, Node, Span};
+
+/// Reads a pipeline. If the report has errors afterwards, the plan is not to be used.
+pub(crate) fn read_pipeline(
+    root: &Node,
+    registry: &Registry,
+    report: &mut Report<'_>,
+) -> Option<(PipelinePlan, PipelineSpans)> {
+    let mut spans = PipelineSpans::new(report.file.clone());
+    let mut names = Names::default();
+    let mut table = TableReader::new("a pipeline", root, report)?;
+    let top = table.options(specs::PIPELINE, report);
+    let sources = table.get("source");
+    let chain = table.get("interceptor");
+    let channels = table.get("channel");
+    let sinks = table.get("sink");
+    let batch = table.get("batch");
+    let journal = table.get("journal");
+    table.finish(report);
+
+    let name = pipeline_name(&top, report);
+    let batch = read_batch(batch, report);
+    let channels = read_channels(channels, &batch, report);
+    let sources = read_sources(sources, registry, &mut names, &mut spans, report);
+    let interceptors = read_chain(chain, &mut names, &mut spans, report);
+    let sinks = read_sinks(sinks, registry, &channels, &mut names, &mut spans, report);
+    let threads = top.options.integer_opt("interceptor_threads").and_then(|n| usize::try_from(n).ok());
+    spans.secrets.clone_from(&report.secrets);
+    let plan = PipelinePlan {
+        name,
+        file: report.file.path.clone(),
+        sources,
+        interceptors,
+        interceptor_threads: threads.unwrap_or(1),
+        channels: channels.into_iter().map(|channel| channel.plan).collect(),
+        sinks,
+        batch,
+        journal: read_journal(journal, report),
+    };
+    Some((plan, spans))
+}
+
+fn pipeline_name(top: &Checked, report: &mut Report<'_>) -> String {
+    let (name, span) = match top.options.text_opt("name") {
+        Some(name) => (name.to_owned(), top.spans.get("name").cloned().unwrap_or(0..0)),
+        None => (report.file.stem(), 0..0),
+    };
+    check_name("pipeline", &name, &span, report);
+    name
+}
+
+fn read_sources(
+    entry: Option<&Entry>,
+    registry: &Registry,
+    names: &mut Names,
+    spans: &mut PipelineSpans,
+    report: &mut Report<'_>,
+) -> Vec<SourcePlan> {
+    let found = named("source", entry, is_type, report);
+    let empty =
+        entry.is_none_or(|entry| matches!(&entry.value.item, Item::Table(entries) if entries.is_empty()));
+    if empty {
+        let span = entry.map_or(0..0, |entry| entry.value.span.clone());
+        let fix = "add [source] with type = \"…\" and its options";
+        report.error(Code::NoSource, &span, "the pipeline has no source", fix);
+    }
+    let mut plans = Vec::new();
+    for Named { name, node, span } in found {
+        let what = format!("source `{name}`");
+        let Some(mut table) = TableReader::new(&what, node, report) else { continue };
+        names.claim(ComponentKind::Source, name, span, report);
+        let Some(spec) = find_spec(&what, &mut table, &registry.sources, report) else { continue };
+        let checked = table.options(spec.options, report);
+        let header = table.span().clone();
+        table.finish(report);
+        spans.add(ComponentKind::Source, name, ComponentSpans { header, options: checked.spans });
+        plans.push(SourcePlan { name: name.into(), kind: spec.kind.into(), options: checked.options });
+    }
+    plans
+}
+
+fn read_sinks(
+    entry: Option<&Entry>,
+    registry: &Registry,
+    channels: &[Channel],
+    names: &mut Names,
+    spans: &mut PipelineSpans,
+    report: &mut Report<'_>,
+) -> Vec<SinkPlan> {
+    let errors = report.diagnostics.len();
+    let found = named("sink", entry, is_type, report);
+    let empty =
+        entry.is_none_or(|entry| matches!(&entry.value.item, Item::Table(entries) if entries.is_empty()));
+    if empty {
+        let span = entry.map_or(0..0, |entry| entry.value.span.clone());
+        let fix = "add [sink] with type = \"…\" and its options";
+        report.error(Code::NoSink, &span, "the pipeline has no sink", fix);
+    }
+    let mut plans = Vec::new();
+    let mut read: Vec<String> = Vec::new();
+    for Named { name, node, span } in found {
+        let what = format!("sink `{name}`");
+        let Some(mut table) = TableReader::new(&what, node, report) else { continue };
+        names.claim(ComponentKind::Sink, name, span, report);
+        let own = table.options(specs::SINK, report);
+        let chain = table.get("interceptor");
+        let header = table.span().clone();
+        let channel = sink_channel(&what, &own, &header, channels, report);
+        read.extend(channel.clone());
+        let interceptors = read_chain(chain, names, spans, report);
+        let Some(spec) = find_spec(&what, &mut table, &registry.sinks, report) else { continue };
+        let mut checked = table.options(spec.options, report);
+        table.finish(report);
+        checked.spans.extend(own.spans);
+        spans.add(ComponentKind::Sink, name, ComponentSpans { header, options: checked.spans });
+        let channel = channel.unwrap_or_default();
+        let kind = spec.kind.into();
+        plans.push(SinkPlan { name: name.into(), kind, channel, interceptors, options: checked.options });
+    }
+    // After an error in a sink it is not known which channel it reads.
+    if !empty && report.diagnostics.len() == errors {
+        check_read(channels, &read, report);
+    }
+    plans
+}
+
+fn sink_channel(
+    what: &str,
+    own: &Checked,
+    header: &Span,
+    channels: &[Channel],
+    report: &mut Report<'_>,
+) -> Option<String> {
+    let known: Vec<&str> = channels.iter().map(|channel| channel.plan.name.as_str()).collect();
+    match (own.options.text_opt("channel"), known.as_slice()) {
+        (Some(channel), known) if known.contains(&channel) => Some(channel.to_owned()),
+        (Some(channel), known) => {
+            let span = own.spans.get("channel").unwrap_or(header);
+            let reason = format!("{what}: there is no channel `{}`", report.quote(channel));
+            report.error(Code::UnknownChannel, span, reason, suggest::fix(channel, known));
+            None
+        }
+        // `channel` stands there with a wrong value, or the channels are wrong: reported.
+        (None, _) if own.spans.contains_key("channel") => None,
+        (None, []) => None,
+        (None, [only]) => Some((*only).to_owned()),
+        (None, several) => {
+            let reason = format!("{what} needs `channel`, because there are several");
+            let fix = format!("add channel = \"…\": one of {}", suggest::listed(several));
+            report.error(Code::MissingChannel, header, reason, fix);
+            None
+        }
+    }
+}
+
+fn read_batch(entry: Option<&Entry>, report: &mut Report<'_>) -> BatchPlan {
+    let default = BatchPlan::default();
+    let Some(mut table) = entry.and_then(|entry| TableReader::new("`batch`", &entry.value, report)) else {
+        return default;
+    };
+    let options = table.options(specs::BATCH, report).options;
+    table.finish(report);
+    let rows = options.integer_opt("rows").and_then(|rows| usize::try_from(rows).ok());
+    let bytes = options.size_opt("bytes").and_then(|bytes| usize::try_from(bytes).ok());
+    BatchPlan {
+        rows: rows.unwrap_or(default.rows),
+        bytes: bytes.unwrap_or(default.bytes),
+        linger: options.duration_opt("linger").unwrap_or(default.linger),
+    }
+}
+
+fn read_journal(entry: Option<&Entry>, report: &mut Report<'_>) -> JournalPlan {
+    let default = JournalPlan::default();
+    let Some(mut table) = entry.and_then(|entry| TableReader::new("`journal`", &entry.value, report)) else {
+        return default;
+    };
+    let options = table.options(specs::JOURNAL, report).options;
+    table.finish(report);
+    JournalPlan {
+        durable: options.text_opt("durability") != Some("os"),
+        segment_bytes: options.size_opt("segment").unwrap_or(default.segment_bytes),
+        window_bytes: options.size_opt("memory").unwrap_or(default.window_bytes),
+    }
+}

@@ -1,0 +1,211 @@
+//! JSON Schema of the pipeline file and the agent file, from the specs: for editors.
+//!
+//! The order of everything is fixed, so the checked-in files change only when the specs do.
+
+use flumen_pipeline::{ComponentSpec, OptionKind, OptionSpec, Value as Checked};
+use serde_json::{Value, json};
+
+use crate::json::sorted;
+use crate::limits;
+use crate::registry::Registry;
+use crate::specs;
+use crate::table::default_value;
+
+/// The schema files by name, as they are checked in below `config/schema/`.
+pub fn schema_files(registry: &Registry) -> [(&'static str, String); 2] {
+    [
+        ("pipeline.schema.json", format!("{:#}\n", pipeline_schema(registry))),
+        ("agent.schema.json", format!("{:#}\n", agent_schema())),
+    ]
+}
+
+/// Both schemas in one value: `{"agent": …, "pipeline": …}`.
+pub fn json_schema(registry: &Registry) -> Value {
+    object([("agent", agent_schema()), ("pipeline", pipeline_schema(registry))])
+}
+
+/// The schema of an agent file.
+pub fn agent_schema() -> Value {
+    let agent = closed_table("The settings that all pipelines share.", specs::AGENT, []);
+    object([
+        ("$schema", DRAFT.into()),
+        ("title", "Flumen agent".into()),
+        ("type", "object".into()),
+        ("properties", object([("agent", agent)])),
+        ("additionalProperties", false.into()),
+    ])
+}
+
+/// The schema of a pipeline file.
+pub fn pipeline_schema(registry: &Registry) -> Value {
+    let capacity = closed_table("A put waits when one of these is reached.", specs::CAPACITY, []);
+    let channel = closed_table("A queue of events in the journal.", specs::CHANNEL, [("capacity", capacity)]);
+    let plugin_limits = closed_table("Limits of one instance.", specs::LIMITS, []);
+    let config = json!({"type": "object", "description": "The plugin's own configuration."});
+    let interceptor = closed_table(
+        "A plugin that changes batches.",
+        specs::INTERCEPTOR,
+        [("config", config), ("limits", plugin_limits)],
+    );
+    let sink_chain = chain("Interceptors of this sink alone, in order.");
+    let channel_option = specs::SINK.iter().map(|spec| (spec.name, option_schema(spec)));
+    let sink_own: Vec<_> = channel_option.chain([("interceptor", sink_chain)]).collect();
+    let defs = object([
+        ("source", components(&registry.sources, &[])),
+        ("sink", components(&registry.sinks, &sink_own)),
+        ("channel", channel),
+        ("interceptor", interceptor),
+    ]);
+    let mut properties = vec![
+        ("source", one_or_named("Where events come from.", "source")),
+        ("channel", one_or_named("Queues; without one there is a channel `main`.", "channel")),
+        ("sink", one_or_named("Where events go.", "sink")),
+        ("interceptor", chain("The chain between sources and channels, in order.")),
+        (
+            "batch",
+            closed_table("How batches grow: one goes on when any of these is reached.", specs::BATCH, []),
+        ),
+        ("journal", closed_table("The pipeline's journal.", specs::JOURNAL, [])),
+    ];
+    properties.extend(specs::PIPELINE.iter().map(|spec| (spec.name, option_schema(spec))));
+    object([
+        ("$schema", DRAFT.into()),
+        ("title", "Flumen pipeline".into()),
+        ("type", "object".into()),
+        ("properties", object(properties)),
+        ("required", json!(["source", "sink"])),
+        ("additionalProperties", false.into()),
+        ("$defs", defs),
+    ])
+}
+
+const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
+
+fn object<'a>(entries: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
+    sorted(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+fn reference(def: &str) -> Value {
+    json!({"$ref": format!("#/$defs/{def}")})
+}
+
+fn chain(about: &str) -> Value {
+    object([("type", "array".into()), ("description", about.into()), ("items", reference("interceptor"))])
+}
+
+/// `[what]` itself, or `[what.NAME]`.
+fn one_or_named(about: &str, def: &str) -> Value {
+    let name = format!("^[a-z0-9][a-z0-9_-]{{0,{}}}$", limits::NAME_CHARS_MAX - 1);
+    let named = object([
+        ("type", "object".into()),
+        ("minProperties", 1.into()),
+        ("propertyNames", json!({"pattern": name})),
+        ("additionalProperties", reference(def)),
+    ]);
+    object([("description", about.into()), ("anyOf", json!([reference(def), named]))])
+}
+
+fn components(kinds: &[ComponentSpec], own: &[(&str, Value)]) -> Value {
+    let one = |spec: &ComponentSpec| {
+        let kind = object([("const", spec.kind.into()), ("description", spec.about.into())]);
+        let extra = own.iter().cloned().chain([("type", kind)]);
+        let mut schema = closed_table(spec.about, spec.options, extra);
+        let required = std::iter::once("type").chain(required(spec.options));
+        if let Value::Object(map) = &mut schema {
+            map.remove("required");
+            map.insert("required".into(), required.collect());
+        }
+        // Again sorted, in case the map keeps the order of insertion.
+        match schema {
+            Value::Object(map) => sorted(map.into_iter().collect()),
+            other => other,
+        }
+    };
+    object([("oneOf", kinds.iter().map(one).collect())])
+}
+
+fn required(options: &[OptionSpec]) -> impl Iterator<Item = &'static str> {
+    options.iter().filter(|option| option.required).map(|option| option.name)
+}
+
+fn closed_table<'a>(
+    about: &str,
+    options: &[OptionSpec],
+    extra: impl IntoIterator<Item = (&'a str, Value)>,
+) -> Value {
+    let properties = options.iter().map(|option| (option.name, option_schema(option)));
+    let mut entries = vec![
+        ("type", "object".into()),
+        ("description", about.into()),
+        ("properties", object(properties.chain(extra))),
+        ("additionalProperties", false.into()),
+    ];
+    let required: Vec<Value> = required(options).map(Value::from).collect();
+    if !required.is_empty() {
+        entries.push(("required", required.into()));
+    }
+    object(entries)
+}
+
+fn option_schema(option: &OptionSpec) -> Value {
+    let mut entries = match option.kind {
+        OptionKind::Text => vec![("type", json!("string"))],
+        OptionKind::Choice(words) => {
+            vec![("anyOf", json!([{"enum": words}, substituted()]))]
+        }
+        OptionKind::Bool => vec![("anyOf", json!([{"type": "boolean"}, substituted()]))],
+        OptionKind::Integer { min, max } => {
+            let integer =
+                object([("type", "integer".into()), ("minimum", min.into()), ("maximum", max.into())]);
+            vec![("anyOf", json!([integer, substituted()]))]
+        }
+        OptionKind::Size { min, max } => {
+            let integer =
+                object([("type", "integer".into()), ("minimum", min.into()), ("maximum", max.into())]);
+            let text = json!({"type": "string", "pattern": SIZE});
+            vec![("anyOf", json!([integer, text, substituted()]))]
+        }
+        OptionKind::Duration { .. } => {
+            vec![("anyOf", json!([{"type": "string", "pattern": DURATION}, substituted()]))]
+        }
+        OptionKind::TextList => {
+            let mut entries = vec![("type", json!("array")), ("items", json!({"type": "string"}))];
+            if option.required {
+                entries.push(("minItems", 1.into()));
+            }
+            entries
+        }
+        OptionKind::TextMap => {
+            vec![("type", json!("object")), ("additionalProperties", json!({"type": "string"}))]
+        }
+    };
+    entries.push(("description", option.about.into()));
+    if let Some(default) = option.default {
+        entries.push(("default", default_json(option, default)));
+    }
+    object(entries)
+}
+
+const SIZE: &str =
+    "^\\s*[0-9]+\\s*([Kk][Ii]?[Bb]|[Mm][Ii]?[Bb]|[Gg][Ii]?[Bb]|[Tt][Ii]?[Bb]|[Pp][Ii]?[Bb]|[Bb])?\\s*$";
+const DURATION: &str = "^\\s*([0-9]+\\s*(d|h|m|s|ms|us|ns)\\s*)+$";
+
+/// A string with `${…}` stands for a value of any type.
+fn substituted() -> Value {
+    json!({"type": "string", "pattern": "\\$\\{"})
+}
+
+/// A default as it is written in a file: sizes and durations stay text.
+fn default_json(option: &OptionSpec, text: &str) -> Value {
+    match default_value(option, text) {
+        Some(Checked::Bool(value)) => value.into(),
+        Some(Checked::Integer(value)) => value.into(),
+        Some(Checked::Text(value)) => value.into(),
+        Some(Checked::TextList(value)) => value.into(),
+        Some(Checked::TextMap(value)) => json!(value),
+        Some(Checked::Size(_) | Checked::Duration(_)) | None => match text.trim_matches('"').parse::<u64>() {
+            Ok(value) if !text.starts_with('"') => value.into(),
+            _ => text.trim_matches('"').into(),
+        },
+    }
+}

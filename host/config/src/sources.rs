@@ -1,0 +1,96 @@
+//! Where everything stood: errors that are found later still get their file, line and caret.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use flumen_pipeline::{BuildError, ComponentKind};
+
+use crate::code::Code;
+use crate::diagnostic::Diagnostic;
+use crate::report::UserFile;
+use crate::substitute::redact;
+use crate::tree::Span;
+
+/// The files of a plan and the places of its components.
+#[derive(Default)]
+pub struct Sources {
+    pub(crate) pipelines: BTreeMap<String, PipelineSpans>,
+    pub(crate) files: BTreeSet<PathBuf>,
+    pub(crate) directories: BTreeSet<PathBuf>,
+}
+
+/// The places of one pipeline's components.
+pub(crate) struct PipelineSpans {
+    pub file: UserFile,
+    /// What `${…}` brought in: not to be printed.
+    pub secrets: Vec<String>,
+    components: BTreeMap<(&'static str, String), ComponentSpans>,
+}
+
+/// The places of one component.
+#[derive(Debug, Clone)]
+pub(crate) struct ComponentSpans {
+    pub header: Span,
+    pub options: BTreeMap<String, Span>,
+}
+
+impl PipelineSpans {
+    pub fn new(file: UserFile) -> Self {
+        PipelineSpans { file, secrets: Vec::new(), components: BTreeMap::new() }
+    }
+
+    pub fn add(&mut self, kind: ComponentKind, name: &str, spans: ComponentSpans) {
+        self.components.insert((kind.word(), name.to_owned()), spans);
+    }
+}
+
+impl Sources {
+    /// The error of a component that could not be built, with the caret at the option; at the
+    /// component's header if the file does not have the option.
+    ///
+    /// For an interceptor the options are `plugin`, `name`, `config`, `grant` and `on_reject`.
+    pub fn diagnostic_for(
+        &self,
+        pipeline: &str,
+        kind: ComponentKind,
+        component: &str,
+        error: &BuildError,
+    ) -> Diagnostic {
+        let what = format!("{} `{component}`", kind.word());
+        let Some(spans) = self.pipelines.get(pipeline) else {
+            let reason = format!("pipeline `{pipeline}`, {what}: {error}");
+            return Diagnostic::whole(Code::BadOption, Path::new(pipeline), reason, &error.fix);
+        };
+        let found = spans.components.get(&(kind.word(), component.to_owned()));
+        let span = found.map(|found| found.options.get(&error.option).unwrap_or(&found.header));
+        let reason = match error.option.as_str() {
+            "" => format!("{what}: {}", error.reason),
+            option => format!("`{option}` of {what}: {}", error.reason),
+        };
+        let (reason, fix) = (redact(&reason, &spans.secrets), redact(&error.fix, &spans.secrets));
+        match span {
+            Some(span) => {
+                Diagnostic::at(Code::BadOption, &spans.file.path, &spans.file.text, span, reason, fix)
+            }
+            None => Diagnostic::whole(Code::BadOption, &spans.file.path, reason, fix),
+        }
+    }
+
+    /// Every file that was read, those of `${file:…}` too: a change of one changes the plan.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(PathBuf::as_path)
+    }
+
+    /// Directories whose files were listed: a new file in one may change the plan.
+    pub fn directories(&self) -> impl Iterator<Item = &Path> {
+        self.directories.iter().map(PathBuf::as_path)
+    }
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Texts and secrets stay inside.
+        f.debug_struct("Sources").field("files", &self.files).finish_non_exhaustive()
+    }
+}

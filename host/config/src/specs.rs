@@ -1,0 +1,217 @@
+//! The options of Flumen's own tables, as data: checks, JSON Schema and reference come from here.
+
+use std::time::Duration;
+
+use flumen_event::limits::{BYTES_MAX, ROWS_MAX};
+use flumen_pipeline::{OptionKind, OptionSpec};
+
+/// What a plugin may be granted.
+pub const GRANTS: &[&str] = &["log", "metrics", "clock"];
+
+/// The name of an unnamed source, channel or sink.
+pub const UNNAMED: &str = "main";
+
+/// The journal's own channel: no other may have its name.
+pub const QUARANTINE: &str = "quarantine";
+
+/// `[agent]`.
+pub const AGENT: &[OptionSpec] = &[
+    option(
+        "name",
+        OptionKind::Text,
+        Some("\"flumen\""),
+        "The agent's name, where destinations tell who wrote.",
+    ),
+    option(
+        "data_dir",
+        OptionKind::Text,
+        Some("\".flumen\""),
+        "Directory of journals, compile cache and control socket; relative to this file.",
+    ),
+    option(
+        "plugin_dir",
+        OptionKind::Text,
+        Some("\"plugins\""),
+        "Directory of the plugins NAME.wasm; relative to this file.",
+    ),
+    option(
+        "drain_timeout",
+        OptionKind::Duration { min: Duration::ZERO, max: Duration::from_secs(3_600) },
+        Some("\"30s\""),
+        "How long SIGTERM waits for sources and sinks to finish.",
+    ),
+    option(
+        "pipelines",
+        OptionKind::TextList,
+        Some("[\"pipelines/*.toml\"]"),
+        "Pipeline files, patterns of their names, or directories of them; relative to this file.",
+    ),
+];
+
+/// The top of a pipeline file.
+pub const PIPELINE: &[OptionSpec] = &[
+    option("name", OptionKind::Text, None, "The pipeline's name; without it the file's name without .toml."),
+    option(
+        "interceptor_threads",
+        OptionKind::Integer { min: 1, max: 64 },
+        Some("1"),
+        "Threads that run the interceptors of each source.",
+    ),
+];
+
+/// The tables of a pipeline file.
+pub const PIPELINE_TABLES: &[&str] = &["source", "interceptor", "channel", "sink", "batch", "journal"];
+
+/// `[batch]`.
+pub const BATCH: &[OptionSpec] = &[
+    option(
+        "rows",
+        OptionKind::Integer { min: 1, max: ROWS_MAX as i64 },
+        Some("8192"),
+        "A batch goes on when it has this many events.",
+    ),
+    option(
+        "bytes",
+        OptionKind::Size { min: 1 << 10, max: BYTES_MAX as u64 },
+        Some("\"1 MiB\""),
+        "A batch goes on when its bodies have this many bytes.",
+    ),
+    option(
+        "linger",
+        OptionKind::Duration { min: Duration::ZERO, max: Duration::from_secs(10) },
+        Some("\"20ms\""),
+        "A batch goes on this long after its first event.",
+    ),
+];
+
+/// `[journal]`.
+pub const JOURNAL: &[OptionSpec] = &[
+    option(
+        "durability",
+        OptionKind::Choice(&["durable", "os"]),
+        Some("\"durable\""),
+        "durable: acknowledged is on disk (fdatasync). os: acknowledged is in the page cache, and a power \
+         loss takes the last seconds.",
+    ),
+    option(
+        "segment",
+        OptionKind::Size { min: 16 << 10, max: 4 << 30 },
+        Some("\"64 MiB\""),
+        "Bytes of one segment file, the unit of deletion.",
+    ),
+    option(
+        "memory",
+        OptionKind::Size { min: 1 << 20, max: 64 << 30 },
+        Some("\"24 MiB\""),
+        "Memory for recent batches, so that sinks that keep up never read the disk.",
+    ),
+];
+
+/// `[channel.NAME]`, without `capacity`.
+pub const CHANNEL: &[OptionSpec] =
+    &[option("kind", OptionKind::Choice(&["file"]), Some("\"file\""), "Where the channel keeps its events.")];
+
+/// `capacity` of a channel.
+pub const CAPACITY: &[OptionSpec] = &[
+    option(
+        "events",
+        OptionKind::Integer { min: 1, max: 1_000_000_000_000 },
+        Some("10000000"),
+        "A put waits when the channel holds this many events.",
+    ),
+    option(
+        "bytes",
+        OptionKind::Size { min: 1 << 10, max: 1 << 50 },
+        Some("\"8 GiB\""),
+        "A put waits when the channel holds this many bytes.",
+    ),
+];
+
+/// `[[interceptor]]`, without `config` and `limits`.
+pub const INTERCEPTOR: &[OptionSpec] = &[
+    OptionSpec {
+        name: "plugin",
+        kind: OptionKind::Text,
+        required: true,
+        default: None,
+        about: "The plugin NAME of the plugin directory, or a path inside of it that ends in .wasm.",
+    },
+    option("name", OptionKind::Text, None, "Its name in the pipeline; without it the plugin's."),
+    option(
+        "grant",
+        OptionKind::TextList,
+        Some("[]"),
+        "What the plugin may import of the host: log, metrics, clock.",
+    ),
+    option(
+        "on_reject",
+        OptionKind::Choice(&["quarantine", "drop"]),
+        Some("\"quarantine\""),
+        "What becomes of events that the plugin rejects: kept in quarantine, or counted and dropped.",
+    ),
+];
+
+/// `limits` of an interceptor.
+pub const LIMITS: &[OptionSpec] = &[
+    option(
+        "time",
+        OptionKind::Duration { min: Duration::from_millis(1), max: Duration::from_secs(600) },
+        Some("\"1s\""),
+        "Time for one batch, and for opening.",
+    ),
+    option(
+        "memory",
+        OptionKind::Size { min: 1 << 20, max: 4 << 30 },
+        Some("\"64 MiB\""),
+        "Memory of one instance.",
+    ),
+    option(
+        "answer",
+        OptionKind::Size { min: 1 << 10, max: 2 << 30 },
+        Some("\"64 MiB\""),
+        "Bytes of one answer.",
+    ),
+    option(
+        "log_lines_per_s",
+        OptionKind::Integer { min: 0, max: 100_000 },
+        Some("10"),
+        "Lines per second to the agent's log.",
+    ),
+    option(
+        "host_call_bytes",
+        OptionKind::Size { min: 0, max: 1 << 30 },
+        Some("\"1 MiB\""),
+        "Bytes that all calls of the host may carry for one batch.",
+    ),
+];
+
+/// What every sink takes beside its type's options.
+pub const SINK: &[OptionSpec] = &[option(
+    "channel",
+    OptionKind::Text,
+    None,
+    "The channel that it reads; may be left out if there is only one.",
+)];
+
+const fn option(
+    name: &'static str,
+    kind: OptionKind,
+    default: Option<&'static str>,
+    about: &'static str,
+) -> OptionSpec {
+    OptionSpec { name, kind, required: false, default, about }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::default_value;
+
+    #[test]
+    fn every_default_is_right() {
+        for spec in [AGENT, PIPELINE, BATCH, JOURNAL, CHANNEL, CAPACITY, INTERCEPTOR, LIMITS, SINK].concat() {
+            let Some(default) = spec.default else { continue };
+            assert!(default_value(&spec, default).is_some(), "{} = {default}", spec.name);
+        }
+    }
+}

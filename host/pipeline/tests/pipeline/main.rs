@@ -1,0 +1,15 @@
+//! The pipeline through its public API, with a file journal and parts of its own.
+//!
+//! The oracle of all of them: every identity exactly once, in the order of its stream. A crash is an
+//! image: the disk stops between two operations, and the pipeline is left behind as it is.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+mod chains;
+mod failures;
+mod pressure;
+mod quarantined;
+mod restart;
+mod sinks;
+mod sources;
+mod stops;
+mod support;

@@ -1,0 +1,184 @@
+//! A pipeline's directory, its plan, and how it is started, crashed and looked at.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flumen_journal::{ChannelSpec, FileConfig, FileJournal, Journal, OsClock};
+use flumen_pipeline::component::Options;
+use flumen_pipeline::deliver::MakeSink;
+use flumen_pipeline::feed::MakeSource;
+use flumen_pipeline::plan::{
+    BatchPlan, ChannelPlan, InterceptorPlan, JournalPlan, OnReject, PipelinePlan, PluginLimits, SinkPlan, SourcePlan,
+};
+use flumen_pipeline::status::ComponentStatus;
+use flumen_pipeline::{Interceptor, Parts, Pipeline, StopOutcome, channel_specs, quarantine};
+
+use super::disk::{Gate, GatedDisk};
+use super::{DEADLINE, Record, records, until};
+
+pub struct World {
+    dir: tempfile::TempDir,
+    pub gate: Arc<Gate>,
+    pub plan: PipelinePlan,
+}
+
+pub struct Running {
+    pub pipeline: Pipeline,
+    pub journal: Arc<FileJournal>,
+    pub quarantine: Arc<FileJournal>,
+}
+
+/// Sources, channels with their capacity in events, sinks with their channel.
+pub fn plan(sources: &[&str], channels: &[(&str, u64)], sinks: &[(&str, &str)]) -> PipelinePlan {
+    PipelinePlan {
+        name: "test".into(),
+        file: PathBuf::new(),
+        sources: sources
+            .iter()
+            .map(|name| SourcePlan { name: name.to_string(), kind: "script".into(), options: Options::default() })
+            .collect(),
+        interceptors: Vec::new(),
+        interceptor_threads: 1,
+        channels: channels
+            .iter()
+            .map(|(name, events)| ChannelPlan {
+                name: name.to_string(),
+                capacity_events: *events,
+                capacity_bytes: u64::MAX,
+            })
+            .collect(),
+        sinks: sinks
+            .iter()
+            .map(|(name, channel)| SinkPlan {
+                name: name.to_string(),
+                kind: "destination".into(),
+                channel: channel.to_string(),
+                interceptors: Vec::new(),
+                options: Options::default(),
+            })
+            .collect(),
+        batch: BatchPlan::default(),
+        journal: JournalPlan::default(),
+    }
+}
+
+pub fn interceptor(name: &str, on_reject: OnReject) -> InterceptorPlan {
+    InterceptorPlan {
+        name: name.into(),
+        plugin: name.into(),
+        config: String::new(),
+        grants: Vec::new(),
+        on_reject,
+        limits: PluginLimits::default(),
+    }
+}
+
+impl World {
+    pub fn new(plan: PipelinePlan) -> World {
+        World { dir: tempfile::tempdir().unwrap(), gate: Arc::default(), plan }
+    }
+
+    /// Segments are small, so that tests roll and delete them.
+    pub fn open(&self, name: &str, channels: Vec<ChannelSpec>) -> Arc<FileJournal> {
+        let config = FileConfig {
+            dir: self.dir.path().join(name),
+            segment_bytes: 64 << 10,
+            window_bytes: 32 << 10,
+            reserve_bytes: 0,
+            snapshot_every_bytes: 32 << 10,
+            ..FileConfig::default()
+        };
+        FileJournal::open(config, channels, Arc::new(GatedDisk(self.gate.clone())), Arc::new(OsClock)).unwrap()
+    }
+
+    pub fn open_journal(&self) -> Arc<FileJournal> {
+        self.open("journal", channel_specs(&self.plan))
+    }
+
+    pub fn open_quarantine(&self) -> Arc<FileJournal> {
+        self.open("quarantine", vec![quarantine::kept_channel_spec()])
+    }
+
+    pub fn start(
+        &self,
+        sources: Vec<MakeSource>,
+        interceptors: Vec<Arc<dyn Interceptor>>,
+        sinks: Vec<(MakeSink, Vec<Arc<dyn Interceptor>>)>,
+    ) -> Running {
+        let (journal, quarantine) = (self.open_journal(), self.open_quarantine());
+        let parts = Parts {
+            plan: self.plan.clone(),
+            journal: journal.clone(),
+            quarantine: quarantine.clone(),
+            sources,
+            interceptors,
+            sinks,
+        };
+        Running { pipeline: Pipeline::start(parts).unwrap(), journal, quarantine }
+    }
+
+    /// Kills the pipeline: the disk stops, and what is on it then is the world that comes back.
+    /// Destinations are cut at or after this moment by the caller, never before.
+    pub fn crash(self, running: Running) -> World {
+        self.gate.close();
+        std::mem::forget(running);
+        let next = World::new(self.plan.clone());
+        copy(self.dir.path(), next.dir.path());
+        next
+    }
+
+    /// What the quarantine keeps, in order. The pipeline is stopped.
+    pub fn quarantined(&self) -> Vec<Record> {
+        let journal = self.open_quarantine();
+        let channel = journal.channel(quarantine::KEPT_CHANNEL).unwrap();
+        let mut reader = journal.open_reader(channel, journal.reader_id(channel, quarantine::KEPT_READER).unwrap());
+        let mut all = Vec::new();
+        while let Some(delivery) = reader.next(Duration::ZERO).unwrap() {
+            assert_eq!(delivery.lost_before, 0);
+            all.extend(records(&delivery.batch));
+        }
+        journal.close().unwrap();
+        all
+    }
+}
+
+impl Running {
+    /// Waits for the end of the sources, then drains.
+    pub fn finish(self) {
+        until("the sources end", || self.pipeline.sources_ended());
+        assert_eq!(self.pipeline.stop(Instant::now() + DEADLINE), StopOutcome::Drained);
+    }
+
+    pub fn stop_within(self, limit: Duration) -> StopOutcome {
+        self.pipeline.stop(Instant::now() + limit)
+    }
+
+    /// Cursors of the readers of a channel.
+    pub fn cursors(&self, channel: &str) -> Vec<u64> {
+        let status = self.journal.status();
+        let channel = status.channels.iter().find(|status| status.name == channel).unwrap();
+        channel.readers.iter().map(|(_, cursor)| *cursor).collect()
+    }
+
+    pub fn head(&self, channel: &str) -> u64 {
+        self.journal.status().channels.iter().find(|status| status.name == channel).unwrap().head
+    }
+
+    pub fn interceptor(&self, name: &str) -> ComponentStatus {
+        self.pipeline.status().interceptors.into_iter().find(|status| status.name == name).unwrap()
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What a plugin costs per event, crossings and deadlines included: `cargo run --release -p flumen-plugin --example
+//! plugin_bench [DIR]`, where DIR holds the guests that `cargo xtask plugins` builds.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use flumen_event::{Batch, BatchBuilder};
+use flumen_pipeline::InterceptorVersion;
+use flumen_pipeline::plan::PluginLimits;
+use flumen_plugin::{HostConfig, PluginHost};
+
+const LINE_BYTES: usize = 173;
+const ROUNDS: usize = 300;
+
+/// Lines of 173 bytes, one in twenty with status 503.
+fn lines(rows: usize) -> Result<Batch, Box<dyn std::error::Error>> {
+    let mut builder = BatchBuilder::with_capacity(rows, rows * LINE_BYTES);
+    for row in 0..rows {
+        let status = if row % 20 == 0 { 503 } else { 200 };
+        let mut line = format!(
+            "192.0.2.{} - - [21/Nov/2026:10:{:02}:{:02} +0000] \"GET /shop/item/{row}?ref=home HTTP/1.1\" {status} {} \
+             \"https://example.org/shop\" \"Mozilla/5.0 (X11; Linux x86_64; rv:1",
+            row % 250,
+            row / 60 % 60,
+            row % 60,
+            1_000 + row % 9_000
+        );
+        while line.len() < LINE_BYTES - 1 {
+            line.push('0');
+        }
+        line.truncate(LINE_BYTES - 1);
+        line.push('"');
+        builder.push(1, row as u64, 0, line.as_bytes());
+    }
+    Ok(builder.finish(Vec::new())?)
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/target/wasm32-unknown-unknown/release");
+    let dir = std::env::args_os().nth(1).map_or(PathBuf::from(default), PathBuf::from);
+    let cache = tempfile::tempdir()?;
+    let host = PluginHost::new(HostConfig { watch: false, ..HostConfig::new(cache.path()) })?;
+    let plugins = [
+        ("reads_nothing", "{}"),
+        ("noop", "{}"),
+        ("filter", r#"{"keep":{"contains":" 503 "}}"#),
+        ("access_log", "{}"),
+    ];
+    println!("{:<16}{:>8}{:>12}{:>12}{:>14}", "plugin", "rows", "p50 ns/ev", "min ns/ev", "instance KiB");
+    for (name, config) in plugins {
+        let path = dir.join(format!("{name}.wasm"));
+        let version = host.open(&path, name, config, &[], PluginLimits::default())?;
+        for rows in [1_000, 8_000] {
+            let batch = lines(rows)?;
+            let mut times = Vec::with_capacity(ROUNDS);
+            for _ in 0..ROUNDS {
+                let input = batch.clone();
+                let started = Instant::now();
+                let processed = version.process(input);
+                times.push(started.elapsed().as_nanos() as f64 / rows as f64);
+                if !processed.quarantined.is_empty() {
+                    return Err(format!("{name}: {:?}", processed.quarantined.first()).into());
+                }
+            }
+            times.sort_by(f64::total_cmp);
+            let (p50, min) =
+                (times.get(ROUNDS / 2).copied().unwrap_or(0.0), times.first().copied().unwrap_or(0.0));
+            let memory = version.stats().memory_max_bytes / 1_024;
+            println!("{name:<16}{rows:>8}{p50:>12.1}{min:>12.1}{memory:>14}");
+        }
+    }
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    status
+        .lines()
+        .filter(|line| line.starts_with("VmHWM") || line.starts_with("VmRSS"))
+        .for_each(|line| println!("{line}"));
+    Ok(())
+}
