@@ -203,7 +203,7 @@ fn full_disk_for_the_journal() {
     let mut scene = Scene::new().unwrap();
     let mount = Mount::tmpfs(&scene.root().join("small"), 400 << 20).unwrap();
     scene.data = mount.dir().join("data");
-    let small_segments = PIPELINE.to_owned() + "\n[journal]\nsegment_size = \"4 MiB\"\n";
+    let small_segments = PIPELINE.to_owned() + "\n[journal]\nsegment = \"4 MiB\"\n";
     scene.pipeline(&small_segments).unwrap();
     let written = write_log(&scene);
     // What no sink can make a directory of.

@@ -53,7 +53,9 @@ impl Place {
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         let rest = text.get(line_start..).unwrap_or_default();
         let line = rest.split('\n').next().unwrap_or_default().trim_end_matches('\r');
-        let column = text.get(line_start..start).unwrap_or_default().chars().count();
+        // Between \r and \n is the end of the line.
+        let column = text.get(line_start..start.min(line_start + line.len())).unwrap_or_default();
+        let column = column.chars().count();
         let line_end = line_start + line.len();
         let width = text.get(start..end.min(line_end)).unwrap_or_default().chars().count().max(1);
         let skipped = column.saturating_sub(limits::SHOWN_LINE_CHARS_MAX / 2);

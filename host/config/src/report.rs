@@ -95,7 +95,8 @@ impl<'a> Report<'a> {
             }
             Err(errors) => {
                 for error in errors {
-                    self.error(Code::Syntax, &error.span, error.message, "write it as in https://toml.io");
+                    let fix = error.fix();
+                    self.error(Code::Syntax, &error.span, error.message, fix);
                 }
                 None
             }

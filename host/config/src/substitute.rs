@@ -124,7 +124,10 @@ impl Replacer<'_, '_> {
         let bytes = match read {
             Ok(bytes) => bytes,
             Err(error) => {
-                let reason = format!("the file `{shown}` cannot be read: {error}");
+                let reason = match error.kind() {
+                    std::io::ErrorKind::NotFound => format!("the file `{shown}` does not exist"),
+                    _ => format!("the file `{shown}` cannot be read: {error}"),
+                };
                 let fix = "check the path: it is relative to this file";
                 self.error(whole, Code::MissingFile, &reason, fix);
                 return None;

@@ -49,6 +49,24 @@ pub(crate) struct SyntaxError {
     pub message: String,
 }
 
+impl SyntaxError {
+    /// What to do: the parser's words are about tokens, so the common mistakes get a sentence of their own.
+    pub fn fix(&self) -> &'static str {
+        match self.message.as_str() {
+            "duplicate key" => "remove one of them, or give one another name",
+            BEYOND_64_BITS => "write a smaller number",
+            message if message.contains("array") => {
+                "check that the list before this place is closed with `]`"
+            }
+            message if message.contains("string") => "check the quotes",
+            message if message.contains("table") => "check the brackets of the header",
+            _ => "write it as in https://toml.io",
+        }
+    }
+}
+
+const BEYOND_64_BITS: &str = "an integer beyond 64 bits";
+
 impl Node {
     fn new(span: Span, item: Item) -> Node {
         Node { span, item, substituted: false, secret: false }
@@ -79,6 +97,8 @@ pub(crate) fn parse(text: &str) -> Result<Node, Vec<SyntaxError>> {
     // The value of an unfinished line is reported again where the line ends: once per line is enough.
     errors.sort_by_key(|error| error.span.start);
     errors.dedup_by_key(|error| line_of(text, error.span.start));
+    // A list that is not closed swallows all lines that follow.
+    errors.dedup_by(|later, first| later.message == first.message && first.message.contains("array"));
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -109,7 +129,7 @@ fn node(value: &Spanned<DeValue<'_>>, errors: &mut Vec<SyntaxError>) -> Node {
         DeValue::Integer(integer) => match i64::from_str_radix(integer.as_str(), integer.radix()) {
             Ok(integer) => Item::Integer(integer),
             Err(_) => {
-                let message = "an integer beyond 64 bits".to_owned();
+                let message = BEYOND_64_BITS.to_owned();
                 errors.push(SyntaxError { span: span.clone(), message });
                 Item::Broken
             }

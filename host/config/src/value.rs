@@ -29,8 +29,11 @@ pub(crate) fn check(key: &str, node: &Node, kind: &OptionKind, report: &mut Repo
         (OptionKind::Integer { min, max }, Item::Text(text)) if node.substituted => match text.trim().parse()
         {
             Ok(value) => integer(key, node, value, (*min, *max), report),
-            Err(_) => wrong_type(key, node, kind, report),
+            Err(_) => wrong_substitution(key, node, "an integer", report),
         },
+        (OptionKind::Bool, Item::Text(_)) if node.substituted => {
+            wrong_substitution(key, node, "a boolean", report)
+        }
         (OptionKind::Size { min, max }, Item::Text(_) | Item::Integer(_)) => {
             size(key, node, (*min, *max), report)
         }
@@ -140,6 +143,12 @@ fn wrong_type(key: &str, node: &Node, kind: &OptionKind, report: &mut Report<'_>
     };
     let reason = format!("`{key}` is {expected}, but this is {}", node.type_word());
     report.error(Code::WrongType, &node.span, reason, fix);
+    None
+}
+
+fn wrong_substitution(key: &str, node: &Node, expected: &str, report: &mut Report<'_>) -> Option<Value> {
+    let reason = format!("`{key}` is {expected}, and {} is none", shown(node));
+    report.error(Code::WrongType, &node.span, reason, format!("put {expected} into the variable or file"));
     None
 }
 

@@ -4,7 +4,7 @@
 //! streams, acknowledgements of readers, and what plugins remember. All of it, or none of it.
 //!
 //! Constraints: synchronous, no tokio; disk and time are reached through [`Disk`] and [`Clock`] alone.
-//! The trait is [`Journal`]; the implementation here is [`file`]; [`inspect`] reads its files for tools.
+//! The trait is [`Journal`]; the implementation here is [`mod@file`]; [`inspect`] reads its files for tools.
 
 mod api;
 mod clock;

@@ -293,6 +293,7 @@ impl Runner {
         let cursor = stored.map_or(acknowledged, |stored| stored.max(acknowledged));
         self.reader.seek(cursor).map_err(|error| SinkError::Retry(error.to_string()))?;
         self.cursor = cursor;
+        self.context.metrics.set(Metric::SinkCursor, cursor);
         if cursor > acknowledged {
             self.acknowledge(Vec::new(), Vec::new(), cursor)?;
         }

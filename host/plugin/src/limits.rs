@@ -79,3 +79,7 @@ pub const WATCH_QUIET: Duration = Duration::from_millis(150);
 
 /// A directory that never becomes quiet does not keep changes waiting for longer than this.
 pub const WATCH_QUIET_MAX: Duration = Duration::from_secs(1);
+
+/// Longest wait for a plugin file that is being copied while the agent starts. Copies take milliseconds; past this it is a
+/// file that keeps changing.
+pub const START_WAIT_MAX: Duration = Duration::from_secs(5);

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use flumen_pipeline::plan::InterceptorPlan;
@@ -16,7 +17,8 @@ use serde::Serialize;
 use crate::abi::Reads;
 use crate::error::LoadError;
 use crate::file::{FileKind, Fingerprint, PluginFile, locate};
-use crate::host::PluginHost;
+use crate::host::{Loaded, PluginHost};
+use crate::limits;
 use crate::services::Services;
 use crate::stats::PluginStats;
 use crate::version::PluginVersion;
@@ -105,7 +107,7 @@ impl PluginSlot {
             Err(source) => return Err(LoadError::read(&path, source)),
         };
         let services = Services::new(plan.name.as_str().into(), plan.limits.log_lines_per_s);
-        let loaded = strong.load(PluginFile::read(&path)?)?;
+        let loaded = load_when_whole(&strong, &path)?;
         let version = strong.open_loaded(&loaded, &services, &plan.config, &plan.grants, plan.limits)?;
         let state = State {
             path,
@@ -124,8 +126,9 @@ impl PluginSlot {
 
     /// Everything about it that a user may want to see.
     pub fn status(&self) -> SlotStatus {
-        let version = self.version.load_full();
+        // In this order: a swap stores the version while it holds the state.
         let state = self.state.lock();
+        let version = self.version.load_full();
         SlotStatus {
             name: self.plan.name.clone(),
             path: state.path.clone(),
@@ -233,4 +236,26 @@ impl std::fmt::Debug for PluginSlot {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("PluginSlot").field("plan", &self.plan).finish_non_exhaustive()
     }
+}
+
+/// Loads a file at the start of the agent. One that is damaged and was changed a moment ago is most likely being copied: an
+/// agent that starts in that moment (after a crash, say) looks again instead of giving up.
+fn load_when_whole(host: &PluginHost, path: &Path) -> Result<Loaded, LoadError> {
+    let started = Instant::now();
+    loop {
+        match PluginFile::read(path).and_then(|file| host.load(file)) {
+            Err(LoadError::Malformed { .. } | LoadError::NotWasm { .. } | LoadError::NotAPlugin { .. })
+                if is_fresh(path) && started.elapsed() < limits::START_WAIT_MAX =>
+            {
+                std::thread::sleep(limits::WATCH_QUIET);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Whether the file was changed within [`limits::WATCH_QUIET_MAX`]. A clock that was set back makes it old.
+fn is_fresh(path: &Path) -> bool {
+    let changed = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+    changed.is_ok_and(|changed| changed.elapsed().is_ok_and(|age| age < limits::WATCH_QUIET_MAX))
 }

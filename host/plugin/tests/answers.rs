@@ -1,4 +1,5 @@
 //! Whatever bytes a guest answers with: an exact reason or a valid batch, never a panic, never more than a batch may hold.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 mod common;
 
@@ -165,6 +166,7 @@ fn every_rule_has_its_reason() {
     lies(set("h", &half, "é".as_bytes(), None), "header \"h\": row 0 is not UTF-8");
     lies(set("h", &half, b"a\xff", None), "header \"h\": row 1 is not UTF-8");
     lies(set("h", &zero, b"", Some(vec![255])), "header \"h\": 1 bytes of presence for 10 rows");
+    lies(set("h", &zero, b"", Some(vec![255; 3])), "header \"h\": 3 bytes of presence for 10 rows");
     lies(set("h", &half, b"ab", Some(vec![253, 255])), "header \"h\": row 1 is not present but has a value");
     let mut twice = set("h", &zero, b"", None);
     twice.set_headers.extend(set("h", &zero, b"", None).set_headers);
@@ -244,6 +246,32 @@ fn a_case_passes_or_shows_the_difference() {
     assert_eq!(run(&case), CaseOutcome::Passed);
     let case = Case { open_error: Some("anything".into()), ..filter_case() };
     assert!(matches!(run(&case), CaseOutcome::Failed(text) if text.starts_with("it opened, but")));
+}
+
+#[test]
+fn headers_cross_from_the_middle_of_a_batch_and_when_there_are_none() {
+    let sandbox = Sandbox::new();
+    let open =
+        |rule: &str| sandbox.open("filter", &format!(r#"{{"keep":{rule}}}"#), Default::default()).unwrap();
+    let kept = |rule: &str, batch: &Batch| {
+        let processed = flumen_pipeline::InterceptorVersion::process(&*open(rule), batch.clone());
+        assert!(processed.quarantined.is_empty(), "{:?}", processed.quarantined);
+        assert_eq!(processed.kept.rows() as u64 + processed.dropped, batch.rows() as u64);
+        positions(&processed.kept)
+    };
+    let values: Vec<Option<String>> = (0..40).map(|row| (row % 3 == 0).then(|| format!("é{row}"))).collect();
+    let whole = batch_with(40, &[], "").with_header("h", values.into()).unwrap();
+    for (first, rows) in [(0, 40), (1, 20), (7, 9), (8, 32), (39, 1), (38, 2)] {
+        let part = whole.slice(first, rows);
+        let third: Vec<u64> =
+            (first..first + rows).filter(|row| row % 3 == 0).map(|row| row as u64).collect();
+        assert_eq!(kept(r#"{"header":"h","present":true}"#, &part), third);
+        let named = format!("é{}", third.last().copied().unwrap_or(0));
+        let last: Vec<u64> = third.last().copied().into_iter().collect();
+        assert_eq!(kept(&format!(r#"{{"header":"h","equals":"{named}"}}"#), &part), last);
+        assert_eq!(kept(r#"{"header":"none","present":true}"#, &part), Vec::<u64>::new());
+        assert_eq!(kept(r#"{"header":"none","present":false}"#, &part).len(), rows);
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The file journal: the embedded default.
 //!
-//! Layers, bottom up: [`format`] (bytes), `segment` (one file, read), `recovery` (what is there at the start),
+//! Layers, bottom up: [`mod@format`] (bytes), `segment` (one file, read), `recovery` (what is there at the start),
 //! `state` (what threads share), `accept` (a caller's commit), `writer`, `space`, `snapshots` (the committer),
 //! `reader`, and [`FileJournal`] on top.
 //!

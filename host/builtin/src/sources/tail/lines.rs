@@ -349,3 +349,111 @@ fn part(bytes: &[u8], from: usize, to: usize) -> &[u8] {
 fn tail_of(bytes: &[u8], from: usize) -> &[u8] {
     bytes.get(from..).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use flumen_pipeline::ComponentKind;
+    use flumen_pipeline::plan::BatchPlan;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn splitter(max_line: usize, long: LongLines, multiline: Option<&str>) -> Splitter {
+        let rule = multiline.map(|pattern| Multiline {
+            rule: MultilineRule::Start(Regex::new(pattern).unwrap()),
+            lines_max: 3,
+            bytes_max: 20,
+        });
+        let metrics = ComponentMetrics::new(ComponentKind::Source, "test".into());
+        Splitter { max_line, long, multiline: rule, metrics }
+    }
+
+    type Event = (u64, Vec<u8>, bool);
+
+    /// Splits a text that is read in pieces; `rows` is the size of a batch. Quarantined events are marked.
+    fn events(splitter: &Splitter, text: &[u8], cuts: &[usize], rows: usize) -> Vec<Event> {
+        let mut out = Out::new("test".into(), BatchPlan { rows, ..BatchPlan::default() }, false);
+        let mut state = State::default();
+        let mut place = Place { stream: 1, base: 0, first: None, time: 0 };
+        let (mut taken, mut seen) = (0, Vec::new());
+        let ends = cuts.iter().copied().filter(|cut| *cut < text.len()).map(|cut| (cut, End::Open));
+        for (end, kind) in ends.chain([(text.len(), End::Open), (text.len(), End::Event)]) {
+            loop {
+                place.base = taken as u64;
+                taken += splitter.split(&mut state, &text[taken..end.max(taken)], &place, kind, &mut out);
+                let full = out.is_full();
+                let emission = out.take().unwrap();
+                for row in 0..emission.batch.rows() {
+                    let continued = emission.batch.header(super::super::out::CONTINUED_HEADER);
+                    let continued = continued.is_some_and(|column| {
+                        use arrow_array::Array;
+                        column.is_valid(row)
+                    });
+                    let position = emission.batch.position().value(row);
+                    seen.push((position, emission.batch.body().value(row).to_vec(), continued));
+                }
+                for quarantined in emission.quarantined {
+                    let body = [b"Q", quarantined.batch.body().value(0)].concat();
+                    seen.push((quarantined.batch.position().value(0), body, false));
+                }
+                if !full {
+                    break;
+                }
+            }
+        }
+        assert_eq!(taken, text.len());
+        seen.sort();
+        seen
+    }
+
+    fn text() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(prop_oneof![3 => Just(b'\n'), 4 => Just(b'a'), 2 => Just(b'E'), 1 => Just(0xff)], 0..80)
+    }
+
+    proptest! {
+        #[test]
+        fn events_do_not_depend_on_where_reads_and_batches_end(
+            text in text(),
+            mut cuts in proptest::collection::vec(0..80_usize, 0..8),
+            rows in 1..5_usize,
+            quarantine: bool,
+            multiline: bool,
+        ) {
+            cuts.sort_unstable();
+            let long = if quarantine { LongLines::Quarantine } else { LongLines::Split };
+            let splitter = splitter(8, long, multiline.then_some("^E"));
+            let whole = events(&splitter, &text, &[], 1_000);
+            prop_assert_eq!(&events(&splitter, &text, &cuts, rows), &whole);
+            if !quarantine {
+                // Every byte that is not a newline between events is in exactly one event.
+                let mut next = 0;
+                for (position, body, _) in &whole {
+                    let start = usize::try_from(*position).unwrap();
+                    prop_assert!(start == next || (start == next + 1 && text[next] == b'\n'), "{start} {next}");
+                    prop_assert_eq!(&text[start..start + body.len()], body.as_slice());
+                    next = start + body.len();
+                }
+                prop_assert!(text[next..].iter().all(|byte| *byte == b'\n') && text.len() - next <= 1);
+            }
+        }
+    }
+
+    #[test]
+    fn long_lines_are_split_or_quarantined() {
+        let text = b"12345678\n123456789\n\nx";
+        let split = events(&splitter(8, LongLines::Split, None), text, &[], 100);
+        let event = |position: u64, body: &str, continued| (position, body.as_bytes().to_vec(), continued);
+        let expected = [
+            event(0, "12345678", false),
+            event(9, "12345678", false),
+            event(17, "9", true),
+            event(19, "", false),
+            event(20, "x", false),
+        ];
+        assert_eq!(split, expected);
+        let rejected = events(&splitter(8, LongLines::Quarantine, None), text, &[], 100);
+        let expected =
+            [event(0, "12345678", false), event(9, "Q12345678", false), event(19, "", false), event(20, "x", false)];
+        assert_eq!(rejected, expected);
+    }
+}

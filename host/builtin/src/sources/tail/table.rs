@@ -86,7 +86,9 @@ impl Tailer<'_> {
             }
             return id;
         }
-        self.add(TailFile::new(path.to_path_buf(), inode))
+        let id = self.add(TailFile::new(path.to_path_buf(), inode));
+        self.fresh.push(id);
+        id
     }
 
     /// The file that was at the path of a new one, and may end within an event.
@@ -225,8 +227,8 @@ impl Tailer<'_> {
     /// Commits that new files exist before their first event, all of a walk at once: a file that is
     /// rotated out of the globs is found again only if there is a record of it.
     pub(super) fn announce_all(&mut self) -> Result<(), SourceError> {
-        let ready: Vec<FileId> = self.ready.iter().copied().collect();
-        let announced = ready.into_iter().filter(|id| self.announce(*id)).count();
+        let fresh = std::mem::take(&mut self.fresh);
+        let announced = fresh.into_iter().filter(|id| self.announce(*id)).count();
         if announced > 0 { self.emit() } else { Ok(()) }
     }
 
@@ -238,11 +240,11 @@ impl Tailer<'_> {
         }
         // What cannot be opened now is announced when it can be read.
         match file.announce(&self.context.name) {
-            Ok(true) => {
+            Ok(()) => {
                 file.note(&mut self.out);
                 true
             }
-            Ok(false) | Err(_) => false,
+            Err(_) => false,
         }
     }
 
@@ -294,25 +296,24 @@ fn moved_to(file: &TailFile) -> Option<(PathBuf, Metadata)> {
 }
 
 impl TailFile {
-    /// Names the stream by its first bytes. False if there are none yet.
-    fn announce(&mut self, source: &str) -> io::Result<bool> {
+    /// Names the stream by the first bytes that are there. (An empty file is announced too: it may get
+    /// its first bytes after it was rotated away.)
+    fn announce(&mut self, source: &str) -> io::Result<()> {
         let opened;
         let input = match &self.input {
             Some(input) => input,
             None => {
                 let (input, meta) = Input::open(&self.path, self.kind)?;
                 if !Inode::of(&meta).may_be(&self.inode) {
-                    return Ok(false);
+                    return Err(io::ErrorKind::NotFound.into());
                 }
                 opened = input;
                 &opened
             }
         };
         let head = input.look(0, HEAD_BYTES)?;
-        if !head.is_empty() {
-            self.name_stream(source, &head);
-        }
-        Ok(!head.is_empty())
+        self.name_stream(source, &head);
+        Ok(())
     }
 
     /// Counts everything up to the last newline as read.

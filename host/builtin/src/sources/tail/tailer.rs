@@ -31,6 +31,8 @@ pub struct Tailer<'a> {
     pub(super) by_inode: HashMap<Inode, FileId>,
     pub(super) by_path: HashMap<PathBuf, FileId>,
     pub(super) next_id: FileId,
+    /// Files found since the last [`Tailer::announce_all`].
+    pub(super) fresh: Vec<FileId>,
     /// Files that may have something to read.
     pub(super) ready: BTreeSet<FileId>,
     /// Files with bytes that no event has taken.
@@ -64,6 +66,7 @@ impl<'a> Tailer<'a> {
             by_inode: HashMap::new(),
             by_path: HashMap::new(),
             next_id: 0,
+            fresh: Vec::new(),
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
             open: BTreeSet::new(),

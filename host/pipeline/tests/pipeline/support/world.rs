@@ -26,7 +26,6 @@ pub struct World {
 pub struct Running {
     pub pipeline: Pipeline,
     pub journal: Arc<FileJournal>,
-    pub quarantine: Arc<FileJournal>,
 }
 
 /// Sources, channels with their capacity in events, sinks with their channel.
@@ -110,12 +109,12 @@ impl World {
         let parts = Parts {
             plan: self.plan.clone(),
             journal: journal.clone(),
-            quarantine: quarantine.clone(),
+            quarantine,
             sources,
             interceptors,
             sinks,
         };
-        Running { pipeline: Pipeline::start(parts).unwrap(), journal, quarantine }
+        Running { pipeline: Pipeline::start(parts).unwrap(), journal }
     }
 
     /// Kills the pipeline: the disk stops, and what is on it then is the world that comes back.

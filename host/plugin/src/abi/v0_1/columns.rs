@@ -134,3 +134,56 @@ fn presence(values: &StringArray) -> Option<Buffer> {
     let bits = nulls.inner().sliced();
     Some(bits.slice_with_length(0, values.len().div_ceil(8)))
 }
+
+#[cfg(test)]
+mod tests {
+    use flumen_event::BatchBuilder;
+
+    use super::*;
+
+    fn numbers<const WIDTH: usize>(list: &[u8]) -> Vec<u64> {
+        assert_eq!(list.len() % WIDTH, 0);
+        let wide = |bytes: &[u8]| {
+            let mut number = [0; 8];
+            number[..WIDTH].copy_from_slice(bytes);
+            u64::from_le_bytes(number)
+        };
+        list.chunks(WIDTH).map(wide).collect()
+    }
+
+    #[test]
+    fn every_column_of_a_slice_begins_at_its_first_row() {
+        let mut builder = BatchBuilder::default();
+        for row in 0..10_u64 {
+            builder.push(7, row, 100 + row as i64, "x".repeat(row as usize).as_bytes());
+        }
+        let header: StringArray = (0..10).map(|row| (row != 5).then(|| row.to_string())).collect();
+        let batch = builder.finish(Vec::new()).unwrap().with_header("h", header).unwrap().slice(4, 3);
+        let headers = vec!["h".to_owned(), "none".to_owned()];
+        let reads = Reads { body: true, time: true, identity: true, headers };
+        let columns = Columns::of(&batch, &reads);
+        let lists = columns.headers();
+        let lowered = columns.batch(&lists);
+        assert_eq!(lowered.rows, 3);
+        let body = lowered.body.as_ref().unwrap();
+        assert_eq!((numbers::<4>(body.offsets), body.data.len()), (vec![0, 4, 9, 15], 15));
+        assert_eq!(numbers::<8>(lowered.time.unwrap()), [104, 105, 106]);
+        let identity = lowered.identity.as_ref().unwrap();
+        assert_eq!(numbers::<8>(identity.streams), [7, 7, 7]);
+        assert_eq!(numbers::<8>(identity.positions), [4, 5, 6]);
+        let [h, none] = lowered.headers else { panic!("two headers") };
+        assert_eq!(
+            (numbers::<4>(h.offsets), h.data, h.present.unwrap()[0] & 7),
+            (vec![0, 1, 1, 2], &b"46"[..], 0b101)
+        );
+        assert_eq!(
+            (none.name, numbers::<4>(none.offsets), none.present),
+            ("none", vec![0; 4], Some(&[0_u8][..]))
+        );
+
+        let nothing = Reads::default();
+        let columns = Columns::of(&batch, &nothing);
+        let lowered = columns.batch(&[]);
+        assert!(lowered.body.is_none() && lowered.time.is_none() && lowered.identity.is_none());
+    }
+}

@@ -1,0 +1,110 @@
+//! Case files of plugins.
+
+mod common;
+
+use flumen_config::{CaseEvent, CaseFile, MemoryEnv, SystemEnv, load_case, render};
+
+fn case(text: &str) -> Result<CaseFile, String> {
+    let mut env = MemoryEnv::default();
+    env.files.insert("case.toml".into(), text.into());
+    load_case("case.toml".as_ref(), &env).map_err(|errors| render(&errors))
+}
+
+#[test]
+fn a_case() {
+    let case = case(
+        r#"
+        config = { keep = { contains = "${503}" } }
+        [[input]]
+        body = "text"
+        time = "1970-01-01T00:00:01.000000002+00:00"
+        headers = { a = "b" }
+        [[input]]
+        body_base64 = "//4AgA=="
+        time = 1970-01-01T01:00:00+01:00
+        [[output]]
+        body = ""
+        [[rejected]]
+        row = 1
+        reason = "why"
+        "#,
+    )
+    .unwrap();
+    let event = |body: &[u8], time_ns, headers: &[(&str, &str)]| CaseEvent {
+        body: body.to_vec(),
+        time_ns,
+        headers: headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+    };
+    let expected = CaseFile {
+        config_json: r#"{"keep":{"contains":"${503}"}}"#.into(),
+        inputs: vec![
+            event(b"text", Some(1_000_000_002), &[("a", "b")]),
+            event(b"\xff\xfe\x00\x80", Some(0), &[]),
+        ],
+        outputs: vec![event(b"", None, &[])],
+        rejected: vec![(1, "why".into())],
+        open_error: None,
+    };
+    assert_eq!(case, expected);
+}
+
+#[test]
+fn a_case_that_must_not_open() {
+    let case = case("open_error = \"part\"").unwrap();
+    assert_eq!((case.open_error.as_deref(), case.config_json.as_str()), (Some("part"), "{}"));
+}
+
+#[test]
+fn wrong_cases() {
+    let wrong = case(
+        r#"
+config = 5
+colour = "red"
+[[input]]
+bdy = "x"
+[[input]]
+body = "x"
+body_base64 = "eA=="
+[[input]]
+body_base64 = "eA"
+[[input]]
+body = 5
+[[input]]
+body = "x"
+time = "yesterday"
+[[input]]
+body = "x"
+time = 2026-01-01T00:00:00
+[[input]]
+body = "x"
+time = "9999-01-01T00:00:00Z"
+headers = { a = 1 }
+[output]
+body = "x"
+[[rejected]]
+row = 99
+[[rejected]]
+reason = "x"
+"#,
+    );
+    insta::assert_snapshot!("case", wrong.unwrap_err());
+    let both = case("open_error = \"x\"\n[[input]]\nbody = \"x\"");
+    insta::assert_snapshot!("case_open_error", both.unwrap_err());
+}
+
+#[test]
+fn the_cases_of_the_first_plugins_can_be_read() {
+    let plugins = common::here("../../plugins");
+    let mut count = 0;
+    for plugin in std::fs::read_dir(plugins).unwrap() {
+        let Ok(cases) = std::fs::read_dir(plugin.unwrap().path().join("cases")) else { continue };
+        for file in cases {
+            let path = file.unwrap().path();
+            if path.extension().is_some_and(|ending| ending == "toml") {
+                load_case(&path, &SystemEnv).unwrap_or_else(|errors| panic!("{}", render(&errors)));
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 0);
+}

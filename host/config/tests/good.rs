@@ -1,0 +1,260 @@
+//! Right files give the plans that they mean.
+
+mod common;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use common::{load, pipeline, registry};
+use flumen_config::{Code, MemoryEnv, SystemEnv, load_agent, render};
+use flumen_pipeline::plan::{
+    BatchPlan, ChannelPlan, InterceptorPlan, JournalPlan, OnReject, PluginLimits, SourcePlan,
+};
+use flumen_pipeline::{BuildError, ComponentKind, Value};
+
+const MINIMAL: &str = "[source]\ntype = \"tail\"\npaths = [\"/a\"]\n[sink]\ntype = \"file\"\npath = \"/b\"\n";
+
+#[test]
+fn six_lines_are_a_pipeline() {
+    let plan = pipeline(MINIMAL);
+    assert_eq!(plan.name, "test");
+    assert_eq!(plan.file, PathBuf::from("test.toml"));
+    assert_eq!(plan.interceptor_threads, 1);
+    assert_eq!((plan.batch, plan.journal), (BatchPlan::default(), JournalPlan::default()));
+    let channel = ChannelPlan { name: "main".into(), capacity_events: 10_000_000, capacity_bytes: 8 << 30 };
+    assert_eq!(plan.channels, [channel]);
+    let [source] = plan.sources.as_slice() else { panic!("{:?}", plan.sources) };
+    assert_eq!((source.name.as_str(), source.kind.as_str()), ("main", "tail"));
+    assert_eq!(source.options.list("paths").unwrap(), ["/a"]);
+    assert_eq!(source.options.size("max_line").unwrap(), 1 << 20);
+    assert_eq!(source.options.text_opt("multiline_start"), None);
+    let [sink] = plan.sinks.as_slice() else { panic!("{:?}", plan.sinks) };
+    assert_eq!((sink.name.as_str(), sink.kind.as_str(), sink.channel.as_str()), ("main", "file", "main"));
+    assert_eq!(sink.options.duration("roll_interval").unwrap(), Duration::from_secs(3_600));
+}
+
+#[test]
+fn the_defaults_of_a_table_are_those_of_the_plan() {
+    let tables =
+        "[batch]\n[journal]\n[channel]\ncapacity = {}\n[[interceptor]]\nplugin = \"a\"\nlimits = {}\n";
+    let plan = pipeline(&format!("{tables}{MINIMAL}"));
+    let plain = pipeline(MINIMAL);
+    assert_eq!((plan.batch, plan.journal), (plain.batch, plain.journal));
+    assert_eq!(plan.channels, plain.channels);
+    assert_eq!(plan.interceptors[0].limits, PluginLimits::default());
+
+    let mut env = MemoryEnv::default();
+    env.files.insert("etc/p.toml".into(), MINIMAL.into());
+    env.files.insert("etc/flumen.toml".into(), b"[agent]\npipelines = [\"p.toml\"]".to_vec());
+    let (without, _) = load_agent(&["etc/p.toml".into()], &registry(), &env).unwrap();
+    let (with, _) = load_agent(&["etc".into()], &registry(), &env).unwrap();
+    assert_eq!(with, without);
+    assert_eq!(with.name, "flumen");
+    assert_eq!(with.data_dir, PathBuf::from("etc/.flumen"));
+    assert_eq!(with.plugin_dir, PathBuf::from("etc/plugins"));
+    assert_eq!(with.drain_timeout, Duration::from_secs(30));
+}
+
+#[test]
+fn everything_that_can_be_said() {
+    let plan = pipeline(
+        r#"
+        name = "web"
+        interceptor_threads = 4
+
+        [source.access]
+        type = "tail"
+        paths = ["/var/log/nginx/**/access*.log"]
+        start = "end"
+        headers = { team = "web", host = "${env:HOST}" }
+
+        [source.load]
+        type = "generator"
+        rate = "${env:RATE}"
+        size = 4096
+
+        [[interceptor]]
+        plugin = "access-log"
+        on_reject = "drop"
+
+        [[interceptor]]
+        plugin = "./team/filter.wasm"
+        name = "second"
+        config = { z = 1, a = { list = [1.5, true, "x"], at = 2026-01-01T00:00:00Z }, host = "${env:HOST}" }
+        grant = ["metrics", "log", "log"]
+        limits = { time = "250ms", memory = "16 MiB", answer = "1 MB", log_lines_per_s = 0, host_call_bytes = 5 }
+
+        [channel.fast]
+        capacity = { events = 100_000, bytes = "2 GiB" }
+        [channel.slow]
+        kind = "file"
+
+        [sink.archive]
+        type = "file"
+        channel = "slow"
+        path = "/srv/{header.host}/{time:%Y-%m-%d/%H}.log"
+        [[sink.archive.interceptor]]
+        plugin = "redact"
+
+        [sink.show]
+        type = "console"
+        channel = "fast"
+
+        [batch]
+        rows = 1_000
+        bytes = "256 KiB"
+        linger = "5ms"
+
+        [journal]
+        durability = "os"
+        segment = "16 MiB"
+        memory = "8 MiB"
+        "#,
+    );
+    assert_eq!((plan.name.as_str(), plan.interceptor_threads), ("web", 4));
+    let [access, SourcePlan { name, options, .. }] = plan.sources.as_slice() else { panic!() };
+    assert_eq!(access.options.map("headers").unwrap()["host"], "web1");
+    assert_eq!((name.as_str(), options.integer("rate"), options.size("size")), ("load", Ok(250), Ok(4096)));
+    let limits = PluginLimits {
+        time: Duration::from_millis(250),
+        memory_bytes: 16 << 20,
+        answer_bytes: 1_000_000,
+        log_lines_per_s: 0,
+        host_call_bytes: 5,
+    };
+    let interceptor = |name: &str, plugin: &str| InterceptorPlan {
+        name: name.into(),
+        plugin: plugin.into(),
+        config: "{}".into(),
+        grants: Vec::new(),
+        on_reject: OnReject::Quarantine,
+        limits: PluginLimits::default(),
+    };
+    let first = InterceptorPlan { on_reject: OnReject::Drop, ..interceptor("access-log", "access-log") };
+    let second = InterceptorPlan {
+        config: r#"{"a":{"at":"2026-01-01T00:00:00Z","list":[1.5,true,"x"]},"host":"web1","z":1}"#.into(),
+        grants: vec!["log".into(), "metrics".into()],
+        limits,
+        ..interceptor("second", "./team/filter.wasm")
+    };
+    assert_eq!(plan.interceptors, [first, second]);
+    let channels: Vec<_> = plan
+        .channels
+        .iter()
+        .map(|channel| (channel.name.as_str(), channel.capacity_events, channel.capacity_bytes))
+        .collect();
+    assert_eq!(channels, [("fast", 100_000, 2 << 30), ("slow", 10_000_000, 8 << 30)]);
+    let [archive, show] = plan.sinks.as_slice() else { panic!() };
+    assert_eq!((archive.channel.as_str(), show.channel.as_str()), ("slow", "fast"));
+    assert_eq!(archive.interceptors, [interceptor("redact", "redact")]);
+    assert_eq!(plan.batch, BatchPlan { rows: 1_000, bytes: 256 << 10, linger: Duration::from_millis(5) });
+    assert_eq!(plan.journal, JournalPlan { durable: false, segment_bytes: 16 << 20, window_bytes: 8 << 20 });
+}
+
+#[test]
+fn substitutions() {
+    for (text, expected) in [
+        ("${env:HOST}", "web1"),
+        ("a${env:HOST}b${env:HOST}", "aweb1bweb1"),
+        ("${env:NOT_SET:-none}", "none"),
+        ("${env:NOT_SET:-}x", "x"),
+        ("${env:EMPTY:-none}", "none"),
+        ("x${env:EMPTY}", "x"),
+        ("${env:NOT_SET:-a:-b}", "a:-b"),
+        ("${file:secrets/password}", "hunter22"),
+        ("$${env:HOST}", "${env:HOST}"),
+        ("$$${env:HOST}", "$${env:HOST}"),
+        ("$5 {env:HOST}", "$5 {env:HOST}"),
+        ("${env:NOT_SET:-$}{env:HOST}", "${env:HOST}"),
+    ] {
+        let text = format!("[source]\ntype = \"stdin\"\n[sink]\ntype = \"file\"\npath = '{text}'\n");
+        assert_eq!(pipeline(&text).sinks[0].options.text("path"), Ok(expected), "{text}");
+    }
+    // Keys are never replaced.
+    let key =
+        pipeline(&format!("{MINIMAL}[[interceptor]]\nplugin = \"a\"\nconfig = {{ \"${{env:HOST}}\" = 1 }}"));
+    assert_eq!(key.interceptors[0].config, r#"{"${env:HOST}":1}"#);
+}
+
+#[test]
+fn an_agent_finds_its_pipelines() {
+    let mut env = MemoryEnv::default();
+    for file in ["c/p/b.toml", "c/p/a.toml", "c/p/.hidden.toml", "c/p/notes.md", "c/q/d.toml", "c/e.toml"] {
+        env.files.insert(file.into(), MINIMAL.into());
+    }
+    env.files.insert("key".into(), b"/b\n".to_vec());
+    let agent = "[agent]\nname = \"a1\"\ndata_dir = \"/var/lib/flumen\"\nplugin_dir = \"../lib\"\n\
+                 drain_timeout = \"5s\"\npipelines = [\"p/*.toml\", \"q\", \"e.toml\", \"p/b.toml\"]\n";
+    env.files.insert("c/other-name.toml".into(), agent.into());
+    let (plan, sources) = load_agent(&["c/other-name.toml".into()], &registry(), &env).unwrap();
+    let names: Vec<_> = plan.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "d", "e"]);
+    assert_eq!((plan.name.as_str(), plan.drain_timeout), ("a1", Duration::from_secs(5)));
+    assert_eq!(plan.data_dir, PathBuf::from("/var/lib/flumen"));
+    assert_eq!(plan.plugin_dir, PathBuf::from("c/../lib"));
+    assert_eq!(sources.files().count(), 5);
+    assert_eq!(sources.directories().map(|dir| dir.to_str().unwrap()).collect::<Vec<_>>(), ["c/p", "c/q"]);
+}
+
+#[test]
+fn collisions_between_files() {
+    let mut env = MemoryEnv::default();
+    env.files.insert("p/a.toml".into(), MINIMAL.into());
+    env.files.insert("q/a.toml".into(), MINIMAL.into());
+    env.files.insert("x/flumen.toml".into(), b"[agent]\npipelines = []".to_vec());
+    env.files.insert("y/flumen.toml".into(), b"[agent]\npipelines = []".to_vec());
+    let codes = |paths: &[&str]| -> Vec<Code> {
+        let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
+        let loaded = load_agent(&paths, &registry(), &env);
+        loaded.map_or_else(|errors| errors.iter().map(|error| error.code).collect(), |_| Vec::new())
+    };
+    assert_eq!(codes(&["p", "q"]), [Code::DuplicateName]);
+    assert_eq!(codes(&["p", "p/a.toml"]), []);
+    assert_eq!(codes(&["p", "x"]), []);
+    assert_eq!(codes(&["p", "x", "y"]), [Code::TwoAgentFiles]);
+    assert_eq!(codes(&["x"]), [Code::NoPipeline]);
+    assert_eq!(codes(&[]), [Code::NoPipeline]);
+    assert_eq!(codes(&["z"]), [Code::FileNotFound]);
+}
+
+#[test]
+fn a_component_that_cannot_be_built_gets_its_place() {
+    let text = "[source]\ntype = \"tail\"\npaths = [\"${env:PASSWORD}\"]\n\n[[interceptor]]\nplugin = \"filter\"\n\
+                config = { x = 1 }\n[sink]\ntype = \"null\"\n";
+    let (_, sources) = load(text).unwrap();
+    let show = |kind, name: &str, option: &str, reason: &str| {
+        sources.diagnostic_for("test", kind, name, &BuildError::new(option, reason, "mend it")).to_string()
+    };
+    let all = [
+        show(ComponentKind::Source, "main", "paths", "cannot use `hunter22`"),
+        show(ComponentKind::Source, "main", "start", "not given in the file"),
+        show(ComponentKind::Sink, "main", "", "does not work at all"),
+        show(ComponentKind::Interceptor, "filter", "config", "unknown key `x`"),
+        show(ComponentKind::Sink, "other", "path", "is unknown here"),
+        sources.diagnostic_for("no", ComponentKind::Sink, "a", &BuildError::new("b", "c", "d")).to_string(),
+    ];
+    insta::assert_snapshot!("late", all.join("\n\n"));
+    assert!(!format!("{sources:?}").contains("hunter22"));
+}
+
+#[test]
+fn the_examples_are_right() {
+    let config = common::here("../../config");
+    let loaded = load_agent(&[config.join("flumen.toml")], &registry(), &SystemEnv);
+    let (plan, _) = loaded.unwrap_or_else(|errors| panic!("{}", render(&errors)));
+    assert_eq!(plan.pipelines.len(), 2);
+    let minimal = std::fs::read_to_string(config.join("pipelines/minimal.toml")).unwrap();
+    let lines = minimal.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).count();
+    assert_eq!(lines, 6);
+}
+
+#[test]
+fn numbers_may_be_text_only_if_substituted() {
+    let generator = |rate: &str| {
+        load(&format!("[source]\ntype = \"generator\"\nrate = \"{rate}\"\n[sink]\ntype = \"null\""))
+    };
+    let rate = |rate| generator(rate).unwrap().0.pipelines[0].sources[0].options.0["rate"].clone();
+    assert_eq!(rate("${env:RATE}"), Value::Integer(250));
+    assert_eq!(rate("${env:NOT_SET:-7}"), Value::Integer(7));
+    assert_eq!(generator("250").unwrap_err()[0].code, Code::WrongType);
+}

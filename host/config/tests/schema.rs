@@ -1,0 +1,83 @@
+//! The JSON Schema and the reference, of the registry of these tests.
+
+mod common;
+
+use flumen_config::{Code, json_schema, reference_markdown, schema_files};
+use serde_json::{Value, json};
+
+#[test]
+fn the_schema_has_every_option() {
+    let registry = common::registry();
+    let schema = json_schema(&registry);
+    let pipeline = &schema["pipeline"];
+    assert_eq!(pipeline["additionalProperties"], false);
+    assert_eq!(pipeline["required"], json!(["source", "sink"]));
+    for (what, specs) in [("source", &registry.sources), ("sink", &registry.sinks)] {
+        let kinds = pipeline["$defs"][what]["oneOf"].as_array().unwrap();
+        assert_eq!(kinds.len(), specs.len());
+        for (kind, spec) in kinds.iter().zip(specs) {
+            assert_eq!(kind["properties"]["type"]["const"], spec.kind);
+            assert_eq!(kind["additionalProperties"], false);
+            for option in spec.options {
+                assert_eq!(kind["properties"][option.name]["description"], option.about, "{}", option.name);
+                let required = kind["required"].as_array().unwrap().contains(&option.name.into());
+                assert_eq!(required, option.required);
+            }
+        }
+    }
+    let file = &pipeline["$defs"]["sink"]["oneOf"][0];
+    assert_eq!(file["properties"]["compression"]["anyOf"][0]["enum"], json!(["none", "gzip", "zstd"]));
+    assert_eq!(file["properties"]["roll_size"]["default"], "256 MiB");
+    assert_eq!(file["properties"]["interceptor"]["items"]["$ref"], "#/$defs/interceptor");
+    assert_eq!(schema["agent"]["properties"]["agent"]["properties"]["name"]["type"], "string");
+    assert_eq!(pipeline["properties"]["batch"]["properties"]["rows"]["default"], 8192);
+}
+
+#[test]
+fn the_schema_is_the_same_each_time_and_sorted() {
+    let files = schema_files(&common::registry());
+    assert_eq!(files, schema_files(&common::registry()));
+    for (name, text) in files {
+        let value: Value = serde_json::from_str(&text).unwrap();
+        sorted(&value, name);
+    }
+}
+
+fn sorted(value: &Value, path: &str) {
+    match value {
+        Value::Object(map) => {
+            assert!(map.keys().is_sorted(), "{path}");
+            map.iter().for_each(|(key, value)| sorted(value, &format!("{path}.{key}")));
+        }
+        Value::Array(values) => values.iter().for_each(|value| sorted(value, path)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_reference() {
+    let text = reference_markdown(&common::registry());
+    for code in Code::ALL {
+        assert!(text.contains(&format!("| `{}` |", code.as_str())));
+    }
+    insta::assert_snapshot!("reference", text);
+}
+
+#[test]
+fn mistakes_in_specs_are_found() {
+    use flumen_pipeline::{ComponentSpec, OptionKind, OptionSpec};
+    const fn option(name: &'static str, required: bool, default: Option<&'static str>) -> OptionSpec {
+        OptionSpec { name, kind: OptionKind::Integer { min: 1, max: 9 }, required, default, about: "" }
+    }
+    assert_eq!(common::registry().mistakes(), Vec::<String>::new());
+    let mut registry = common::registry();
+    const OPTIONS: &[OptionSpec] = &[
+        option("type", false, None),
+        option("channel", false, None),
+        option("a", true, Some("1")),
+        option("b", false, Some("10")),
+        option("b", false, Some("x y")),
+    ];
+    registry.sinks.push(ComponentSpec { kind: "null", about: "", options: OPTIONS });
+    insta::assert_snapshot!("mistakes", registry.mistakes().join("\n"));
+}

@@ -1,0 +1,132 @@
+//! Where events go that could not be processed: exactly once, with their headers and the reason.
+
+use std::sync::Arc;
+
+use flumen_journal::{Commit, Journal, Put};
+use flumen_pipeline::plan::OnReject;
+use flumen_pipeline::{Processed, quarantine};
+
+use crate::support::destination::Destination;
+use crate::support::plugins::{Plugin, keep, label, quarantine as out, rows_where};
+use crate::support::script::{Script, batch};
+use crate::support::world::{World, interceptor, plan};
+use crate::support::{Dice, assert_exactly, until};
+
+const TOTAL: u64 = 3_000;
+
+fn rejected(position: u64) -> bool {
+    position % 7 == 0
+}
+
+fn failed(position: u64) -> bool {
+    !rejected(position) && position % 11 == 0
+}
+
+fn dropped(position: u64) -> bool {
+    !rejected(position) && !failed(position) && position % 13 == 0
+}
+
+fn judge(batch: flumen_event::Batch) -> Processed {
+    let batch = label(batch, "seen", "by judge");
+    Processed {
+        kept: rows_where(&batch, |position| !rejected(position) && !failed(position)),
+        quarantined: vec![out(&batch, "judge", true, rejected), out(&batch, "judge", false, failed)],
+        dropped: 0,
+    }
+}
+
+fn dropper(batch: flumen_event::Batch) -> Processed {
+    let quarantined = vec![out(&batch, "dropper", true, dropped)];
+    Processed { quarantined, ..keep(batch, |position| !dropped(position)) }
+}
+
+#[test]
+fn rejected_and_failed_rows_are_kept_once_with_their_headers() {
+    let mut plan = plan(&["one"], &[("main", 500)], &[("a", "main")]);
+    plan.interceptors = vec![interceptor("judge", OnReject::Quarantine), interceptor("dropper", OnReject::Drop)];
+    plan.interceptor_threads = 2;
+    let mut world = World::new(plan);
+    let mut destination = Destination::new();
+    let start = |world: &World, destination: &Destination| {
+        let plugins: Vec<Arc<dyn flumen_pipeline::Interceptor>> =
+            vec![Plugin::new("judge", judge), Plugin::new("dropper", dropper)];
+        world.start(vec![Script::new(1, TOTAL, 50).make()], plugins, vec![destination.sink()])
+    };
+    // A crash somewhere in the middle, for the way from the pipeline's journal to the quarantine's.
+    let running = start(&world, &destination);
+    destination.wait_for_rows(900);
+    world = world.crash(running);
+    destination = destination.crash(&mut Dice(3));
+    let first_run = destination.rows() as u64;
+
+    let running = start(&world, &destination);
+    until("the source ends", || running.pipeline.sources_ended());
+    let (judge, dropper) = (running.interceptor("judge").metrics, running.interceptor("dropper").metrics);
+    running.finish();
+    assert!(first_run < TOTAL / 2, "the crash came in the middle: {first_run}");
+    assert!(judge["events_rejected"] > 0 && judge["events_failed"] > 0);
+    let counted = judge["events_in"];
+    let from = TOTAL - counted;
+    assert_eq!(judge["events_rejected"], (from..TOTAL).filter(|position| rejected(*position)).count() as u64);
+    assert_eq!(judge["events_failed"], (from..TOTAL).filter(|position| failed(*position)).count() as u64);
+    assert_eq!(dropper["events_rejected"], (from..TOTAL).filter(|position| dropped(*position)).count() as u64);
+
+    let good = |position| !rejected(position) && !failed(position) && !dropped(position);
+    assert_exactly(&destination.records(), &[1], TOTAL, good, "delivered");
+    let kept = world.quarantined();
+    let (by_plugin, by_failure): (Vec<_>, Vec<_>) =
+        kept.into_iter().partition(|record| record.header(quarantine::HEADER_KIND) == "rejected");
+    assert_exactly(&by_plugin, &[1], TOTAL, rejected, "rejected");
+    assert_exactly(&by_failure, &[1], TOTAL, failed, "failed");
+    for record in by_plugin.iter().chain(&by_failure) {
+        let odd = if record.position % 2 == 1 { format!("odd-{}", record.position) } else { String::new() };
+        assert_eq!(record.header("odd"), odd);
+        assert_eq!(record.header("host"), "host-1");
+        assert_eq!(record.header("seen"), "by judge", "as the interceptor hands it over");
+    }
+}
+
+/// The crash is between the two commits of the hop: the events are kept, the acknowledgement is not.
+#[test]
+fn a_crash_in_the_hop_keeps_events_once() {
+    let world = World::new(plan(&["one"], &[("main", 500)], &[("a", "main")]));
+    let (journal, kept) = (world.open_journal(), world.open_quarantine());
+    let events = batch(9, 0, 20);
+    let channel = journal.channel(quarantine::CHANNEL).unwrap();
+    let put = Commit { puts: vec![Put { channels: vec![channel], batch: events.clone() }], ..Commit::default() };
+    journal.commit(put, None).unwrap().wait(None).unwrap().unwrap();
+    let channel = kept.channel(quarantine::KEPT_CHANNEL).unwrap();
+    let put = Commit {
+        puts: vec![Put { channels: vec![channel], batch: events }],
+        positions: vec![(b"keeper/cursor".to_vec(), 20u64.to_le_bytes().to_vec())],
+        ..Commit::default()
+    };
+    kept.commit(put, None).unwrap().wait(None).unwrap().unwrap();
+    journal.close().unwrap();
+    kept.close().unwrap();
+    drop((journal, kept));
+
+    let destination = Destination::new();
+    world.start(vec![Script::new(1, 10, 5).make()], Vec::new(), vec![destination.sink()]).finish();
+    assert_exactly(&world.quarantined(), &[9], 20, |_| true, "quarantine");
+}
+
+/// A new journal beside an old quarantine: its first events must not be taken for old ones.
+#[test]
+fn a_cursor_of_another_journal_skips_nothing() {
+    let mut plan = plan(&["one"], &[("main", 500)], &[("a", "main")]);
+    plan.interceptors = vec![interceptor("judge", OnReject::Quarantine)];
+    let world = World::new(plan);
+    let kept = world.open_quarantine();
+    let positions = vec![(b"keeper/cursor".to_vec(), 100_000u64.to_le_bytes().to_vec())];
+    kept.commit(Commit { positions, ..Commit::default() }, None).unwrap().wait(None).unwrap().unwrap();
+    kept.close().unwrap();
+    drop(kept);
+
+    let destination = Destination::new();
+    let sources = vec![Script::new(1, TOTAL, 50).make()];
+    world.start(sources, vec![Plugin::new("judge", judge)], vec![destination.sink()]).finish();
+    let kept = world.quarantined();
+    let rejections: Vec<_> = kept.into_iter().filter(|record| rejected(record.position)).collect();
+    assert_exactly(&rejections, &[1], TOTAL, rejected, "quarantine");
+}

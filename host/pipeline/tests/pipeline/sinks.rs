@@ -1,0 +1,69 @@
+//! Sinks that fail at any step, and sinks that take a part.
+
+use std::sync::Arc;
+
+use flumen_journal::Journal;
+use flumen_pipeline::plan::OnReject;
+use flumen_pipeline::{Interceptor, Processed};
+
+use crate::support::destination::Destination;
+use crate::support::plugins::{Plugin, keep, quarantine as out, rows_where};
+use crate::support::script::Script;
+use crate::support::world::{World, interceptor, plan};
+use crate::support::{assert_exactly, until};
+
+const TOTAL: u64 = 3_000;
+
+/// Errors and panics at recover, in deliver, before and after flush, at committed, and while made anew.
+#[test]
+fn a_failing_sink_recovers_exactly_once_in_order() {
+    let mut errors = 0;
+    for seed in 0..3 {
+        let world = World::new(plan(&["one", "two"], &[("main", 800)], &[("good", "main"), ("bad", "main")]));
+        let (good, bad) = (Destination::new(), Destination::with_faults(seed, 15));
+        let sources = [1, 2].map(|stream| Script::new(stream, TOTAL, 40).make()).into();
+        let running = world.start(sources, Vec::new(), vec![good.sink(), bad.sink()]);
+        until("the sources end", || running.pipeline.sources_ended());
+        until("all is acknowledged", || running.cursors("main") == [2 * TOTAL, 2 * TOTAL]);
+        errors += running.pipeline.status().sinks[1].component.metrics["errors"];
+        running.finish();
+        assert_exactly(&good.records(), &[1, 2], TOTAL, |_| true, &format!("seed {seed}, good"));
+        assert_exactly(&bad.records(), &[1, 2], TOTAL, |_| true, &format!("seed {seed}, bad"));
+    }
+    assert!(errors > 15, "the faults happened: {errors}");
+}
+
+/// A sink's own chain decides what it gets; the cursor counts what the channel holds.
+#[test]
+fn a_sink_takes_a_part_and_its_cursor_counts_all() {
+    let part = |position: u64| position % 10 == 4;
+    let bad = |position: u64| position % 100 == 77;
+    let mut plan = plan(&["one"], &[("main", 800)], &[("all", "main"), ("part", "main"), ("none", "main")]);
+    plan.sinks[1].interceptors = vec![interceptor("part", OnReject::Quarantine)];
+    plan.sinks[2].interceptors = vec![interceptor("none", OnReject::Quarantine)];
+    let world = World::new(plan);
+    let destinations = [Destination::new(), Destination::with_faults(5, 10), Destination::new()];
+    let chains = || -> [Vec<Arc<dyn Interceptor>>; 3] {
+        let take_part = Plugin::new("part", move |batch| Processed {
+            kept: rows_where(&batch, part),
+            quarantined: vec![out(&batch, "part", true, bad)],
+            dropped: 0,
+        });
+        [vec![], vec![take_part], vec![Plugin::new("none", |batch| keep(batch, |_| false))]]
+    };
+    for total in [TOTAL / 2, TOTAL] {
+        // The second start reads on where the first one stopped.
+        let sinks = destinations.iter().map(Destination::make).zip(chains()).collect();
+        let running = world.start(vec![Script::new(1, total, 40).make()], Vec::new(), sinks);
+        until("all is acknowledged", || running.cursors("main") == [total; 3]);
+        let sinks = || running.pipeline.status().sinks;
+        until("the status says so", || sinks().iter().all(|s| s.component.metrics["delivered_position"] == total));
+        assert_eq!(sinks()[2].component.metrics["events_delivered"], 0);
+        assert_eq!(running.journal.status().channels[0].events, 0);
+        running.finish();
+    }
+    assert_exactly(&destinations[0].records(), &[1], TOTAL, |_| true, "all");
+    assert_exactly(&destinations[1].records(), &[1], TOTAL, part, "part");
+    assert!(destinations[2].records().is_empty());
+    assert_exactly(&world.quarantined(), &[1], TOTAL, bad, "quarantined by the sink's chain");
+}
