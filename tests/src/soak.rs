@@ -57,6 +57,8 @@ pub struct Soak {
     pub rotation: Rotation,
     /// Bytes per second into the input, all files together.
     pub bytes_per_s: u64,
+    /// `false`: `durability = "os"`, which does not hold through a power cut. Shows that the cuts have teeth.
+    pub is_durable: bool,
     /// Where to work; the system's temporary directory by default.
     pub dir: Option<PathBuf>,
     /// The binary; `None`: the one beside the running program.
@@ -78,6 +80,7 @@ impl Soak {
             plugin,
             rotation: Rotation::Rename,
             bytes_per_s: 3_000_000,
+            is_durable: true,
             dir: None,
             binary: None,
             keep: false,
@@ -165,7 +168,7 @@ pub fn run(soak: &Soak) -> Result<Report> {
     let started = Instant::now();
     let mut stage = Stage::new(soak)?;
     let result = stage.perform(started);
-    if result.as_ref().map_or(true, |report| !report.holds()) || soak.keep {
+    if soak.keep || result.as_ref().map_or(true, |report| soak.is_durable && !report.holds()) {
         stage.keep();
     }
     result.with_context(|| format!("soak with seed {}", soak.seed))
@@ -217,7 +220,8 @@ impl<'a> Stage<'a> {
             dir: self.scene.input(),
             files: INPUT_FILES,
             bytes_per_s: self.soak.bytes_per_s,
-            rotate_bytes: self.soak.bytes_per_s,
+            // Three files share the rate: each is rotated about once a second.
+            rotate_bytes: self.soak.bytes_per_s / 3,
             rotation: self.soak.rotation,
             lines: None,
             has_malformed: self.soak.plugin == Plugin::AccessLog,
@@ -365,14 +369,15 @@ fn pipeline(soak: &Soak) -> String {
         Plugin::None => (String::new(), "{out}/all.log", "text"),
         Plugin::Filter => {
             let filter =
-                "[[interceptor]]\nplugin = \"filter\"\nconfig = { drop = { contains = \" 404 \" } }\n";
+                "[[interceptor]]\nplugin = \"filter\"\nconfig = { drop = { contains = '\" 404 ' } }\n";
             (format!("{filter}{swap}"), "{out}/all.log", "text")
         }
         Plugin::AccessLog => {
             (format!("[[interceptor]]\nplugin = \"access-log\"\n{swap}"), "{out}/{header.status}.log", "json")
         }
     };
+    let durability = if soak.is_durable { "durable" } else { "os" };
     format!(
-        "{source}\n{interceptors}\n[sink.out]\ntype = \"file\"\npath = \"{path}\"\nencoding = \"{encoding}\"\nroll_size = \"2 MiB\"\nflush_interval = \"100ms\"\n"
+        "{source}\n{interceptors}\n[journal]\ndurability = \"{durability}\"\nsegment = \"4 MiB\"\n\n[sink.out]\ntype = \"file\"\npath = \"{path}\"\nencoding = \"{encoding}\"\nroll_size = \"2 MiB\"\nflush_interval = \"100ms\"\n"
     )
 }

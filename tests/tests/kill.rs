@@ -18,7 +18,7 @@ fn check(soak: &Soak) {
     eprintln!("{report}");
     assert!(report.holds(), "{report}");
     assert!(report.verdict.events > 0);
-    assert!(report.rotations > 0 || report.seconds < 3.0, "nothing was rotated");
+    assert!(report.rotations > 0, "nothing was rotated: {report}");
 }
 
 // Together 50 kills.
@@ -52,4 +52,16 @@ fn power_cuts() {
     }
     check(&Soak::power_cuts(5, seed(), Plugin::None));
     check(&Soak::power_cuts(5, seed(), Plugin::AccessLog));
+}
+
+/// The same without `fdatasync` in the journal does not hold: so it is the syncs that carry the test above.
+#[test]
+fn power_cuts_have_teeth() {
+    if !disk::may_mount() {
+        eprintln!("not run: power cuts mount a disk of their own, and this is not root");
+        return;
+    }
+    let soak = Soak { is_durable: false, ..Soak::power_cuts(4, seed(), Plugin::None) };
+    let report = soak::run(&soak).unwrap();
+    assert!(!report.holds(), "nothing was lost or doubled without durability: the cuts do not cut\n{report}");
 }

@@ -4,20 +4,23 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use flumen_builtin::sources::sources;
 use flumen_pipeline::plan::BatchPlan;
 use flumen_pipeline::source::{Emit, Wake};
-use flumen_pipeline::{ComponentKind, ComponentMetrics, Emission, Metric, Options, SourceContext, Stopped, Value};
+use flumen_pipeline::{
+    ComponentKind, ComponentMetrics, Emission, Metric, Options, SourceContext, Stopped, Value,
+};
 
 struct Count(Arc<AtomicU64>, Wake, u64);
 
 impl Emit for Count {
     fn emit(&mut self, emission: Emission) -> Result<(), Stopped> {
-        let rows = self.0.fetch_add(emission.batch.rows() as u64, Ordering::Relaxed) + emission.batch.rows() as u64;
+        let rows =
+            self.0.fetch_add(emission.batch.rows() as u64, Ordering::Relaxed) + emission.batch.rows() as u64;
         if rows >= self.2 {
             self.1.stop();
         }
@@ -41,7 +44,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::create_dir(&root)?;
     let mut file = std::io::BufWriter::new(std::fs::File::create(root.join("a.log"))?);
     for n in 0..lines {
-        writeln!(file, "10.0.0.1 - - [10/Oct/2026:13:55:36 +0000] \"GET /item/{n:08} HTTP/1.1\" 200 2326 \"-\" \"Mozilla/5.0 (X11; Linux x86_64) Firefox/1\"")?;
+        writeln!(
+            file,
+            "10.0.0.1 - - [10/Oct/2026:13:55:36 +0000] \"GET /item/{n:08} HTTP/1.1\" 200 2326 \"-\" \"Mozilla/5.0 (X11; Linux x86_64) Firefox/1\""
+        )?;
     }
     file.flush()?;
     for n in 0..idle {
@@ -71,7 +77,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // With idle files the run goes on after the last line, to see what doing nothing costs.
     let until = if idle == 0 { lines } else { u64::MAX };
     let emit = Box::new(Count(count.clone(), wake.clone(), until));
-    let mut context = SourceContext::new("bench".into(), BatchPlan::default(), metrics.clone(), wake.clone(), emit);
+    let mut context =
+        SourceContext::new("bench".into(), BatchPlan::default(), metrics.clone(), wake.clone(), emit);
     let mut source = (source.build)(&options)?;
     let started = Instant::now();
     let thread = std::thread::spawn(move || source.run(&mut context).is_ok());
@@ -103,6 +110,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn cpu() -> Result<f64, Box<dyn std::error::Error>> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let fields: Vec<&str> = stat.split(' ').collect();
-    let ticks: u64 = fields.get(13).ok_or("utime")?.parse::<u64>()? + fields.get(14).ok_or("stime")?.parse::<u64>()?;
+    let ticks: u64 =
+        fields.get(13).ok_or("utime")?.parse::<u64>()? + fields.get(14).ok_or("stime")?.parse::<u64>()?;
     Ok(ticks as f64 / 100.0)
 }

@@ -1,5 +1,13 @@
 //! The generator across restarts, and standard input.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test"
+)]
+
 mod support;
 
 use std::collections::BTreeSet;
@@ -28,7 +36,10 @@ fn generator_goes_on_at_the_committed_number() {
         assert_eq!(journal.events(), again.events(), "the same events, crashes or not");
         let positions: Vec<u64> = journal.events().iter().map(|seen| seen.identity.position).collect();
         assert_eq!(positions, (0..1_000).collect::<Vec<u64>>());
-        assert_eq!(journal.events().iter().map(|seen| seen.identity.stream).collect::<BTreeSet<_>>().len(), 1);
+        assert_eq!(
+            journal.events().iter().map(|seen| seen.identity.stream).collect::<BTreeSet<_>>().len(),
+            1
+        );
         // At its end it stays at its end.
         setup.start(&journal).join();
         assert_eq!(journal.events().len(), 1_000);
@@ -47,8 +58,11 @@ fn stdin_child() {
     } else {
         run.join();
     }
-    let bodies: Vec<String> =
-        journal.events().iter().map(|seen| format!("{}{}", seen.body, if seen.continued { "+" } else { "" })).collect();
+    let bodies: Vec<String> = journal
+        .events()
+        .iter()
+        .map(|seen| format!("{}{}", seen.body, if seen.continued { "+" } else { "" }))
+        .collect();
     println!("\n{}", bodies.join("|"));
 }
 

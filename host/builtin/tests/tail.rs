@@ -1,5 +1,13 @@
 //! The tail source against real files: rotation, restarts, last lines, limits.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test"
+)]
+
 mod support;
 
 use std::fs::{File, OpenOptions};
@@ -50,7 +58,8 @@ fn lines_of_growing_files_have_their_offsets_and_paths() {
     journal.wait_count(5);
     let mut events = journal.events();
     events.sort_by_key(|seen| (seen.file.clone(), seen.identity.position));
-    let seen: Vec<(&str, u64)> = events.iter().map(|seen| (seen.body.as_str(), seen.identity.position)).collect();
+    let seen: Vec<(&str, u64)> =
+        events.iter().map(|seen| (seen.body.as_str(), seen.identity.position)).collect();
     assert_eq!(seen, [("one", 0), ("", 4), ("two\r", 5), ("three", 10), ("four", 0)]);
     assert_eq!(events[0].file, place.path("a.log").to_str().unwrap());
     assert_eq!(events[0].identity.stream, events[3].identity.stream);
@@ -197,7 +206,8 @@ fn last_line_without_newline() {
     let run = setup.start(&journal);
     journal.wait_count(6);
     run.stop();
-    let seen: Vec<(String, bool)> = journal.events().into_iter().map(|seen| (seen.body, seen.continued)).collect();
+    let seen: Vec<(String, bool)> =
+        journal.events().into_iter().map(|seen| (seen.body, seen.continued)).collect();
     let expected = ["half and half", "taken", "next", "begin", " end", "last"];
     assert_eq!(seen, expected.map(|body| (body.to_owned(), body == " end")));
 }
@@ -249,7 +259,12 @@ fn multiline_event_is_one_across_rename_rotation_and_restart() {
         place.append("a.log", "E1\n at x\nE2\n at a\n");
         let run = setup.start(&journal);
         journal.wait_count(1);
-        let running = if restart { run.crash(usize::MAX); None } else { Some(run) };
+        let running = if restart {
+            run.crash(usize::MAX);
+            None
+        } else {
+            Some(run)
+        };
         std::fs::rename(place.path("a.log"), place.path("a.log.1")).unwrap();
         place.append("a.log", " at b\n at c\nE3\nE4\n");
         let run = running.unwrap_or_else(|| setup.start(&journal));
@@ -257,7 +272,10 @@ fn multiline_event_is_one_across_rename_rotation_and_restart() {
         run.stop();
         let events = journal.events();
         assert_eq!(journal.bodies(), ["E1\n at x", "E2\n at a\n at b\n at c", "E3"]);
-        assert_eq!(events[1].identity, flumen_event::Identity { stream: events[0].identity.stream, position: 9 });
+        assert_eq!(
+            events[1].identity,
+            flumen_event::Identity { stream: events[0].identity.stream, position: 9 }
+        );
         assert_eq!(events[2].identity.position, 12);
         // Nothing comes twice after another restart.
         let run = no_timeouts(place.glob("a.log")).text("multiline_start", "^E").ms("multiline_timeout", 20);
@@ -265,6 +283,27 @@ fn multiline_event_is_one_across_rename_rotation_and_restart() {
         journal.wait_count(4);
         run.stop();
         assert_eq!(journal.bodies()[3..], ["E4"]);
+    }
+}
+
+#[test]
+fn multiline_event_is_one_wherever_a_crash_falls_around_a_rotation() {
+    for committed in 1..6 {
+        let place = Place::new();
+        let journal = Journal::default();
+        let setup = no_timeouts(place.glob("a.log")).text("multiline_start", "^E");
+        place.append("a.log", "E1\nE2\n at a\n");
+        let run = setup.start(&journal);
+        journal.wait_count(1);
+        std::fs::rename(place.path("a.log"), place.path("a.log.1")).unwrap();
+        place.append("a.log", " at b\n");
+        place.append("a.log", "E3\nE4\n");
+        journal.wait_count(3);
+        run.crash(committed);
+        let run = setup.start(&journal);
+        journal.wait_count(3);
+        run.stop();
+        assert_eq!(journal.bodies(), ["E1", "E2\n at a\n at b", "E3"], "{committed} emissions committed");
     }
 }
 
@@ -329,7 +368,9 @@ fn empty_files_directories_and_files_that_vanish() {
     std::fs::create_dir(place.path("dir.log")).unwrap();
     let setup = place.glob("*.log").set(
         "paths",
-        Value::TextList(["*.log", "dir.log"].map(|name| place.path(name).to_str().unwrap().to_owned()).to_vec()),
+        Value::TextList(
+            ["*.log", "dir.log"].map(|name| place.path(name).to_str().unwrap().to_owned()).to_vec(),
+        ),
     );
     let run = setup.start(&journal);
     run.wait_metric(Metric::SourceErrors, 1);
@@ -353,7 +394,7 @@ fn a_file_without_permission_is_read_when_it_gets_it() {
     let place = Place::new();
     let journal = Journal::default();
     place.append("a.log", "secret\n");
-    std::fs::set_permissions(place.path("a.log"), std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(place.path("a.log"), std::fs::Permissions::from_mode(0o0)).unwrap();
     let root = File::open(place.path("a.log")).is_ok();
     let run = place.glob("a.log").start(&journal);
     if !root {

@@ -1,5 +1,13 @@
 //! The tail source and compressed files.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test"
+)]
+
 mod support;
 
 use std::fs::File;
@@ -147,7 +155,8 @@ fn a_rotated_file_that_is_compressed_does_not_come_twice() {
         std::fs::write(root.path().join("a.log.3"), "end\n").unwrap();
         journal.wait("the end", |events| events.iter().any(|seen| seen.body == "end"));
         run.unwrap().stop();
-        let events: Vec<_> = journal.events().into_iter().filter(|seen| seen.body.starts_with("line")).collect();
+        let events: Vec<_> =
+            journal.events().into_iter().filter(|seen| seen.body.starts_with("line")).collect();
         let seen: String = events.iter().map(|seen| format!("{}\n", seen.body)).collect();
         assert_eq!(seen, lines(0, if restart { 150 } else { 100 }));
         assert!(events.iter().all(|seen| seen.identity.stream == events[0].identity.stream));

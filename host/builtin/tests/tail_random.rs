@@ -3,6 +3,14 @@
 //! Oracle: every complete line is seen exactly once, and the lines of one writer in their order
 //! within each stream. Run one seed with `FLUMEN_SEED=n`, more with `FLUMEN_SEEDS=n`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test"
+)]
+
 mod support;
 
 use std::collections::HashMap;
@@ -225,7 +233,10 @@ impl World {
             let number: usize = seen.body.split(' ').rev().find_map(|word| word.parse().ok()).unwrap();
             let now = (seen.identity.position, number);
             let before = last.insert(seen.identity.stream, now);
-            assert!(before.is_none_or(|b| b.0 < now.0 && b.1 < now.1), "seed {seed}: order {before:?} {seen:?}; {trace:?}");
+            assert!(
+                before.is_none_or(|b| b.0 < now.0 && b.1 < now.1),
+                "seed {seed}: order {before:?} {seen:?}; {trace:?}"
+            );
         }
     }
 }

@@ -109,7 +109,10 @@ pub(crate) fn expand(
             }
         };
         let dir = path.parent().map(Path::to_owned).unwrap_or_default();
-        let files = toml_files(&dir, env).unwrap_or_default();
+        let files = match toml_files(&dir, env) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => unlisted(&error, span, report),
+            files => files.unwrap_or_default(),
+        };
         directories.push(dir);
         return files
             .into_iter()
@@ -121,11 +124,13 @@ pub(crate) fn expand(
     }
     let files = toml_files(&path, env);
     directories.push(path);
-    files.unwrap_or_else(|error| {
-        let reason = format!("the directory cannot be listed: {error}");
-        report.error(Code::FileUnreadable, span, reason, "check who may read it");
-        Vec::new()
-    })
+    files.unwrap_or_else(|error| unlisted(&error, span, report))
+}
+
+fn unlisted(error: &std::io::Error, span: &Span, report: &mut Report<'_>) -> Vec<PathBuf> {
+    let reason = format!("the directory cannot be listed: {error}");
+    report.error(Code::FileUnreadable, span, reason, "check who may read it");
+    Vec::new()
 }
 
 /// The pipeline files of a directory.

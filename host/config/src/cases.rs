@@ -78,7 +78,7 @@ const fn option(name: &'static str, kind: OptionKind, about: &'static str) -> Op
 
 /// Reads a case file; all errors at once.
 pub fn load_case(path: &Path, env: &dyn Env) -> Result<CaseFile, Vec<Diagnostic>> {
-    let file = UserFile::read(env, path).map_err(|error| vec![error])?;
+    let file = UserFile::read(env, path).map_err(|error| vec![*error])?;
     let mut report = Report::new(&file);
     let case = report.parse(None).and_then(|root| read(&root, &mut report));
     match (case, report.into_sorted()) {

@@ -33,10 +33,12 @@ impl Env for SystemEnv {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
         let mut files = Vec::new();
-        for entry in std::fs::read_dir(dir)? {
-            let path = entry?.path();
-            if path.is_file() {
-                files.push(path);
+        // The parent of a bare file name is the empty path, which the system does not know.
+        let here = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        for entry in std::fs::read_dir(here)? {
+            let entry = entry?;
+            if entry.path().is_file() {
+                files.push(dir.join(entry.file_name()));
             }
         }
         Ok(files)
@@ -71,5 +73,18 @@ impl Env for MemoryEnv {
 
     fn is_dir(&self, path: &Path) -> bool {
         self.files.keys().any(|file| file != path && file.starts_with(path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_lists_files_of_the_current_directory() {
+        let files = SystemEnv.list(Path::new("")).unwrap();
+        assert!(files.contains(&PathBuf::from("Cargo.toml")), "{files:?}");
+        assert!(!files.contains(&PathBuf::from("src")), "{files:?}");
+        assert_eq!(SystemEnv.read(Path::new("Cargo.toml"), 3).unwrap(), b"[pac");
     }
 }

@@ -1,7 +1,7 @@
 //! User text to plans: the only crate that reads it.
 //!
-//! TOML is parsed with the place of every key and value ([`tree`]), `${…}` is replaced in string values
-//! ([`substitute`]), and tables are checked against specs that are data ([`specs`] for Flumen's own
+//! TOML is parsed with the place of every key and value (`tree`), `${…}` is replaced in string values
+//! (`substitute`), and tables are checked against specs that are data (`specs` for Flumen's own
 //! tables, [`Registry`] for sources and sinks). All errors of all files are found in one go; each is a
 //! [`Diagnostic`] with its place, a reason and a fix. What comes out are the plain values of
 //! `flumen_pipeline::plan`, and [`Sources`], which gives errors that are found later their place too.

@@ -1,7 +1,7 @@
 //! Named limits of user text, each with the reason for its number.
 
 /// Bytes of one configuration or case file. A pipeline has tens of lines; a case may hold large bodies.
-pub const FILE_BYTES_MAX: u64 = 16 << 20;
+pub const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Bytes of a file that `${file:…}` puts into a value: a password, a certificate, a word list.
 pub const VALUE_FILE_BYTES_MAX: u64 = 1 << 20;

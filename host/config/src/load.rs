@@ -86,7 +86,7 @@ impl Loader<'_> {
         }
         match UserFile::read(self.env, path) {
             Ok(file) => self.text(&file),
-            Err(diagnostic) => self.diagnostics.push(diagnostic),
+            Err(error) => self.diagnostics.push(*error),
         }
     }
 
@@ -129,7 +129,7 @@ impl Loader<'_> {
                         error.fix,
                     );
                 }
-                Err(error) => self.diagnostics.push(error),
+                Err(error) => self.diagnostics.push(*error),
             }
         }
         match (&self.agent, settings) {

@@ -19,26 +19,20 @@ pub(crate) struct UserFile {
 
 impl UserFile {
     /// Reads a file; an error has no place, unless the text is not UTF-8.
-    pub fn read(env: &dyn Env, path: &Path) -> Result<UserFile, Diagnostic> {
+    pub fn read(env: &dyn Env, path: &Path) -> Result<UserFile, Box<Diagnostic>> {
+        let wrong = |code, reason: String, fix: &str| Box::new(Diagnostic::whole(code, path, reason, fix));
         let bytes = env.read(path, limits::FILE_BYTES_MAX).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
-                Diagnostic::whole(Code::FileNotFound, path, "no such file", "check the path")
+                wrong(Code::FileNotFound, "no such file".into(), "check the path")
             }
-            _ => Diagnostic::whole(
-                Code::FileUnreadable,
-                path,
-                format!("the file cannot be read: {error}"),
-                "check that it is a file and who may read it",
-            ),
+            _ => {
+                let fix = "check that it is a file and who may read it";
+                wrong(Code::FileUnreadable, format!("the file cannot be read: {error}"), fix)
+            }
         })?;
         if bytes.len() as u64 > limits::FILE_BYTES_MAX {
             let reason = format!("the file has more than {} bytes", limits::FILE_BYTES_MAX);
-            return Err(Diagnostic::whole(
-                Code::FileTooLarge,
-                path,
-                reason,
-                "check that it is the right file",
-            ));
+            return Err(wrong(Code::FileTooLarge, reason, "check that it is the right file"));
         }
         match String::from_utf8(bytes) {
             Ok(text) => Ok(UserFile { path: path.to_owned(), text: text.into() }),
@@ -46,7 +40,8 @@ impl UserFile {
                 let at = error.utf8_error().valid_up_to();
                 let text = String::from_utf8_lossy(error.as_bytes());
                 let reason = format!("the byte at offset {at} is not UTF-8");
-                Err(Diagnostic::at(Code::NotUtf8, path, &text, &(at..at), reason, "save the file as UTF-8"))
+                let fix = "save the file as UTF-8";
+                Err(Box::new(Diagnostic::at(Code::NotUtf8, path, &text, &(at..at), reason, fix)))
             }
         }
     }
@@ -66,6 +61,8 @@ impl UserFile {
 pub(crate) struct Report<'a> {
     pub file: &'a UserFile,
     pub diagnostics: Vec<Diagnostic>,
+    /// Errors beyond the limit.
+    not_shown: usize,
     /// Values that `${…}` brought in.
     pub secrets: Vec<String>,
     /// Files that `${file:…}` read.
@@ -74,13 +71,22 @@ pub(crate) struct Report<'a> {
 
 impl<'a> Report<'a> {
     pub fn new(file: &'a UserFile) -> Self {
-        Report { file, diagnostics: Vec::new(), secrets: Vec::new(), value_files: Vec::new() }
+        Report { file, diagnostics: Vec::new(), not_shown: 0, secrets: Vec::new(), value_files: Vec::new() }
     }
 
     /// Adds an error.
     pub fn error(&mut self, code: Code, span: &Span, reason: impl Into<String>, fix: impl Into<String>) {
+        if self.is_full() {
+            self.not_shown += 1;
+            return;
+        }
         let diagnostic = Diagnostic::at(code, &self.file.path, &self.file.text, span, reason, fix);
         self.diagnostics.push(diagnostic);
+    }
+
+    /// Further errors are only counted: whoever makes costly ones may save the work.
+    pub fn is_full(&self) -> bool {
+        self.diagnostics.len() >= limits::DIAGNOSTICS_PER_FILE_MAX
     }
 
     /// Text to tree, `${…}` replaced. `None`: the text is not TOML, which has been reported.
@@ -112,10 +118,8 @@ impl<'a> Report<'a> {
     pub fn into_sorted(mut self) -> Vec<Diagnostic> {
         self.diagnostics.sort_by_key(|diagnostic| diagnostic.place.as_ref().map(|place| place.start));
         self.diagnostics.dedup();
-        let count = self.diagnostics.len();
-        if count > limits::DIAGNOSTICS_PER_FILE_MAX {
-            self.diagnostics.truncate(limits::DIAGNOSTICS_PER_FILE_MAX);
-            let reason = format!("{} more errors", count - limits::DIAGNOSTICS_PER_FILE_MAX);
+        if self.not_shown > 0 {
+            let reason = format!("{} more errors in this file", self.not_shown);
             let fix = "mend these first";
             self.diagnostics.push(Diagnostic::whole(Code::TooManyErrors, &self.file.path, reason, fix));
         }

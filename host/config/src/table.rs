@@ -140,6 +140,7 @@ impl<'a> TableReader<'a> {
             }
             let reason = format!("{} has no key `{}`", self.what, quote(&entry.key));
             let fix = match suggest::nearest(&entry.key, self.known.iter().copied()) {
+                _ if report.is_full() => String::new(),
                 Some(nearest) => format!("did you mean `{nearest}`?"),
                 None => format!("remove it; known are {}", suggest::listed(&self.known)),
             };

@@ -96,7 +96,7 @@ pub(crate) fn parse(text: &str) -> Result<Node, Vec<SyntaxError>> {
         .collect();
     // The value of an unfinished line is reported again where the line ends: once per line is enough.
     errors.sort_by_key(|error| error.span.start);
-    errors.dedup_by_key(|error| line_of(text, error.span.start));
+    one_per_line(text, &mut errors);
     // A list that is not closed swallows all lines that follow.
     errors.dedup_by(|later, first| later.message == first.message && first.message.contains("array"));
     if !errors.is_empty() {
@@ -107,8 +107,15 @@ pub(crate) fn parse(text: &str) -> Result<Node, Vec<SyntaxError>> {
     if errors.is_empty() { Ok(Node::new(0..0, Item::Table(entries))) } else { Err(errors) }
 }
 
-fn line_of(text: &str, at: usize) -> usize {
-    text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count()
+/// Keeps the first error of each line. One walk over the text, for a file that is all errors.
+fn one_per_line(text: &str, errors: &mut Vec<SyntaxError>) {
+    let (mut at, mut line, mut last) = (0, 0, None);
+    errors.retain(|error| {
+        let between = text.as_bytes().get(at..error.span.start).unwrap_or_default();
+        line += between.iter().filter(|byte| **byte == b'\n').count();
+        at = at.max(error.span.start);
+        last.replace(line) != Some(line)
+    });
 }
 
 fn table(table: &DeTable<'_>, errors: &mut Vec<SyntaxError>) -> Vec<Entry> {

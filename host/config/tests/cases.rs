@@ -1,4 +1,5 @@
 //! Case files of plugins.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Any bytes give a plan or errors with places inside of the file; nothing panics.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 
@@ -197,6 +198,17 @@ proptest! {
 #[test]
 fn the_originals_are_right() {
     assert!(common::load(GOOD).is_ok());
+}
+
+#[test]
+fn a_file_that_is_all_errors_takes_no_time() {
+    let began = std::time::Instant::now();
+    for line in ["[a]\n", "a=1\n", "= = =\n", "= ", "[[a]\n"] {
+        check(line.repeat(50_000).as_bytes());
+    }
+    let keys: String = (0..50_000).map(|key| format!("k{key} = 1\n")).collect();
+    check(keys.as_bytes());
+    assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! The JSON Schema and the reference, of the registry of these tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 

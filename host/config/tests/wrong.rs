@@ -1,4 +1,5 @@
 //! Every wrong file in `tests/wrong` gives the messages that its snapshot has.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 
@@ -18,7 +19,8 @@ fn wrong_files_say_what_is_wrong() {
     let mut count = 0;
     // Files in folders belong to the agent files that name them.
     for file in files.iter().filter(|file| file.parent() == Some("".as_ref())) {
-        let diagnostics = load_agent(&[file.clone()], &common::registry(), &env).expect_err("is wrong");
+        let diagnostics =
+            load_agent(std::slice::from_ref(file), &common::registry(), &env).expect_err("is wrong");
         let text = render(&diagnostics);
         assert!(!text.contains("hunter22"), "{text}");
         for diagnostic in &diagnostics {

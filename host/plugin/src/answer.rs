@@ -122,7 +122,7 @@ fn check_names(headers: &[RawHeader]) -> Result<(), AnswerError> {
 }
 
 fn row_numbers(list: Vec<u8>) -> Result<UInt32Array, AnswerError> {
-    if list.len() % 4 != 0 {
+    if !list.len().is_multiple_of(4) {
         return lie("rows-from", format!("{} bytes are not a list of 4-byte numbers", list.len()));
     }
     let rows = list.len() / 4;

@@ -47,9 +47,9 @@ pub const INSTANCE_MEMORY_PERCENT_MAX: u64 = 75;
 pub const GUILTY_ROWS_MAX: u32 = 16;
 
 /// Time that failed calls of one batch may take before the search for guilty rows ends, as a multiple of the
-/// plugin's time limit. One row that never returns costs about 4.3 limits in a batch of 8,192: two for the batch, a tenth
-/// for each of 13 halvings, one to be sure. So two such rows are found, and the worst batch costs below
-/// [`ISOLATION_TIME_FACTOR`] + 4 limits.
+/// plugin's time limit. One row that never returns costs about 4.3 limits in a batch of 8,192: two for the batch, a
+/// tenth for each of 13 halvings, one to be sure; the next one 2.3. So three such rows are found, and failed calls of the
+/// worst batch take less than [`ISOLATION_TIME_FACTOR`] + 4 limits.
 pub const ISOLATION_TIME_FACTOR: u32 = 10;
 
 /// While a batch is bisected, a segment has the plugin's time limit divided by this. A slow segment is only split further;

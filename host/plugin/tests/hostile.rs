@@ -1,4 +1,5 @@
 //! What a hostile plugin does costs the guilty rows and nothing else.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 mod common;
 

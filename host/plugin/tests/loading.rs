@@ -1,4 +1,5 @@
 //! Which files are plugins, what a refusal says, and what the cache does.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 mod common;
 

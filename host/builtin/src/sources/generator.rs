@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use flumen_event::BatchBuilder;
 use flumen_pipeline::{
-    BuildError, ComponentSpec, Emission, OptionKind, OptionSpec, Options, Source, SourceContext, SourceError, Stopped,
+    BuildError, ComponentSpec, Emission, OptionKind, OptionSpec, Options, Source, SourceContext, SourceError,
+    Stopped,
 };
 
 use super::now_ns;
@@ -36,11 +37,36 @@ pub const SPEC: ComponentSpec = ComponentSpec {
     kind: "generator",
     about: "Makes events from a seed: the same events at every run.",
     options: &[
-        option("rate", OptionKind::Integer { min: 0, max: 1_000_000_000 }, Some("1000"), "Events per second; 0: as fast as the pipeline takes them."),
-        option("size", OptionKind::Size { min: 1, max: SIZE_MAX }, Some("128"), "Bytes of a body (format `lines`)."),
-        option("count", OptionKind::Integer { min: 0, max: i64::MAX }, Some("0"), "Events in all; 0: without end."),
-        option("seed", OptionKind::Integer { min: 0, max: i64::MAX }, Some("1"), "What the bodies are made of."),
-        option("format", OptionKind::Choice(&["lines", "access-log"]), Some("\"lines\""), "Numbered lines, or lines of a web server's access log."),
+        option(
+            "rate",
+            OptionKind::Integer { min: 0, max: 1_000_000_000 },
+            Some("1000"),
+            "Events per second; 0: as fast as the pipeline takes them.",
+        ),
+        option(
+            "size",
+            OptionKind::Size { min: 1, max: SIZE_MAX },
+            Some("128"),
+            "Bytes of a body (format `lines`).",
+        ),
+        option(
+            "count",
+            OptionKind::Integer { min: 0, max: i64::MAX },
+            Some("0"),
+            "Events in all; 0: without end.",
+        ),
+        option(
+            "seed",
+            OptionKind::Integer { min: 0, max: i64::MAX },
+            Some("1"),
+            "What the bodies are made of.",
+        ),
+        option(
+            "format",
+            OptionKind::Choice(&["lines", "access-log"]),
+            Some("\"lines\""),
+            "Numbered lines, or lines of a web server's access log.",
+        ),
     ],
 };
 
@@ -75,7 +101,9 @@ impl Source for Generator {
         let key = stream.to_be_bytes().to_vec();
         let committed = context.positions().into_iter().find(|(k, _)| *k == key);
         let mut next = match committed {
-            Some((_, value)) => decode(&value).ok_or_else(|| SourceError::Retry("position not understood".into()))?,
+            Some((_, value)) => {
+                decode(&value).ok_or_else(|| SourceError::Retry("position not understood".into()))?
+            }
             None => 0,
         };
         let (begun, first) = (Instant::now(), next);
@@ -92,7 +120,8 @@ impl Source for Generator {
                 continue;
             }
             let time = now_ns();
-            let mut builder = BatchBuilder::with_capacity(usize::try_from(rows).unwrap_or(0), context.batch.bytes);
+            let mut builder =
+                BatchBuilder::with_capacity(usize::try_from(rows).unwrap_or(0), context.batch.bytes);
             while (builder.rows() as u64) < rows && builder.bytes() < context.batch.bytes {
                 self.body(next, &mut body);
                 builder.push(stream, next, time, &body);

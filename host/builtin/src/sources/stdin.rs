@@ -10,7 +10,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use flumen_pipeline::{
-    BuildError, ComponentSpec, Metric, OptionKind, OptionSpec, Options, Source, SourceContext, SourceError, Stopped,
+    BuildError, ComponentSpec, Metric, OptionKind, OptionSpec, Options, Source, SourceContext, SourceError,
+    Stopped,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -53,7 +54,8 @@ struct Stdin {
 
 /// Builds the source.
 pub fn build(options: &Options) -> Result<Box<dyn Source>, BuildError> {
-    let long = if options.text("long_lines")? == "quarantine" { LongLines::Quarantine } else { LongLines::Split };
+    let long =
+        if options.text("long_lines")? == "quarantine" { LongLines::Quarantine } else { LongLines::Split };
     Ok(Box::new(Stdin { max_line: usize::try_from(options.size("max_line")?).unwrap_or(usize::MAX), long }))
 }
 
@@ -72,7 +74,11 @@ impl Source for Stdin {
             }
             let linger = since.map(|at| context.batch.linger.saturating_sub(at.elapsed()));
             let start = Instant::now();
-            let read = if readable(linger.unwrap_or(WAIT).min(WAIT)).map_err(retry)? { read(&mut held)? } else { None };
+            let read = if readable(linger.unwrap_or(WAIT).min(WAIT)).map_err(retry)? {
+                read(&mut held)?
+            } else {
+                None
+            };
             let end = if read == Some(0) { End::Event } else { End::Open };
             if let Some(bytes) = read {
                 context.metrics.add(Metric::SourceReadNs, elapsed_ns(start));
@@ -94,7 +100,9 @@ impl Source for Stdin {
             if !out.is_empty() && since.is_none() {
                 since = Some(Instant::now());
             }
-            if !out.is_empty() && (end == End::Event || since.is_some_and(|at| at.elapsed() >= context.batch.linger)) {
+            if !out.is_empty()
+                && (end == End::Event || since.is_some_and(|at| at.elapsed() >= context.batch.linger))
+            {
                 context.emit(out.take()?)?;
                 since = None;
             }

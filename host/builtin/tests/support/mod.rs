@@ -13,7 +13,8 @@ use flumen_event::Identity;
 use flumen_pipeline::plan::BatchPlan;
 use flumen_pipeline::source::{Emit, Wake};
 use flumen_pipeline::{
-    ComponentKind, ComponentMetrics, Emission, Metric, OptionKind, Options, SourceContext, SourceError, Stopped, Value,
+    ComponentKind, ComponentMetrics, Emission, Metric, OptionKind, Options, SourceContext, SourceError,
+    Stopped, Value,
 };
 use parking_lot::{Condvar, Mutex};
 
@@ -26,11 +27,13 @@ pub struct Seen {
     pub quarantined: bool,
 }
 
+type InFlight = (Vec<Seen>, Vec<(Vec<u8>, Vec<u8>)>);
+
 #[derive(Default)]
 struct State {
     positions: BTreeMap<Vec<u8>, Vec<u8>>,
     events: Vec<Seen>,
-    in_flight: Vec<(Vec<Seen>, Vec<(Vec<u8>, Vec<u8>)>)>,
+    in_flight: Vec<InFlight>,
     /// Emissions until a crash.
     crash_in: Option<usize>,
     crashed: bool,
@@ -101,7 +104,11 @@ impl Journal {
         for (events, positions) in done {
             state.events.extend(events);
             for (key, value) in positions {
-                if value.is_empty() { state.positions.remove(&key) } else { state.positions.insert(key, value) };
+                if value.is_empty() {
+                    state.positions.remove(&key)
+                } else {
+                    state.positions.insert(key, value)
+                };
             }
         }
     }
@@ -129,14 +136,19 @@ impl Journal {
             if wanted(&events) || state.crashed {
                 return;
             }
-            let late = self.0.1.wait_until(&mut state, deadline.min(Instant::now() + Duration::from_millis(50)));
+            let late =
+                self.0.1.wait_until(&mut state, deadline.min(Instant::now() + Duration::from_millis(50)));
             if late.timed_out() && Instant::now() >= deadline {
                 let last: Vec<_> = events.iter().rev().take(2).collect();
                 let all: Vec<_> = events.iter().map(|seen| (seen.identity, &seen.body)).collect();
                 if std::env::var("FLUMEN_SEED").is_ok() {
                     println!("{all:#?}");
                 }
-                panic!("waited in vain for {what}; {} events, last {last:?}, ended {:?}", events.len(), state.ended);
+                panic!(
+                    "waited in vain for {what}; {} events, last {last:?}, ended {:?}",
+                    events.len(),
+                    state.ended
+                );
             }
         }
     }
@@ -146,7 +158,10 @@ impl Journal {
         let deadline = Instant::now() + Duration::from_secs(30);
         let mut state = self.0.0.lock();
         while state.emissions < count {
-            assert!(!self.0.1.wait_until(&mut state, deadline).timed_out(), "waited in vain for {count} emissions");
+            assert!(
+                !self.0.1.wait_until(&mut state, deadline).timed_out(),
+                "waited in vain for {count} emissions"
+            );
         }
     }
 
@@ -172,7 +187,11 @@ pub struct Setup {
 impl Setup {
     pub fn new(kind: &'static str) -> Setup {
         let spec = sources().into_iter().find(|source| source.spec.kind == kind).unwrap().spec;
-        let options = spec.options.iter().filter_map(|o| Some((o.name.to_owned(), value(o.kind, o.default?)))).collect();
+        let options = spec
+            .options
+            .iter()
+            .filter_map(|o| Some((o.name.to_owned(), value(o.kind, o.default?))))
+            .collect();
         let batch = BatchPlan { linger: Duration::from_millis(2), ..BatchPlan::default() };
         Setup { kind, options, batch }
     }
@@ -208,8 +227,13 @@ impl Setup {
             state.crashed = false;
             state.ended = None;
         }
-        let mut context =
-            SourceContext::new("test".into(), self.batch, metrics.clone(), wake.clone(), Box::new(journal.clone()));
+        let mut context = SourceContext::new(
+            "test".into(),
+            self.batch,
+            metrics.clone(),
+            wake.clone(),
+            Box::new(journal.clone()),
+        );
         let ends = journal.clone();
         let thread = std::thread::spawn(move || {
             let result = source.run(&mut context);

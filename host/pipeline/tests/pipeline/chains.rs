@@ -111,3 +111,25 @@ fn a_panic_quarantines_its_batch_and_the_others_go_on() {
     assert!(quarantined.iter().all(|record| record.header("flumen.kind") == "failed"));
     assert!(quarantined.iter().all(|record| record.header("flumen.by") == "panics" && record.header("after").is_empty()));
 }
+
+/// Looking up a version panics: the source is run again, and nothing is left in flight that nobody commits.
+#[test]
+fn a_panic_while_a_batch_is_stamped_leaves_nothing_in_flight() {
+    struct Broken(Arc<Plugin>, std::sync::atomic::AtomicU64);
+    impl Interceptor for Broken {
+        fn name(&self) -> &str {
+            "broken"
+        }
+        fn current(&self) -> Arc<dyn flumen_pipeline::InterceptorVersion> {
+            let calls = self.1.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+            assert!(calls % 50 != 20, "a fault of the test in a look-up");
+            self.0.current()
+        }
+    }
+    let world = world(&["broken"]);
+    let destination = Destination::new();
+    let sources = [1, 2].map(|stream| Script::new(stream, TOTAL, 30).make());
+    let broken = Arc::new(Broken(Plugin::new("broken", all), Default::default()));
+    world.start(sources.into(), vec![broken], vec![destination.sink()]).finish();
+    assert_exactly(&destination.records(), &[1, 2], TOTAL, |_| true, "after panics");
+}

@@ -130,3 +130,66 @@ fn a_cursor_of_another_journal_skips_nothing() {
     let rejections: Vec<_> = kept.into_iter().filter(|record| rejected(record.position)).collect();
     assert_exactly(&rejections, &[1], TOTAL, rejected, "quarantine");
 }
+
+/// On a full disk acknowledgements pass puts. The acknowledgement of a later event must not pass the put that takes
+/// an earlier one to quarantine: a crash there would lose it.
+#[test]
+fn a_full_disk_does_not_let_acknowledgements_pass_what_they_depend_on() {
+    let bad = |position: u64| position < 60 && position % 6 == 1;
+    let mut plan = plan(&["one"], &[("main", 1_000_000)], &[("a", "main")]);
+    plan.sinks[0].interceptors = vec![interceptor("early", OnReject::Quarantine)];
+    let mut world = World::new(plan);
+    world.reserve_bytes = 256 << 10;
+    let mut destination = Destination::new();
+    let sink = |destination: &Destination| {
+        let early = Plugin::new("early", move |batch| Processed {
+            kept: rows_where(&batch, |position| !bad(position)),
+            quarantined: vec![out(&batch, "early", true, bad)],
+            dropped: 0,
+        });
+        (destination.make(), vec![early as Arc<dyn flumen_pipeline::Interceptor>])
+    };
+    destination.set_held(true);
+    let script = Script::new(1, TOTAL, 50);
+    let running = world.start(vec![script.make()], Vec::new(), vec![sink(&destination)]);
+    until("some events are in the channel", || running.head("main") > 200);
+    world.gate.fill();
+    until("the disk is full", || running.journal.status().waiting_for.is_some());
+    destination.set_held(false);
+    until("the sink has flushed", || destination.flushed() > 0);
+    // Time for what must not happen. It ends early only when it does.
+    let patience = std::time::Instant::now() + std::time::Duration::from_millis(400);
+    until("a while", || destination.flushed() > 300 || std::time::Instant::now() > patience);
+    world = world.crash(running);
+    destination = destination.crash(&mut Dice(2));
+
+    world.start(vec![script.make()], Vec::new(), vec![sink(&destination)]).finish();
+    assert_exactly(&world.quarantined(), &[1], TOTAL, bad, "quarantine");
+    assert_exactly(&destination.records(), &[1], TOTAL, |position| !bad(position), "delivered");
+}
+
+/// A destination that takes nothing: what goes to quarantine does not pile up in memory until the next flush.
+#[test]
+fn what_a_sink_quarantines_is_bounded_in_memory() {
+    let mut plan = plan(&["one"], &[("main", 1_000_000)], &[("a", "main")]);
+    plan.sinks[0].interceptors = vec![interceptor("none", OnReject::Quarantine)];
+    let world = World::new(plan);
+    let mut destination = Destination::new();
+    // By itself it would flush once an hour.
+    destination.policy.linger = std::time::Duration::from_secs(3_600);
+    let none = Plugin::new("none", |batch| {
+        let heavy = label(batch, "padding", &"p".repeat(10_000));
+        Processed {
+            kept: rows_where(&heavy, |_| false),
+            quarantined: vec![out(&heavy, "none", true, |_| true)],
+            dropped: 0,
+        }
+    });
+    let sinks: Vec<(_, Vec<Arc<dyn flumen_pipeline::Interceptor>>)> = vec![(destination.make(), vec![none])];
+    let running = world.start(vec![Script::new(1, TOTAL, 50).make()], Vec::new(), sinks);
+    let acknowledged = || running.cursors("main")[0];
+    let bytes = flumen_pipeline::limits::SINK_QUARANTINE_BYTES as u64 + 50 * 10_100;
+    until("nearly all is acknowledged", || acknowledged() > TOTAL - bytes / 10_000);
+    running.finish();
+    assert_exactly(&world.quarantined(), &[1], TOTAL, |_| true, "quarantine");
+}

@@ -10,7 +10,7 @@ use crate::support::destination::Destination;
 use crate::support::plugins::{Plugin, keep, quarantine as out, rows_where};
 use crate::support::script::Script;
 use crate::support::world::{World, interceptor, plan};
-use crate::support::{assert_exactly, until};
+use crate::support::{Dice, assert_exactly, until};
 
 const TOTAL: u64 = 3_000;
 
@@ -66,4 +66,40 @@ fn a_sink_takes_a_part_and_its_cursor_counts_all() {
     assert_exactly(&destinations[1].records(), &[1], TOTAL, part, "part");
     assert!(destinations[2].records().is_empty());
     assert_exactly(&world.quarantined(), &[1], TOTAL, bad, "quarantined by the sink's chain");
+}
+
+/// A destination that stores the cursor itself is asked for it: what it holds is not delivered again, although the
+/// acknowledgement was lost.
+#[test]
+fn a_destination_that_knows_its_cursor_gets_nothing_twice() {
+    for seed in 0..4 {
+        let mut dice = Dice(seed);
+        let mut world = World::new(plan(&["one"], &[("main", 800)], &[("a", "main")]));
+        let mut destination = Destination::with_faults(seed, 10);
+        destination.set_cursor_stored();
+        let script = Script::new(1, TOTAL, 40);
+        for rows in [500, 1_200, 2_500] {
+            let running = world.start(vec![script.make()], Vec::new(), vec![destination.sink()]);
+            destination.wait_for_rows(rows + dice.roll(200) as usize);
+            world = world.crash(running);
+            destination = destination.crash(&mut dice);
+        }
+        world.start(vec![script.make()], Vec::new(), vec![destination.sink()]).finish();
+        assert_exactly(&destination.records(), &[1], TOTAL, |_| true, &format!("seed {seed}"));
+    }
+}
+
+/// A new journal, and a destination that remembers the cursor of an old one: nothing of the new one is skipped.
+#[test]
+fn a_cursor_past_the_channel_skips_nothing() {
+    let destination = Destination::new();
+    destination.set_cursor_stored();
+    let run = |stream: u64, total: u64| {
+        let world = World::new(plan(&["one"], &[("main", 800)], &[("a", "main")]));
+        world.start(vec![Script::new(stream, total, 40).make()], Vec::new(), vec![destination.sink()]).finish();
+    };
+    run(1, TOTAL);
+    run(2, 50);
+    let new = destination.records().split_off(TOTAL as usize);
+    assert_exactly(&new, &[2], 50, |_| true, "of the new journal");
 }

@@ -27,7 +27,9 @@ impl Complaints {
     pub fn file(&mut self, path: &Path, error: &io::Error) {
         let advice = match error.kind() {
             io::ErrorKind::PermissionDenied => "let the agent's user read it (and search its directories)",
-            io::ErrorKind::IsADirectory => "a directory is where a file was expected; it is skipped until a file is there",
+            io::ErrorKind::IsADirectory => {
+                "a directory is where a file was expected; it is skipped until a file is there"
+            }
             _ => "tried again; nothing of it is skipped",
         };
         self.say(path, &error.to_string(), advice);

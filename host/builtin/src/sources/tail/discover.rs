@@ -77,7 +77,11 @@ impl Globs {
                     found.directories.insert(directory.clone());
                 }
                 let path = directory.join(name);
-                if rest.is_empty() { self.candidate(path, true, found) } else { self.descend(path, rest, depth, found) }
+                if rest.is_empty() {
+                    self.candidate(path, true, found)
+                } else {
+                    self.descend(path, rest, depth, found)
+                }
             }
             Step::Glob(glob) => self.each(directory, found, |path, is_dir, found| {
                 let matches = path.file_name().is_some_and(|name| glob.is_match(name));
@@ -102,10 +106,17 @@ impl Globs {
     }
 
     /// Every entry of a directory, and whether it is a directory (`None`: a link).
-    fn each(&self, directory: PathBuf, found: &mut Found, mut visit: impl FnMut(PathBuf, Option<bool>, &mut Found)) {
+    fn each(
+        &self,
+        directory: PathBuf,
+        found: &mut Found,
+        mut visit: impl FnMut(PathBuf, Option<bool>, &mut Found),
+    ) {
         let entries = match std::fs::read_dir(&directory) {
             Ok(entries) => entries,
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return;
+            }
             Err(error) => return found.problems.push((directory, error)),
         };
         for entry in entries {
@@ -124,7 +135,8 @@ impl Globs {
         match std::fs::metadata(&path) {
             Ok(meta) if meta.is_file() => {
                 if found.files.len() >= FILES_MAX {
-                    let error = io::Error::other(format!("more than {FILES_MAX} files match; this one waits"));
+                    let error =
+                        io::Error::other(format!("more than {FILES_MAX} files match; this one waits"));
                     return found.problems.push((path, error));
                 }
                 found.files.insert(path, meta);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::input::Input;
-use super::limits::{ARCHIVE_RETRY, HEAD_BYTES, TAIL_BYTES};
+use super::limits::{HEAD_BYTES, TAIL_BYTES};
 use super::lines::State;
 use super::out::Out;
 use super::position::{Inode, Kind, Mark, Record};
@@ -96,9 +96,9 @@ pub struct TailFile {
     pub joins: bool,
     /// It gave its unfinished event to its successor and waits.
     pub handed_over: bool,
-    head: Mark,
-    head_bytes: Vec<u8>,
-    tail: Mark,
+    pub(super) head: Mark,
+    pub(super) head_bytes: Vec<u8>,
+    pub(super) tail: Mark,
     /// Open, if it is.
     pub input: Option<Input>,
     /// When it grew last.
@@ -166,7 +166,7 @@ impl TailFile {
         file.kind = record.kind;
         file.label = record.label.into();
         file.presence = Presence::Gone(Instant::now());
-        file.joins = false;
+        file.joins = record.offset == 0;
         file.stream = Some(stream);
         file.generation = record.generation;
         file.offset = record.offset;
@@ -220,7 +220,7 @@ impl TailFile {
         self.begin_at_zero();
     }
 
-    fn begin_at_zero(&mut self) {
+    pub(super) fn begin_at_zero(&mut self) {
         self.offset = 0;
         self.read_offset = 0;
         self.held.clear();
@@ -253,62 +253,6 @@ impl TailFile {
         let mut id = [0; 8];
         hasher.finalize_xof().fill(&mut id);
         *self.stream.insert(u64::from_le_bytes(id))
-    }
-
-    /// Compares an opened plain file with what was read of it, and loads what later checks need.
-    pub fn verify(&mut self, input: &Input, len: u64) -> io::Result<Change> {
-        if len < self.read_offset {
-            return Ok(Change::Truncated);
-        }
-        let head = input.look(0, usize::from(self.head.len))?;
-        if Mark::of(&head) != self.head {
-            return Ok(Change::Replaced);
-        }
-        if !self.verified {
-            let tail = input.look(self.offset.saturating_sub(self.tail.len.into()), usize::from(self.tail.len))?;
-            if Mark::of(&tail) != self.tail {
-                return Ok(Change::Ambiguous);
-            }
-            self.loaded(head, tail);
-        }
-        Ok(Change::None)
-    }
-
-    fn loaded(&mut self, head: Vec<u8>, tail: Vec<u8>) {
-        if head.len() < HEAD_BYTES {
-            self.head_bytes = head;
-        }
-        self.tail_len = tail.len();
-        self.held = tail;
-        self.verified = true;
-    }
-
-    /// Decompresses a just opened archive up to the offset, comparing what it passes.
-    pub fn skip(&mut self, input: &mut Input, buffer: &mut [u8]) -> io::Result<Change> {
-        let (mut head, mut tail) = (Vec::new(), Vec::new());
-        let mut passed = 0_u64;
-        while passed < self.offset {
-            let want = usize::try_from(self.offset - passed).unwrap_or(usize::MAX).min(buffer.len());
-            let Some(into) = buffer.get_mut(..want) else { break };
-            let read = input.read(&mut [], into, passed)?;
-            let bytes = into.get(..read).unwrap_or_default();
-            if read == 0 {
-                return Ok(Change::Truncated);
-            }
-            passed += read as u64;
-            let missing = usize::from(self.head.len).saturating_sub(head.len()).min(bytes.len());
-            head.extend_from_slice(bytes.get(..missing).unwrap_or_default());
-            tail.extend_from_slice(bytes.get(bytes.len().saturating_sub(TAIL_BYTES)..).unwrap_or_default());
-            tail.drain(..tail.len().saturating_sub(usize::from(self.tail.len)));
-        }
-        match (Mark::of(&head) == self.head, Mark::of(&tail) == self.tail) {
-            (false, _) => return Ok(Change::Replaced),
-            (true, false) => return Ok(Change::Ambiguous),
-            (true, true) => {}
-        }
-        self.read_offset = self.offset;
-        self.loaded(head, tail);
-        Ok(Change::None)
     }
 
     /// Reads up to `chunk` more bytes: `buffer` gets what is held, and after it what is new.
@@ -408,52 +352,6 @@ impl TailFile {
         }
     }
 
-    /// An archive broke off: it is tried again when it has changed, from the first byte not taken.
-    pub fn archive_failed(&mut self) {
-        self.archive_bytes = self.opened_bytes;
-        self.retry_at = Some(Instant::now() + ARCHIVE_RETRY);
-    }
-
-    /// Forgets what was read: it is read again from the first byte not taken.
-    pub fn unread(&mut self) {
-        self.held.truncate(self.tail_len);
-        self.read_offset = self.offset;
-        self.state = State::resumed(self.state.mid_line, self.state.skip_line);
-        self.verified = self.offset == 0;
-    }
-
-    /// Goes on with the stream of a file that this one is another form of.
-    pub fn adopt(&mut self, stream: Option<u64>, of: Record) {
-        let inode = self.inode;
-        self.begin_at_zero();
-        self.stream = stream;
-        self.label = of.label.into();
-        self.generation = of.generation;
-        self.offset = of.offset;
-        self.read_offset = of.offset;
-        self.head = of.head;
-        self.tail = of.tail;
-        self.state = State::resumed(of.mid_line, of.skip_line);
-        self.verified = false;
-        self.own = true;
-        self.inode = inode;
-    }
-
-    /// Counts everything before `offset` as read.
-    pub fn begin_at(&mut self, input: &Input, offset: u64, source: &str) -> io::Result<()> {
-        let short = |most: usize| usize::try_from(offset).unwrap_or(usize::MAX).min(most);
-        let head = input.look(0, short(HEAD_BYTES))?;
-        let tail = input.look(offset - short(TAIL_BYTES) as u64, short(TAIL_BYTES))?;
-        self.head = Mark::of(&head);
-        self.tail = Mark::of(&tail);
-        self.offset = offset;
-        self.read_offset = offset;
-        self.verified = false;
-        self.state = State::resumed(offset > 0 && tail.last() != Some(&b'\n'), false);
-        self.name_stream(source, &head);
-        Ok(())
-    }
-
     /// The held bytes belong to another file now: this one is read up to `read_offset`.
     pub fn give_away(&mut self) {
         let ended = self.held.last() == Some(&b'\n');
@@ -479,7 +377,11 @@ impl TailFile {
             Some(input) => input.metadata(),
             None if matches!(self.presence, Presence::Gone(_)) => return false,
             None => std::fs::metadata(&self.path).and_then(|meta| {
-                if Inode::of(&meta).may_be(&self.inode) { Ok(meta) } else { Err(io::ErrorKind::NotFound.into()) }
+                if Inode::of(&meta).may_be(&self.inode) {
+                    Ok(meta)
+                } else {
+                    Err(io::ErrorKind::NotFound.into())
+                }
             }),
         };
         meta.is_ok_and(|meta| meta.len() != self.read_offset)
@@ -503,4 +405,54 @@ pub struct Pass {
     pub taken: usize,
     /// The offset that `tail` ends at.
     pub offset: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_all(file: &mut TailFile, path: &std::path::Path) -> Result<usize, Change> {
+        if file.input.is_none() {
+            let (input, meta) = Input::open(path, Kind::Plain).unwrap();
+            assert_eq!(file.verify(&input, meta.len()).unwrap(), Change::None);
+            file.input = Some(input);
+        }
+        let mut buffer = Vec::new();
+        let held = file.held.len();
+        let read = file.read(&mut buffer, 1_000).unwrap()?;
+        file.held = buffer[..held + read].to_vec();
+        Ok(read)
+    }
+
+    #[test]
+    fn a_read_notices_what_happened_to_an_open_file_before_it_takes_a_byte() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a");
+        let long = "x".repeat(3_000);
+        for (then, change) in [
+            ("new and longer than what was there before\n", Change::Truncated),
+            (long.as_str(), Change::Ambiguous),
+            ("", Change::Truncated),
+        ] {
+            std::fs::write(&path, "first\nsecond\n".repeat(10)).unwrap();
+            let mut file = TailFile::new(path.clone(), Inode::of(&std::fs::metadata(&path).unwrap()));
+            assert_eq!(read_all(&mut file, &path), Ok(130));
+            assert_eq!(read_all(&mut file, &path), Ok(0));
+            std::fs::write(&path, then).unwrap();
+            assert_eq!(read_all(&mut file, &path), Err(change), "{then:?}");
+        }
+    }
+
+    #[test]
+    fn streams_differ_by_source_generation_and_first_bytes() {
+        let inode = Inode { dev: 1, ino: 2, birth: None };
+        let name = |source: &str, restarts: u32, bytes: &[u8]| {
+            let mut file = TailFile::new("/a".into(), inode);
+            (0..restarts).for_each(|_| file.restart());
+            file.name_stream(source, bytes)
+        };
+        let streams = [name("a", 0, b"x"), name("b", 0, b"x"), name("a", 1, b"x"), name("a", 0, b"y")];
+        assert_eq!(streams.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
+        assert_eq!(name("a", 0, b"x"), streams[0]);
+    }
 }

@@ -238,7 +238,9 @@ impl Splitter {
                     LongLine::Unfinished => {}
                 }
             }
-            let Some(next) = newline.map(|at| at + 1).or((end != End::Open).then_some(chunk.len())) else { break };
+            let Some(next) = newline.map(|at| at + 1).or((end != End::Open).then_some(chunk.len())) else {
+                break;
+            };
             if group.line >= chunk.len() || state.skip_line {
                 break;
             }
@@ -251,10 +253,9 @@ impl Splitter {
             }
             let line = part(chunk, group.line, line_end);
             let over = group.lines >= rules.lines_max || line_end - group.start > rules.bytes_max;
-            if group.lines > 0 && (over || rules.rule.begins(line)) && group.close(chunk, place, state, out) {
-                if out.is_full() {
-                    break;
-                }
+            let ends = group.lines > 0 && (over || rules.rule.begins(line));
+            if ends && group.close(chunk, place, state, out) && out.is_full() {
+                break;
             }
             group.lines += 1;
             group.line = next;
@@ -407,7 +408,10 @@ mod tests {
     }
 
     fn text() -> impl Strategy<Value = Vec<u8>> {
-        proptest::collection::vec(prop_oneof![3 => Just(b'\n'), 4 => Just(b'a'), 2 => Just(b'E'), 1 => Just(0xff)], 0..80)
+        proptest::collection::vec(
+            prop_oneof![3 => Just(b'\n'), 4 => Just(b'a'), 2 => Just(b'E'), 1 => Just(0xff)],
+            0..80,
+        )
     }
 
     proptest! {
@@ -452,8 +456,12 @@ mod tests {
         ];
         assert_eq!(split, expected);
         let rejected = events(&splitter(8, LongLines::Quarantine, None), text, &[], 100);
-        let expected =
-            [event(0, "12345678", false), event(9, "Q12345678", false), event(19, "", false), event(20, "x", false)];
+        let expected = [
+            event(0, "12345678", false),
+            event(9, "Q12345678", false),
+            event(19, "", false),
+            event(20, "x", false),
+        ];
         assert_eq!(rejected, expected);
     }
 }

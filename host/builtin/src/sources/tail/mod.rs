@@ -20,13 +20,16 @@
 //! belongs to it, they are one event, with the identity of its first line.
 //!
 //! **What no reader can do.** What the writer appends between copy and truncate of a copytruncate is
-//! lost by the rotator. Bytes that are truncated or unlinked while the agent is down are gone. A file
+//! lost by the rotator, and an unfinished multiline event is lost if the agent is killed right after a
+//! truncation. A file that appears and is rotated out of the globs while the agent is down was never
+//! seen: let the globs match rotated names (they cost nothing, files are known by inode). Bytes that are truncated or unlinked while the agent is down are gone. A file
 //! that is truncated and regrown with the very same first 1 KiB and last 64 bytes is taken for unchanged.
 //! Globs must not match the copies that copytruncate makes: a copy is another file (an archive of a
 //! file that was read is recognised).
 //!
 //! Map: `options` (what a user sets), `discover` (globs), `watch` (notifications), `table` (which
-//! files there are), `tailer` (the loop), `file` (one incarnation), `input` (bytes), `lines`
+//! files there are), `tailer` (the loop), `file` (one incarnation), `resume` (whether it still is what it
+//! was), `rotation` (what follows it), `input` (bytes), `lines`
 //! (splitting), `out` (the batch), `position` (the committed value), `twin` (archives of known files).
 
 pub mod discover;
@@ -39,6 +42,8 @@ pub mod position;
 
 mod complaints;
 mod options;
+mod resume;
+mod rotation;
 mod table;
 mod tailer;
 mod twin;

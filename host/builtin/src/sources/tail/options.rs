@@ -35,21 +35,96 @@ pub const SPEC: ComponentSpec = ComponentSpec {
             default: None,
             about: "Files to read: globs in which `**` stands for any directories. Names ending in .gz or .zst are decompressed.",
         },
-        option("exclude", OptionKind::TextList, Some("[]"), "Globs of files to leave out; one without `/` is compared with the name alone."),
-        option("start", OptionKind::Choice(&["beginning", "end"]), Some("\"beginning\""), "Where to begin in files that are there when the source starts for the first time. Later files are read from their beginning."),
-        option("file_header", OptionKind::Bool, Some("true"), "Whether events get the header `file`, the path of their file."),
-        option("max_line", OptionKind::Size { min: 64, max: LINE_BYTES_MAX }, Some("\"1 MiB\""), "Longest line, in bytes."),
-        option("long_lines", OptionKind::Choice(&["split", "quarantine"]), Some("\"split\""), "What becomes of longer lines: `split` into events of max_line, or the first max_line bytes to `quarantine` and the rest skipped."),
-        option("multiline_start", OptionKind::Text, None, "Regular expression: a line that matches begins an event."),
-        option("multiline_continue", OptionKind::Text, None, "Regular expression: a line that matches belongs to the event before."),
-        option("multiline_max_lines", OptionKind::Integer { min: 1, max: 1_000_000 }, Some("500"), "Lines of one event."),
-        option("multiline_max_bytes", OptionKind::Size { min: 64, max: LINE_BYTES_MAX }, Some("\"1 MiB\""), "Bytes of one event of several lines."),
-        option("multiline_timeout", TIME, Some("\"5s\""), "An event is taken when no further line came for this long."),
-        option("last_line_timeout", TIME, Some("\"5s\""), "A last line without newline is taken when nothing came for this long."),
-        option("poll_interval", TIME, Some("\"250ms\""), "How often growing files are looked at where notifications do not work."),
-        option("rescan_interval", TIME, Some("\"1s\""), "How often the globs are walked, beside notifications."),
-        option("max_open_files", OptionKind::Integer { min: 1, max: 1_000_000 }, Some("1024"), "Files kept open at a time."),
-        option("close_idle_after", TIME, Some("\"1m\""), "A file that did not grow for this long is closed, and opened again when it grows. Also how long a rotated or deleted file is kept open after its end."),
+        option(
+            "exclude",
+            OptionKind::TextList,
+            Some("[]"),
+            "Globs of files to leave out; one without `/` is compared with the name alone.",
+        ),
+        option(
+            "start",
+            OptionKind::Choice(&["beginning", "end"]),
+            Some("\"beginning\""),
+            "Where to begin in files that are there when the source starts for the first time. Later files are read from their beginning.",
+        ),
+        option(
+            "file_header",
+            OptionKind::Bool,
+            Some("true"),
+            "Whether events get the header `file`, the path of their file.",
+        ),
+        option(
+            "max_line",
+            OptionKind::Size { min: 64, max: LINE_BYTES_MAX },
+            Some("\"1 MiB\""),
+            "Longest line, in bytes.",
+        ),
+        option(
+            "long_lines",
+            OptionKind::Choice(&["split", "quarantine"]),
+            Some("\"split\""),
+            "What becomes of longer lines: `split` into events of max_line, or the first max_line bytes to `quarantine` and the rest skipped.",
+        ),
+        option(
+            "multiline_start",
+            OptionKind::Text,
+            None,
+            "Regular expression: a line that matches begins an event.",
+        ),
+        option(
+            "multiline_continue",
+            OptionKind::Text,
+            None,
+            "Regular expression: a line that matches belongs to the event before.",
+        ),
+        option(
+            "multiline_max_lines",
+            OptionKind::Integer { min: 1, max: 1_000_000 },
+            Some("500"),
+            "Lines of one event.",
+        ),
+        option(
+            "multiline_max_bytes",
+            OptionKind::Size { min: 64, max: LINE_BYTES_MAX },
+            Some("\"1 MiB\""),
+            "Bytes of one event of several lines.",
+        ),
+        option(
+            "multiline_timeout",
+            TIME,
+            Some("\"5s\""),
+            "An event is taken when no further line came for this long.",
+        ),
+        option(
+            "last_line_timeout",
+            TIME,
+            Some("\"5s\""),
+            "A last line without newline is taken when nothing came for this long.",
+        ),
+        option(
+            "poll_interval",
+            TIME,
+            Some("\"250ms\""),
+            "How often growing files are looked at where notifications do not work.",
+        ),
+        option(
+            "rescan_interval",
+            TIME,
+            Some("\"1s\""),
+            "How often the globs are walked, beside notifications.",
+        ),
+        option(
+            "max_open_files",
+            OptionKind::Integer { min: 1, max: 1_000_000 },
+            Some("1024"),
+            "Files kept open at a time.",
+        ),
+        option(
+            "close_idle_after",
+            TIME,
+            Some("\"1m\""),
+            "A file that did not grow for this long is closed, and opened again when it grows. Also how long a rotated or deleted file is kept open after its end.",
+        ),
     ],
 };
 
@@ -89,7 +164,11 @@ impl Settings {
         let globs = Globs::new(paths, options.list_opt("exclude").unwrap_or_default()).map_err(
             |(pattern, reason)| {
                 let option = if paths.contains(&pattern) { "paths" } else { "exclude" };
-                BuildError::new(option, format!("{pattern:?}: {reason}"), "write a glob such as /var/log/**/*.log")
+                BuildError::new(
+                    option,
+                    format!("{pattern:?}: {reason}"),
+                    "write a glob such as /var/log/**/*.log",
+                )
             },
         )?;
         let size = |name: &str| Ok(usize::try_from(options.size(name)?).unwrap_or(usize::MAX));
@@ -105,7 +184,8 @@ impl Settings {
             },
             multiline: rule(options)?
                 .map(|rule| {
-                    let (lines_max, bytes_max) = (count("multiline_max_lines")?, size("multiline_max_bytes")?);
+                    let (lines_max, bytes_max) =
+                        (count("multiline_max_lines")?, size("multiline_max_bytes")?);
                     Ok(Multiline { rule, lines_max, bytes_max })
                 })
                 .transpose()?,

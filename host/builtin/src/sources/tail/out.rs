@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow_array::{Array, StringArray};
 use arrow_array::builder::StringBuilder;
+use arrow_array::{Array, StringArray};
 use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use flumen_event::{BatchBuilder, BatchError, HeaderColumn, limits};
 use flumen_pipeline::plan::BatchPlan;
@@ -183,14 +183,16 @@ impl Out {
         self.runs.extend(last);
         self.position_of.clear();
         let positions = std::mem::take(&mut self.positions);
-        let positions = positions.into_iter().map(|(stream, record)| (position::key(stream), record)).collect();
+        let positions =
+            positions.into_iter().map(|(stream, record)| (position::key(stream), record)).collect();
         self.reset();
         if let Some((_, label)) = self.runs.last() {
             self.rows_max = self.rows_max.min((BYTES_MAX / label.len().max(1)).max(1));
         }
         if rows >= REPEATED_ROWS_MIN {
             // Under load the next batch is as large: no growing, no copies.
-            self.builder = BatchBuilder::with_capacity(rows + rows / 8, batch.body_bytes() + batch.body_bytes() / 8);
+            self.builder =
+                BatchBuilder::with_capacity(rows + rows / 8, batch.body_bytes() + batch.body_bytes() / 8);
         }
         Ok(Emission { batch, positions, quarantined: std::mem::take(&mut self.quarantined) })
     }

@@ -140,7 +140,9 @@ pub struct Record {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum RecordError {
     /// Written by a newer Flumen.
-    #[error("a position was written in version {0}, this Flumen reads version {VERSION}: use the newer Flumen")]
+    #[error(
+        "a position was written in version {0}, this Flumen reads version {VERSION}: use the newer Flumen"
+    )]
     Version(u8),
     /// Not what was written.
     #[error("a position of {0} bytes cannot be understood")]
@@ -169,7 +171,9 @@ impl Record {
             Kind::Gzip => 1,
             Kind::Zstd => 2,
         });
-        out.push(flag(self.mid_line, MID_LINE) | flag(self.skip_line, SKIP_LINE) | flag(self.finished, FINISHED));
+        out.push(
+            flag(self.mid_line, MID_LINE) | flag(self.skip_line, SKIP_LINE) | flag(self.finished, FINISHED),
+        );
         out.extend(self.generation.to_le_bytes());
         out.extend(self.inode.dev.to_le_bytes());
         out.extend(self.inode.ino.to_le_bytes());

@@ -91,12 +91,15 @@ impl Tailer<'_> {
         id
     }
 
-    /// The file that was at the path of a new one, and may end within an event.
-    pub(super) fn predecessor(&self, new: &TailFile) -> Option<FileId> {
-        let before = self.files.iter().filter(|(_, file)| {
-            file.label == new.label && !file.kind.is_archive() && !file.inode.may_be(&new.inode)
+    /// The file that was at the path of a new one before it, and may end within an event. Files are in
+    /// the order of their births, so no two of them wait for each other.
+    pub(super) fn predecessor(&self, id: FileId) -> Option<FileId> {
+        let new = self.files.get(&id)?;
+        let order = |id: FileId, file: &TailFile| (file.inode.birth, id);
+        let before = self.files.iter().filter(|(other, file)| {
+            file.label == new.label && !file.kind.is_archive() && order(**other, file) < order(id, new)
         });
-        before.max_by_key(|(id, file)| (file.modified, **id)).map(|(id, _)| *id)
+        before.max_by_key(|(other, file)| order(**other, file)).map(|(other, _)| *other)
     }
 
     /// Decides by its metadata whether a file has something to read.
@@ -122,7 +125,8 @@ impl Tailer<'_> {
         let mut lost: BTreeSet<FileId> = BTreeSet::new();
         for id in missing {
             let Some(file) = self.files.get(id) else { continue };
-            let at_path = std::fs::symlink_metadata(&file.path).ok().filter(|meta| Inode::of(meta).may_be(&file.inode));
+            let at_path =
+                std::fs::symlink_metadata(&file.path).ok().filter(|meta| Inode::of(meta).may_be(&file.inode));
             match (at_path, moved_to(file)) {
                 (Some(meta), _) => self.located(*id, None, &meta),
                 (None, Some((path, meta))) => self.located(*id, Some(path), &meta),
@@ -160,7 +164,8 @@ impl Tailer<'_> {
             for entry in entries.flatten() {
                 for id in by_number.get(&entry.ino()).into_iter().flatten() {
                     let meta = std::fs::symlink_metadata(entry.path()).ok();
-                    let same = self.files.get(id).zip(meta).filter(|(f, meta)| Inode::of(meta).may_be(&f.inode));
+                    let same =
+                        self.files.get(id).zip(meta).filter(|(f, meta)| Inode::of(meta).may_be(&f.inode));
                     if let Some((_, meta)) = same
                         && lost.remove(id)
                     {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use flumen_pipeline::{Metric, SourceContext, SourceError, Stopped};
 
 use super::complaints::Complaints;
-use super::file::{Change, FileId, Prefix, Presence, TailFile};
+use super::file::{Change, FileId, Presence, TailFile};
 use super::input::Input;
 use super::limits::{CHUNK_BYTES, ROUND_PAUSE};
 use super::lines::{End, Splitter, State};
@@ -51,7 +51,7 @@ pub struct Tailer<'a> {
 
 /// Whether a file has more to read at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum More {
+pub(super) enum More {
     Yes,
     No,
 }
@@ -170,9 +170,10 @@ impl<'a> Tailer<'a> {
         Ok(any)
     }
 
-    fn read(&mut self, id: FileId) -> Result<More, SourceError> {
+    pub(super) fn read(&mut self, id: FileId) -> Result<More, SourceError> {
         let Some(file) = self.files.get(&id) else { return Ok(More::No) };
-        if file.handed_over || file.retry_at.is_some_and(|at| at > Instant::now()) || self.twin_is_there(file) {
+        if file.handed_over || file.retry_at.is_some_and(|at| at > Instant::now()) || self.twin_is_there(file)
+        {
             return Ok(More::No);
         }
         let (fresh, begins) = (file.stream.is_none(), file.offset == 0 && file.read_offset == 0);
@@ -297,7 +298,11 @@ impl<'a> Tailer<'a> {
             return Ok(false);
         }
         let opened = Input::open(&file.path, file.kind).and_then(|(input, meta)| {
-            if Inode::of(&meta).may_be(&file.inode) { Ok((input, meta)) } else { Err(io::ErrorKind::NotFound.into()) }
+            if Inode::of(&meta).may_be(&file.inode) {
+                Ok((input, meta))
+            } else {
+                Err(io::ErrorKind::NotFound.into())
+            }
         });
         let (mut input, meta) = match opened {
             Ok(opened) => opened,
@@ -344,8 +349,15 @@ impl<'a> Tailer<'a> {
         if error.kind() == io::ErrorKind::NotFound {
             self.scan_wanted = true;
         } else if file.kind.is_archive() && error.raw_os_error().is_none() {
-            let what = format!("the archive ends or is damaged at byte {} of its content ({error})", file.read_offset);
-            self.complaints.say(&file.path, &what, "what came before is delivered; read on when the file changes");
+            let what = format!(
+                "the archive ends or is damaged at byte {} of its content ({error})",
+                file.read_offset
+            );
+            self.complaints.say(
+                &file.path,
+                &what,
+                "what came before is delivered; read on when the file changes",
+            );
             file.archive_failed();
         } else {
             self.complaints.file(&file.path, error);
@@ -368,81 +380,6 @@ impl<'a> Tailer<'a> {
         file.note(&mut self.out);
         self.close(id);
         Ok(())
-    }
-
-    /// The file is not what it was: what was read of it is taken, then it begins anew.
-    fn changed(&mut self, id: FileId, change: Change) -> Result<(), SourceError> {
-        let multiline = self.settings.multiline.is_some();
-        let whole = self.files.get(&id).is_some_and(|file| !file.state.mid_line && file.prefix.is_none());
-        let join = multiline && whole && change != Change::Ambiguous;
-        self.flush(id, if join { End::Line } else { End::Event })?;
-        let Some(file) = self.files.get_mut(&id) else { return Ok(()) };
-        if change == Change::Ambiguous {
-            self.context.metrics.add(Metric::SourceGenerations, 1);
-            self.complaints.say(
-                &file.path,
-                "begins as before, but the bytes before the committed offset are different",
-                "read again from its first byte as a new stream; some events may come twice",
-            );
-        } else {
-            self.context.metrics.add(Metric::SourceRotations, 1);
-        }
-        let prefix = if join { take_prefix(file, None) } else { None };
-        if change == Change::Replaced && file.presence == Presence::Matched {
-            file.label = file.path.to_string_lossy().into();
-        }
-        file.restart();
-        if let Some((prefix, bytes)) = prefix {
-            file.held = bytes;
-            file.prefix = Some(prefix);
-        } else {
-            self.waiting.remove(&id);
-        }
-        if file.kind.is_archive() {
-            self.close(id);
-        }
-        self.ready.insert(id);
-        Ok(())
-    }
-
-    /// A new file takes the unfinished event of the file that was at its path. False: that file has to
-    /// be read to its end first.
-    fn take_over(&mut self, id: FileId) -> Result<bool, SourceError> {
-        let Some(file) = self.files.get(&id).filter(|file| file.joins) else { return Ok(true) };
-        if self.settings.multiline.is_none() || file.kind.is_archive() {
-            return Ok(true);
-        }
-        let Some(before) = self.predecessor(file) else { return Ok(true) };
-        if !file.input.as_ref().is_some_and(|input| input.metadata().is_ok_and(|meta| meta.len() > 0)) {
-            return Ok(true);
-        }
-        // The writer has moved on to this file, so what a read of the one before finds now is all of it.
-        match self.files.get_mut(&before) {
-            Some(previous) if !previous.handed_over => {
-                let settled = self.read(before)? != More::Yes;
-                if !settled {
-                    self.ready.insert(before);
-                    return Ok(false);
-                }
-                self.flush(before, End::Line)?;
-            }
-            _ => {}
-        }
-        let taken = self.files.get_mut(&before).and_then(|previous| {
-            let taken = if previous.handed_over { None } else { take_prefix(previous, Some(before)) };
-            Some((taken?, previous.grown))
-        });
-        let Some(file) = self.files.get_mut(&id) else { return Ok(true) };
-        file.joins = false;
-        if let Some(((prefix, bytes), grown)) = taken {
-            file.held = bytes;
-            file.tail_len = 0;
-            file.prefix = Some(prefix);
-            file.grown = grown;
-            self.waiting.remove(&before);
-            self.waiting.insert(id);
-        }
-        Ok(true)
     }
 
     /// Idle lines and events are taken, open files looked at, idle ones closed.
@@ -479,21 +416,4 @@ impl<'a> Tailer<'a> {
         }
         Ok(())
     }
-}
-
-/// Takes the unfinished event off a file that has come to its end (or was truncated).
-fn take_prefix(file: &mut TailFile, from: Option<FileId>) -> Option<(Prefix, Vec<u8>)> {
-    let stream = file.stream?;
-    if file.pending() == 0 || file.state.mid_line || file.prefix.is_some() {
-        return None;
-    }
-    let position = file.offset;
-    let mut bytes = file.held.get(file.tail_len..).unwrap_or_default().to_vec();
-    file.give_away();
-    file.handed_over = from.is_some();
-    let record = file.record().encode();
-    if bytes.last() != Some(&b'\n') {
-        bytes.push(b'\n');
-    }
-    Some((Prefix { stream, position, len: bytes.len(), record, from }, bytes))
 }

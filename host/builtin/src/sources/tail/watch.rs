@@ -49,7 +49,8 @@ impl Watch {
     pub fn set(&mut self, directories: &BTreeSet<PathBuf>) {
         let Some(watcher) = &mut self.watcher else { return };
         // A directory that was removed and made again has the same path and no watch.
-        let inode = |directory: &PathBuf| std::fs::metadata(directory).ok().map(|meta| (meta.dev(), meta.ino()));
+        let inode =
+            |directory: &PathBuf| std::fs::metadata(directory).ok().map(|meta| (meta.dev(), meta.ino()));
         let present: BTreeMap<&PathBuf, (u64, u64)> =
             directories.iter().filter_map(|directory| Some((directory, inode(directory)?))).collect();
         let stale = self.watched.iter().filter(|(directory, inode)| present.get(directory) != Some(inode));

@@ -31,6 +31,9 @@ struct Inner {
     faults: u64,
     dice: Dice,
     last_committed: u64,
+    /// The destination stores the cursor: what it holds is final, and no position is committed.
+    cursor_stored: bool,
+    cursor: u64,
 }
 
 impl Destination {
@@ -44,6 +47,8 @@ impl Destination {
             faults: 0,
             dice: Dice(7),
             last_committed: 0,
+            cursor_stored: false,
+            cursor: 0,
         };
         let policy = FlushPolicy { bytes: 2_000, linger: Duration::from_millis(5) };
         Destination { inner: Arc::new((Mutex::new(inner), Condvar::new())), policy }
@@ -68,6 +73,7 @@ impl Destination {
             let kept = old.flushed + dice.roll(unflushed as u64 + 1) as usize;
             new.written = old.written[..kept].to_vec();
             new.flushed = old.flushed;
+            (new.cursor_stored, new.cursor) = (old.cursor_stored, old.cursor);
         }
         next
     }
@@ -78,10 +84,10 @@ impl Destination {
         Box::new(move || {
             if !std::mem::take(&mut first) {
                 destination
-                    .maybe_fail("while a sink is made")
+                    .maybe_fail_often("while a sink is made", 30)
                     .map_err(|error| BuildError::new("", error.to_string(), "wait"))?;
             }
-            Ok(Box::new(DestinationSink(destination.clone())))
+            Ok(Box::new(DestinationSink(destination.clone(), 0)))
         })
     }
 
@@ -95,6 +101,15 @@ impl Destination {
 
     pub fn rows(&self) -> usize {
         self.inner.0.lock().written.len()
+    }
+
+    pub fn flushed(&self) -> usize {
+        self.inner.0.lock().flushed
+    }
+
+    /// The destination itself remembers how far it was written (in the same atomic step as the events).
+    pub fn set_cursor_stored(&self) {
+        self.inner.0.lock().cursor_stored = true;
     }
 
     pub fn set_held(&self, held: bool) {
@@ -121,9 +136,14 @@ impl Destination {
     }
 
     fn maybe_fail(&self, when: &str) -> Result<(), SinkError> {
+        self.maybe_fail_often(when, 1)
+    }
+
+    /// `times` as likely as it says.
+    fn maybe_fail_often(&self, when: &str, times: u64) -> Result<(), SinkError> {
         let fault = {
             let mut inner = self.inner.0.lock();
-            let faults = inner.faults;
+            let faults = inner.faults * times;
             let number = inner.dice.roll(1000);
             (number < faults).then_some(number)
         };
@@ -135,7 +155,8 @@ impl Destination {
     }
 }
 
-struct DestinationSink(Destination);
+/// With the cursor behind what was delivered.
+struct DestinationSink(Destination, u64);
 
 fn number(position: &[u8]) -> usize {
     u64::from_le_bytes(position.try_into().unwrap()) as usize
@@ -147,6 +168,12 @@ impl Sink for DestinationSink {
         let mut inner = self.0.inner.0.lock();
         if inner.down {
             return Err(SinkError::Retry("the destination is down".into()));
+        }
+        if inner.cursor_stored {
+            let flushed = inner.flushed;
+            inner.written.truncate(flushed);
+            self.1 = inner.cursor;
+            return Ok(Some(inner.cursor));
         }
         let length = committed.map_or(0, number);
         assert!(length <= inner.flushed, "{length} events are committed, but only {} were flushed", inner.flushed);
@@ -172,6 +199,7 @@ impl Sink for DestinationSink {
         self.0.maybe_fail("in the middle of a delivery")?;
         self.0.inner.0.lock().written.extend_from_slice(second);
         self.0.inner.1.notify_all();
+        self.1 = delivery.first + delivery.batch.rows() as u64;
         if !pause.is_zero() {
             context.wake.wait(pause);
         }
@@ -183,6 +211,10 @@ impl Sink for DestinationSink {
         let length = {
             let mut inner = self.0.inner.0.lock();
             inner.flushed = inner.written.len();
+            inner.cursor = self.1;
+            if inner.cursor_stored {
+                return Ok(Vec::new());
+            }
             inner.flushed as u64
         };
         self.0.maybe_fail("after a flush")?;
@@ -190,6 +222,9 @@ impl Sink for DestinationSink {
     }
 
     fn committed(&mut self, _: &mut SinkContext, position: &[u8]) -> Result<(), SinkError> {
+        if position.is_empty() {
+            return Ok(());
+        }
         let length = number(position) as u64;
         {
             let mut inner = self.0.inner.0.lock();

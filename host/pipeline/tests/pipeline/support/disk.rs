@@ -12,7 +12,11 @@ use parking_lot::{RwLock, RwLockReadGuard};
 pub struct Gate {
     closed: RwLock<()>,
     broken: AtomicBool,
+    full: AtomicBool,
 }
+
+/// What still fits when the disk is full: a segment made from the journal's reserve.
+const LAST_BYTES: u64 = 16 << 10;
 
 impl Gate {
     /// No operation begins any more; none is under way when this returns.
@@ -23,6 +27,11 @@ impl Gate {
     /// From now on every operation that writes fails.
     pub fn break_writes(&self) {
         self.broken.store(true, Ordering::Release);
+    }
+
+    /// From now on there is no space for a whole segment.
+    pub fn fill(&self) {
+        self.full.store(true, Ordering::Release);
     }
 
     fn pass(&self, writes: bool) -> io::Result<RwLockReadGuard<'_, ()>> {
@@ -94,6 +103,9 @@ impl DiskFile for GatedFile {
     }
     fn preallocate(&self, bytes: u64) -> io::Result<()> {
         let _pass = self.1.pass(true)?;
+        if bytes > LAST_BYTES && self.1.full.load(Ordering::Acquire) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.0.preallocate(bytes)
     }
     fn truncate(&self, bytes: u64) -> io::Result<()> {

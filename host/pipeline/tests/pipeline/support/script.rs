@@ -45,7 +45,7 @@ impl Script {
         Box::new(move || {
             // The first one must work: it is made by the pipeline's start.
             if !std::mem::take(&mut first) {
-                match script.fault() {
+                match script.fault(8) {
                     Fault::None => {}
                     Fault::Error => return Err(BuildError::new("", "not now", "wait")),
                     Fault::Panic => panic!("a fault of the test while a source is made"),
@@ -66,17 +66,18 @@ impl Script {
         std::iter::successors(Some(0), next).collect()
     }
 
-    fn fault(&self) -> Fault {
+    /// `times` as likely as it says.
+    fn fault(&self, times: u64) -> Fault {
         let mut dice = self.dice.lock();
         match dice.roll(1000) {
-            number if number >= self.faults => Fault::None,
+            number if number >= self.faults * times => Fault::None,
             number if number % 2 == 0 => Fault::Error,
             _ => Fault::Panic,
         }
     }
 
     fn maybe_fail(&self, when: &str) -> Result<(), SourceError> {
-        match self.fault() {
+        match self.fault(1) {
             Fault::None => Ok(()),
             Fault::Error => Err(SourceError::Retry(format!("a fault of the test {when}"))),
             Fault::Panic => panic!("a fault of the test {when}"),

@@ -21,6 +21,8 @@ pub struct World {
     dir: tempfile::TempDir,
     pub gate: Arc<Gate>,
     pub plan: PipelinePlan,
+    /// For acknowledgements on a full disk.
+    pub reserve_bytes: u64,
 }
 
 pub struct Running {
@@ -75,7 +77,7 @@ pub fn interceptor(name: &str, on_reject: OnReject) -> InterceptorPlan {
 
 impl World {
     pub fn new(plan: PipelinePlan) -> World {
-        World { dir: tempfile::tempdir().unwrap(), gate: Arc::default(), plan }
+        World { dir: tempfile::tempdir().unwrap(), gate: Arc::default(), plan, reserve_bytes: 0 }
     }
 
     /// Segments are small, so that tests roll and delete them.
@@ -84,7 +86,7 @@ impl World {
             dir: self.dir.path().join(name),
             segment_bytes: 64 << 10,
             window_bytes: 32 << 10,
-            reserve_bytes: 0,
+            reserve_bytes: self.reserve_bytes,
             snapshot_every_bytes: 32 << 10,
             ..FileConfig::default()
         };
