@@ -52,6 +52,7 @@ pub(crate) trait Release: Send + Sync {
 /// A component as it is: what it exports and imports by name.
 pub(crate) struct Shape {
     pub(crate) world: &'static str,
+    /// Without [`v0_1::TYPES`]: every guest names it, and there is nothing in it to call.
     pub(crate) imports: Vec<String>,
     pub(crate) exports: Vec<String>,
     /// Host powers that it needs.
@@ -61,7 +62,8 @@ pub(crate) struct Shape {
 /// Looks at a component: it has to be of a known release, and import nothing unknown.
 pub(crate) fn shape(engine: &Engine, component: &Component, path: &Path) -> Result<Shape, LoadError> {
     let types = component.component_type();
-    let imports: Vec<String> = types.imports(engine).map(|(name, _)| name.to_owned()).collect();
+    let imports = types.imports(engine).map(|(name, _)| name).filter(|name| *name != v0_1::TYPES);
+    let imports: Vec<String> = imports.map(str::to_owned).collect();
     let exports: Vec<String> = types.exports(engine).map(|(name, _)| name.to_owned()).collect();
     match types.get_export(engine, v0_1::GUEST).map(|export| export.ty) {
         Some(ComponentItem::ComponentInstance(guest)) => v0_1::check_guest(engine, &types, &guest, path)?,
@@ -76,7 +78,7 @@ pub(crate) fn shape(engine: &Engine, component: &Component, path: &Path) -> Resu
 }
 
 fn is_known(import: &str) -> bool {
-    import == v0_1::TYPES || v0_1::power(import).is_some() || is_wasi(import)
+    v0_1::power(import).is_some() || is_wasi(import)
 }
 
 /// Interfaces of WASI, of any version: they load, but lead nowhere (no files, environment, sockets or clocks).

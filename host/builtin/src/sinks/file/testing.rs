@@ -115,6 +115,7 @@ impl TroubledDisk {
             let mut content = content[..keep].to_vec();
             content[*synced as usize..].iter_mut().for_each(|byte| *byte = trouble.random.random());
             std::fs::write(path, content).unwrap();
+            *synced = keep as u64;
         }
     }
 

@@ -53,7 +53,7 @@ impl Tailer<'_> {
         if self.settings.multiline.is_none() || file.kind.is_archive() {
             return Ok(true);
         }
-        let Some(before) = None else { return Ok(true) };
+        let Some(before) = self.predecessor(id) else { return Ok(true) };
         if !file.input.as_ref().is_some_and(|input| input.metadata().is_ok_and(|meta| meta.len() > 0)) {
             return Ok(true);
         }

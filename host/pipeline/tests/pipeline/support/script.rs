@@ -122,9 +122,11 @@ impl Source for Script {
             self.emitted.fetch_add(rows, Ordering::AcqRel);
             self.maybe_fail("after an emission")?;
         }
-        while self.stays {
+        if !self.stays {
+            return Ok(());
+        }
+        loop {
             context.wait(Duration::from_secs(60))?;
         }
-        Ok(())
     }
 }
