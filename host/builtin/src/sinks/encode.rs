@@ -140,7 +140,7 @@ fn text(batch: &Batch, rows: Range<usize>, out: &mut Vec<u8>, until: usize) -> u
     let values = batch.body().value_data();
     let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else { return 0 };
     // All of it, or up to `until` and the event that passes it: one growth at most in the usual case.
-    out.reserve(((last - first) as usize + rows.len()).min(until.saturating_sub(out.len()) + 4_096));
+    out.reserve(((last - first) as usize + rows.len()).min(until.saturating_sub(out.len()).saturating_add(4_096)));
     let mut taken = 0;
     for pair in offsets.windows(2) {
         if let [from, to] = pair

@@ -149,10 +149,12 @@ fn a_full_disk_does_not_let_acknowledgements_pass_what_they_depend_on() {
         });
         (destination.make(), vec![early as Arc<dyn flumen_pipeline::Interceptor>])
     };
+    // A sink with positions is held back by the journal: no commit passes one that writes the same position.
+    destination.set_forgetful();
     destination.set_held(true);
     let script = Script::new(1, TOTAL, 50);
     let running = world.start(vec![script.make()], Vec::new(), vec![sink(&destination)]);
-    until("some events are in the channel", || running.head("main") > 200);
+    until("some events are durable", || running.journal.status().commits > 20);
     world.gate.fill();
     until("the disk is full", || running.journal.status().waiting_for.is_some());
     let commits = running.journal.status().commits;
@@ -166,7 +168,10 @@ fn a_full_disk_does_not_let_acknowledgements_pass_what_they_depend_on() {
 
     world.start(vec![script.make()], Vec::new(), vec![sink(&destination)]).finish();
     assert_exactly(&world.quarantined(), &[1], TOTAL, bad, "quarantine");
-    assert_exactly(&destination.records(), &[1], TOTAL, |position| !bad(position), "delivered");
+    let mut delivered = destination.records();
+    delivered.sort_by_key(|record| record.position);
+    delivered.dedup();
+    assert_exactly(&delivered, &[1], TOTAL, |position| !bad(position), "delivered, at least once");
 }
 
 /// A destination that takes nothing: what goes to quarantine does not pile up in memory until the next flush.

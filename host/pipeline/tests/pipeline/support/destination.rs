@@ -34,6 +34,8 @@ struct Inner {
     /// The destination stores the cursor: what it holds is final, and no position is committed.
     cursor_stored: bool,
     cursor: u64,
+    /// It remembers nothing: at least once.
+    is_forgetful: bool,
 }
 
 impl Destination {
@@ -49,6 +51,7 @@ impl Destination {
             last_committed: 0,
             cursor_stored: false,
             cursor: 0,
+            is_forgetful: false,
         };
         let policy = FlushPolicy { bytes: 2_000, linger: Duration::from_millis(5) };
         Destination { inner: Arc::new((Mutex::new(inner), Condvar::new())), policy }
@@ -74,6 +77,7 @@ impl Destination {
             new.written = old.written[..kept].to_vec();
             new.flushed = old.flushed;
             (new.cursor_stored, new.cursor) = (old.cursor_stored, old.cursor);
+            new.is_forgetful = old.is_forgetful;
         }
         next
     }
@@ -110,6 +114,11 @@ impl Destination {
     /// The destination itself remembers how far it was written (in the same atomic step as the events).
     pub fn set_cursor_stored(&self) {
         self.inner.0.lock().cursor_stored = true;
+    }
+
+    /// The destination remembers nothing, like a terminal: events may come twice.
+    pub fn set_forgetful(&self) {
+        self.inner.0.lock().is_forgetful = true;
     }
 
     pub fn set_held(&self, held: bool) {
@@ -175,6 +184,9 @@ impl Sink for DestinationSink {
             self.1 = inner.cursor;
             return Ok(Some(inner.cursor));
         }
+        if inner.is_forgetful {
+            return Ok(None);
+        }
         let length = committed.map_or(0, number);
         assert!(length <= inner.flushed, "{length} events are committed, but only {} were flushed", inner.flushed);
         inner.written.truncate(length);
@@ -212,7 +224,7 @@ impl Sink for DestinationSink {
             let mut inner = self.0.inner.0.lock();
             inner.flushed = inner.written.len();
             inner.cursor = self.1;
-            if inner.cursor_stored {
+            if inner.cursor_stored || inner.is_forgetful {
                 return Ok(Vec::new());
             }
             inner.flushed as u64
