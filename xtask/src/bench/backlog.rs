@@ -34,8 +34,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let binary = build::host(true)?;
     let input = input::of_size(arguments.size_mb)?;
     let held = HeldBack::start(binary, &input.path)?;
-    // The last line may wait for its idle time: all but the last batch is enough of a backlog.
-    held.wait_read(input.bytes - (4 << 20))?;
+    // Bodies have no newlines; all but the last batch is enough of a backlog.
+    held.wait_read(input.bytes - input.lines - (4 << 20))?;
     let HeldBack { agent, scene } = held;
     agent.kill()?;
     std::fs::remove_file(&scene.output)?;
