@@ -206,7 +206,7 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    /// What recipes.md section 9 says about this way of cutting, verified here at every run.
+    /// The premise of this way of cutting, verified at every run.
     #[test]
     fn what_was_synced_is_there_after_a_cut_and_nothing_else() {
         if !may_mount() {

@@ -2,7 +2,7 @@
 //!
 //! Random crashes, power losses and errors of the disk are in `src/sinks/file/tests.rs`.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -122,7 +122,10 @@ fn a_file_is_open_until_it_is_full_and_committed_and_a_stop_finishes_the_rest() 
     outlet.flush().unwrap();
     assert!(files(root.path()).contains_key("a-000003.log.open"));
     outlet.close();
-    expect(root.path(), &[("a-000001.log", "one\ntwo\n"), ("a-000002.log", "three\n"), ("a-000003.log", "x\n")]);
+    expect(
+        root.path(),
+        &[("a-000001.log", "one\ntwo\n"), ("a-000002.log", "three\n"), ("a-000003.log", "x\n")],
+    );
     Outlet::start(&record, &root.path().join("a.log"), &[]).close();
     assert_eq!(files(root.path()).len(), 3, "a restart without events makes no file");
 }
@@ -159,7 +162,9 @@ fn other_settings_finish_the_old_files() {
     outlet.close();
     let files = files(root.path());
     assert_eq!(files["a-000001.log"], "one\n");
-    assert!(files["a-000002.log"].starts_with("{\"time\":\"1970-01-01T00:00:00.000000000Z\",\"body\":\"two\""));
+    assert!(
+        files["a-000002.log"].starts_with("{\"time\":\"1970-01-01T00:00:00.000000000Z\",\"body\":\"two\"")
+    );
 }
 
 #[test]
@@ -182,6 +187,23 @@ fn a_file_that_someone_cut_or_removed_is_reported_and_delivery_goes_on() {
         root.path(),
         &[("cut-000001.log", "one\n"), ("cut-000003.log", "four\n"), ("removed-000004.log", "five\n")],
     );
+}
+
+#[test]
+fn what_was_written_to_a_removed_file_is_not_acknowledged() {
+    let root = tempfile::tempdir().unwrap();
+    let mut outlet = Outlet::start(&Record::default(), &root.path().join("sub/a.log"), &[]);
+    outlet.deliver(&["one"], None).unwrap();
+    outlet.flush().unwrap();
+    std::fs::remove_dir_all(root.path().join("sub")).unwrap();
+    outlet.deliver(&["two"], None).unwrap();
+    let error = outlet.flush().unwrap_err();
+    assert!(error.to_string().contains("was removed"), "{error}");
+    outlet.recover();
+    assert_eq!(outlet.context.metrics.get(Metric::SinkFilesDamaged), 1);
+    outlet.deliver(&["two"], None).unwrap();
+    outlet.close();
+    expect(root.path(), &[("sub/a-000002.log", "two\n")]);
 }
 
 #[test]
@@ -221,7 +243,8 @@ fn no_event_leaves_the_directory_and_no_file_is_replaced() {
 fn a_file_is_finished_by_time_without_events() {
     let root = tempfile::tempdir().unwrap();
     let interval = Value::Duration(Duration::from_millis(30));
-    let mut outlet = Outlet::start(&Record::default(), &root.path().join("a.log"), &[("roll_interval", interval)]);
+    let mut outlet =
+        Outlet::start(&Record::default(), &root.path().join("a.log"), &[("roll_interval", interval)]);
     outlet.deliver(&["one"], None).unwrap();
     outlet.flush().unwrap();
     let begin = Instant::now();
@@ -242,7 +265,9 @@ fn more_buckets_than_open_files() {
     for round in 0..3 {
         for host in 0..10 {
             outlet.deliver(&[&format!("{round} {host}")], Some(&host.to_string())).unwrap();
-            let held = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+            let held = std::fs::read_dir("/proc/self/fd")
+                .unwrap()
+                .filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
             assert!(held.filter(|path| path.starts_with(root.path())).count() <= 3);
         }
     }
@@ -259,8 +284,10 @@ impl SmallDisk {
     /// `None` without the right to mount.
     fn mount(at: PathBuf) -> Option<SmallDisk> {
         std::fs::create_dir(&at).unwrap();
-        let mounted =
-            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&at).output();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+            .arg(&at)
+            .output();
         mounted.is_ok_and(|output| output.status.success()).then_some(SmallDisk(at))
     }
 }
@@ -303,6 +330,7 @@ fn a_full_disk_is_said_in_words_and_when_it_has_room_nothing_is_lost_or_doubled(
     }
     assert!(errors >= 3, "the disk was never full");
     outlet.close();
-    let expected: String = (0..12).flat_map(|round| (0..200).map(move |row| line(round, row) + "\n")).collect();
+    let expected: String =
+        (0..12).flat_map(|round| (0..200).map(move |row| line(round, row) + "\n")).collect();
     assert!(files(&disk.0)["a-000001.log"] == expected);
 }

@@ -82,8 +82,12 @@ impl Batch {
 
     fn check(&self) -> Result<(), BatchError> {
         let expected = self.rows();
-        let fixed: [(&'static str, &dyn Array); 4] =
-            [("time", &self.time), ("body", &self.body), ("stream", &self.stream), ("position", &self.position)];
+        let fixed: [(&'static str, &dyn Array); 4] = [
+            ("time", &self.time),
+            ("body", &self.body),
+            ("stream", &self.stream),
+            ("position", &self.position),
+        ];
         for (name, column) in fixed {
             if column.len() != expected {
                 return Err(BatchError::Rows { column: name.into(), rows: column.len(), expected });
@@ -162,14 +166,18 @@ impl Batch {
 
     /// Identity of one event; `None` past the last row.
     pub fn identity(&self, row: usize) -> Option<Identity> {
-        (row < self.rows()).then(|| Identity { stream: self.stream.value(row), position: self.position.value(row) })
+        (row < self.rows())
+            .then(|| Identity { stream: self.stream.value(row), position: self.position.value(row) })
     }
 
     /// Bytes of all columns that these rows use: what the batch counts in a channel's capacity.
     pub fn bytes(&self) -> usize {
         let rows = self.rows();
-        let headers: usize =
-            self.headers.iter().map(|h| range_bytes(h.values.value_offsets()) + rows * 4 + rows.div_ceil(8)).sum();
+        let headers: usize = self
+            .headers
+            .iter()
+            .map(|h| range_bytes(h.values.value_offsets()) + rows * 4 + rows.div_ceil(8))
+            .sum();
         range_bytes(self.body.value_offsets()) + rows * (4 + 8 + 8 + 8) + headers
     }
 
@@ -216,11 +224,19 @@ impl Batch {
             return Ok(());
         }
         if rows.len() > limits::ROWS_MAX {
-            return Err(BatchError::Limit { what: "rows of a batch", value: rows.len(), limit: limits::ROWS_MAX });
+            return Err(BatchError::Limit {
+                what: "rows of a batch",
+                value: rows.len(),
+                limit: limits::ROWS_MAX,
+            });
         }
         let headers = self.headers.iter().map(|header| header.values.value_offsets());
         let columns: Vec<&[i32]> = std::iter::once(self.body.value_offsets()).chain(headers).collect();
-        let value = rows.values().iter().map(|row| columns.iter().map(|offsets| row_bytes(offsets, *row)).sum::<usize>()).sum();
+        let value = rows
+            .values()
+            .iter()
+            .map(|row| columns.iter().map(|offsets| row_bytes(offsets, *row)).sum::<usize>())
+            .sum();
         match value > limits::BYTES_MAX {
             true => Err(BatchError::Limit { what: "bytes of a batch", value, limit: limits::BYTES_MAX }),
             false => Ok(()),
@@ -278,7 +294,9 @@ impl Batch {
         self
     }
 
-    pub(crate) fn into_columns(self) -> (Int64Array, BinaryArray, Vec<HeaderColumn>, UInt64Array, UInt64Array) {
+    pub(crate) fn into_columns(
+        self,
+    ) -> (Int64Array, BinaryArray, Vec<HeaderColumn>, UInt64Array, UInt64Array) {
         (self.time, self.body, self.headers, self.stream, self.position)
     }
 }
@@ -316,5 +334,9 @@ fn concat<'a, A: Array + Clone + 'static>(columns: impl Iterator<Item = &'a A>) 
 
 fn downcast<A: Array + Clone + 'static>(array: &dyn Array) -> Result<A, ArrowError> {
     // The kernels keep the type of their input, so this is unreachable; an error costs nothing.
-    array.as_any().downcast_ref::<A>().cloned().ok_or_else(|| ArrowError::CastError("kernel changed the type".into()))
+    array
+        .as_any()
+        .downcast_ref::<A>()
+        .cloned()
+        .ok_or_else(|| ArrowError::CastError("kernel changed the type".into()))
 }

@@ -60,7 +60,8 @@ impl BatchBuilder {
 
     /// True if an event of `body_bytes` would break a limit of the batch.
     pub fn is_full_for(&self, body_bytes: usize) -> bool {
-        self.rows() >= limits::ROWS_MAX || (self.data.len() + body_bytes + (self.rows() + 1) * 28) > limits::BYTES_MAX
+        self.rows() >= limits::ROWS_MAX
+            || (self.data.len() + body_bytes + (self.rows() + 1) * 28) > limits::BYTES_MAX
     }
 
     /// The batch, with the given headers on it; the builder is empty again afterwards.

@@ -77,7 +77,9 @@ impl Difference {
     pub fn apply(mut self, input: &Batch) -> Result<Applied, ApplyError> {
         let rows = input.rows();
         // Both lists are compared with the headers one by one.
-        for (what, value) in [("headers set", self.set_headers.len()), ("headers removed", self.remove_headers.len())] {
+        for (what, value) in
+            [("headers set", self.set_headers.len()), ("headers removed", self.remove_headers.len())]
+        {
             if value > limits::HEADERS_MAX {
                 return Err(BatchError::Limit { what, value, limit: limits::HEADERS_MAX }.into());
             }
@@ -104,7 +106,8 @@ impl Difference {
         };
         let rejected_rows: UInt32Array = self.rejected.iter().map(|rejection| rejection.row).collect();
         let rejected = input.take(&rejected_rows)?;
-        let reasons = std::mem::take(&mut self.rejected).into_iter().map(|rejection| rejection.reason).collect();
+        let reasons =
+            std::mem::take(&mut self.rejected).into_iter().map(|rejection| rejection.reason).collect();
         let (mut time, mut body, mut headers, stream, position) = moved.into_columns();
         headers.retain(|header| !self.replaces(&header.name));
         if let Some(new) = self.body {
@@ -135,12 +138,18 @@ impl Difference {
     }
 
     fn replaces(&self, header: &str) -> bool {
-        self.remove_headers.iter().any(|name| **name == *header) || self.set_headers.iter().any(|set| *set.name == *header)
+        self.remove_headers.iter().any(|name| **name == *header)
+            || self.set_headers.iter().any(|set| *set.name == *header)
     }
 }
 
 /// Checks `rows_from` against the input and the rejected rows; returns how many rows are dropped.
-fn check_rows(from: &UInt32Array, rejected: &[bool], rows: usize, rejections: usize) -> Result<usize, ApplyError> {
+fn check_rows(
+    from: &UInt32Array,
+    rejected: &[bool],
+    rows: usize,
+    rejections: usize,
+) -> Result<usize, ApplyError> {
     let mut named = 0;
     let mut rising = true;
     let mut previous: Option<u32> = None;

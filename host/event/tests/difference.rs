@@ -26,7 +26,8 @@ type Values = Vec<Option<String>>;
 /// A batch as arrow has it after some life: columns with and without nulls, cut out of a longer one.
 fn batches() -> impl Strategy<Value = Batch> {
     let value = || option::weighted(0.7, "[a-zé]{0,5}");
-    let row = (any::<i64>(), vec(any::<u8>(), 0..12), 0u64..3, any::<u64>(), [value(), value(), value(), value()]);
+    let row =
+        (any::<i64>(), vec(any::<u8>(), 0..12), 0u64..3, any::<u64>(), [value(), value(), value(), value()]);
     let used = [any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()];
     (vec(row, 0..24), used, 0usize..8, 0usize..24).prop_map(|(rows, used, first, length)| {
         let column = |index: usize| rows.iter().map(|row| row.4[index].clone()).collect::<StringArray>();
@@ -74,7 +75,8 @@ struct Plan {
 const COLUMN: usize = 64;
 
 fn plans() -> impl Strategy<Value = (Vec<Index>, Option<Vec<Index>>, Plan)> {
-    let name = || prop::sample::select(vec!["host", "level", "né", "x", "new", "newer"]).prop_map(String::from);
+    let name =
+        || prop::sample::select(vec!["host", "level", "né", "x", "new", "newer"]).prop_map(String::from);
     let set = prop::collection::btree_map(name(), vec(option::weighted(0.7, "[a-zé]{0,5}"), COLUMN), 0..4);
     let plan = (
         option::of(vec(vec(any::<u8>(), 0..8), COLUMN)),
@@ -122,10 +124,17 @@ impl Plan {
         Difference {
             rows_from: self.rows_from.clone().map(UInt32Array::from),
             body: self.body.as_ref().map(|body| BinaryArray::from_iter_values(body.iter().take(outputs))),
-            time: self.time.as_ref().map(|time| Int64Array::from_iter_values(time.iter().take(outputs).copied())),
+            time: self
+                .time
+                .as_ref()
+                .map(|time| Int64Array::from_iter_values(time.iter().take(outputs).copied())),
             set_headers: self.set.iter().map(set).collect(),
             remove_headers: self.remove.iter().map(|name| name.as_str().into()).collect(),
-            rejected: self.rejected.iter().map(|&row| Rejection { row, reason: format!("row {row}") }).collect(),
+            rejected: self
+                .rejected
+                .iter()
+                .map(|&row| Rejection { row, reason: format!("row {row}") })
+                .collect(),
         }
     }
 

@@ -74,7 +74,8 @@ impl Agent {
         let lock = lock(&plan.data_dir)?;
         let host = PluginHost::new(HostConfig::new(plan.data_dir.join(CACHE_DIR)))
             .map_err(|error| anyhow::anyhow!("cannot start the plugin host: {error}"))?;
-        let mut agent = Agent { plan, pipelines: Vec::new(), started: Instant::now(), _host: host.clone(), _lock: lock };
+        let mut agent =
+            Agent { plan, pipelines: Vec::new(), started: Instant::now(), _host: host.clone(), _lock: lock };
         let plan = agent.plan.clone();
         // All plugins first: a pipeline whose plugin is missing must not start another one half.
         let mut opened = Vec::new();
@@ -88,7 +89,8 @@ impl Agent {
         for (pipeline, plugins) in plan.pipelines.iter().zip(opened) {
             match start_pipeline(&plan, pipeline, &plugins, files) {
                 Ok(running) => {
-                    let slots = plugins.chain.into_iter().chain(plugins.sinks.into_iter().flatten()).collect();
+                    let slots =
+                        plugins.chain.into_iter().chain(plugins.sinks.into_iter().flatten()).collect();
                     agent.pipelines.push((running, slots));
                 }
                 Err(failure) => {
@@ -108,7 +110,8 @@ impl Agent {
 
     /// Why no pipeline can go on, if none can.
     pub fn failure(&self) -> Option<String> {
-        let failures: Vec<String> = self.pipelines.iter().filter_map(|(pipeline, _)| pipeline.failure()).collect();
+        let failures: Vec<String> =
+            self.pipelines.iter().filter_map(|(pipeline, _)| pipeline.failure()).collect();
         (failures.len() == self.pipelines.len()).then(|| failures.join("; "))
     }
 
@@ -121,7 +124,11 @@ impl Agent {
             match pipeline.stop(deadline) {
                 StopOutcome::Drained => tracing::info!(pipeline = name, "stopped; everything is delivered"),
                 StopOutcome::Left(events) => {
-                    tracing::info!(pipeline = name, events, "stopped; events are left in the journal for the next start");
+                    tracing::info!(
+                        pipeline = name,
+                        events,
+                        "stopped; events are left in the journal for the next start"
+                    );
                 }
                 StopOutcome::Failed(reason) => {
                     fine = false;
@@ -192,7 +199,10 @@ pub fn open_plugins(
         }
         slots
     };
-    Plugins { chain: open(&plan.interceptors), sinks: plan.sinks.iter().map(|sink| open(&sink.interceptors)).collect() }
+    Plugins {
+        chain: open(&plan.interceptors),
+        sinks: plan.sinks.iter().map(|sink| open(&sink.interceptors)).collect(),
+    }
 }
 
 /// A load error as the option that it is about.
@@ -244,23 +254,30 @@ fn start_pipeline(
         journal,
         quarantine: kept,
         sources: (plan.sources.iter().cloned())
-            .map(|source| Box::new(move || registry::build_source(&source)) as flumen_pipeline::feed::MakeSource)
+            .map(|source| {
+                Box::new(move || registry::build_source(&source)) as flumen_pipeline::feed::MakeSource
+            })
             .collect(),
         interceptors: interceptors(&plugins.chain),
         sinks: (plan.sinks.iter().cloned().zip(&plugins.sinks))
             .map(|(sink, slots)| {
-                let make = Box::new(move || registry::build_sink(&sink)) as flumen_pipeline::deliver::MakeSink;
+                let make =
+                    Box::new(move || registry::build_sink(&sink)) as flumen_pipeline::deliver::MakeSink;
                 (make, interceptors(slots))
             })
             .collect(),
     };
-    Pipeline::start(parts)
-        .map_err(|error| Failure::Config(vec![files.diagnostic_for(&plan.name, error.kind, &error.component, &error.error)]))
+    Pipeline::start(parts).map_err(|error| {
+        Failure::Config(vec![files.diagnostic_for(&plan.name, error.kind, &error.component, &error.error)])
+    })
 }
 
-fn open_journal(config: FileConfig, channels: Vec<flumen_journal::ChannelSpec>) -> Result<Arc<dyn Journal>, Failure> {
+fn open_journal(
+    config: FileConfig,
+    channels: Vec<flumen_journal::ChannelSpec>,
+) -> Result<Arc<dyn Journal>, Failure> {
     let dir = config.dir.clone();
-    match FileJournal::open(config, channels, Arc::new(OsDisk), Arc::new(OsClock::default())) {
+    match FileJournal::open(config, channels, Arc::new(OsDisk), Arc::new(OsClock)) {
         Ok(journal) => Ok(journal),
         Err(OpenError::Locked(_)) => Err(Failure::Locked(locked(&dir))),
         Err(error) => Err(anyhow::Error::new(error).into()),

@@ -29,13 +29,15 @@ pub fn serve(data_dir: &Path, answer: impl Fn(&str) -> Option<String> + Send + '
         bail!("cannot remove the old {}: {error}", path.display());
     }
     let (dir, short) = short_path(data_dir)?;
-    let listener = UnixListener::bind(&short).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let listener =
+        UnixListener::bind(&short).with_context(|| format!("cannot listen on {}", path.display()))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("cannot set the mode of {}", path.display()))?;
     std::thread::Builder::new().name("control".into()).spawn(move || {
         let _keep = dir;
         for stream in listener.incoming() {
-            if let Err(error) = stream.map_err(anyhow::Error::from).and_then(|stream| handle(stream, &answer)) {
+            if let Err(error) = stream.map_err(anyhow::Error::from).and_then(|stream| handle(stream, &answer))
+            {
                 tracing::debug!(%error, "control connection failed");
             }
         }
@@ -70,7 +72,8 @@ pub fn ask(data_dir: &Path, request: &str) -> Result<String> {
 /// A socket's path has at most 107 bytes; a data directory may be deeper. Through the directory's own
 /// descriptor the path is always short.
 fn short_path(data_dir: &Path) -> Result<(File, String)> {
-    let dir = File::open(data_dir).with_context(|| format!("cannot open the data directory {}", data_dir.display()))?;
+    let dir = File::open(data_dir)
+        .with_context(|| format!("cannot open the data directory {}", data_dir.display()))?;
     let short = format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd());
     Ok((dir, short))
 }

@@ -48,10 +48,14 @@ pub fn init(args: &LogArgs, default_level: &str) -> Result<Repeats, Failure> {
     let repeats = Repeats::default();
     let registry = tracing_subscriber::registry().with(filter).with(repeats.clone());
     match args.log_format {
-        LogFormat::Json => registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init(),
+        LogFormat::Json => {
+            registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()
+        }
         LogFormat::Human => {
             let color = std::io::stderr().is_terminal();
-            registry.with(fmt::layer().with_target(false).with_ansi(color).with_writer(std::io::stderr)).try_init()
+            registry
+                .with(fmt::layer().with_target(false).with_ansi(color).with_writer(std::io::stderr))
+                .try_init()
         }
     }
     .map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))?;

@@ -12,7 +12,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-
 /// The log agent whose logic belongs to its users: nothing lost, nothing twice, through your own code.
 #[derive(Debug, Parser)]
 #[command(name = "flumen", version, disable_help_subcommand = true)]

@@ -64,7 +64,12 @@ impl Chain {
 }
 
 impl Link {
-    fn process(&self, version: &dyn InterceptorVersion, batch: Batch, quarantined: &mut Vec<Quarantined>) -> Batch {
+    fn process(
+        &self,
+        version: &dyn InterceptorVersion,
+        batch: Batch,
+        quarantined: &mut Vec<Quarantined>,
+    ) -> Batch {
         let metrics = &self.metrics;
         metrics.add(Metric::InterceptorCalls, 1);
         metrics.add(Metric::InterceptorEventsIn, batch.rows() as u64);
@@ -75,17 +80,30 @@ impl Link {
         metrics.add(Metric::InterceptorNs, begin.elapsed().as_nanos() as u64);
         let Ok(processed) = processed else {
             let name = self.interceptor.name();
-            tracing::error!(interceptor = name, events = input.rows(), "the plugin host panicked; events go to quarantine");
+            tracing::error!(
+                interceptor = name,
+                events = input.rows(),
+                "the plugin host panicked; events go to quarantine"
+            );
             metrics.add(Metric::InterceptorFailed, input.rows() as u64);
             let reasons = vec!["the plugin host panicked (a bug of Flumen)".to_string(); input.rows()];
-            quarantined.push(Quarantined { batch: input, reasons, by: name.into(), hash: "".into(), rejected: false });
+            quarantined.push(Quarantined {
+                batch: input,
+                reasons,
+                by: name.into(),
+                hash: "".into(),
+                rejected: false,
+            });
             return Batch::empty();
         };
         metrics.add(Metric::InterceptorEventsOut, processed.kept.rows() as u64);
         metrics.add(Metric::InterceptorDropped, processed.dropped);
         for group in processed.quarantined {
             let rows = group.batch.rows() as u64;
-            metrics.add(if group.rejected { Metric::InterceptorRejected } else { Metric::InterceptorFailed }, rows);
+            metrics.add(
+                if group.rejected { Metric::InterceptorRejected } else { Metric::InterceptorFailed },
+                rows,
+            );
             if !group.rejected || self.on_reject == OnReject::Quarantine {
                 quarantined.push(group);
             }

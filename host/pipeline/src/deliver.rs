@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use flumen_journal::{Ack, ChannelId, Commit, CommitError, Delivery, Journal, ReadError, Reader, ReaderId, Ticket};
+use flumen_journal::{
+    Ack, ChannelId, Commit, CommitError, Delivery, Journal, ReadError, Reader, ReaderId, Ticket,
+};
 
 use crate::chain::Chain;
 use crate::component::BuildError;
@@ -75,7 +77,12 @@ pub fn position_key(sink: &str) -> Vec<u8> {
 
 impl Outlet {
     /// Starts the sink's thread.
-    pub fn start(name: &str, mut make: MakeSink, chain: Chain, place: OutletPlace) -> Result<Outlet, BuildError> {
+    pub fn start(
+        name: &str,
+        mut make: MakeSink,
+        chain: Chain,
+        place: OutletPlace,
+    ) -> Result<Outlet, BuildError> {
         let name: Arc<str> = name.into();
         let sink = make()?;
         let metrics = ComponentMetrics::new(ComponentKind::Sink, name.clone());
@@ -194,15 +201,17 @@ impl Runner {
         loop {
             let (begin, delivered) = (Instant::now(), self.context.metrics.get(Metric::SinkEvents));
             let error = match sink.as_mut() {
-                Some(running) => match catch_unwind(AssertUnwindSafe(|| self.deliver_all(running.as_mut()))) {
-                    Ok(Ok(())) => return self.ended(),
-                    Ok(Err(SinkError::Stopped)) => return self.stopped(),
-                    Ok(Err(SinkError::Retry(error))) => error,
-                    Err(_) => {
-                        sink = None;
-                        "the sink panicked (a bug of Flumen); it is made anew".to_string()
+                Some(running) => {
+                    match catch_unwind(AssertUnwindSafe(|| self.deliver_all(running.as_mut()))) {
+                        Ok(Ok(())) => return self.ended(),
+                        Ok(Err(SinkError::Stopped)) => return self.stopped(),
+                        Ok(Err(SinkError::Retry(error))) => error,
+                        Err(_) => {
+                            sink = None;
+                            "the sink panicked (a bug of Flumen); it is made anew".to_string()
+                        }
                     }
-                },
+                }
                 None => match catch_unwind(AssertUnwindSafe(&mut *make)) {
                     Ok(Ok(fresh)) => {
                         sink = Some(fresh);
@@ -213,7 +222,8 @@ impl Runner {
                 },
             };
             // A sink that gets on between its errors is tried again soon.
-            if begin.elapsed() > limits::RETRY_MAX || self.context.metrics.get(Metric::SinkEvents) > delivered {
+            if begin.elapsed() > limits::RETRY_MAX || self.context.metrics.get(Metric::SinkEvents) > delivered
+            {
                 pause = limits::RETRY_FIRST;
             }
             tracing::error!(sink = &*self.context.name, %error, retry_in_ms = pause.as_millis() as u64, "sink failed");
@@ -252,7 +262,9 @@ impl Runner {
             }
             let policy = sink.flush_policy();
             let wait = match &self.unflushed {
-                Some(unflushed) => policy.linger.saturating_sub(unflushed.since.elapsed()).min(limits::SINK_WAIT),
+                Some(unflushed) => {
+                    policy.linger.saturating_sub(unflushed.since.elapsed()).min(limits::SINK_WAIT)
+                }
                 None => limits::SINK_WAIT,
             };
             // While acknowledgements are under way the wait is short, so that their last steps are not late.
@@ -265,10 +277,9 @@ impl Runner {
                 Err(ReadError::Closing) => return Err(SinkError::Stopped),
                 Err(error) => return Err(SinkError::Retry(error.to_string())),
             }
-            let due = self
-                .unflushed
-                .as_ref()
-                .is_some_and(|unflushed| unflushed.bytes >= policy.bytes || unflushed.since.elapsed() >= policy.linger);
+            let due = self.unflushed.as_ref().is_some_and(|unflushed| {
+                unflushed.bytes >= policy.bytes || unflushed.since.elapsed() >= policy.linger
+            });
             // What goes to quarantine waits in memory and becomes one commit.
             let due = due || self.context.quarantined_bytes() >= limits::SINK_QUARANTINE_BYTES;
             if due || sink.due() {
@@ -307,8 +318,12 @@ impl Runner {
     fn is_ours(&self, stored: u64) -> bool {
         let head = quarantine::head(self.place.journal.as_ref(), self.place.channel);
         if stored > head {
-            tracing::error!(sink = &*self.context.name, stored, head,
-                "the destination's cursor is past the channel's end: not used; what it holds may come twice");
+            tracing::error!(
+                sink = &*self.context.name,
+                stored,
+                head,
+                "the destination's cursor is past the channel's end: not used; what it holds may come twice"
+            );
         }
         stored <= head
     }

@@ -128,7 +128,8 @@ impl Feed {
         let (work_in, work_out) = crossbeam_channel::unbounded();
         let (done_in, done_out) = crossbeam_channel::unbounded();
         let emitter = Emitter { shared: shared.clone(), work: work_in, next: 0 };
-        let mut context = SourceContext::new(name.clone(), batch, metrics.clone(), wake.clone(), Box::new(emitter));
+        let mut context =
+            SourceContext::new(name.clone(), batch, metrics.clone(), wake.clone(), Box::new(emitter));
         // The source last: if a thread cannot be started, those before it end by themselves.
         let mut threads = Vec::with_capacity(workers + 2);
         for _ in 0..workers {
@@ -162,7 +163,11 @@ impl Feed {
 /// Starts a named thread. The only reason to fail is the system's limit of threads.
 pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, BuildError> {
     std::thread::Builder::new().name(name.to_string()).spawn(body).map_err(|error| {
-        BuildError::new("", format!("cannot start a thread: {error}"), "raise the limit of threads of this user")
+        BuildError::new(
+            "",
+            format!("cannot start a thread: {error}"),
+            "raise the limit of threads of this user",
+        )
     })
 }
 
@@ -281,7 +286,9 @@ impl Emit for Emitter {
     fn positions(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let prefix = &self.shared.prefix;
         let all = self.shared.target.journal.positions(prefix);
-        all.into_iter().map(|(key, value)| (key.strip_prefix(prefix.as_slice()).unwrap_or(&key).to_vec(), value)).collect()
+        all.into_iter()
+            .map(|(key, value)| (key.strip_prefix(prefix.as_slice()).unwrap_or(&key).to_vec(), value))
+            .collect()
     }
 }
 

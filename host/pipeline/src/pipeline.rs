@@ -114,7 +114,8 @@ impl Pipeline {
         sources: Vec<MakeSource>,
         sinks: Vec<(MakeSink, Vec<Arc<dyn Interceptor>>)>,
     ) -> Result<(), StartError> {
-        let Pipeline { plan, journal, quarantine, chain, feeds, outlets, keeper, keeper_wake, expired } = self;
+        let Pipeline { plan, journal, quarantine, chain, feeds, outlets, keeper, keeper_wake, expired } =
+            self;
         let bug = |component: &str, reason: &str| StartError {
             kind: ComponentKind::Sink,
             component: component.into(),
@@ -127,14 +128,20 @@ impl Pipeline {
         {
             return Err(bug("", "has fewer parts than its plan"));
         }
-        let quarantine_channel = journal.channel(crate::quarantine::CHANNEL).ok_or_else(|| missing("quarantine"))?;
+        let quarantine_channel =
+            journal.channel(crate::quarantine::CHANNEL).ok_or_else(|| missing("quarantine"))?;
         for (sink, (make, interceptors)) in plan.sinks.iter().zip(sinks) {
             let channel = journal.channel(&sink.channel).ok_or_else(|| missing(&sink.name))?;
             let reader = journal.reader_id(channel, &sink.name).ok_or_else(|| missing(&sink.name))?;
-            let place = OutletPlace { journal: journal.clone(), channel, reader, quarantine: quarantine_channel };
+            let place =
+                OutletPlace { journal: journal.clone(), channel, reader, quarantine: quarantine_channel };
             let own = links(interceptors, sink.interceptors.iter().map(|i| i.on_reject));
             let outlet = Outlet::start(&sink.name, make, own, place);
-            outlets.push(outlet.map_err(|error| StartError { kind: ComponentKind::Sink, component: sink.name.clone(), error })?);
+            outlets.push(outlet.map_err(|error| StartError {
+                kind: ComponentKind::Sink,
+                component: sink.name.clone(),
+                error,
+            })?);
         }
         let moves = Keeper {
             from: journal.clone(),
@@ -146,13 +153,19 @@ impl Pipeline {
             .map_err(|error| StartError { kind: ComponentKind::Sink, component: String::new(), error })?;
         *keeper.lock() = Some(thread);
         for (source, make) in plan.sources.iter().zip(sources) {
-            let channels: Vec<_> = plan.channels.iter().filter_map(|channel| journal.channel(&channel.name)).collect();
+            let channels: Vec<_> =
+                plan.channels.iter().filter_map(|channel| journal.channel(&channel.name)).collect();
             if channels.len() != plan.channels.len() {
                 return Err(missing(&source.name));
             }
             let target = FeedTarget { journal: journal.clone(), channels, quarantine: quarantine_channel };
-            let feed = Feed::start(&source.name, make, chain.clone(), plan.interceptor_threads, plan.batch, target);
-            feeds.push(feed.map_err(|error| StartError { kind: ComponentKind::Source, component: source.name.clone(), error })?);
+            let feed =
+                Feed::start(&source.name, make, chain.clone(), plan.interceptor_threads, plan.batch, target);
+            feeds.push(feed.map_err(|error| StartError {
+                kind: ComponentKind::Source,
+                component: source.name.clone(),
+                error,
+            })?);
         }
         Ok(())
     }
@@ -174,7 +187,8 @@ impl Pipeline {
             return Some(feed.metrics.error().unwrap_or_else(|| "the journal takes no more events".into()));
         }
         let outlet = self.outlets.iter().find(|outlet| outlet.state() == OutletState::Failed);
-        outlet.map(|outlet| outlet.metrics.error().unwrap_or_else(|| "the journal takes no more events".into()))
+        outlet
+            .map(|outlet| outlet.metrics.error().unwrap_or_else(|| "the journal takes no more events".into()))
     }
 
     /// Stops: sources first, then sinks when their channels are empty, or at `deadline` at the next
@@ -202,7 +216,9 @@ impl Pipeline {
         let closed = self.journal.close().and(self.quarantine.close());
         match (failure, closed) {
             (Some(reason), _) => StopOutcome::Failed(reason),
-            (None, Err(error)) if !matches!(error, CommitError::Closing) => StopOutcome::Failed(error.to_string()),
+            (None, Err(error)) if !matches!(error, CommitError::Closing) => {
+                StopOutcome::Failed(error.to_string())
+            }
             _ if left > 0 => StopOutcome::Left(left),
             _ => StopOutcome::Drained,
         }
@@ -216,15 +232,29 @@ impl Pipeline {
             name: self.plan.name.clone(),
             file: self.plan.file.display().to_string(),
             failure: self.failure(),
-            sources: self.feeds.iter().map(|f| status::component(&f.metrics, status::feed_word(f.state()))).collect(),
-            interceptors: self.chain.0.iter().map(|link| status::component(&link.metrics, "running")).collect(),
+            sources: self
+                .feeds
+                .iter()
+                .map(|f| status::component(&f.metrics, status::feed_word(f.state())))
+                .collect(),
+            interceptors: self
+                .chain
+                .0
+                .iter()
+                .map(|link| status::component(&link.metrics, "running"))
+                .collect(),
             channels: journal.channels.iter().map(status::channel).collect(),
             sinks: self
                 .outlets
                 .iter()
                 .map(|outlet| status::SinkStatus {
                     component: status::component(&outlet.metrics, status::outlet_word(outlet.state())),
-                    interceptors: outlet.chain.0.iter().map(|l| status::component(&l.metrics, "running")).collect(),
+                    interceptors: outlet
+                        .chain
+                        .0
+                        .iter()
+                        .map(|l| status::component(&l.metrics, "running"))
+                        .collect(),
                 })
                 .collect(),
             journal: status::journal(&journal),
@@ -246,7 +276,13 @@ impl Drop for Pipeline {
 }
 
 fn links(interceptors: Vec<Arc<dyn Interceptor>>, on_reject: impl Iterator<Item = OnReject>) -> Chain {
-    Chain(interceptors.into_iter().zip(on_reject).map(|(interceptor, on_reject)| Link::new(interceptor, on_reject)).collect())
+    Chain(
+        interceptors
+            .into_iter()
+            .zip(on_reject)
+            .map(|(interceptor, on_reject)| Link::new(interceptor, on_reject))
+            .collect(),
+    )
 }
 
 /// Threads have no wait with a deadline, and a stop happens once: a short poll is all it takes.

@@ -132,7 +132,9 @@ impl Keeper {
             Some(Places { channel, reader, kept, operator: self.to.reader_id(kept, KEPT_READER)? })
         })();
         let Some(places) = places else {
-            tracing::error!("the quarantine's channels are missing; its events stay in the pipeline's journal");
+            tracing::error!(
+                "the quarantine's channels are missing; its events stay in the pipeline's journal"
+            );
             return;
         };
         let mut reader = self.from.open_reader(places.channel, places.reader);

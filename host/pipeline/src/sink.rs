@@ -21,7 +21,11 @@ pub trait Sink: Send {
     /// Brings the destination to exactly what `committed` says (`None`: never committed), before the
     /// first delivery and again after every error. If the destination stores the cursor itself, returns
     /// it: events before it are skipped.
-    fn recover(&mut self, context: &mut SinkContext, committed: Option<&[u8]>) -> Result<Option<u64>, SinkError>;
+    fn recover(
+        &mut self,
+        context: &mut SinkContext,
+        committed: Option<&[u8]>,
+    ) -> Result<Option<u64>, SinkError>;
 
     /// Takes events. They may stay in a buffer until `flush`.
     fn deliver(&mut self, context: &mut SinkContext, delivery: &Delivery) -> Result<(), SinkError>;
@@ -92,7 +96,12 @@ pub struct SinkContext {
 
 impl SinkContext {
     /// Puts a context together.
-    pub fn new(name: Arc<str>, metrics: Arc<ComponentMetrics>, wake: Wake, commit: Box<dyn SinkCommit>) -> Self {
+    pub fn new(
+        name: Arc<str>,
+        metrics: Arc<ComponentMetrics>,
+        wake: Wake,
+        commit: Box<dyn SinkCommit>,
+    ) -> Self {
         SinkContext { name, metrics, wake, commit, quarantined: Vec::new() }
     }
 

@@ -152,7 +152,8 @@ pub fn channel(status: &ChannelStatus) -> ChannelFigures {
         head: status.head,
         events: status.events,
         bytes: status.bytes,
-        fill_percent: share(status.events, status.capacity_events).max(share(status.bytes, status.capacity_bytes)),
+        fill_percent: share(status.events, status.capacity_events)
+            .max(share(status.bytes, status.capacity_bytes)),
         oldest_unacknowledged_s: status.oldest_unacknowledged_s,
         readers: status.readers.iter().cloned().collect(),
     }

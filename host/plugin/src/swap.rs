@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use flumen_pipeline::plan::InterceptorPlan;
@@ -254,8 +254,10 @@ fn load_when_whole(host: &PluginHost, path: &Path) -> Result<Loaded, LoadError> 
     }
 }
 
-/// Whether the file was changed within [`limits::WATCH_QUIET_MAX`]. A clock that was set back makes it old.
+/// Whether the file was changed within [`limits::WATCH_QUIET_MAX`]. The clock of a file system may be a moment ahead of this
+/// process's, and a clock that was set back makes the file old.
 fn is_fresh(path: &Path) -> bool {
     let changed = std::fs::metadata(path).and_then(|metadata| metadata.modified());
-    changed.is_ok_and(|changed| changed.elapsed().is_ok_and(|age| age < limits::WATCH_QUIET_MAX))
+    let age = |changed: SystemTime| changed.elapsed().unwrap_or_else(|ahead| ahead.duration());
+    changed.is_ok_and(|changed| age(changed) < limits::WATCH_QUIET_MAX)
 }

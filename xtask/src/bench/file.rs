@@ -1,7 +1,7 @@
 //! `cargo xtask bench file`: file to file with every acknowledgement durable, beside the raw limit and peers.
 //!
 //! Rounds are interleaved (raw, flumen, raw, …) and medians are compared, because `fdatasync` costs ten
-//! times more on an idle machine than on a busy one (recipes.md section 8).
+//! times more on an idle machine than on a busy one.
 
 use std::process::ExitCode;
 use std::time::Duration;

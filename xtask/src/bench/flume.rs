@@ -1,4 +1,4 @@
-//! Flume 1.11 beside it: TAILDIR source, file channel, file_roll sink (recipes.md section 3).
+//! Flume 1.11 beside it: TAILDIR source, file channel, file_roll sink.
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};

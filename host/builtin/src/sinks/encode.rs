@@ -140,7 +140,9 @@ fn text(batch: &Batch, rows: Range<usize>, out: &mut Vec<u8>, until: usize) -> u
     let values = batch.body().value_data();
     let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else { return 0 };
     // All of it, or up to `until` and the event that passes it: one growth at most in the usual case.
-    out.reserve(((last - first) as usize + rows.len()).min(until.saturating_sub(out.len()).saturating_add(4_096)));
+    out.reserve(
+        ((last - first) as usize + rows.len()).min(until.saturating_sub(out.len()).saturating_add(4_096)),
+    );
     let mut taken = 0;
     for pair in offsets.windows(2) {
         if let [from, to] = pair
@@ -236,14 +238,18 @@ mod tests {
         for (row, body) in bodies.iter().enumerate() {
             builder.push(u64::MAX - 1, row as u64, 1_700_000_000_000_000_007 + row as i64, body);
         }
-        let odd: StringArray = bodies.iter().enumerate().map(|(row, _)| (row != 1).then_some("a\"b\\c\u{1}ü\n")).collect();
+        let odd: StringArray =
+            bodies.iter().enumerate().map(|(row, _)| (row != 1).then_some("a\"b\\c\u{1}ü\n")).collect();
         builder.finish(vec![HeaderColumn { name: "q\"".into(), values: odd }]).unwrap()
     }
 
     fn encoded(encoding: Encoding, bodies: &[&[u8]]) -> String {
         let mut out = Vec::new();
         let batch = batch(bodies);
-        assert_eq!(Encoder::new(encoding).encode(&batch, 0..bodies.len(), &mut out, usize::MAX), bodies.len());
+        assert_eq!(
+            Encoder::new(encoding).encode(&batch, 0..bodies.len(), &mut out, usize::MAX),
+            bodies.len()
+        );
         String::from_utf8(out).unwrap()
     }
 
@@ -269,23 +275,34 @@ mod tests {
     fn json_of_odd_bytes_is_read_back_by_a_json_reader() {
         let every_byte: Vec<u8> = (0..=255).collect();
         let all_controls: Vec<u8> = (0..128).collect();
-        let bodies: [&[u8]; 6] = [b"plain", b"\xff\xfe", &every_byte, &all_controls, b"", "\u{2028}\u{10ffff}".as_bytes()];
+        let bodies: [&[u8]; 6] =
+            [b"plain", b"\xff\xfe", &every_byte, &all_controls, b"", "\u{2028}\u{10ffff}".as_bytes()];
         for (row, line) in encoded(Encoding::Json, &bodies).lines().enumerate() {
-            let value: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+            let value: serde_json::Value =
+                serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
             match std::str::from_utf8(bodies[row]) {
                 Ok(text) => assert_eq!(value["body"], text),
                 Err(_) => assert!(value.get("body").is_none() && value["body_base64"].is_string(), "{line}"),
             }
             assert_eq!(value["stream"], "fffffffffffffffe");
             assert_eq!(value["position"], row);
-            assert_eq!(value["time"], format!("2023-11-14T22:13:20.00000000{}Z", 7 + row).as_str().replace(".0000000010", ".000000010").replace(".0000000011", ".000000011").replace(".0000000012", ".000000012"));
+            assert_eq!(
+                value["time"],
+                format!("2023-11-14T22:13:20.00000000{}Z", 7 + row)
+                    .as_str()
+                    .replace(".0000000010", ".000000010")
+                    .replace(".0000000011", ".000000011")
+                    .replace(".0000000012", ".000000012")
+            );
             assert_eq!(value["headers"].get("q\"").is_some(), row != 1);
         }
     }
 
     #[test]
     fn base64_as_in_rfc_4648() {
-        for (plain, encoded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+        for (plain, encoded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
             let mut out = Vec::new();
             base64(plain.as_bytes(), &mut out);
             assert_eq!(String::from_utf8(out).unwrap(), encoded);

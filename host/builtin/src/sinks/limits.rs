@@ -15,13 +15,6 @@ pub const BUFFERED_BYTES_MAX: usize = 32 << 20;
 /// Open files that keep their buffer across a flush; with more, empty buffers are given back.
 pub const BUFFERS_KEPT: usize = 8;
 
-/// Bytes handed to the disk before the sync at a flush waits for them: large enough to be written in
-/// one go, small enough that little is left to wait for.
-pub const WRITE_BACK_BYTES: u64 = 2 << 20;
-
-/// Files in the write-back queue. When the disk is this far behind, pushing it gains nothing.
-pub const WRITE_BACK_FILES: usize = 4;
-
 /// Bytes of a header's value in a path: two fit into a file name (255 bytes) with text around them.
 pub const PATH_VALUE_BYTES_MAX: usize = 128;
 

@@ -59,7 +59,9 @@ pub fn run(args: Args, output: Output) -> Result<(), Failure> {
     for pipeline in &report.pipelines {
         println!("pipeline {} ({})", pipeline.name, pipeline.file.display());
         if !pipeline.durable {
-            println!("  journal      durability = \"os\": a power cut can lose what was taken in the last half minute");
+            println!(
+                "  journal      durability = \"os\": a power cut can lose what was taken in the last half minute"
+            );
         }
         for plugin in &pipeline.plugins {
             println!("  plugin       {:<16} {:.12} {}", plugin.name, plugin.hash, plugin.path.display());
@@ -93,7 +95,8 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
     // A check leaves nothing behind, so it compiles into a directory of its own.
     let cache = cmd::Scratch::new()?;
     let config = HostConfig { cache_dir: cache.path().to_path_buf(), watch: false };
-    let host = PluginHost::new(config).map_err(|error| anyhow::anyhow!("cannot start the plugin host: {error}"))?;
+    let host =
+        PluginHost::new(config).map_err(|error| anyhow::anyhow!("cannot start the plugin host: {error}"))?;
     let mut report = Report { pipelines: Vec::new() };
     for pipeline in &plan.pipelines {
         let opened = open_plugins(&host, pipeline, &plan.plugin_dir, &files, &mut wrong);

@@ -71,7 +71,9 @@ fn report(inspector: &Inspector, commits: bool) -> Result<Value, Failure> {
                     }
                 }
                 FrameView::Checkpoint { bytes: frame_bytes, .. } => bytes += frame_bytes,
-                FrameView::Damage { offset, bytes } => damage.push(json!({ "offset": offset, "bytes": bytes })),
+                FrameView::Damage { offset, bytes } => {
+                    damage.push(json!({ "offset": offset, "bytes": bytes }))
+                }
             }
         }
         segments.push(json!({
@@ -87,8 +89,11 @@ fn report(inspector: &Inspector, commits: bool) -> Result<Value, Failure> {
             Err(error) => json!({ "slot": name, "invalid": error }),
         })
         .collect();
-    let damaged: Vec<Value> =
-        inspector.damage()?.into_iter().map(|(file, bytes)| json!({ "file": file, "bytes": bytes })).collect();
+    let damaged: Vec<Value> = inspector
+        .damage()?
+        .into_iter()
+        .map(|(file, bytes)| json!({ "file": file, "bytes": bytes }))
+        .collect();
     Ok(json!({
         "last_commit": registers.last_commit, "channels": channels, "positions": positions,
         "segments": segments, "snapshots": snapshots, "damaged": damaged,
@@ -96,15 +101,23 @@ fn report(inspector: &Inspector, commits: bool) -> Result<Value, Failure> {
 }
 
 fn print(report: &Value, commits: bool) {
-    let list = |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let list =
+        |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
     let number = |value: &Value, key: &str| value.get(key).and_then(Value::as_u64).unwrap_or(0);
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or("?").to_string();
     let size = |value: &Value, key: &str| cmd::status::size(number(value, key));
-    println!("cursors and positions as of commit {} (the newest snapshot or checkpoint)", number(report, "last_commit"));
+    println!(
+        "cursors and positions as of commit {} (the newest snapshot or checkpoint)",
+        number(report, "last_commit")
+    );
     for channel in list(report, "channels") {
         println!("channel   {:<16} {} events put", text(&channel, "channel"), number(&channel, "head"));
         for reader in list(&channel, "readers") {
-            println!("  reader  {:<16} acknowledged up to {}", text(&reader, "reader"), number(&reader, "cursor"));
+            println!(
+                "  reader  {:<16} acknowledged up to {}",
+                text(&reader, "reader"),
+                number(&reader, "cursor")
+            );
         }
     }
     for position in list(report, "positions") {
@@ -138,7 +151,9 @@ fn print(report: &Value, commits: bool) {
     for slot in list(report, "snapshots") {
         match slot.get("invalid").and_then(Value::as_str) {
             Some(reason) => println!("snapshot  {}  not valid: {reason}", text(&slot, "slot")),
-            None => println!("snapshot  {}  as of commit {}", text(&slot, "slot"), number(&slot, "last_commit")),
+            None => {
+                println!("snapshot  {}  as of commit {}", text(&slot, "slot"), number(&slot, "last_commit"))
+            }
         }
     }
     for damaged in list(report, "damaged") {

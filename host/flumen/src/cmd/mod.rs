@@ -10,7 +10,7 @@ pub mod status;
 
 use std::path::{Path, PathBuf};
 
-use flumen_config::{SystemEnv, Sources};
+use flumen_config::{Sources, SystemEnv};
 use flumen_pipeline::plan::AgentPlan;
 
 use crate::exit::Failure;
@@ -74,7 +74,8 @@ impl Drop for Scratch {
 /// A batch of lines, for trying things: the time is now, the identity is the line's number.
 pub fn lines_batch(lines: &[Vec<u8>], first: u64) -> anyhow::Result<flumen_event::Batch> {
     let now = jiff::Timestamp::now().as_nanosecond();
-    let mut builder = flumen_event::BatchBuilder::with_capacity(lines.len(), lines.iter().map(Vec::len).sum());
+    let mut builder =
+        flumen_event::BatchBuilder::with_capacity(lines.len(), lines.iter().map(Vec::len).sum());
     for (line, position) in lines.iter().zip(first..) {
         builder.push(0, position, i64::try_from(now)?, line);
     }

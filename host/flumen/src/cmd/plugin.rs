@@ -56,7 +56,8 @@ const RUN_ROWS: usize = 1_000;
 pub fn run(command: Command, output: Output) -> Result<(), Failure> {
     let cache = Scratch::new()?;
     let config = HostConfig { cache_dir: cache.path().to_path_buf(), watch: false };
-    let host = PluginHost::new(config).map_err(|error| anyhow::anyhow!("cannot start the plugin host: {error}"))?;
+    let host =
+        PluginHost::new(config).map_err(|error| anyhow::anyhow!("cannot start the plugin host: {error}"))?;
     match command {
         Command::Inspect { file, config } => inspect(&host, &file, &config, output),
         Command::Test { dir, wasm } => test(&host, &dir, wasm, output),
@@ -80,7 +81,9 @@ fn inspect(host: &PluginHost, file: &Path, config: &str, output: Output) -> Resu
     println!("grants    {}", list(&found.needs));
     match (&found.reads, &found.open_error) {
         (Some(reads), _) => println!("reads     {}", serde_json::to_string(reads)?),
-        (None, Some(error)) => println!("reads     unknown: open said: {error}\n          give its configuration with --config"),
+        (None, Some(error)) => {
+            println!("reads     unknown: open said: {error}\n          give its configuration with --config")
+        }
         (None, None) => {}
     }
     if let Some(ms) = found.compile_ms {
@@ -105,7 +108,9 @@ fn test(host: &PluginHost, dir: &Path, wasm: Option<PathBuf>, output: Output) ->
     }
     files.sort();
     if files.is_empty() {
-        return Err(anyhow::anyhow!("{} has no *.toml file: there is nothing to test", cases.display()).into());
+        return Err(
+            anyhow::anyhow!("{} has no *.toml file: there is nothing to test", cases.display()).into()
+        );
     }
     let mut failed = 0;
     let mut results = Vec::new();
@@ -125,11 +130,15 @@ fn test(host: &PluginHost, dir: &Path, wasm: Option<PathBuf>, output: Output) ->
                 println!("       {line}");
             }
         }
-        results.push(serde_json::json!({ "case": name, "passed": difference.is_none(), "difference": difference }));
+        results.push(
+            serde_json::json!({ "case": name, "passed": difference.is_none(), "difference": difference }),
+        );
     }
     let passed = files.len() - failed;
     match output {
-        Output::Json => print_json(&serde_json::json!({ "passed": passed, "failed": failed, "cases": results }))?,
+        Output::Json => {
+            print_json(&serde_json::json!({ "passed": passed, "failed": failed, "cases": results }))?
+        }
         Output::Human => println!("{passed} passed, {failed} failed ({})", wasm.display()),
     }
     if failed == 0 { Ok(()) } else { Err(Failure::Reported(FAILED)) }
@@ -151,13 +160,18 @@ fn find_wasm(dir: &Path) -> anyhow::Result<PathBuf> {
     let built = Path::new("target/wasm32-unknown-unknown/release").join(format!("{file}.wasm"));
     let found = full.ancestors().map(|above| above.join(&built)).find(|path| path.is_file());
     found.with_context(|| {
-        format!("{} has {} and there is no {}: build the plugin, or name its file with --wasm", dir.display(),
-            counted(here.len(), ".wasm file"), built.display())
+        format!(
+            "{} has {} and there is no {}: build the plugin, or name its file with --wasm",
+            dir.display(),
+            counted(here.len(), ".wasm file"),
+            built.display()
+        )
     })
 }
 
 fn to_case(name: &str, file: CaseFile) -> anyhow::Result<Case> {
-    let expected = |event: CaseEvent| ExpectedEvent { body: event.body, time: event.time_ns, headers: event.headers };
+    let expected =
+        |event: CaseEvent| ExpectedEvent { body: event.body, time: event.time_ns, headers: event.headers };
     Ok(Case {
         name: name.to_string(),
         config_json: file.config_json,
@@ -175,7 +189,9 @@ fn to_batch(events: &[CaseEvent]) -> anyhow::Result<Batch> {
     }
     let mut columns: BTreeMap<&str, Vec<Option<&str>>> = BTreeMap::new();
     for name in events.iter().flat_map(|event| event.headers.keys()) {
-        columns.entry(name).or_insert_with(|| events.iter().map(|e| e.headers.get(name).map(String::as_str)).collect());
+        columns
+            .entry(name)
+            .or_insert_with(|| events.iter().map(|e| e.headers.get(name).map(String::as_str)).collect());
     }
     let headers = columns
         .into_iter()

@@ -56,7 +56,10 @@ pub fn run(command: Command, output: Output) -> Result<(), Failure> {
 }
 
 /// Calls `visit` with each batch of each pipeline's quarantine until it says stop.
-fn each_batch(which: Which, mut visit: impl FnMut(&str, u64, &Batch) -> Result<bool, Failure>) -> Result<(), Failure> {
+fn each_batch(
+    which: Which,
+    mut visit: impl FnMut(&str, u64, &Batch) -> Result<bool, Failure>,
+) -> Result<(), Failure> {
     let data_dir = match which.data_dir {
         Some(data_dir) => data_dir,
         None => load(&which.paths)?.0.data_dir,
@@ -95,7 +98,13 @@ fn list(which: Which, output: Output) -> Result<(), Failure> {
     each_batch(which, |pipeline, _, batch| {
         for row in 0..batch.rows() {
             let of = |name: &str| header(batch, name, row).to_string();
-            let group = (pipeline.to_string(), of(q::HEADER_BY), of(q::HEADER_KIND), of(q::HEADER_HASH), of(q::HEADER_REASON));
+            let group = (
+                pipeline.to_string(),
+                of(q::HEADER_BY),
+                of(q::HEADER_KIND),
+                of(q::HEADER_HASH),
+                of(q::HEADER_REASON),
+            );
             *groups.entry(group).or_default() += 1;
         }
         Ok(true)
@@ -140,7 +149,10 @@ fn show(which: Which, limit: usize, by: Option<&str>, output: Output) -> Result<
             } else {
                 let body = String::from_utf8_lossy(batch.body().value(row)).escape_debug().to_string();
                 let (plugin, kind) = (header(batch, q::HEADER_BY, row), header(batch, q::HEADER_KIND, row));
-                println!("#{number} {pipeline}: {plugin} {kind}: {}\n    {body}", header(batch, q::HEADER_REASON, row));
+                println!(
+                    "#{number} {pipeline}: {plugin} {kind}: {}\n    {body}",
+                    header(batch, q::HEADER_REASON, row)
+                );
             }
         }
         Ok(true)

@@ -50,7 +50,10 @@ pub fn run(args: Args, repeats: Repeats) -> Result<(), Failure> {
     let failure = loop {
         match signals.recv_timeout(LOOK) {
             Ok(()) | Err(RecvTimeoutError::Disconnected) => {
-                tracing::info!(limit_s = agent.plan.drain_timeout.as_secs_f64(), "stopping: sources end, sinks drain");
+                tracing::info!(
+                    limit_s = agent.plan.drain_timeout.as_secs_f64(),
+                    "stopping: sources end, sinks drain"
+                );
                 break None;
             }
             Err(RecvTimeoutError::Timeout) => {}

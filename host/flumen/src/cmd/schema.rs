@@ -26,7 +26,9 @@ enum Which {
 /// Prints the schema.
 pub fn run(args: Args) -> Result<(), Failure> {
     match args.which {
-        Which::Pipeline => println!("{}", serde_json::to_string_pretty(&flumen_config::pipeline_schema(&registry()))?),
+        Which::Pipeline => {
+            println!("{}", serde_json::to_string_pretty(&flumen_config::pipeline_schema(&registry()))?)
+        }
         Which::Agent => println!("{}", serde_json::to_string_pretty(&flumen_config::agent_schema())?),
         Which::Reference => print!("{}", flumen_config::reference_markdown(&registry())),
     }

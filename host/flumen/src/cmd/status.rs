@@ -69,7 +69,11 @@ fn print(status: &Value) {
             }
             let (events, bytes) = (metric(sink, "events_delivered"), metric(sink, "bytes_delivered"));
             let position = metric(sink, "delivered_position");
-            line("sink", sink, &format!("{events} events, {}, delivered to position {position}", size(bytes)));
+            line(
+                "sink",
+                sink,
+                &format!("{events} events, {}, delivered to position {position}", size(bytes)),
+            );
         }
         for plugin in list(pipeline, "plugins") {
             plugin_line(plugin);
@@ -147,8 +151,8 @@ fn metric(component: &Value, name: &str) -> u64 {
 /// Bytes for people.
 pub fn size(bytes: u64) -> String {
     let units = [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    units
-        .iter()
-        .find(|(_, unit)| bytes >= *unit)
-        .map_or_else(|| format!("{bytes} B"), |(name, unit)| format!("{:.1} {name}", bytes as f64 / *unit as f64))
+    units.iter().find(|(_, unit)| bytes >= *unit).map_or_else(
+        || format!("{bytes} B"),
+        |(name, unit)| format!("{:.1} {name}", bytes as f64 / *unit as f64),
+    )
 }

@@ -57,7 +57,8 @@ fn a_swap_takes_effect_at_one_batch_boundary() {
     let destination = Destination::new();
     let scripts = [1, 2].map(|stream| Script::new(stream, TOTAL, 30));
     let sources = scripts.iter().map(Script::make).collect();
-    let running = world.start(sources, vec![plugin.clone() as Arc<dyn Interceptor>], vec![destination.sink()]);
+    let running =
+        world.start(sources, vec![plugin.clone() as Arc<dyn Interceptor>], vec![destination.sink()]);
     for number in 1..=40 {
         destination.wait_for_rows((number * 2 * TOTAL / 50) as usize);
         plugin.swap(version(number));
@@ -75,7 +76,10 @@ fn a_swap_takes_effect_at_one_batch_boundary() {
         for start in script.starts() {
             let rows = start..start + script.rows_at(start);
             let versions: Vec<u64> = rows.map(|position| version_of[&position]).collect();
-            assert!(versions.iter().all(|version| *version == versions[0]), "a batch of two versions: {versions:?}");
+            assert!(
+                versions.iter().all(|version| *version == versions[0]),
+                "a batch of two versions: {versions:?}"
+            );
             assert!(versions[0] >= last, "batch at {start} by version {} after version {last}", versions[0]);
             last = versions[0];
         }
@@ -88,7 +92,10 @@ fn a_panic_quarantines_its_batch_and_the_others_go_on() {
     let world = world(&["panics", "after"]);
     let panics = Plugin::new("panics", |batch| {
         let mine = batch.stream().value(0) == 1;
-        assert!(!(mine && batch.position().values().contains(&1_234)), "a fault of the test in an interceptor");
+        assert!(
+            !(mine && batch.position().values().contains(&1_234)),
+            "a fault of the test in an interceptor"
+        );
         all(batch)
     });
     let after = Plugin::new("after", |batch| all(label(batch, "after", "yes")));
@@ -103,13 +110,18 @@ fn a_panic_quarantines_its_batch_and_the_others_go_on() {
     let start = scripts[0].starts().into_iter().rfind(|start| *start <= 1_234).unwrap();
     let guilty = start..start + scripts[0].rows_at(start);
     assert_eq!(failed, guilty.end - guilty.start);
-    let (one, two): (Vec<_>, Vec<_>) = destination.records().into_iter().partition(|record| record.stream == 1);
+    let (one, two): (Vec<_>, Vec<_>) =
+        destination.records().into_iter().partition(|record| record.stream == 1);
     assert_exactly(&two, &[2], TOTAL, |_| true, "the other source");
     assert_exactly(&one, &[1], TOTAL, |position| !guilty.contains(&position), "the source with the panic");
     let quarantined = world.quarantined();
     assert_exactly(&quarantined, &[1], TOTAL, |position| guilty.contains(&position), "quarantine");
     assert!(quarantined.iter().all(|record| record.header("flumen.kind") == "failed"));
-    assert!(quarantined.iter().all(|record| record.header("flumen.by") == "panics" && record.header("after").is_empty()));
+    assert!(
+        quarantined
+            .iter()
+            .all(|record| record.header("flumen.by") == "panics" && record.header("after").is_empty())
+    );
 }
 
 /// Looking up a version panics: the source is run again, and nothing is left in flight that nobody commits.

@@ -38,7 +38,9 @@ fn stopping_a_failed_pipeline_says_why() {
     let destination = Destination::new();
     let running = world.start(vec![Script::new(1, TOTAL, 40).make()], Vec::new(), vec![destination.sink()]);
     world.gate.break_writes();
-    until("the failure is reported", || running.pipeline.failure().is_some() || running.pipeline.sources_ended());
+    until("the failure is reported", || {
+        running.pipeline.failure().is_some() || running.pipeline.sources_ended()
+    });
     let outcome = running.stop_within(Duration::from_millis(100));
     assert!(matches!(outcome, StopOutcome::Failed(_)), "{outcome:?}");
 }

@@ -43,7 +43,8 @@ fn dropper(batch: flumen_event::Batch) -> Processed {
 #[test]
 fn rejected_and_failed_rows_are_kept_once_with_their_headers() {
     let mut plan = plan(&["one"], &[("main", 500)], &[("a", "main")]);
-    plan.interceptors = vec![interceptor("judge", OnReject::Quarantine), interceptor("dropper", OnReject::Drop)];
+    plan.interceptors =
+        vec![interceptor("judge", OnReject::Quarantine), interceptor("dropper", OnReject::Drop)];
     plan.interceptor_threads = 2;
     let mut world = World::new(plan);
     let mut destination = Destination::new();
@@ -69,7 +70,10 @@ fn rejected_and_failed_rows_are_kept_once_with_their_headers() {
     let from = TOTAL - counted;
     assert_eq!(judge["events_rejected"], (from..TOTAL).filter(|position| rejected(*position)).count() as u64);
     assert_eq!(judge["events_failed"], (from..TOTAL).filter(|position| failed(*position)).count() as u64);
-    assert_eq!(dropper["events_rejected"], (from..TOTAL).filter(|position| dropped(*position)).count() as u64);
+    assert_eq!(
+        dropper["events_rejected"],
+        (from..TOTAL).filter(|position| dropped(*position)).count() as u64
+    );
 
     let good = |position| !rejected(position) && !failed(position) && !dropped(position);
     assert_exactly(&destination.records(), &[1], TOTAL, good, "delivered");
@@ -93,7 +97,8 @@ fn a_crash_in_the_hop_keeps_events_once() {
     let (journal, kept) = (world.open_journal(), world.open_quarantine());
     let events = batch(9, 0, 20);
     let channel = journal.channel(quarantine::CHANNEL).unwrap();
-    let put = Commit { puts: vec![Put { channels: vec![channel], batch: events.clone() }], ..Commit::default() };
+    let put =
+        Commit { puts: vec![Put { channels: vec![channel], batch: events.clone() }], ..Commit::default() };
     journal.commit(put, None).unwrap().wait(None).unwrap().unwrap();
     let channel = kept.channel(quarantine::KEPT_CHANNEL).unwrap();
     let put = Commit {

@@ -55,7 +55,10 @@ fn run(seed: u64, crashes_per_hundred: u64) {
             destinations = destinations.map(|destination| destination.crash(&mut dice));
         } else {
             let outcome = running.stop_within(Duration::from_millis(dice.roll(20)));
-            assert!(matches!(outcome, StopOutcome::Drained | StopOutcome::Left(_)), "seed {seed}: {outcome:?}");
+            assert!(
+                matches!(outcome, StopOutcome::Drained | StopOutcome::Left(_)),
+                "seed {seed}: {outcome:?}"
+            );
         }
     }
     start(&world, &destinations).finish();
@@ -63,7 +66,13 @@ fn run(seed: u64, crashes_per_hundred: u64) {
         assert_exactly(&destination.records(), &[1, 2], TOTAL, good, &format!("seed {seed}, sink {index}"));
     }
     let quarantined = world.quarantined();
-    assert_exactly(&quarantined, &[1, 2], TOTAL, |position| !good(position), &format!("seed {seed}, quarantine"));
+    assert_exactly(
+        &quarantined,
+        &[1, 2],
+        TOTAL,
+        |position| !good(position),
+        &format!("seed {seed}, quarantine"),
+    );
     for record in quarantined {
         assert_eq!(record.header(quarantine::HEADER_REASON), format!("reason {}", record.position));
     }

@@ -57,7 +57,9 @@ fn a_sink_takes_a_part_and_its_cursor_counts_all() {
         let running = world.start(vec![Script::new(1, total, 40).make()], Vec::new(), sinks);
         until("all is acknowledged", || running.cursors("main") == [total; 3]);
         let sinks = || running.pipeline.status().sinks;
-        until("the status says so", || sinks().iter().all(|s| s.component.metrics["delivered_position"] == total));
+        until("the status says so", || {
+            sinks().iter().all(|s| s.component.metrics["delivered_position"] == total)
+        });
         assert_eq!(sinks()[2].component.metrics["events_delivered"], 0);
         assert_eq!(running.journal.status().channels[0].events, 0);
         running.finish();
@@ -96,7 +98,9 @@ fn a_cursor_past_the_channel_skips_nothing() {
     destination.set_cursor_stored();
     let run = |stream: u64, total: u64| {
         let world = World::new(plan(&["one"], &[("main", 800)], &[("a", "main")]));
-        world.start(vec![Script::new(stream, total, 40).make()], Vec::new(), vec![destination.sink()]).finish();
+        world
+            .start(vec![Script::new(stream, total, 40).make()], Vec::new(), vec![destination.sink()])
+            .finish();
     };
     run(1, TOTAL);
     run(2, 50);

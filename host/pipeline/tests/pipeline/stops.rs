@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use flumen_journal::Journal;
 use flumen_pipeline::StopOutcome;
 
+use crate::support::assert_exactly;
 use crate::support::destination::Destination;
 use crate::support::script::Script;
 use crate::support::world::{World, plan};
-use crate::support::assert_exactly;
 
 const TOTAL: u64 = 2_000;
 

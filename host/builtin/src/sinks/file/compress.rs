@@ -94,7 +94,9 @@ mod tests {
             }
             let mut text = String::new();
             match compression {
-                Compression::Gzip => flate2::read::MultiGzDecoder::new(&file[..]).read_to_string(&mut text).unwrap(),
+                Compression::Gzip => {
+                    flate2::read::MultiGzDecoder::new(&file[..]).read_to_string(&mut text).unwrap()
+                }
                 _ => zstd::stream::read::Decoder::new(&file[..]).unwrap().read_to_string(&mut text).unwrap(),
             };
             assert_eq!(text, "one\n".repeat(50_000) + "two\n");

@@ -15,21 +15,20 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
-use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flumen_event::Batch;
 use flumen_pipeline::sink::SinkContext;
 use flumen_pipeline::{Metric, SinkError};
 
-use super::compress::{Compression, Compressor};
+use super::compress::Compressor;
 use super::disk::Disk;
 use super::options::Settings;
 use super::position::{FileRecord, Position};
-use super::route::{Bucket, Run};
+use super::route::Bucket;
 use crate::sinks::encode::Encoder;
-use crate::sinks::limits::{BUFFERED_BYTES_MAX, BUFFERS_KEPT};
+use crate::sinks::limits::PATHS_CACHED_MAX;
 
 /// Milliseconds since the Unix epoch.
 pub(super) type Clock = Box<dyn Fn() -> u64 + Send>;
@@ -70,7 +69,18 @@ impl Entry {
     pub fn new(phase: Phase, recorded: FileRecord, file: Option<File>, now_ms: u64) -> Entry {
         let (length, events) = (recorded.length, recorded.events);
         let (awaits_commit, dirty, used, used_ms) = (false, false, 0, now_ms);
-        Entry { phase, recorded, awaits_commit, file, buffer: Vec::new(), length, events, dirty, used_ms, used }
+        Entry {
+            phase,
+            recorded,
+            awaits_commit,
+            file,
+            buffer: Vec::new(),
+            length,
+            events,
+            dirty,
+            used_ms,
+            used,
+        }
     }
 }
 
@@ -84,17 +94,22 @@ pub(super) struct Files {
     /// Number of the file that takes a bucket's events.
     pub open: HashMap<Arc<str>, u64>,
     /// Open files by their last use.
-    by_use: BTreeSet<(u64, u64)>,
+    pub by_use: BTreeSet<(u64, u64)>,
     /// Closing files whose handle waits for the sync at the next flush.
     closing_handles: Vec<u64>,
     /// Directories in which names changed since their last sync.
     pub changed_directories: BTreeSet<PathBuf>,
+    /// Directories above files, with the state of their own name: a process that was killed may have made
+    /// them and not lived to sync that. True: durable, as this process knows.
+    ancestors: BTreeMap<PathBuf, bool>,
     /// Files whose sync failed: what was written is not trusted to follow.
     pub suspect: BTreeSet<u64>,
-    buffered_bytes: usize,
-    uses: u64,
-    encoder: Encoder,
-    compressor: Compressor,
+    /// Text in all buffers.
+    pub buffered_bytes: usize,
+    /// Counts uses of files, for `Entry::used`.
+    pub uses: u64,
+    pub encoder: Encoder,
+    pub compressor: Compressor,
 }
 
 /// The final name of a file.
@@ -120,13 +135,6 @@ pub(super) fn failed(doing: &str, path: &Path, error: &io::Error) -> SinkError {
     SinkError::Retry(format!("{doing} {}: {error}{hint}", path.display()))
 }
 
-/// Bytes in the buffer at which it is written: a block, or what is missing to a full file. How
-/// long a block becomes when it is compressed is not known before.
-fn block_end(settings: &Settings, entry: &Entry) -> usize {
-    let left = usize::try_from(settings.roll_bytes.saturating_sub(entry.length)).unwrap_or(usize::MAX);
-    if settings.compression == Compression::None { settings.block_bytes.min(left) } else { settings.block_bytes }
-}
-
 impl Files {
     pub fn new(settings: Settings, disk: Box<dyn Disk>, clock: Clock) -> Self {
         let (encoder, compressor) = (Encoder::new(settings.encoding), Compressor::new(settings.compression));
@@ -140,6 +148,7 @@ impl Files {
             by_use: BTreeSet::new(),
             closing_handles: Vec::new(),
             changed_directories: BTreeSet::new(),
+            ancestors: BTreeMap::new(),
             suspect: BTreeSet::new(),
             buffered_bytes: 0,
             uses: 0,
@@ -154,6 +163,7 @@ impl Files {
         self.open.clear();
         self.by_use.clear();
         self.closing_handles.clear();
+        self.ancestors.clear();
         self.buffered_bytes = 0;
     }
 
@@ -223,7 +233,7 @@ impl Files {
     }
 
     /// The number of the file that takes the next event of a bucket; the file exists.
-    fn ready(&mut self, context: &mut SinkContext, bucket: &Bucket) -> Result<u64, SinkError> {
+    pub fn ready(&mut self, context: &mut SinkContext, bucket: &Bucket) -> Result<u64, SinkError> {
         loop {
             self.announce(context, std::iter::once(bucket))?;
             let Some(number) = self.open.get(&bucket.path).copied() else { continue };
@@ -253,6 +263,7 @@ impl Files {
             Err(error) => return Err(failed("creating", &path, &error)),
         };
         self.changed_directories.extend(path.parent().map(Path::to_owned));
+        self.note_ancestors(&path);
         if let Some(entry) = self.entries.get_mut(&record.number) {
             entry.file = Some(file);
             entry.phase = Phase::Open;
@@ -276,6 +287,15 @@ impl Files {
         Ok(())
     }
 
+    fn note_ancestors(&mut self, path: &Path) {
+        for directory in path.ancestors().skip(1).filter(|directory| directory.parent().is_some()) {
+            if self.ancestors.contains_key(directory) {
+                break;
+            }
+            self.ancestors.insert(directory.to_owned(), false);
+        }
+    }
+
     /// Keeps the number of open handles within `max_open_files` before one is added.
     fn limit_handles(&mut self) -> Result<(), SinkError> {
         let max = self.settings.open_files_max;
@@ -296,94 +316,6 @@ impl Files {
         self.sync(number)?;
         if let Some(entry) = self.entries.get_mut(&number) {
             entry.file = None;
-        }
-        Ok(())
-    }
-
-    /// Appends rows of one bucket, in order, in as many files as their settings ask for.
-    pub fn append(
-        &mut self,
-        context: &mut SinkContext,
-        bucket: &Bucket,
-        batch: &Batch,
-        runs: &[Run],
-        now_ms: u64,
-    ) -> Result<(), SinkError> {
-        self.uses += 1;
-        let mut current = None;
-        for run in runs {
-            let mut rows = run.rows.clone();
-            while !rows.is_empty() {
-                let number = match current {
-                    Some(number) => number,
-                    None => self.ready(context, bucket)?,
-                };
-                rows.start += self.encode(number, batch, rows.clone());
-                let finished = self.after_encode(number, now_ms)?;
-                current = (!finished).then_some(number);
-            }
-        }
-        if self.buffered_bytes >= BUFFERED_BYTES_MAX { self.write_all() } else { Ok(()) }
-    }
-
-    /// Encodes rows into a file's buffer, up to a block or the end of the file. Returns how many.
-    fn encode(&mut self, number: u64, batch: &Batch, rows: Range<usize>) -> usize {
-        let Some(entry) = self.entries.get_mut(&number) else { return rows.len() };
-        let room = self.settings.roll_events.map_or(u64::MAX, |most| most.saturating_sub(entry.events).max(1));
-        let end = rows.end.min(rows.start.saturating_add(usize::try_from(room).unwrap_or(usize::MAX)));
-        let until = block_end(&self.settings, entry);
-        let before = entry.buffer.len();
-        let taken = self.encoder.encode(batch, rows.start..end, &mut entry.buffer, until);
-        entry.events += taken as u64;
-        if entry.used != self.uses {
-            self.by_use.remove(&(entry.used, number));
-            self.by_use.insert((self.uses, number));
-            entry.used = self.uses;
-        }
-        self.buffered_bytes += entry.buffer.len() - before;
-        taken
-    }
-
-    /// Writes a full block and finishes a full file. True: finished.
-    fn after_encode(&mut self, number: u64, now_ms: u64) -> Result<bool, SinkError> {
-        let Some(entry) = self.entries.get_mut(&number) else { return Ok(true) };
-        entry.used_ms = now_ms;
-        let counted = self.settings.roll_events.is_some_and(|most| entry.events >= most);
-        if entry.buffer.len() >= block_end(&self.settings, entry) {
-            self.write_out(number)?;
-        }
-        let sized = self.entries.get(&number).is_some_and(|entry| entry.length >= self.settings.roll_bytes);
-        if counted || sized {
-            self.finish(number)?;
-        }
-        Ok(counted || sized)
-    }
-
-    /// Writes the buffer of a file.
-    fn write_out(&mut self, number: u64) -> Result<(), SinkError> {
-        let Some(entry) = self.entries.get_mut(&number).filter(|entry| !entry.buffer.is_empty()) else {
-            return Ok(());
-        };
-        let path = open_path(&entry.recorded);
-        let file = entry.file.as_ref().ok_or_else(|| SinkError::Retry(format!("{} is closed", path.display())))?;
-        let block = self.compressor.block(&entry.buffer).map_err(|e| failed("compressing", &path, &e))?;
-        entry.dirty = true;
-        self.disk.write_at(&path, file, block, entry.length).map_err(|e| failed("writing", &path, &e))?;
-        entry.length += block.len() as u64;
-        self.buffered_bytes = self.buffered_bytes.saturating_sub(entry.buffer.len());
-        entry.buffer.clear();
-        Ok(())
-    }
-
-    /// Writes all buffers.
-    pub fn write_all(&mut self) -> Result<(), SinkError> {
-        let numbers: Vec<u64> = self.entries.iter().filter(|(_, e)| !e.buffer.is_empty()).map(|(n, _)| *n).collect();
-        let keep = self.open.len() <= BUFFERS_KEPT;
-        for number in numbers {
-            self.write_out(number)?;
-            if let Some(entry) = self.entries.get_mut(&number).filter(|_| !keep) {
-                entry.buffer = Vec::new();
-            }
         }
         Ok(())
     }
@@ -427,11 +359,17 @@ impl Files {
     fn sync(&mut self, number: u64) -> Result<(), SinkError> {
         let Some(entry) = self.entries.get_mut(&number).filter(|entry| entry.dirty) else { return Ok(()) };
         let path = open_path(&entry.recorded);
-        let file = entry.file.as_ref().ok_or_else(|| SinkError::Retry(format!("{} is closed", path.display())))?;
+        let file =
+            entry.file.as_ref().ok_or_else(|| SinkError::Retry(format!("{} is closed", path.display())))?;
         if let Err(error) = self.disk.sync(&path, file) {
             // The kernel may have dropped the pages and report the error only once.
             self.suspect.insert(number);
             return Err(failed("syncing", &path, &error));
+        }
+        // Synced, and gone as soon as it is closed: not to be acknowledged.
+        let links = file.metadata().map_err(|e| failed("looking at", &path, &e))?.nlink();
+        if links == 0 {
+            return Err(SinkError::Retry(format!("{} was removed while it was written", path.display())));
         }
         entry.dirty = false;
         Ok(())
@@ -473,9 +411,10 @@ impl Files {
 
     /// Makes created, renamed and removed names durable.
     pub fn sync_directories(&mut self) -> Result<(), SinkError> {
+        self.sync_ancestors()?;
         while let Some(directory) = self.changed_directories.first().cloned() {
             match self.disk.sync_directory(&directory) {
-                // Someone removed it with all that was in it; `rebuild` reports what is missing.
+                // Someone removed it, with nothing in it that was written since: `sync` has seen to that.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 done => done.map_err(|e| failed("syncing directory", &directory, &e))?,
             }
@@ -484,11 +423,39 @@ impl Files {
         Ok(())
     }
 
+    fn sync_ancestors(&mut self) -> Result<(), SinkError> {
+        use io::ErrorKind::{InvalidInput, NotFound, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+        for (directory, durable) in self.ancestors.iter_mut().filter(|(_, durable)| !**durable) {
+            if let Some(parent) =
+                directory.parent().filter(|parent| !self.changed_directories.contains(*parent))
+            {
+                match self.disk.sync_directory(parent) {
+                    // A directory that we may not even read was not changed by us.
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            PermissionDenied | NotFound | ReadOnlyFilesystem | InvalidInput | Unsupported
+                        ) => {}
+                    done => done.map_err(|e| failed("syncing directory", parent, &e))?,
+                }
+            }
+            *durable = true;
+        }
+        // Only a saving: what is forgotten is synced once more.
+        if self.ancestors.len() > PATHS_CACHED_MAX {
+            self.ancestors.clear();
+        }
+        Ok(())
+    }
+
     /// Gives final names to the files that a durable position calls closing.
     pub fn rename_closing(&mut self, context: &SinkContext, position: &Position) -> Result<(), SinkError> {
         for record in position.files.iter().filter(|record| record.closing) {
             let Some(entry) = self.entries.get_mut(&record.number) else { continue };
-            if entry.phase != Phase::Closing || entry.recorded.path != record.path || entry.length != record.length {
+            if entry.phase != Phase::Closing
+                || entry.recorded.path != record.path
+                || entry.length != record.length
+            {
                 continue;
             }
             let [from, to] = [open_path(record), final_path(record)];

@@ -49,6 +49,7 @@ mod sanitise;
 mod template;
 #[cfg(test)]
 pub(crate) mod testing;
+mod writing;
 
 pub use options::SPEC;
 
@@ -122,13 +123,20 @@ impl FileSink {
 }
 
 impl Sink for FileSink {
-    fn recover(&mut self, context: &mut SinkContext, committed: Option<&[u8]>) -> Result<Option<u64>, SinkError> {
+    fn recover(
+        &mut self,
+        context: &mut SinkContext,
+        committed: Option<&[u8]>,
+    ) -> Result<Option<u64>, SinkError> {
         self.recovered = false;
         // Never committed, or committed by a flush before the first event: nothing is there.
         let position = match committed {
             None | Some([]) => Position { next_number: 1, ..Position::default() },
             Some(bytes) => Position::decode(bytes).map_err(|error| {
-                SinkError::Retry(format!("the committed position of sink {} cannot be read: {error}", context.name))
+                SinkError::Retry(format!(
+                    "the committed position of sink {} cannot be read: {error}",
+                    context.name
+                ))
             })?,
         };
         self.files.rebuild(context, position)?;
@@ -155,8 +163,9 @@ impl Sink for FileSink {
         if !self.recovered || !self.files.entries.values().any(|entry| entry.phase == Phase::Closing) {
             return Ok(());
         }
-        let position = Position::decode(position)
-            .map_err(|error| SinkError::Retry(format!("the position just committed cannot be read: {error}")))?;
+        let position = Position::decode(position).map_err(|error| {
+            SinkError::Retry(format!("the position just committed cannot be read: {error}"))
+        })?;
         self.step(context, |sink, context| sink.files.rename_closing(context, &position))
     }
 

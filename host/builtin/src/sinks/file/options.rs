@@ -35,17 +35,72 @@ pub const SPEC: ComponentSpec = ComponentSpec {
             default: None,
             about: "Path of the files, with `{header.NAME}`, `{header.NAME:-default}` and `{time:%Y-%m-%d/%H}`; a running number is put before the extension, and `.open` follows while a file is written.",
         },
-        option("encoding", OptionKind::Choice(&["text", "json"]), Some("\"text\""), "`text`: the body and a newline; `json`: one object per line."),
-        option("compression", OptionKind::Choice(&["auto", "none", "gzip", "zstd"]), Some("\"auto\""), "`auto`: by the end of the path (`.gz`, `.zst`); otherwise the path gets that end if it lacks it."),
-        option("time_zone", OptionKind::Text, Some("\"UTC\""), "Time zone of `{time:…}` in the path, by its IANA name."),
-        option("roll_size", SIZE, Some("\"128 MiB\""), "A file is finished when it has this many bytes on disk."),
-        option("roll_interval", OptionKind::Duration { min: Duration::ZERO, max: Duration::from_secs(31 * 86_400) }, Some("\"10m\""), "A file is finished this long after it was begun; `0s`: never."),
-        option("roll_count", OptionKind::Integer { min: 0, max: i64::MAX }, Some("0"), "A file is finished when it has this many events; 0: never."),
-        option("idle_timeout", OptionKind::Duration { min: Duration::from_secs(1), max: DAY }, None, "A file is finished when no event came for this long; absent: never."),
-        option("max_open_files", OptionKind::Integer { min: 1, max: 65_536 }, Some("256"), "When there are more, the file that was written longest ago is finished."),
-        option("flush_bytes", SIZE, None, "Body bytes after which files are synced and events acknowledged; default 8 MiB, compressed 64 MiB."),
-        option("flush_interval", OptionKind::Duration { min: Duration::from_millis(1), max: DAY }, None, "Time after which files are synced and events acknowledged; default 1s, compressed 10s (each flush ends a compressed block)."),
-        option("file_mode", OptionKind::Text, Some("\"0644\""), "Permissions of the files, in octal; the umask does not apply."),
+        option(
+            "encoding",
+            OptionKind::Choice(&["text", "json"]),
+            Some("\"text\""),
+            "`text`: the body and a newline; `json`: one object per line.",
+        ),
+        option(
+            "compression",
+            OptionKind::Choice(&["auto", "none", "gzip", "zstd"]),
+            Some("\"auto\""),
+            "`auto`: by the end of the path (`.gz`, `.zst`); otherwise the path gets that end if it lacks it.",
+        ),
+        option(
+            "time_zone",
+            OptionKind::Text,
+            Some("\"UTC\""),
+            "Time zone of `{time:…}` in the path, by its IANA name.",
+        ),
+        option(
+            "roll_size",
+            SIZE,
+            Some("\"128 MiB\""),
+            "A file is finished when it has this many bytes on disk.",
+        ),
+        option(
+            "roll_interval",
+            OptionKind::Duration { min: Duration::ZERO, max: Duration::from_secs(31 * 86_400) },
+            Some("\"10m\""),
+            "A file is finished this long after it was begun; `0s`: never.",
+        ),
+        option(
+            "roll_count",
+            OptionKind::Integer { min: 0, max: i64::MAX },
+            Some("0"),
+            "A file is finished when it has this many events; 0: never.",
+        ),
+        option(
+            "idle_timeout",
+            OptionKind::Duration { min: Duration::from_secs(1), max: DAY },
+            None,
+            "A file is finished when no event came for this long; absent: never.",
+        ),
+        option(
+            "max_open_files",
+            OptionKind::Integer { min: 1, max: 65_536 },
+            Some("256"),
+            "When there are more, the file that was written longest ago is finished.",
+        ),
+        option(
+            "flush_bytes",
+            SIZE,
+            None,
+            "Body bytes after which files are synced and events acknowledged; default 8 MiB, compressed 64 MiB.",
+        ),
+        option(
+            "flush_interval",
+            OptionKind::Duration { min: Duration::from_millis(1), max: DAY },
+            None,
+            "Time after which files are synced and events acknowledged; default 1s, compressed 10s (each flush ends a compressed block).",
+        ),
+        option(
+            "file_mode",
+            OptionKind::Text,
+            Some("\"0644\""),
+            "Permissions of the files, in octal; the umask does not apply.",
+        ),
     ],
 };
 
@@ -87,9 +142,16 @@ impl Settings {
             compression,
             roll_bytes: options.size_opt("roll_size").unwrap_or(128 << 20),
             roll_interval_ms: millis("roll_interval"),
-            roll_events: options.integer_opt("roll_count").and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0),
+            roll_events: options
+                .integer_opt("roll_count")
+                .and_then(|n| u64::try_from(n).ok())
+                .filter(|n| *n > 0),
             idle_timeout_ms: millis("idle_timeout"),
-            open_files_max: options.integer_opt("max_open_files").and_then(|n| usize::try_from(n).ok()).unwrap_or(256).max(1),
+            open_files_max: options
+                .integer_opt("max_open_files")
+                .and_then(|n| usize::try_from(n).ok())
+                .unwrap_or(256)
+                .max(1),
             flush_bytes: options.size_opt("flush_bytes").unwrap_or(flush_bytes),
             flush_interval: options.duration_opt("flush_interval").unwrap_or(Duration::from_secs(flush_s)),
             mode: mode(options.text_opt("file_mode").unwrap_or("0644"))?,
@@ -123,7 +185,11 @@ fn zone(name: &str) -> Result<TimeZone, BuildError> {
     }
     TimeZone::get(name).map_err(|_| {
         let reason = format!("{name:?} is not a time zone of this machine");
-        BuildError::new("time_zone", reason, "use a name such as \"UTC\" or \"Europe/Berlin\" (package tzdata)")
+        BuildError::new(
+            "time_zone",
+            reason,
+            "use a name such as \"UTC\" or \"Europe/Berlin\" (package tzdata)",
+        )
     })
 }
 

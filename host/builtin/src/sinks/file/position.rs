@@ -102,7 +102,8 @@ impl Position {
         let mut position =
             Position { fingerprint: input.u64()?, next_number: input.u64()?, files: Vec::new() };
         for _ in 0..input.u32()? {
-            let [number, length, events, opened_ms] = [input.u64()?, input.u64()?, input.u64()?, input.u64()?];
+            let [number, length, events, opened_ms] =
+                [input.u64()?, input.u64()?, input.u64()?, input.u64()?];
             let closing = input.bytes(1)? == [1];
             let split = input.u32()?;
             let path_bytes = input.u32()? as usize;
@@ -110,7 +111,15 @@ impl Position {
             if !path.is_char_boundary(split as usize) {
                 return Err(Damaged);
             }
-            position.files.push(FileRecord { number, length, events, opened_ms, closing, path: path.into(), split });
+            position.files.push(FileRecord {
+                number,
+                length,
+                events,
+                opened_ms,
+                closing,
+                path: path.into(),
+                split,
+            });
         }
         if input.0.is_empty() { Ok(position) } else { Err(Damaged) }
     }
@@ -156,13 +165,20 @@ mod tests {
             path: path.into(),
             split: 5,
         };
-        Position { fingerprint: 7, next_number: 12, files: vec![file(3, "/a/bü.log", false), file(11, "/a/b.log", true)] }
+        Position {
+            fingerprint: 7,
+            next_number: 12,
+            files: vec![file(3, "/a/bü.log", false), file(11, "/a/b.log", true)],
+        }
     }
 
     #[test]
     fn comes_back_as_it_was() {
         assert_eq!(Position::decode(&Position::default().encode()), Ok(Position::default()));
-        let example = Position { files: example().files.into_iter().map(|f| FileRecord { split: 4, ..f }).collect(), ..example() };
+        let example = Position {
+            files: example().files.into_iter().map(|f| FileRecord { split: 4, ..f }).collect(),
+            ..example()
+        };
         assert_eq!(Position::decode(&example.encode()), Ok(example));
     }
 

@@ -52,7 +52,8 @@ impl Files {
         let unlisted = |entry: &&Entry| {
             !listed.contains(&entry.recorded.number) && matches!(entry.phase, Phase::Open | Phase::Closing)
         };
-        let records: Vec<FileRecord> = self.entries.values().filter(unlisted).map(|e| e.recorded.clone()).collect();
+        let records: Vec<FileRecord> =
+            self.entries.values().filter(unlisted).map(|e| e.recorded.clone()).collect();
         for record in records {
             self.remove(&open_path(&record))?;
             self.entries.remove(&record.number);
@@ -62,7 +63,8 @@ impl Files {
 
     fn remove(&mut self, path: &Path) -> Result<(), SinkError> {
         match self.disk.remove(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // Perhaps by a process that was killed before it synced the directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             done => done.map_err(|e| failed("removing", path, &e))?,
         }
         self.changed_directories.extend(path.parent().map(Path::to_owned));
@@ -98,7 +100,8 @@ impl Files {
             }
             record.length = length;
             phase = Phase::Closing;
-        } else if length > record.length {
+        } else {
+            // Also when the length is right: it may be a cut that was not made durable.
             self.disk.cut(&path, &file, record.length).map_err(|e| failed("cutting", &path, &e))?;
         }
         let now_ms = (self.clock)();

@@ -75,7 +75,8 @@ impl Router {
         let (mut from, mut to) = (0, 0);
         let mut current: Option<(usize, usize)> = None;
         for (row, time) in batch.time().values().iter().enumerate() {
-            let same = from <= *time && *time < to && columns.iter().flatten().all(|column| same_value(column, row));
+            let same =
+                from <= *time && *time < to && columns.iter().flatten().all(|column| same_value(column, row));
             if same && current.is_some() {
                 continue;
             }
@@ -123,7 +124,9 @@ impl Router {
 /// True if a row has the value of the row before it.
 fn same_value(column: &StringArray, row: usize) -> bool {
     match row.checked_sub(1) {
-        Some(before) if column.is_valid(row) && column.is_valid(before) => column.value(row) == column.value(before),
+        Some(before) if column.is_valid(row) && column.is_valid(before) => {
+            column.value(row) == column.value(before)
+        }
         Some(before) => column.is_valid(row) == column.is_valid(before),
         None => false,
     }
@@ -131,6 +134,8 @@ fn same_value(column: &StringArray, row: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::single_range_in_vec_init, reason = "runs are ranges")]
+
     use super::*;
     use flumen_event::{BatchBuilder, HeaderColumn};
     use jiff::tz::TimeZone;
@@ -146,7 +151,10 @@ mod tests {
         let twice = [router.route(&batch).len(), router.route(&batch).len()];
         assert_eq!(twice[0], twice[1], "the cache changes nothing");
         let routing = router.route(&batch);
-        routing.into_iter().map(|(b, runs)| (b.path.to_string(), runs.iter().map(|r| r.rows.clone()).collect())).collect()
+        routing
+            .into_iter()
+            .map(|(b, runs)| (b.path.to_string(), runs.iter().map(|r| r.rows.clone()).collect()))
+            .collect()
     }
 
     #[test]

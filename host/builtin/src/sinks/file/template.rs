@@ -80,10 +80,16 @@ impl Template {
                 continue;
             }
             let inner = brace.strip_prefix('{').ok_or_else(|| {
-                error(format!("has a `}}` without `{{` before {brace:?}"), "write `}}` for a brace in the name")
+                error(
+                    format!("has a `}}` without `{{` before {brace:?}"),
+                    "write `}}` for a brace in the name",
+                )
             })?;
             let (placeholder, after) = inner.split_once('}').ok_or_else(|| {
-                error(format!("the placeholder `{brace}` has no end"), "add `}`, or write `{{` for a brace in the name")
+                error(
+                    format!("the placeholder `{brace}` has no end"),
+                    "add `}`, or write `{{` for a brace in the name",
+                )
             })?;
             template.parts.push(Part::Text(std::mem::take(&mut literal)));
             template.placeholder(placeholder)?;
@@ -111,7 +117,10 @@ impl Template {
             }
             if default.is_empty() {
                 let fix = format!("write `{{header.{name}:-none}}`, or leave `:-` out to get `unknown`");
-                return Err(error(format!("`{{{text}}}` has an empty default, which cannot be part of a path"), fix));
+                return Err(error(
+                    format!("`{{{text}}}` has an empty default, which cannot be part of a path"),
+                    fix,
+                ));
             }
             self.parts.push(Part::Header(self.headers.len()));
             self.headers.push(HeaderPart { name: name.into(), default: default.into() });
@@ -178,7 +187,8 @@ impl Template {
     /// The path of a bucket, and where the running number goes. One value per header.
     pub fn render(&self, time_ns: i64, values: &[Option<&str>]) -> (String, usize) {
         let mut path = String::new();
-        let local = self.unit_s.map(|_| Timestamp::from_second(time_ns.div_euclid(NS_PER_S)).unwrap_or_default());
+        let local =
+            self.unit_s.map(|_| Timestamp::from_second(time_ns.div_euclid(NS_PER_S)).unwrap_or_default());
         for part in &self.parts {
             match part {
                 Part::Text(text) => path.push_str(text),
@@ -221,7 +231,9 @@ fn absolute(text: &str) -> Result<String, BuildError> {
         return Ok(String::new());
     }
     let here = std::env::current_dir().ok().and_then(|path| path.to_str().map(|path| format!("{path}/")));
-    here.ok_or_else(|| error("is relative, and the working directory has no usable name", "begin it with `/`"))
+    here.ok_or_else(|| {
+        error("is relative, and the working directory has no usable name", "begin it with `/`")
+    })
 }
 
 /// Seconds of the smallest unit that a format shows.
@@ -232,12 +244,13 @@ fn time_unit_s(format: &str, utc: bool) -> Result<i64, BuildError> {
         let letter = letters.find(|letter| !matches!(letter, '-' | '_' | '^' | '#' | ':' | '0'..='9'));
         unit_s = unit_s.min(match letter {
             Some('f' | 'N' | '.') => {
-                let reason = format!("`{{time:{format}}}` is finer than a second: every event would get a file");
+                let reason =
+                    format!("`{{time:{format}}}` is finer than a second: every event would get a file");
                 return Err(error(reason, "stop at seconds (`%S`) or coarser"));
             }
             Some(
-                'Y' | 'y' | 'C' | 'G' | 'g' | 'm' | 'b' | 'B' | 'h' | 'd' | 'e' | 'j' | 'F' | 'D' | 'A' | 'a' | 'u'
-                | 'w' | 'U' | 'W' | 'V' | '%' | 'n' | 't',
+                'Y' | 'y' | 'C' | 'G' | 'g' | 'm' | 'b' | 'B' | 'h' | 'd' | 'e' | 'j' | 'F' | 'D' | 'A' | 'a'
+                | 'u' | 'w' | 'U' | 'W' | 'V' | '%' | 'n' | 't',
             ) => 86_400,
             Some('H' | 'I' | 'k' | 'l' | 'p' | 'P' | 'z' | 'Z' | 'Q') => 3_600,
             Some('M' | 'R') => 60,
@@ -283,9 +296,10 @@ mod tests {
     #[test]
     fn long_names_are_cut_before_the_extension() {
         let long = "x".repeat(500);
-        let (path, split) = Template::parse("/l/{header.a}/{header.a}{header.b}{header.c}.log.gz", ".gz", TimeZone::UTC)
-            .unwrap()
-            .render(0, &[Some(&long), Some(&long), Some(&long), Some(&long)]);
+        let (path, split) =
+            Template::parse("/l/{header.a}/{header.a}{header.b}{header.c}.log.gz", ".gz", TimeZone::UTC)
+                .unwrap()
+                .render(0, &[Some(&long), Some(&long), Some(&long), Some(&long)]);
         assert!(path.split('/').all(|name| name.len() <= PATH_SEGMENT_BYTES_MAX), "{path}");
         assert_eq!(&path[split..], ".log.gz");
     }

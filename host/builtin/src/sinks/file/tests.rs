@@ -21,9 +21,9 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
+use super::FileSink;
 use super::options::Settings;
 use super::testing::TroubledDisk;
-use super::FileSink;
 
 const FOREIGN: [(&str, &str); 2] = [("a-000002.log", "not ours\n"), ("a-000003.log.open", "nor this\n")];
 
@@ -249,7 +249,7 @@ impl Run {
         }
     }
 
-    fn to_the_end(&mut self) {
+    fn until_all_is_delivered(&mut self) {
         let mut steps = 0;
         while self.journal.0.lock().cursor < self.total() || self.random.random_ratio(9, 10) {
             steps += 1;
@@ -260,9 +260,8 @@ impl Run {
             }
             if self.step().is_err() {
                 self.log.push("error".into());
-                if self.disk.0.lock().dead || self.random.random_ratio(1, 4) {
-                    self.crash();
-                } else if self.sink.is_some() && self.recover().is_err() {
+                let dies = self.disk.0.lock().dead || self.random.random_ratio(1, 4);
+                if dies || (self.sink.is_some() && self.recover().is_err()) {
                     self.crash();
                 }
             }
@@ -280,7 +279,8 @@ impl Run {
             one.push(9, self.delivered, event.time_ns, event.body.as_bytes());
             let host: StringArray = [event.host].into_iter().collect();
             let batch = one.finish(vec![HeaderColumn { name: "host".into(), values: host }]).unwrap();
-            sink.deliver(&mut self.context, &Delivery { first: self.delivered, batch, lost_before: 0 }).unwrap();
+            sink.deliver(&mut self.context, &Delivery { first: self.delivered, batch, lost_before: 0 })
+                .unwrap();
             self.delivered += 1;
         }
         let position = sink.flush(&mut self.context).unwrap();
@@ -323,7 +323,8 @@ impl Run {
             let (number, tail) = rest.split_at(6);
             let number: u64 = number.parse().unwrap();
             assert!(numbers.insert(number), "number {number} is used twice");
-            let bucket = format!("{}/out/{head}|{}", self.root.path().display(), tail.trim_end_matches(".open"));
+            let bucket =
+                format!("{}/out/{head}|{}", self.root.path().display(), tail.trim_end_matches(".open"));
             let ids = ids(&name, &content, self.options.text("encoding").unwrap());
             found.entry(bucket).or_default().insert(number, ids);
             if !name.ends_with(".open") {
@@ -331,8 +332,10 @@ impl Run {
                 assert!(*before == content, "{name} is final and has changed");
             }
         }
-        let found: BTreeMap<String, Vec<u64>> =
-            found.into_iter().map(|(bucket, files)| (bucket, files.into_values().flatten().collect())).collect();
+        let found: BTreeMap<String, Vec<u64>> = found
+            .into_iter()
+            .map(|(bucket, files)| (bucket, files.into_values().flatten().collect()))
+            .collect();
         assert_eq!(found, expected, "after acknowledging {cursor}");
     }
 }
@@ -366,7 +369,9 @@ fn ids(name: &str, content: &[u8], encoding: &str) -> Vec<u64> {
     .unwrap_or_else(|error| panic!("{name}: {error}"));
     assert!(text.ends_with('\n'), "{name} ends within a line");
     let body = |line: &str| match encoding {
-        "json" => serde_json::from_str::<serde_json::Value>(line).unwrap()["body"].as_str().unwrap().to_owned(),
+        "json" => {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["body"].as_str().unwrap().to_owned()
+        }
         _ => line.to_owned(),
     };
     text.lines().map(|line| body(line)[..5].parse().unwrap()).collect()
@@ -374,7 +379,7 @@ fn ids(name: &str, content: &[u8], encoding: &str) -> Vec<u64> {
 
 fn run(seed: u64) {
     let mut run = Run::new(seed);
-    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.to_the_end()));
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.until_all_is_delivered()));
     if let Err(panic) = done {
         let log = run.log.iter().rev().take(40).rev().cloned().collect::<Vec<_>>().join("\n  ");
         eprintln!("FLUMEN_SEED={seed} fails with {:?}; last steps:\n  {log}", run.options);

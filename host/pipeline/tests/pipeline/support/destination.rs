@@ -188,7 +188,11 @@ impl Sink for DestinationSink {
             return Ok(None);
         }
         let length = committed.map_or(0, number);
-        assert!(length <= inner.flushed, "{length} events are committed, but only {} were flushed", inner.flushed);
+        assert!(
+            length <= inner.flushed,
+            "{length} events are committed, but only {} were flushed",
+            inner.flushed
+        );
         inner.written.truncate(length);
         inner.flushed = length;
         inner.last_committed = length as u64;

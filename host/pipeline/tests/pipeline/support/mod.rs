@@ -44,12 +44,22 @@ pub fn records(batch: &Batch) -> Vec<Record> {
 }
 
 /// The oracle: per stream exactly these positions, each once, in order.
-pub fn assert_exactly(records: &[Record], streams: &[u64], total: u64, wanted: impl Fn(u64) -> bool, what: &str) {
+pub fn assert_exactly(
+    records: &[Record],
+    streams: &[u64],
+    total: u64,
+    wanted: impl Fn(u64) -> bool,
+    what: &str,
+) {
     for stream in streams {
         let got: Vec<u64> = records.iter().filter(|r| r.stream == *stream).map(|r| r.position).collect();
         let want: Vec<u64> = (0..total).filter(|position| wanted(*position)).collect();
         if got != want {
-            let first = got.iter().zip(&want).position(|(got, want)| got != want).unwrap_or(got.len().min(want.len()));
+            let first = got
+                .iter()
+                .zip(&want)
+                .position(|(got, want)| got != want)
+                .unwrap_or(got.len().min(want.len()));
             let around = &got[first.saturating_sub(3)..got.len().min(first + 5)];
             panic!(
                 "{what}: stream {stream}: {} events, expected {}; the first difference is event {first}: {around:?} instead of {:?}",
@@ -62,7 +72,11 @@ pub fn assert_exactly(records: &[Record], streams: &[u64], total: u64, wanted: i
     let strange = records.iter().find(|record| !streams.contains(&record.stream));
     assert!(strange.is_none(), "{what}: {strange:?} is of no known stream");
     for record in records {
-        assert_eq!(record.body, format!("{}/{}", record.stream, record.position), "{what}: a body of another event");
+        assert_eq!(
+            record.body,
+            format!("{}/{}", record.stream, record.position),
+            "{what}: a body of another event"
+        );
     }
 }
 

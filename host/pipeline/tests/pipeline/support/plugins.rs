@@ -71,7 +71,8 @@ pub fn all(batch: Batch) -> Processed {
 }
 
 pub fn rows_where(batch: &Batch, wanted: impl Fn(u64) -> bool) -> Batch {
-    let rows: UInt32Array = (0..batch.rows() as u32).filter(|row| wanted(batch.position().value(*row as usize))).collect();
+    let rows: UInt32Array =
+        (0..batch.rows() as u32).filter(|row| wanted(batch.position().value(*row as usize))).collect();
     batch.take(&rows).unwrap()
 }
 

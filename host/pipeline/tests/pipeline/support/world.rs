@@ -9,7 +9,8 @@ use flumen_pipeline::component::Options;
 use flumen_pipeline::deliver::MakeSink;
 use flumen_pipeline::feed::MakeSource;
 use flumen_pipeline::plan::{
-    BatchPlan, ChannelPlan, InterceptorPlan, JournalPlan, OnReject, PipelinePlan, PluginLimits, SinkPlan, SourcePlan,
+    BatchPlan, ChannelPlan, InterceptorPlan, JournalPlan, OnReject, PipelinePlan, PluginLimits, SinkPlan,
+    SourcePlan,
 };
 use flumen_pipeline::status::ComponentStatus;
 use flumen_pipeline::{Interceptor, Parts, Pipeline, StopOutcome, channel_specs, quarantine};
@@ -37,7 +38,11 @@ pub fn plan(sources: &[&str], channels: &[(&str, u64)], sinks: &[(&str, &str)]) 
         file: PathBuf::new(),
         sources: sources
             .iter()
-            .map(|name| SourcePlan { name: name.to_string(), kind: "script".into(), options: Options::default() })
+            .map(|name| SourcePlan {
+                name: name.to_string(),
+                kind: "script".into(),
+                options: Options::default(),
+            })
             .collect(),
         interceptors: Vec::new(),
         interceptor_threads: 1,
@@ -90,7 +95,8 @@ impl World {
             snapshot_every_bytes: 32 << 10,
             ..FileConfig::default()
         };
-        FileJournal::open(config, channels, Arc::new(GatedDisk(self.gate.clone())), Arc::new(OsClock)).unwrap()
+        FileJournal::open(config, channels, Arc::new(GatedDisk(self.gate.clone())), Arc::new(OsClock))
+            .unwrap()
     }
 
     pub fn open_journal(&self) -> Arc<FileJournal> {
@@ -133,7 +139,8 @@ impl World {
     pub fn quarantined(&self) -> Vec<Record> {
         let journal = self.open_quarantine();
         let channel = journal.channel(quarantine::KEPT_CHANNEL).unwrap();
-        let mut reader = journal.open_reader(channel, journal.reader_id(channel, quarantine::KEPT_READER).unwrap());
+        let mut reader =
+            journal.open_reader(channel, journal.reader_id(channel, quarantine::KEPT_READER).unwrap());
         let mut all = Vec::new();
         while let Some(delivery) = reader.next(Duration::ZERO).unwrap() {
             assert_eq!(delivery.lost_before, 0);
