@@ -269,9 +269,12 @@ impl Runner {
             };
             // While acknowledgements are under way the wait is short, so that their last steps are not late.
             let wait = if self.acks.is_empty() { wait } else { wait.min(Duration::from_millis(10)) };
+            // Asked before the read: only a read that began when all had come finds the channel empty.
+            let is_finishing = self.finish.stopping();
+            let wait = if is_finishing { Duration::ZERO } else { wait };
             match self.reader.next(wait) {
                 Ok(Some(delivery)) => self.deliver(sink, delivery)?,
-                Ok(None) if self.finish.stopping() => return self.stop(sink),
+                Ok(None) if is_finishing => return self.stop(sink),
                 Ok(None) => {}
                 // Nothing can be acknowledged any more, so nothing more is flushed.
                 Err(ReadError::Closing) => return Err(SinkError::Stopped),

@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arrow_array::StringArray;
 use flumen_event::{Batch, BatchError};
@@ -167,12 +168,15 @@ impl Keeper {
             self.acknowledge(places, cursor)?;
         }
         loop {
-            let Some(delivery) = reader.next(limits::SINK_WAIT).map_err(|error| match error {
+            // Asked before the read: only a read that began when all had come finds the channel empty.
+            let is_stopping = self.wake.stopping();
+            let wait = if is_stopping { Duration::ZERO } else { limits::SINK_WAIT };
+            let Some(delivery) = reader.next(wait).map_err(|error| match error {
                 flumen_journal::ReadError::Closing => SinkError::Stopped,
                 other => retry(other),
             })?
             else {
-                if self.wake.stopping() {
+                if is_stopping {
                     return Ok(());
                 }
                 continue;

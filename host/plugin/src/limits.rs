@@ -80,6 +80,6 @@ pub const WATCH_QUIET: Duration = Duration::from_millis(150);
 /// A directory that never becomes quiet does not keep changes waiting for longer than this.
 pub const WATCH_QUIET_MAX: Duration = Duration::from_secs(1);
 
-/// Longest wait for a plugin file that is being copied while the agent starts. Copies take milliseconds; past this it is a
-/// file that keeps changing.
-pub const START_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for a plugin file that is being copied while the agent starts, and the age from which a damaged file is no
+/// longer taken for one. Copies take milliseconds, but on a disk that syncs without a break they were seen to take over a second.
+pub const START_WAIT_MAX: Duration = Duration::from_secs(10);

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use flumen_pipeline::plan::InterceptorPlan;
@@ -107,7 +107,8 @@ impl PluginSlot {
             Err(source) => return Err(LoadError::read(&path, source)),
         };
         let services = Services::new(plan.name.as_str().into(), plan.limits.log_lines_per_s);
-        let loaded = load_when_whole(&strong, &path)?;
+        let patience = if strong.is_watching() { limits::START_WAIT_MAX } else { Duration::ZERO };
+        let loaded = load_when_whole(&strong, &path, patience)?;
         let version = strong.open_loaded(&loaded, &services, &plan.config, &plan.grants, plan.limits)?;
         let state = State {
             path,
@@ -240,13 +241,17 @@ impl std::fmt::Debug for PluginSlot {
 
 /// Loads a file at the start of the agent. One that is damaged and was changed a moment ago is most likely being copied: an
 /// agent that starts in that moment (after a crash, say) looks again instead of giving up.
-fn load_when_whole(host: &PluginHost, path: &Path) -> Result<Loaded, LoadError> {
+fn load_when_whole(host: &PluginHost, path: &Path, patience: Duration) -> Result<Loaded, LoadError> {
     let started = Instant::now();
+    let mut is_told = false;
     loop {
         match PluginFile::read(path).and_then(|file| host.load(file)) {
             Err(LoadError::Malformed { .. } | LoadError::NotWasm { .. } | LoadError::NotAPlugin { .. })
-                if is_fresh(path) && started.elapsed() < limits::START_WAIT_MAX =>
+                if is_fresh(path) && started.elapsed() < patience =>
             {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!(path = %path.display(), "the plugin's file is not whole; it is new, so it may still be copied: waiting");
+                }
                 std::thread::sleep(limits::WATCH_QUIET);
             }
             outcome => return outcome,
@@ -254,10 +259,10 @@ fn load_when_whole(host: &PluginHost, path: &Path) -> Result<Loaded, LoadError> 
     }
 }
 
-/// Whether the file was changed within [`limits::WATCH_QUIET_MAX`]. The clock of a file system may be a moment ahead of this
-/// process's, and a clock that was set back makes the file old.
+/// Whether the file was changed within [`limits::START_WAIT_MAX`]: a copy over a busy disk can stand still for seconds. The
+/// clock of a file system may be a moment ahead of this process's, and a clock that was set back makes the file old.
 fn is_fresh(path: &Path) -> bool {
     let changed = std::fs::metadata(path).and_then(|metadata| metadata.modified());
     let age = |changed: SystemTime| changed.elapsed().unwrap_or_else(|ahead| ahead.duration());
-    changed.is_ok_and(|changed| age(changed) < limits::WATCH_QUIET_MAX)
+    changed.is_ok_and(|changed| age(changed) < limits::START_WAIT_MAX)
 }

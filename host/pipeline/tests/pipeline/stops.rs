@@ -1,14 +1,19 @@
 //! Stops within a limit.
 
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use flumen_journal::Journal;
+use flumen_journal::{
+    ChannelId, Commit, CommitError, Delivery, Journal, JournalStatus, Put, ReadError, Reader, ReaderId, Ticket,
+};
 use flumen_pipeline::StopOutcome;
+use flumen_pipeline::deliver::{Outlet, OutletPlace};
+use flumen_pipeline::source::Wake;
 
-use crate::support::assert_exactly;
 use crate::support::destination::Destination;
-use crate::support::script::Script;
+use crate::support::script::{Script, batch};
 use crate::support::world::{World, plan};
+use crate::support::{assert_exactly, until};
 
 const TOTAL: u64 = 2_000;
 
@@ -65,4 +70,82 @@ fn a_waiting_source_stops_at_once() {
     assert!(!running.pipeline.sources_ended());
     assert_eq!(running.stop_within(Duration::from_secs(30)), StopOutcome::Drained);
     assert_exactly(&destination.records(), &[1], 100, |_| true, "all");
+}
+
+/// A journal whose readers learn too late: what comes, comes while they return from an empty read.
+struct Late {
+    journal: Arc<dyn Journal>,
+    finish: Arc<OnceLock<Wake>>,
+}
+
+struct LateReader {
+    reader: Box<dyn Reader>,
+    late: Late,
+    channel: ChannelId,
+}
+
+impl Reader for LateReader {
+    fn next(&mut self, wait: Duration) -> Result<Option<Delivery>, ReadError> {
+        let delivery = self.reader.next(wait)?;
+        let finish = self.late.finish.get().filter(|finish| delivery.is_none() && !finish.stopping());
+        if let Some(finish) = finish {
+            let put = Put { channels: vec![self.channel], batch: batch(1, 0, 20) };
+            let commit = Commit { puts: vec![put], ..Commit::default() };
+            self.late.journal.commit(commit, None).unwrap().wait(None).unwrap().unwrap();
+            finish.stop();
+        }
+        Ok(delivery)
+    }
+    fn seek(&mut self, cursor: u64) -> Result<(), ReadError> {
+        self.reader.seek(cursor)
+    }
+    fn acknowledged(&self) -> u64 {
+        self.reader.acknowledged()
+    }
+}
+
+impl Journal for Late {
+    fn channel(&self, name: &str) -> Option<ChannelId> {
+        self.journal.channel(name)
+    }
+    fn reader_id(&self, channel: ChannelId, reader: &str) -> Option<ReaderId> {
+        self.journal.reader_id(channel, reader)
+    }
+    fn commit(&self, commit: Commit, deadline: Option<Instant>) -> Result<Box<dyn Ticket>, CommitError> {
+        self.journal.commit(commit, deadline)
+    }
+    fn position(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.journal.position(key)
+    }
+    fn positions(&self, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.journal.positions(prefix)
+    }
+    fn open_reader(&self, channel: ChannelId, reader: ReaderId) -> Box<dyn Reader> {
+        let late = Late { journal: self.journal.clone(), finish: self.finish.clone() };
+        Box::new(LateReader { reader: self.journal.open_reader(channel, reader), late, channel })
+    }
+    fn status(&self) -> JournalStatus {
+        self.journal.status()
+    }
+    fn close(&self) -> Result<(), CommitError> {
+        self.journal.close()
+    }
+}
+
+/// The last events come, and the sink is told to finish, between its empty read and its next step.
+#[test]
+fn events_that_come_just_before_the_end_are_delivered() {
+    let world = World::new(plan(&["one"], &[("main", 500)], &[("a", "main")]));
+    let finish = Arc::new(OnceLock::new());
+    let journal: Arc<dyn Journal> = Arc::new(Late { journal: world.open_journal(), finish: finish.clone() });
+    let (channel, quarantine) = (journal.channel("main").unwrap(), journal.channel("quarantine").unwrap());
+    let reader = journal.reader_id(channel, "a").unwrap();
+    let place = OutletPlace { journal: journal.clone(), channel, reader, quarantine };
+    let destination = Destination::new();
+    let outlet = Outlet::start("a", destination.make(), Default::default(), place).unwrap();
+    finish.set(outlet.finish.clone()).ok().unwrap();
+    until("the sink ends", || outlet.finished());
+    assert_exactly(&destination.records(), &[1], 20, |_| true, "what came last");
+    assert_eq!(journal.status().channels[0].events, 0);
+    journal.close().unwrap();
 }

@@ -56,6 +56,8 @@ pub struct Trouble {
     pub calls: u64,
     /// Bytes of each file that a sync made durable.
     synced: BTreeMap<PathBuf, u64>,
+    /// Length before a cut that was not made durable.
+    uncut: BTreeMap<PathBuf, u64>,
     /// Names changed and not synced, oldest first.
     names: Vec<(PathBuf, NameChange)>,
     trash: PathBuf,
@@ -81,6 +83,7 @@ impl TroubledDisk {
             stays_dead: false,
             calls: 0,
             synced: BTreeMap::new(),
+            uncut: BTreeMap::new(),
             names: Vec::new(),
             trash: trash.to_owned(),
         })))
@@ -103,7 +106,10 @@ impl TroubledDisk {
                 NameChange::Renamed(from, to) => {
                     std::fs::rename(&to, &from).unwrap();
                     let synced = trouble.synced.remove(&to).unwrap();
-                    trouble.synced.insert(from, synced);
+                    trouble.synced.insert(from.clone(), synced);
+                    if let Some(length) = trouble.uncut.remove(&to) {
+                        trouble.uncut.insert(from, length);
+                    }
                 }
                 NameChange::Removed(path, kept) => std::fs::rename(kept, path).unwrap(),
             }
@@ -113,9 +119,12 @@ impl TroubledDisk {
             assert!(content.len() as u64 >= *synced, "{path:?}");
             let keep = trouble.random.random_range(*synced as usize..=content.len());
             let mut content = content[..keep].to_vec();
+            if let Some(length) = trouble.uncut.remove(path) {
+                content.resize(content.len().max(length as usize), 0);
+            }
             content[*synced as usize..].iter_mut().for_each(|byte| *byte = trouble.random.random());
+            *synced = content.len() as u64;
             std::fs::write(path, content).unwrap();
-            *synced = keep as u64;
         }
     }
 
@@ -184,18 +193,27 @@ impl Disk for TroubledDisk {
             return Err(io::Error::from_raw_os_error(5));
         }
         let length = file.metadata()?.len();
-        self.0.lock().synced.insert(path.to_owned(), length);
+        let mut trouble = self.0.lock();
+        trouble.uncut.remove(path);
+        trouble.synced.insert(path.to_owned(), length);
         Ok(())
     }
 
     fn cut(&mut self, path: &Path, file: &File, length: u64) -> io::Result<()> {
         let fails = self.call()?;
-        SystemDisk.cut(path, file, length)?;
-        let synced = &mut self.0.lock().synced;
-        let before = synced.get(path).copied().unwrap_or(length);
-        assert!(before >= length, "a committed length was never synced: {path:?}");
-        synced.insert(path.to_owned(), length);
-        then(fails, ())
+        let before = file.metadata()?.len();
+        file.set_len(length)?;
+        let mut trouble = self.0.lock();
+        let durable = trouble.synced.get(path).copied().unwrap_or(length);
+        assert!(durable >= length, "a committed length was never synced: {path:?}");
+        trouble.synced.insert(path.to_owned(), length);
+        if fails {
+            let longest = trouble.uncut.entry(path.to_owned()).or_insert(0);
+            *longest = before.max(*longest);
+            return Err(error());
+        }
+        trouble.uncut.remove(path);
+        Ok(())
     }
 
     fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
@@ -204,6 +222,9 @@ impl Disk for TroubledDisk {
         let mut trouble = self.0.lock();
         let synced = trouble.synced.remove(from).unwrap_or(0);
         trouble.synced.insert(to.to_owned(), synced);
+        if let Some(length) = trouble.uncut.remove(from) {
+            trouble.uncut.insert(to.to_owned(), length);
+        }
         drop(trouble);
         self.changed(from, NameChange::Renamed(from.to_owned(), to.to_owned()));
         then(fails, ())
@@ -227,7 +248,9 @@ impl Disk for TroubledDisk {
 
     fn sync_directory(&mut self, path: &Path) -> io::Result<()> {
         let fails = self.call()?;
-        SystemDisk.sync_directory(path)?;
+        if !path.is_dir() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         if !fails {
             self.0.lock().names.retain(|(directory, _)| directory != path);
         }
