@@ -98,6 +98,11 @@ impl PluginHost {
         self.open_loaded(&loaded, &services, config, grants, limits)
     }
 
+    /// Whether it serves a running agent, and not one look at a file.
+    pub(crate) fn is_watching(&self) -> bool {
+        self.watch.is_some()
+    }
+
     pub(crate) fn load(&self, file: PluginFile) -> Result<Loaded, LoadError> {
         let (component, compiled) = self.compile(&file)?;
         let shape = abi::shape(&self.engine, &component, &file.path)?;
