@@ -54,14 +54,25 @@ fn power_cuts() {
     check(&Soak::power_cuts(5, seed(), Plugin::AccessLog));
 }
 
-/// The same without `fdatasync` in the journal does not hold: so it is the syncs that carry the test above.
+/// The same without `fdatasync` in the journal does not hold: so it is the syncs that carry the test above. A few
+/// cuts may all come before anything was delivered, so cuts go on until one bites.
 #[test]
 fn power_cuts_have_teeth() {
+    /// By estimate one run in 25 does not bite (on a very busy machine one in three): all its lives end before the first flush.
+    const RUNS_MAX: u64 = 10;
     if !disk::may_mount() {
         eprintln!("not run: power cuts mount a disk of their own, and this is not root");
         return;
     }
-    let soak = Soak { is_durable: false, ..Soak::power_cuts(4, seed(), Plugin::None) };
-    let report = soak::run(&soak).unwrap();
-    assert!(!report.holds(), "nothing was lost or doubled without durability: the cuts do not cut\n{report}");
+    let seed = seed();
+    let has_bitten = |run: u64| {
+        let soak = Soak { is_durable: false, ..Soak::power_cuts(4, seed + run, Plugin::None) };
+        let report = soak::run(&soak).unwrap();
+        eprintln!("{report}");
+        !report.holds()
+    };
+    assert!(
+        (0..RUNS_MAX).any(has_bitten),
+        "nothing was lost or doubled without durability: the cuts do not cut"
+    );
 }

@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::time::Duration;
 
 use flumen_tests::generator::{self, Load, Rotation};
 use flumen_tests::scene::Scene;
@@ -70,7 +69,7 @@ fn a_second_sigterm_ends_at_once() {
     agent.wait_log("drain", limits::CONDITION).unwrap();
     agent.expect_running().unwrap();
     agent.signal(Signal::TERM).unwrap();
-    let status = agent.wait_exit(Duration::from_secs(5)).unwrap();
+    let status = agent.wait_exit(limits::STOP).unwrap();
     assert_ne!(status.code(), Some(0), "an end without a drain is no success: {status}");
 
     // Nothing is lost by it.

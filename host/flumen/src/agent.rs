@@ -127,7 +127,7 @@ impl Agent {
                     tracing::info!(
                         pipeline = name,
                         events,
-                        "stopped; events are left in the journal for the next start"
+                        "stopped; not everything is delivered: the next start goes on with it"
                     );
                 }
                 StopOutcome::Failed(reason) => {
@@ -210,6 +210,11 @@ fn plugin_error(error: &LoadError) -> BuildError {
     let (option, fix) = match error {
         LoadError::Refused { .. } => ("config", "correct the plugin's configuration"),
         LoadError::NotGranted { .. } => ("grant", "grant it, if the plugin may have it"),
+        LoadError::Missing { .. } => (
+            "plugin",
+            "copy it there, or set `plugin_dir` in flumen.toml; without one it is `plugins` beside the pipeline's file",
+        ),
+        LoadError::Read { .. } => ("plugin", "check that it is a file and that the agent's user may read it"),
         _ => ("plugin", "`flumen plugin inspect FILE` shows what a file is"),
     };
     BuildError::new(option, error.to_string(), fix)

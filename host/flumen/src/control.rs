@@ -57,7 +57,7 @@ fn handle(mut stream: UnixStream, answer: &impl Fn(&str) -> Option<String>) -> R
 
 /// Asks the agent that uses this data directory.
 pub fn ask(data_dir: &Path, request: &str) -> Result<String> {
-    let (_dir, short) = short_path(data_dir)?;
+    let (_dir, short) = short_path(data_dir).context("has an agent run with this data_dir?")?;
     let mut stream = UnixStream::connect(&short).with_context(|| {
         format!("no agent answers in {} (is it running, with this data_dir?)", data_dir.display())
     })?;

@@ -10,6 +10,8 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 /// The data directory is in use by another agent (`EX_TEMPFAIL`).
 pub const LOCKED: u8 = 75;
+/// Nobody reads the standard output any more; what a shell shows for SIGPIPE.
+pub const CLOSED_PIPE: u8 = 141;
 /// The configuration is wrong (`EX_CONFIG`).
 pub const CONFIG: u8 = 78;
 
@@ -49,13 +51,14 @@ impl Failure {
                 for reason in &reasons {
                     eprintln!("error: {reason}");
                 }
-                eprintln!("flumen: {} in the configuration", counted(reasons.len(), "error"));
+                eprintln!("flumen: {}", counted(reasons.len(), "error"));
                 CONFIG
             }
             Failure::Locked(reason) => {
                 eprintln!("flumen: {reason}");
                 LOCKED
             }
+            Failure::Other(error) if is_closed_pipe(&error) => CLOSED_PIPE,
             Failure::Other(error) => {
                 eprintln!("flumen: {error:#}");
                 FAILED
@@ -64,6 +67,11 @@ impl Failure {
         };
         ExitCode::from(code)
     }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// `1 error`, `2 errors`.

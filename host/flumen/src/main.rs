@@ -9,8 +9,12 @@ mod log;
 mod registry;
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use signal_hook::consts::SIGPIPE;
+use signal_hook::flag::register_conditional_shutdown;
 
 /// The log agent whose logic belongs to its users: nothing lost, nothing twice, through your own code.
 #[derive(Debug, Parser)]
@@ -66,6 +70,13 @@ fn main() -> ExitCode {
             };
         }
     };
+    // `run` and `plugin` have something to put in order at their end: they see the error of the write.
+    if !matches!(cli.command, Command::Run(_) | Command::Plugin(_)) {
+        let always = Arc::new(AtomicBool::new(true));
+        if let Err(error) = register_conditional_shutdown(SIGPIPE, exit::CLOSED_PIPE.into(), always) {
+            return exit::Failure::from(error).report();
+        }
+    }
     let level = if matches!(cli.command, Command::Run(_)) { "info" } else { "warn" };
     let outcome = log::init(&cli.log, level).and_then(|repeats| match cli.command {
         Command::Run(args) => cmd::run::run(args, repeats),

@@ -18,7 +18,7 @@ use crate::disk::Disk;
 use crate::file::format::commit::{AckRecord, CommitHead, PutHead, decode_lists};
 use crate::file::format::frame::Kind;
 use crate::file::format::registers::Registers;
-use crate::file::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::file::format::segment::{HeaderFault, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::file::format::snapshot::{SLOT_NAMES, Snapshot};
 use crate::file::{Frame, SegmentFile, segment_id, segment_name};
 use crate::limits;
@@ -170,9 +170,14 @@ impl Inspector {
             file.read_at(0, &mut bytes)?;
             io::Result::Ok(bytes)
         };
+        let fault = |fault| match fault {
+            HeaderFault::Invalid => "damaged, or cut off while it was written".to_string(),
+            HeaderFault::Newer(version) => format!("of the newer format {version}"),
+        };
         let slot = |name: &'static str| match read(name) {
             Err(error) => (name, Err(error.to_string())),
-            Ok(bytes) => (name, Snapshot::decode(&bytes).map_err(|fault| format!("{fault:?}"))),
+            Ok(bytes) if bytes.iter().all(|byte| *byte == 0) => (name, Err("not written yet".into())),
+            Ok(bytes) => (name, Snapshot::decode(&bytes).map_err(fault)),
         };
         SLOT_NAMES.into_iter().map(slot).collect()
     }

@@ -275,6 +275,7 @@ impl Runner {
             match self.reader.next(wait) {
                 Ok(Some(delivery)) => self.deliver(sink, delivery)?,
                 Ok(None) if is_finishing => return self.stop(sink),
+                Ok(None) if self.unflushed.is_none() => self.works_again(),
                 Ok(None) => {}
                 // Nothing can be acknowledged any more, so nothing more is flushed.
                 Err(ReadError::Closing) => return Err(SinkError::Stopped),
@@ -311,7 +312,6 @@ impl Runner {
         if cursor > acknowledged {
             self.acknowledge(Vec::new(), Vec::new(), cursor)?;
         }
-        self.works_again();
         Ok(())
     }
 
@@ -331,9 +331,10 @@ impl Runner {
         stored <= head
     }
 
+    /// Only a flush shows that the destination works, or that there is nothing to deliver: opening it is not enough.
     fn works_again(&mut self) {
         if self.state.swap(OutletState::Running as u8, Ordering::AcqRel) == OutletState::Retrying as u8 {
-            tracing::info!(sink = &*self.context.name, "sink recovered");
+            tracing::info!(sink = &*self.context.name, "sink works again");
             self.context.metrics.set_error(None);
         }
     }
@@ -376,6 +377,7 @@ impl Runner {
             metrics.add(Metric::SinkBytes, unflushed.bytes);
         }
         metrics.set(Metric::SinkCursor, self.cursor);
+        self.works_again();
         Ok(())
     }
 

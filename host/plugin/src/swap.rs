@@ -239,23 +239,23 @@ impl std::fmt::Debug for PluginSlot {
     }
 }
 
-/// Loads a file at the start of the agent. One that is damaged and was changed a moment ago is most likely being copied: an
-/// agent that starts in that moment (after a crash, say) looks again instead of giving up.
+/// Loads a file at the start of the agent. One that fails and was changed a moment ago is most likely being copied: an agent
+/// that starts in that moment (after a crash, say) looks again instead of giving up.
 fn load_when_whole(host: &PluginHost, path: &Path, patience: Duration) -> Result<Loaded, LoadError> {
     let started = Instant::now();
     let mut is_told = false;
     loop {
-        match PluginFile::read(path).and_then(|file| host.load(file)) {
-            Err(LoadError::Malformed { .. } | LoadError::NotWasm { .. } | LoadError::NotAPlugin { .. })
-                if is_fresh(path) && started.elapsed() < patience =>
-            {
-                if !std::mem::replace(&mut is_told, true) {
-                    tracing::warn!(path = %path.display(), "the plugin's file is not whole; it is new, so it may still be copied: waiting");
-                }
-                std::thread::sleep(limits::WATCH_QUIET);
-            }
-            outcome => return outcome,
+        // Before the read: what was fresh then may be old when a slow compiler says no.
+        let (was_fresh, before) = (is_fresh(path), Fingerprint::of(path).ok());
+        let outcome = PluginFile::read(path).and_then(|file| host.load(file));
+        let may_be_whole_soon = was_fresh || Fingerprint::of(path).ok() != before;
+        if outcome.is_ok() || !may_be_whole_soon || started.elapsed() >= patience {
+            return outcome;
         }
+        if !std::mem::replace(&mut is_told, true) {
+            tracing::warn!(path = %path.display(), "the plugin's file does not load, but it is new: it may still be copied, so the start waits");
+        }
+        std::thread::sleep(limits::WATCH_QUIET);
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::*;
 use flumen_pipeline::InterceptorVersion;
@@ -13,7 +13,7 @@ use flumen_plugin::LoadError;
 #[test]
 fn a_row_that_traps_goes_alone() {
     let sandbox = Sandbox::new();
-    let version = sandbox.hostile(r#"{"do":"trap-on"}"#, PluginLimits::default());
+    let version = sandbox.hostile(r#"{"do":"trap-on"}"#, patient());
     for bad in [vec![0], vec![999], vec![500, 501], vec![0, 1, 2, 3, 500, 998, 999]] {
         check_isolated(
             &version,
@@ -32,12 +32,12 @@ fn a_row_that_traps_goes_alone() {
 #[test]
 fn a_row_that_loops_goes_alone() {
     let sandbox = Sandbox::new();
-    let version = sandbox.hostile(r#"{"do":"loop-on"}"#, quick());
-    let started = Instant::now();
-    check_isolated(&version, &batch_with(1_000, &[321], "LOOP"), &[321], "took longer than 200 ms");
-    // Two for the batch, ten short ones, one to be sure: some 4 limits.
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
-    check_isolated(&version, &batch_with(100, &[5, 50], "LOOP"), &[5, 50], "took longer than 200 ms");
+    let version = sandbox.hostile(r#"{"do":"loop-on"}"#, PluginLimits::default());
+    check_isolated(&version, &batch_with(1_000, &[321], "LOOP"), &[321], "took longer than 1000 ms");
+    // Two for the batch, ten short ones, one to be sure: some 4 limits. Now and then a busy machine costs a short one more.
+    let timeouts = version.stats().timeouts;
+    assert!((13..20).contains(&timeouts), "{timeouts}");
+    check_isolated(&version, &batch_with(100, &[5, 50], "LOOP"), &[5, 50], "took longer than 1000 ms");
     check_isolated(&version, &batch_with(1_000, &[], ""), &[], "");
     assert!(version.stats().timeouts > 20);
 }
@@ -45,7 +45,7 @@ fn a_row_that_loops_goes_alone() {
 #[test]
 fn a_row_that_eats_memory_goes_alone() {
     let sandbox = Sandbox::new();
-    let version = sandbox.hostile(r#"{"do":"bomb-on"}"#, PluginLimits::default());
+    let version = sandbox.hostile(r#"{"do":"bomb-on"}"#, patient());
     check_isolated(&version, &batch_with(1_000, &[7, 900], "BOMB"), &[7, 900], "its limit is 67108864");
     let stats = version.stats();
     assert!(stats.memory_failures > 20, "{stats:?}");
@@ -63,60 +63,44 @@ fn check_misdeed(misdeed: &str, limits: PluginLimits, reason: &str) {
 
 #[test]
 fn offsets_beyond_the_data() {
-    check_misdeed(
-        "lying-offsets",
-        PluginLimits::default(),
-        "body: the last offset is 1, the data has 0 bytes",
-    );
+    check_misdeed("lying-offsets", patient(), "body: the last offset is 1, the data has 0 bytes");
 }
 
 #[test]
 fn falling_offsets() {
-    check_misdeed("falling-offsets", PluginLimits::default(), "the plugin's answer lies: body: ");
+    check_misdeed("falling-offsets", patient(), "the plugin's answer lies: body: ");
 }
 
 #[test]
 fn a_body_too_many() {
-    check_misdeed("wrong-rows", PluginLimits::default(), "body: 12 bytes of offsets, 1 rows need 8");
+    check_misdeed("wrong-rows", patient(), "body: 12 bytes of offsets, 1 rows need 8");
 }
 
 #[test]
 fn header_values_that_are_not_utf8() {
-    check_misdeed("bad-utf8", PluginLimits::default(), "header \"bad\": row 0 is not UTF-8");
+    check_misdeed("bad-utf8", patient(), "header \"bad\": row 0 is not UTF-8");
 }
 
 #[test]
 fn rows_that_the_input_does_not_have() {
-    check_misdeed(
-        "rows-out-of-range",
-        PluginLimits::default(),
-        "rows-from names row 1000000, the batch has 1",
-    );
+    check_misdeed("rows-out-of-range", patient(), "rows-from names row 1000000, the batch has 1");
 }
 
 #[test]
 fn a_rejection_of_a_row_that_the_input_does_not_have() {
-    check_misdeed(
-        "reject-out-of-range",
-        PluginLimits::default(),
-        "rejected names row 1000000, the batch has 1",
-    );
+    check_misdeed("reject-out-of-range", patient(), "rejected names row 1000000, the batch has 1");
 }
 
 #[test]
 fn an_error_from_process() {
-    check_misdeed(
-        "process-error",
-        PluginLimits::default(),
-        "the plugin failed: `process-error` was asked for",
-    );
+    check_misdeed("process-error", patient(), "the plugin failed: `process-error` was asked for");
 }
 
 #[test]
 fn an_answer_of_100_mib() {
-    let roomy = PluginLimits { memory_bytes: 512 << 20, ..PluginLimits::default() };
+    let roomy = PluginLimits { memory_bytes: 512 << 20, ..patient() };
     check_misdeed("huge-answer", roomy, "larger than its limit of 67108864 bytes");
-    check_misdeed("huge-answer", PluginLimits::default(), "bytes of memory; its limit is 67108864");
+    check_misdeed("huge-answer", patient(), "bytes of memory; its limit is 67108864");
 }
 
 #[test]
@@ -124,7 +108,6 @@ fn a_plugin_that_always_loops_has_an_end() {
     let sandbox = Sandbox::new();
     let limits = PluginLimits { time: Duration::from_millis(100), ..PluginLimits::default() };
     let version = sandbox.hostile(r#"{"do":"loop"}"#, limits);
-    let started = Instant::now();
     let batch = batch_with(8_192, &[], "");
     let processed = version.process(batch);
     let found = quarantined(&processed);
@@ -135,21 +118,24 @@ fn a_plugin_that_always_loops_has_an_end() {
         found[8_191].1
     );
     assert!(processed.kept.is_empty());
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
-    assert_eq!(version.stats().budgets_exhausted, 1);
+    let stats = version.stats();
+    assert_eq!(stats.budgets_exhausted, 1);
+    // Each of them ends by its limit: two for the batch, at most 50 short ones until ten limits are spent, what is left then.
+    assert!(stats.calls == stats.timeouts && stats.calls < 80, "{stats:?}");
 }
 
 #[test]
 fn a_plugin_that_fails_on_every_row_has_an_end() {
     let sandbox = Sandbox::new();
-    let version = sandbox.hostile(r#"{"do":"process-error"}"#, PluginLimits::default());
-    let started = Instant::now();
+    let version = sandbox.hostile(r#"{"do":"process-error"}"#, patient());
     let processed = version.process(batch_with(8_192, &[], ""));
     let found = quarantined(&processed);
     assert_eq!(found.iter().map(|(row, _)| *row).collect::<Vec<_>>(), (0..8_192).collect::<Vec<u64>>());
     assert!(found[0].1 == "the plugin failed: `process-error` was asked for", "{}", found[0].1);
     assert!(found[8_191].1.contains("budget of 16 failures per batch reached"), "{}", found[8_191].1);
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    // Two for the batch, halvings down to the first 16 rows, one to be sure of each, what is left then.
+    let calls = version.stats().calls;
+    assert!(calls < 80, "{calls}");
 }
 
 #[test]
@@ -168,7 +154,7 @@ fn an_open_that_says_no_or_never_returns() {
 #[test]
 fn many_threads_share_a_version_that_fails() {
     let sandbox = Sandbox::new();
-    let version = sandbox.hostile(r#"{"do":"trap-on"}"#, PluginLimits::default());
+    let version = sandbox.hostile(r#"{"do":"trap-on"}"#, patient());
     std::thread::scope(|scope| {
         for thread in 0..4 {
             let version = &version;
@@ -185,11 +171,9 @@ fn many_threads_share_a_version_that_fails() {
 #[test]
 fn more_threads_than_sandboxes_wait_for_each_other() {
     let sandbox = Sandbox::new();
-    let versions: Vec<_> =
-        (0..10).map(|_| sandbox.open("noop", "{}", PluginLimits::default()).unwrap()).collect();
+    let versions: Vec<_> = (0..10).map(|_| sandbox.open("noop", "{}", patient()).unwrap()).collect();
     // 10 idle instances here, and 200 versions more than the 128 that fit.
-    let more: Vec<_> =
-        (0..200).map(|_| sandbox.open("noop", "{}", PluginLimits::default()).unwrap()).collect();
+    let more: Vec<_> = (0..200).map(|_| sandbox.open("noop", "{}", patient()).unwrap()).collect();
     for version in versions.iter().chain(&more) {
         check_isolated(version, &batch_with(10, &[], ""), &[], "");
     }

@@ -4,7 +4,6 @@
 mod common;
 
 use std::os::unix::fs::MetadataExt;
-use std::time::Instant;
 
 use common::*;
 use flumen_pipeline::InterceptorVersion;
@@ -238,12 +237,10 @@ fn a_second_start_compiles_nothing_and_a_damaged_entry_is_made_again() {
     assert_eq!(std::fs::metadata(&files[0]).unwrap().mode() & 0o777, 0o600);
     let again = || {
         let host = PluginHost::new(HostConfig::new(sandbox.dir.path().join("cache"))).unwrap();
-        let started = Instant::now();
-        (host.inspect(&path, r#"{"do":"loop-on"}"#).unwrap(), started.elapsed())
+        host.inspect(&path, r#"{"do":"loop-on"}"#).unwrap()
     };
-    let (second, took) = again();
+    let second = again();
     assert_eq!(second.compile_ms, None);
-    assert!(took.as_millis() < 100, "{took:?}");
     assert_eq!(second.reads, first.reads);
 
     let good = std::fs::read(&files[0]).unwrap();
@@ -251,11 +248,11 @@ fn a_second_start_compiles_nothing_and_a_damaged_entry_is_made_again() {
         let mut bad = good.clone();
         bad[damage] ^= 1;
         std::fs::write(&files[0], bad).unwrap();
-        assert!(again().0.compile_ms.is_some());
-        assert_eq!(again().0.compile_ms, None);
+        assert!(again().compile_ms.is_some());
+        assert_eq!(again().compile_ms, None);
     }
     std::fs::write(&files[0], &good[..good.len() / 2]).unwrap();
-    assert!(again().0.compile_ms.is_some());
+    assert!(again().compile_ms.is_some());
     assert_eq!(std::fs::read(&files[0]).unwrap(), good);
 }
 

@@ -110,6 +110,45 @@ fn what_is_broken_or_gone_changes_nothing_and_is_reported() {
     assert_eq!((status.hash, status.swaps), (before.hash, 0));
 }
 
+/// An agent that starts while a file is being copied waits for the rest of it.
+#[test]
+fn a_start_waits_for_a_file_that_is_being_copied() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.dir.path().join("swap.wasm");
+    let bytes = std::fs::read(guest("swap_a")).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let is_read = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let starting = scope.spawn(|| {
+            is_read.store(true, Ordering::Release);
+            sandbox.host.slot(plan("swap", "{}"), sandbox.dir.path())
+        });
+        while !is_read.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        // Now and then a piece, so that the start sees several states.
+        for part in 0..8 {
+            std::fs::write(&path, &bytes[..bytes.len() / 2 + part]).unwrap();
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        assert!(!starting.is_finished(), "half a file was an answer");
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(version_of(&starting.join().unwrap().unwrap(), 10), "a");
+    });
+}
+
+/// A damaged file that nobody has touched for long is refused at once.
+#[test]
+fn a_start_does_not_wait_for_an_old_damaged_file() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.dir.path().join("swap.wasm");
+    std::fs::write(&path, "\0asm").unwrap();
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(3_600);
+    std::fs::File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+    let error = sandbox.host.slot(plan("swap", "{}"), sandbox.dir.path()).unwrap_err();
+    assert_eq!(error.code(), "plugin-damaged");
+}
+
 #[test]
 fn a_reload_says_what_it_did() {
     let sandbox = Sandbox::new();

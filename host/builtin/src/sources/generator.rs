@@ -35,7 +35,7 @@ const fn option(
 /// The source's name and options.
 pub const SPEC: ComponentSpec = ComponentSpec {
     kind: "generator",
-    about: "Makes events from a seed: the same events at every run.",
+    about: "Makes events from a seed: always the same ones; after a restart it goes on where it was.",
     options: &[
         option(
             "rate",

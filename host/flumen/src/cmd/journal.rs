@@ -47,7 +47,7 @@ fn report(inspector: &Inspector, commits: bool) -> Result<Value, Failure> {
             json!({ "channel": channel.name, "head": channel.head, "readers": readers })
         })
         .collect();
-    let key = |key: &[u8]| String::from_utf8_lossy(key).escape_debug().to_string();
+    let key = |key: &[u8]| key.escape_ascii().to_string();
     let positions: Vec<Value> =
         registers.positions.iter().map(|(k, value)| json!({ "key": key(k), "bytes": value.len() })).collect();
     let mut segments = Vec::new();

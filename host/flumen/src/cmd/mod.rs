@@ -8,9 +8,11 @@ pub mod run;
 pub mod schema;
 pub mod status;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use flumen_config::{Sources, SystemEnv};
+use anyhow::Context;
+use flumen_config::{Code, Sources, SystemEnv};
 use flumen_pipeline::plan::AgentPlan;
 
 use crate::exit::Failure;
@@ -19,13 +21,22 @@ use crate::registry::registry;
 /// Reads the configuration; all errors at once.
 pub fn load(paths: &[PathBuf]) -> Result<(AgentPlan, Sources), Failure> {
     let default = [PathBuf::from("flumen.toml")];
-    let paths = if paths.is_empty() { &default } else { paths };
-    flumen_config::load_agent(paths, &registry(), &SystemEnv).map_err(Failure::Config)
+    let unnamed = paths.is_empty();
+    let paths = if unnamed { &default } else { paths };
+    flumen_config::load_agent(paths, &registry(), &SystemEnv).map_err(|mut diagnostics| {
+        if unnamed
+            && let [only] = diagnostics.as_mut_slice()
+            && only.code == Code::FileNotFound
+        {
+            only.fix = "name a pipeline's file, or go where flumen.toml is".into();
+        }
+        Failure::Config(diagnostics)
+    })
 }
 
 /// Prints a value as JSON on one line.
 pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
-    println!("{}", serde_json::to_string(value)?);
+    writeln!(std::io::stdout(), "{}", serde_json::to_string(value)?)?;
     Ok(())
 }
 
@@ -53,7 +64,9 @@ impl Scratch {
         let name = format!("flumen-{}-{}", std::process::id(), since.as_nanos());
         let path = std::env::temp_dir().join(name);
         // `create_dir` fails on an existing one, so nobody else's directory is ever used.
-        std::fs::create_dir(&path)?;
+        std::fs::create_dir(&path).with_context(|| {
+            format!("cannot make the temporary directory {} (set TMPDIR)", path.display())
+        })?;
         Ok(Scratch(path))
     }
 

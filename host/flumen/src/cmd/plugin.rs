@@ -43,8 +43,8 @@ pub enum Command {
         /// The plugin's configuration, as JSON.
         #[arg(long, default_value = "{}")]
         config: String,
-        /// Host powers to grant: log, metrics, clock.
-        #[arg(long, value_delimiter = ',')]
+        /// Host powers to grant, with commas between.
+        #[arg(long, value_delimiter = ',', value_parser = ["log", "metrics", "clock"])]
         grant: Vec<String>,
     },
 }
@@ -66,28 +66,30 @@ pub fn run(command: Command, output: Output) -> Result<(), Failure> {
 }
 
 fn inspect(host: &PluginHost, file: &Path, config: &str, output: Output) -> Result<(), Failure> {
+    let mut out = std::io::stdout();
     let found = host.inspect(file, config).map_err(|error| Failure::Unfit(vec![error.to_string()]))?;
     if output == Output::Json {
         return print_json(&found);
     }
     let list = |names: &[String]| if names.is_empty() { "none".to_string() } else { names.join(", ") };
-    println!("file      {}", found.path.display());
-    println!("kind      {}", serde_json::to_value(found.kind)?.as_str().unwrap_or("?"));
-    println!("world     {}", found.world);
-    println!("size      {} ({} bytes)", cmd::status::size(found.size_bytes), found.size_bytes);
-    println!("hash      {}", found.hash);
-    println!("imports   {}", list(&found.imports));
-    println!("exports   {}", list(&found.exports));
-    println!("grants    {}", list(&found.needs));
+    writeln!(out, "file      {}", found.path.display())?;
+    writeln!(out, "kind      {}", serde_json::to_value(found.kind)?.as_str().unwrap_or("?"))?;
+    writeln!(out, "world     {}", found.world)?;
+    writeln!(out, "size      {} ({} bytes)", cmd::status::size(found.size_bytes), found.size_bytes)?;
+    writeln!(out, "hash      {}", found.hash)?;
+    writeln!(out, "imports   {}", list(&found.imports))?;
+    writeln!(out, "exports   {}", list(&found.exports))?;
+    writeln!(out, "grants    {}", list(&found.needs))?;
     match (&found.reads, &found.open_error) {
-        (Some(reads), _) => println!("reads     {}", serde_json::to_string(reads)?),
-        (None, Some(error)) => {
-            println!("reads     unknown: open said: {error}\n          give its configuration with --config")
-        }
+        (Some(reads), _) => writeln!(out, "reads     {}", serde_json::to_string(reads)?)?,
+        (None, Some(error)) => writeln!(
+            out,
+            "reads     unknown: open said: {error}\n          give its configuration with --config"
+        )?,
         (None, None) => {}
     }
     if let Some(ms) = found.compile_ms {
-        println!("compiled  in {ms} ms");
+        writeln!(out, "compiled  in {ms} ms")?;
     }
     Ok(())
 }
@@ -112,6 +114,7 @@ fn test(host: &PluginHost, dir: &Path, wasm: Option<PathBuf>, output: Output) ->
             anyhow::anyhow!("{} has no *.toml file: there is nothing to test", cases.display()).into()
         );
     }
+    let mut out = std::io::stdout();
     let mut failed = 0;
     let mut results = Vec::new();
     for path in &files {
@@ -125,9 +128,9 @@ fn test(host: &PluginHost, dir: &Path, wasm: Option<PathBuf>, output: Output) ->
         };
         failed += usize::from(difference.is_some());
         if output == Output::Human {
-            println!("{} {name}", if difference.is_none() { "ok    " } else { "FAILED" });
+            writeln!(out, "{} {name}", if difference.is_none() { "ok    " } else { "FAILED" })?;
             for line in difference.iter().flat_map(|difference| difference.lines()) {
-                println!("       {line}");
+                writeln!(out, "       {line}")?;
             }
         }
         results.push(
@@ -139,7 +142,7 @@ fn test(host: &PluginHost, dir: &Path, wasm: Option<PathBuf>, output: Output) ->
         Output::Json => {
             print_json(&serde_json::json!({ "passed": passed, "failed": failed, "cases": results }))?
         }
-        Output::Human => println!("{passed} passed, {failed} failed ({})", wasm.display()),
+        Output::Human => writeln!(out, "{passed} passed, {failed} failed ({})", wasm.display())?,
     }
     if failed == 0 { Ok(()) } else { Err(Failure::Reported(FAILED)) }
 }

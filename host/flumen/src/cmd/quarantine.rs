@@ -65,7 +65,13 @@ fn each_batch(
         None => load(&which.paths)?.0.data_dir,
     };
     let names = match which.pipeline {
-        Some(name) => vec![name],
+        Some(name) => {
+            let known = pipelines_in(&data_dir)?;
+            if !known.contains(&name) {
+                return Err(anyhow::anyhow!("no pipeline {name:?}; there are: {}", known.join(", ")).into());
+            }
+            vec![name]
+        }
         None => pipelines_in(&data_dir)?,
     };
     for name in names {

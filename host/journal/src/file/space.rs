@@ -58,7 +58,8 @@ impl Writer {
         let mut state = self.shared.state.lock();
         if state.phase == Phase::Closing {
             // Nobody can wait for space any more; nothing of these was acknowledged to anyone.
-            let reason: Arc<str> = format!("the disk is full at the end: {error}").into();
+            let reason: Arc<str> =
+                format!("the disk was still full at the stop, what waited was not stored: {error}").into();
             let mut left = VecDeque::new();
             for queued in std::mem::take(&mut state.queue) {
                 if queued.may_overtake() {
@@ -95,7 +96,9 @@ impl Writer {
         let closing = state.phase == Phase::Closing;
         if closing && acks.is_err() {
             for queued in state.queue.drain(..) {
-                queued.ticket.resolve(Err(CommitError::Failed("the disk is full at the end".into())));
+                queued.ticket.resolve(Err(CommitError::Failed(
+                    "the disk was still full at the stop, what waited was not stored".into(),
+                )));
             }
             return Ok(());
         }

@@ -4,7 +4,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use flumen_journal::{
-    ChannelId, Commit, CommitError, Delivery, Journal, JournalStatus, Put, ReadError, Reader, ReaderId, Ticket,
+    ChannelId, Commit, CommitError, Delivery, Journal, JournalStatus, Put, ReadError, Reader, ReaderId,
+    Ticket,
 };
 use flumen_pipeline::StopOutcome;
 use flumen_pipeline::deliver::{Outlet, OutletPlace};

@@ -66,6 +66,11 @@ impl Sandbox {
     }
 }
 
+/// For what is not about time: a machine that is busy with something else delays a guest, too.
+pub fn patient() -> PluginLimits {
+    PluginLimits { time: Duration::from_secs(60), ..PluginLimits::default() }
+}
+
 pub fn quick() -> PluginLimits {
     PluginLimits { time: Duration::from_millis(200), ..PluginLimits::default() }
 }

@@ -260,7 +260,13 @@ impl Files {
         let file = match created {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-            Err(error) => return Err(failed("creating", &path, &error)),
+            Err(error) => {
+                // It may be there (only its permissions failed), so recovery has to look.
+                if let Some(entry) = self.entries.get_mut(&record.number) {
+                    entry.phase = Phase::Open;
+                }
+                return Err(failed("creating", &path, &error));
+            }
         };
         self.changed_directories.extend(path.parent().map(Path::to_owned));
         self.note_ancestors(&path);

@@ -91,10 +91,16 @@ impl TroubledDisk {
 
     /// Takes away a part of what was never synced: ends of files, names in directories.
     pub fn lose_power(&self) {
+        let names = self.0.lock().names.len();
+        let kept = self.0.lock().random.random_range(0..=names);
+        self.lose_power_but_for(kept);
+    }
+
+    /// The same, with so many of the oldest names kept.
+    pub fn lose_power_but_for(&self, kept: usize) {
         let mut guard = self.0.lock();
         let trouble = &mut *guard;
         // Per directory a prefix of the changes is durable, as in a journaling file system.
-        let kept = trouble.random.random_range(0..=trouble.names.len());
         for (_, change) in trouble.names.drain(..).skip(kept).collect::<Vec<_>>().into_iter().rev() {
             match change {
                 NameChange::Created(path) if path.is_dir() => std::fs::remove_dir_all(path).unwrap(),

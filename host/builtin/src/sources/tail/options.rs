@@ -202,7 +202,10 @@ impl Settings {
 fn rule(options: &Options) -> Result<Option<MultilineRule>, BuildError> {
     let pattern = |name: &str, text: &str| {
         Regex::new(text).map_err(|error| {
-            BuildError::new(name, error.to_string(), "write a regular expression of the Rust crate `regex`")
+            // The crate draws the place over several lines; the last one says what is wrong.
+            let text = error.to_string();
+            let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            BuildError::new(name, reason, "write a regular expression of the Rust crate `regex`")
         })
     };
     match (options.text_opt("multiline_start"), options.text_opt("multiline_continue")) {

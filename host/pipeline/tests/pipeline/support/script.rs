@@ -24,6 +24,8 @@ pub struct Script {
     pub dice: Arc<Mutex<Dice>>,
     /// Stays after the last event until the pipeline stops.
     pub stays: bool,
+    /// No batch begins here or later until it is raised.
+    pub gate: Arc<AtomicU64>,
 }
 
 impl Script {
@@ -36,6 +38,7 @@ impl Script {
             faults: 0,
             dice: Arc::new(Mutex::new(Dice(stream))),
             stays: false,
+            gate: Arc::new(AtomicU64::new(u64::MAX)),
         }
     }
 
@@ -112,6 +115,10 @@ impl Source for Script {
         while at < self.total {
             if context.stopping() {
                 return Ok(());
+            }
+            if at >= self.gate.load(Ordering::Acquire) {
+                context.wait(Duration::from_millis(1))?;
+                continue;
             }
             self.maybe_fail("before an emission")?;
             let rows = self.rows_at(at);
