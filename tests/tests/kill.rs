@@ -58,7 +58,8 @@ fn power_cuts() {
 /// cuts may all come before anything was delivered, so cuts go on until one bites.
 #[test]
 fn power_cuts_have_teeth() {
-    /// By estimate one run in 25 does not bite (on a very busy machine one in three): all its lives end before the first flush.
+    /// By estimate one run in 25 does not bite, on a very busy machine two in five: all its lives end before
+    /// the first flush.
     const RUNS_MAX: u64 = 10;
     if !disk::may_mount() {
         eprintln!("not run: power cuts mount a disk of their own, and this is not root");

@@ -27,7 +27,8 @@
 //! Any error of the system makes the call fail with words; from then on only `recover` works, which
 //! rebuilds everything from the last flush. A full disk is such an error: recovery first gives back
 //! the space of what was not acknowledged. After a failed sync the file is finished at its committed length,
-//! because the kernel may have dropped pages. An unreadable position stops the sink and touches nothing.
+//! because the kernel may have dropped pages. What was written to a file that someone removed is not
+//! acknowledged, and delivered again to a new one. An unreadable position stops the sink and touches nothing.
 //!
 //! Compressed files are made of complete blocks, so a file cut at a committed length is valid; each flush
 //! ends a block, therefore flushes are rarer by default ([`compress`]).
@@ -40,6 +41,7 @@ use flumen_pipeline::{BuildError, FlushPolicy, Metric, Options, SinkError};
 
 mod compress;
 mod disk;
+mod durable;
 mod files;
 mod options;
 pub mod position;

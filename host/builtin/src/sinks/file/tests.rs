@@ -389,7 +389,10 @@ fn ids(name: &str, content: &[u8], encoding: &str) -> Vec<u64> {
 /// power fails and takes all that was not synced.
 fn dies_in_recovery(seed: u64, call: u64) {
     let mut run = Run::new(seed);
-    let path = format!("{}/out/{{header.host}}.log", run.root.path().display());
+    // A directory for each, so that no sync for one file serves the other.
+    let out = run.root.path().join("out");
+    ["b", "c"].iter().for_each(|host| std::fs::create_dir(out.join(host)).unwrap());
+    let path = format!("{}/{{header.host}}/a.log", out.display());
     let text = Value::Text("text".into());
     run.options = Options(BTreeMap::from([("path".into(), Value::Text(path)), ("encoding".into(), text)]));
     run.events = (0..6).map(|id| Event { time_ns: 0, host: Some("b"), body: format!("{id:05}") }).collect();
@@ -420,8 +423,8 @@ fn dies_in_recovery(seed: u64, call: u64) {
     deliver(&mut run, 0..3);
     flush(&mut run, 3);
     deliver(&mut run, 3..7);
-    run.sink.as_mut().unwrap().files.write_all().unwrap();
-    run.sink = None;
+    // Durable, and not committed.
+    drop(run.sink.take().unwrap().flush(&mut run.context).unwrap());
     (run.disk.0.lock().fails_after, run.disk.0.lock().stays_dead) = (Some(call), true);
     let survived = run.start().is_ok();
     run.sink = None;
@@ -439,7 +442,11 @@ fn dies_in_recovery(seed: u64, call: u64) {
     run.sink = None;
     run.disk.lose_power_but_for(0);
     run.options.0.insert("encoding".into(), Value::Text("text".into()));
-    assert_eq!(run.files().keys().collect::<Vec<_>>(), ["b-000001.log"], "step {call}, survived: {survived}");
+    assert_eq!(
+        run.files().keys().collect::<Vec<_>>(),
+        ["b/a-000001.log"],
+        "step {call}, survived: {survived}"
+    );
     run.check(3);
 }
 
