@@ -192,3 +192,20 @@ fn schema_is_json() {
         assert!(schema["$schema"].is_string(), "{which}");
     }
 }
+
+/// A bad option of a source, of a sink, and a missing plugin: `check` and `run` say all three, each with its line.
+#[test]
+fn errors_of_components_and_plugins_come_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.toml");
+    let text = "[source.in]\ntype = \"tail\"\npaths = [\"/nowhere/*.log\"]\nmultiline_start = \"(\"\n\n[[interceptor]]\n\
+                plugin = \"absent\"\n\n[sink.out]\ntype = \"file\"\npath = \"/nowhere/{nothing}.log\"\n";
+    std::fs::write(&file, text).unwrap();
+    for command in ["check", "run"] {
+        let output = flumen(&[command, &file.display().to_string()], "");
+        assert_eq!(output.status.code(), Some(78), "{}", stderr(&output));
+        for place in ["p.toml:4:", "p.toml:7:", "p.toml:11:"] {
+            assert!(stderr(&output).contains(place), "{command}: no {place} in\n{}", stderr(&output));
+        }
+    }
+}

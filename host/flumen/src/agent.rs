@@ -79,7 +79,7 @@ impl Agent {
         let plan = agent.plan.clone();
         // All plugins first: a pipeline whose plugin is missing must not start another one half.
         let mut opened = Vec::new();
-        let mut unfit = Vec::new();
+        let mut unfit = component_errors(&plan, files);
         for pipeline in &plan.pipelines {
             opened.push(open_plugins(&host, pipeline, &plan.plugin_dir, files, &mut unfit));
         }
@@ -168,6 +168,27 @@ fn lock(data_dir: &Path) -> Result<File, Failure> {
 
 fn locked(data_dir: &Path) -> String {
     format!("another agent uses {}; stop it, or give this one a data_dir of its own", data_dir.display())
+}
+
+/// What sources and sinks say against their options, all of them.
+pub fn component_errors(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic> {
+    let mut wrong = Vec::new();
+    for pipeline in &plan.pipelines {
+        let mut note = |kind, component: &str, error: BuildError| {
+            wrong.push(files.diagnostic_for(&pipeline.name, kind, component, &error));
+        };
+        for source in &pipeline.sources {
+            if let Err(error) = registry::build_source(source) {
+                note(ComponentKind::Source, &source.name, error);
+            }
+        }
+        for sink in &pipeline.sinks {
+            if let Err(error) = registry::build_sink(sink) {
+                note(ComponentKind::Sink, &sink.name, error);
+            }
+        }
+    }
+    wrong
 }
 
 /// The opened plugins of one pipeline.

@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use flumen_pipeline::{BuildError, ComponentKind};
 use flumen_plugin::{HostConfig, PluginHost};
 use serde::Serialize;
 
-use crate::agent::open_plugins;
+use crate::agent::{component_errors, open_plugins};
 use crate::exit::{Failure, counted};
 use crate::{Output, cmd, registry};
 
@@ -76,22 +75,7 @@ pub fn run(args: Args, output: Output) -> Result<(), Failure> {
 
 fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
     let (plan, files) = cmd::load(paths)?;
-    let mut wrong = Vec::new();
-    for pipeline in &plan.pipelines {
-        let mut note = |kind, component: &str, error: BuildError| {
-            wrong.push(files.diagnostic_for(&pipeline.name, kind, component, &error));
-        };
-        for source in &pipeline.sources {
-            if let Err(error) = registry::build_source(source) {
-                note(ComponentKind::Source, &source.name, error);
-            }
-        }
-        for sink in &pipeline.sinks {
-            if let Err(error) = registry::build_sink(sink) {
-                note(ComponentKind::Sink, &sink.name, error);
-            }
-        }
-    }
+    let mut wrong = component_errors(&plan, &files);
     // A check leaves nothing behind, so it compiles into a directory of its own.
     let cache = cmd::Scratch::new()?;
     let config = HostConfig { cache_dir: cache.path().to_path_buf(), watch: false };
