@@ -107,3 +107,35 @@ impl<S: Subscriber> Layer<S> for Repeats {
         window.messages <= REPEATS_MAX
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// Counts the events that reach it.
+    struct Count(Arc<AtomicU32>);
+
+    impl<S: Subscriber> Layer<S> for Count {
+        fn on_event(&self, _event: &Event<'_>, _context: Context<'_, S>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn repeats_from_one_place_are_limited_and_other_places_are_not() {
+        let (written, repeats) = (Arc::new(AtomicU32::new(0)), Repeats::default());
+        let subscriber = tracing_subscriber::registry().with(repeats.clone()).with(Count(written.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            for _ in 0..REPEATS_MAX * 50 {
+                tracing::error!("the disk is broken");
+            }
+            assert_eq!(written.load(Ordering::Relaxed), REPEATS_MAX);
+            tracing::error!("something else");
+            assert_eq!(written.load(Ordering::Relaxed), REPEATS_MAX + 1);
+        });
+        let left_out: u32 = repeats.0.lock().values().map(|w| w.messages.saturating_sub(REPEATS_MAX)).sum();
+        assert_eq!(left_out, REPEATS_MAX * 49, "what is left out is counted");
+    }
+}
