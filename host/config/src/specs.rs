@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use flumen_event::limits::{BYTES_MAX, ROWS_MAX};
+use flumen_pipeline::component::option;
 use flumen_pipeline::{OptionKind, OptionSpec};
 
 /// What a plugin may be granted.
@@ -192,15 +193,6 @@ pub const SINK: &[OptionSpec] = &[option(
     None,
     "The channel that it reads; may be left out if there is only one.",
 )];
-
-const fn option(
-    name: &'static str,
-    kind: OptionKind,
-    default: Option<&'static str>,
-    about: &'static str,
-) -> OptionSpec {
-    OptionSpec { name, kind, required: false, default, about }
-}
 
 #[cfg(test)]
 mod tests {

@@ -35,6 +35,16 @@ pub struct OptionSpec {
     pub about: &'static str,
 }
 
+/// An option that may be left out.
+pub const fn option(
+    name: &'static str,
+    kind: OptionKind,
+    default: Option<&'static str>,
+    about: &'static str,
+) -> OptionSpec {
+    OptionSpec { name, kind, required: false, default, about }
+}
+
 /// The type of an option's value.
 #[derive(Debug, Clone, Copy)]
 pub enum OptionKind {

@@ -8,9 +8,9 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use flumen_event::BatchBuilder;
+use flumen_pipeline::component::option;
 use flumen_pipeline::{
-    BuildError, ComponentSpec, Emission, OptionKind, OptionSpec, Options, Source, SourceContext, SourceError,
-    Stopped,
+    BuildError, ComponentSpec, Emission, OptionKind, Options, Source, SourceContext, SourceError, Stopped,
 };
 
 use super::now_ns;
@@ -22,15 +22,6 @@ const SIZE_MAX: u64 = 1 << 20;
 
 /// The clock of access-log lines begins here (2026-01-01T00:00:00Z) and moves a millisecond per event.
 const ACCESS_LOG_EPOCH_S: i64 = 1_767_225_600;
-
-const fn option(
-    name: &'static str,
-    kind: OptionKind,
-    default: Option<&'static str>,
-    about: &'static str,
-) -> OptionSpec {
-    OptionSpec { name, kind, required: false, default, about }
-}
 
 /// The source's name and options.
 pub const SPEC: ComponentSpec = ComponentSpec {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use flumen_pipeline::component::option;
 use flumen_pipeline::{BuildError, ComponentSpec, OptionKind, OptionSpec, Options};
 use jiff::tz::TimeZone;
 
@@ -12,16 +13,6 @@ use crate::sinks::limits::{BLOCK_BYTES, WRITE_BYTES};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const SIZE: OptionKind = OptionKind::Size { min: 1, max: 1 << 50 };
-
-/// An option that may be left out.
-const fn option(
-    name: &'static str,
-    kind: OptionKind,
-    default: Option<&'static str>,
-    about: &'static str,
-) -> OptionSpec {
-    OptionSpec { name, kind, required: false, default, about }
-}
 
 /// What `flumen check` and the docs know about the file sink.
 pub const SPEC: ComponentSpec = ComponentSpec {

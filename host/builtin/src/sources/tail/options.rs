@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use flumen_pipeline::component::option;
 use flumen_pipeline::{BuildError, ComponentSpec, OptionKind, OptionSpec, Options};
 use regex::bytes::Regex;
 
@@ -11,15 +12,6 @@ use super::lines::{LongLines, Multiline, MultilineRule};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const MS: Duration = Duration::from_millis(1);
-
-const fn option(
-    name: &'static str,
-    kind: OptionKind,
-    default: Option<&'static str>,
-    about: &'static str,
-) -> OptionSpec {
-    OptionSpec { name, kind, required: false, default, about }
-}
 
 const TIME: OptionKind = OptionKind::Duration { min: MS, max: HOUR };
 
