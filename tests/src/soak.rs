@@ -235,6 +235,9 @@ impl<'a> Stage<'a> {
                 eprintln!("  {life} of {} after {seconds} s, {lines} lines written", self.soak.times);
             }
         }
+        if self.soak.rotation != Rotation::None && generator.rotations() == 0 {
+            self.live_until_rotated(&generator)?;
+        }
         let rotations = generator.rotations();
         let written = generator.stop()?;
         self.drain(&written)?;
@@ -281,6 +284,23 @@ impl<'a> Stage<'a> {
         } else {
             thread::sleep(life);
         }
+        self.harm(agent)
+    }
+
+    /// A life that lasts until the input was rotated: many short lives may all end before the first rotation.
+    fn live_until_rotated(&mut self, generator: &Generator) -> Result<()> {
+        let mut agent = self.scene.start_ready()?;
+        poll::until("a rotation of the input", limits::NO_PROGRESS, || {
+            if generator.wants_truncation() {
+                self.wait_delivered(&mut agent, &generator.written())?;
+                generator.grant_truncation();
+            }
+            Ok(generator.rotations() > 0)
+        })?;
+        self.harm(agent)
+    }
+
+    fn harm(&mut self, mut agent: Agent) -> Result<()> {
         agent.expect_running()?;
         match &mut self.disk {
             None => agent.kill(),

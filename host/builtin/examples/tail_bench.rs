@@ -12,7 +12,7 @@ use flumen_builtin::sources::sources;
 use flumen_pipeline::plan::BatchPlan;
 use flumen_pipeline::source::{Emit, Wake};
 use flumen_pipeline::{
-    ComponentKind, ComponentMetrics, Emission, Metric, Options, SourceContext, Stopped, Value,
+    ComponentKind, ComponentMetrics, Emission, Metric, Options, Progress, SourceContext, Stopped, Value,
 };
 
 struct Count(Arc<AtomicU64>, Wake, u64);
@@ -25,6 +25,10 @@ impl Emit for Count {
             self.1.stop();
         }
         Ok(())
+    }
+
+    fn progress(&self) -> Progress {
+        Progress { emitted: 0, durable: 0 }
     }
 
     fn settle(&mut self) -> Result<(), Stopped> {

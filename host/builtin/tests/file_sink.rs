@@ -13,7 +13,7 @@ use arrow_array::StringArray;
 use flumen_builtin::sinks::sinks;
 use flumen_event::{BatchBuilder, HeaderColumn};
 use flumen_journal::Delivery;
-use flumen_pipeline::sink::{Sink, SinkCommit, SinkContext};
+use flumen_pipeline::sink::{Cursors, Sink, SinkCommit, SinkContext};
 use flumen_pipeline::source::Wake;
 use flumen_pipeline::{ComponentKind, ComponentMetrics, Metric, Options, SinkError, Value};
 use parking_lot::Mutex;
@@ -51,13 +51,13 @@ impl Outlet {
         let mut context =
             SinkContext::new("archive".into(), metrics, Wake::default(), Box::new(record.clone()));
         let committed = record.0.lock().clone();
-        sink.recover(&mut context, committed.as_deref()).unwrap();
+        sink.recover(&mut context, committed.as_deref(), &mut Cursors::none()).unwrap();
         Outlet { record: record.clone(), context, sink }
     }
 
     fn recover(&mut self) {
         let committed = self.record.0.lock().clone();
-        self.sink.recover(&mut self.context, committed.as_deref()).unwrap();
+        self.sink.recover(&mut self.context, committed.as_deref(), &mut Cursors::none()).unwrap();
     }
 
     fn deliver(&mut self, bodies: &[&str], host: Option<&str>) -> Result<(), SinkError> {
@@ -65,11 +65,11 @@ impl Outlet {
         bodies.iter().enumerate().for_each(|(row, body)| builder.push(1, row as u64, 0, body.as_bytes()));
         let hosts: StringArray = bodies.iter().map(|_| host).collect();
         let batch = builder.finish(vec![HeaderColumn { name: "host".into(), values: hosts }]).unwrap();
-        self.sink.deliver(&mut self.context, &Delivery { first: 0, batch, lost_before: 0 })
+        self.sink.deliver(&mut self.context, &Delivery { first: 0, next: 0, batch, lost_before: 0 })
     }
 
     fn flush(&mut self) -> Result<(), SinkError> {
-        let position = self.sink.flush(&mut self.context)?;
+        let position = self.sink.flush(&mut self.context, b"")?;
         *self.record.0.lock() = Some(position.clone());
         self.sink.committed(&mut self.context, &position)
     }
@@ -138,7 +138,7 @@ fn after_a_kill_the_file_is_cut_and_goes_on() {
     outlet.deliver(&["one"], None).unwrap();
     outlet.flush().unwrap();
     outlet.deliver(&["lost and delivered again"], None).unwrap();
-    drop(outlet.sink.flush(&mut outlet.context).unwrap());
+    drop(outlet.sink.flush(&mut outlet.context, b"").unwrap());
     drop(outlet);
     expect(root.path(), &[("sub/dir/a-000001.log.open", "one\nlost and delivered again\n")]);
     let mut outlet = Outlet::start(&record, &path, &[]);
@@ -213,7 +213,10 @@ fn a_position_that_cannot_be_read_touches_nothing() {
     let mut outlet = Outlet::start(&record, &path, &[]);
     outlet.deliver(&["one"], None).unwrap();
     outlet.flush().unwrap();
-    let error = outlet.sink.recover(&mut outlet.context, Some(b"\x09from the future")).unwrap_err();
+    let error = outlet
+        .sink
+        .recover(&mut outlet.context, Some(b"\x09from the future"), &mut Cursors::none())
+        .unwrap_err();
     assert!(error.to_string().contains("version 9"), "{error}");
     assert!(outlet.deliver(&["two"], None).is_err(), "nothing works before recover does");
     expect(root.path(), &[("a-000001.log.open", "one\n")]);

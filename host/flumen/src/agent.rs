@@ -276,6 +276,7 @@ fn start_pipeline(
         slots.iter().map(|slot| slot.clone() as Arc<dyn Interceptor>).collect::<Vec<Arc<dyn Interceptor>>>()
     };
     let parts = Parts {
+        agent: agent.name.as_str().into(),
         plan: plan.clone(),
         journal,
         quarantine: kept,

@@ -115,7 +115,10 @@ pub trait Ticket: Send + Sync {
 pub struct Delivery {
     /// Cursor of the first row: the reader's place in the channel, in events.
     pub first: u64,
-    /// The events. Acknowledge with `first + rows`.
+    /// Cursor behind the last row: what acknowledges this delivery. `first` plus the rows in a file
+    /// journal; other journals may count more than rows (a topic's offsets have gaps).
+    pub next: u64,
+    /// The events.
     pub batch: Batch,
     /// Events before `first` that were lost to damage on disk since the last delivery (already counted and reported).
     pub lost_before: u64,
@@ -147,6 +150,14 @@ pub trait Reader: Send {
 
     /// The acknowledged cursor that the journal knows (committed, or on its way).
     fn acknowledged(&self) -> u64;
+
+    /// A cursor as bytes that mean the same after any restart, and name the journal: what a destination
+    /// stores beside the events. `cursor` is acknowledged, or the end of a delivery of this reader.
+    fn mark(&self, cursor: u64) -> Vec<u8>;
+
+    /// The cursor of a mark; `None` if the mark is of another journal or names events that this one
+    /// does not have: to skip up to there would lose events.
+    fn resolve(&mut self, mark: &[u8]) -> Option<u64>;
 }
 
 /// One channel's figures.

@@ -5,9 +5,21 @@
 //! component is one file, and its options, errors, docs and JSON Schema come from one place.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+
+/// Where a component stands: with its own name, what tells it apart from all others of a destination.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The agent's name.
+    pub agent: Arc<str>,
+    /// The pipeline's name.
+    pub pipeline: Arc<str>,
+    /// The channel that a sink reads; empty for a source.
+    pub channel: Arc<str>,
+}
 
 /// What a component is and which options it takes.
 #[derive(Debug, Clone, Copy)]

@@ -4,6 +4,12 @@
 //! acknowledgement, position and what the sink could not take; when that is durable, the steps that
 //! must not be undone. An error at any of them goes back to the last flush: the sink recovers its
 //! destination to the position of that flush and events are delivered again from its cursor.
+//!
+//! A destination that stores the cursor itself moves it before our commit. What the sink or its chain put
+//! into quarantine since the last flush would be skipped with everything else if the agent died between
+//! the two. So it is put on record first ([`pending`]): a position holds the events, their reasons and the
+//! mark that the destination is about to store. The commit of the acknowledgement turns it into events
+//! of the quarantine; after a crash the stored mark tells whether it counts.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,16 +19,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use flumen_journal::{
-    Ack, ChannelId, Commit, CommitError, Delivery, Journal, ReadError, Reader, ReaderId, Ticket,
+    Ack, ChannelId, Commit, CommitError, Delivery, Journal, Put, ReadError, Reader, ReaderId, Ticket,
 };
 
 use crate::chain::Chain;
-use crate::component::BuildError;
+use crate::component::{BuildError, Place};
 use crate::feed::spawn;
 use crate::metrics::{ComponentKind, ComponentMetrics, Metric};
-use crate::sink::{Sink, SinkCommit, SinkContext, SinkError};
+use crate::sink::{Cursors, Sink, SinkCommit, SinkContext, SinkError, Stored};
 use crate::source::Wake;
-use crate::{limits, quarantine};
+use crate::{limits, pending, quarantine};
 
 /// Makes a sink; called at the start and after a panic.
 pub type MakeSink = Box<dyn FnMut() -> Result<Box<dyn Sink>, BuildError> + Send>;
@@ -82,6 +88,7 @@ impl Outlet {
         mut make: MakeSink,
         chain: Chain,
         place: OutletPlace,
+        stands: Place,
     ) -> Result<Outlet, BuildError> {
         let name: Arc<str> = name.into();
         let sink = make()?;
@@ -90,10 +97,13 @@ impl Outlet {
         let state = Arc::new(AtomicU8::new(OutletState::Running as u8));
         let chain = Arc::new(chain);
         let commit = PositionCommit { place: place.clone(), key: position_key(&name), wake: wake.clone() };
-        let context = SinkContext::new(name.clone(), metrics.clone(), wake.clone(), Box::new(commit));
+        let mut context = SinkContext::new(name.clone(), metrics.clone(), wake.clone(), Box::new(commit));
+        context.place = stands;
+        let commit = PositionCommit { place: place.clone(), key: pending::key(&name), wake: wake.clone() };
         let mut runner = Runner {
             reader: place.journal.open_reader(place.channel, place.reader),
             key: position_key(&name),
+            pending: commit,
             chain: chain.clone(),
             context,
             place,
@@ -102,6 +112,7 @@ impl Outlet {
             acks: VecDeque::new(),
             unflushed: None,
             cursor: 0,
+            stored: None,
         };
         let thread = spawn(&format!("sink-{name}"), move || runner.run(sink, &mut make))?;
         Ok(Outlet { name, metrics, chain, wake, finish, state, thread })
@@ -133,6 +144,12 @@ struct PositionCommit {
 
 impl SinkCommit for PositionCommit {
     fn commit_position(&mut self, position: &[u8]) -> Result<(), SinkError> {
+        self.commit(self.key.clone(), position.to_vec())
+    }
+}
+
+impl PositionCommit {
+    fn commit(&self, key: Vec<u8>, value: Vec<u8>) -> Result<(), SinkError> {
         let OutletPlace { journal, channel, reader, .. } = &self.place;
         let status = journal.status();
         let acknowledged = status
@@ -141,7 +158,7 @@ impl SinkCommit for PositionCommit {
             .and_then(|status| status.readers.get(reader.0 as usize))
             .map_or(0, |(_, cursor)| *cursor);
         let commit = Commit {
-            positions: vec![(self.key.clone(), position.to_vec())],
+            positions: vec![(key, value)],
             acks: vec![Ack { channel: *channel, reader: *reader, cursor: acknowledged }],
             ..Commit::default()
         };
@@ -171,6 +188,8 @@ fn stop_or_retry(error: CommitError) -> SinkError {
 struct Runner {
     place: OutletPlace,
     key: Vec<u8>,
+    /// Puts what waits for the destination on record.
+    pending: PositionCommit,
     chain: Arc<Chain>,
     context: SinkContext,
     finish: Wake,
@@ -180,6 +199,8 @@ struct Runner {
     unflushed: Option<Unflushed>,
     /// Events before this are delivered (not all of them flushed).
     cursor: u64,
+    /// What the destination said it holds, if it stores marks.
+    stored: Option<Stored>,
 }
 
 struct PendingAck {
@@ -206,6 +227,7 @@ impl Runner {
                         Ok(Ok(())) => return self.ended(),
                         Ok(Err(SinkError::Stopped)) => return self.stopped(),
                         Ok(Err(SinkError::Retry(error))) => error,
+                        Ok(Err(SinkError::Fatal(error))) => return self.failed(error),
                         Err(_) => {
                             sink = None;
                             "the sink panicked (a bug of Flumen); it is made anew".to_string()
@@ -247,8 +269,11 @@ impl Runner {
         if self.context.wake.stopping() || self.finish.stopping() {
             return self.ended();
         }
-        let reason = "the journal takes no more acknowledgements".to_string();
-        tracing::error!(sink = &*self.context.name, "{reason}; the pipeline stops");
+        self.failed("the journal takes no more acknowledgements".to_string());
+    }
+
+    fn failed(&self, reason: String) {
+        tracing::error!(sink = &*self.context.name, "{reason}; the sink stops");
         self.context.metrics.set_error(Some(reason));
         self.state.store(OutletState::Failed as u8, Ordering::Release);
     }
@@ -302,33 +327,53 @@ impl Runner {
             wait_for(ack.ticket.as_ref(), &self.context.wake)?;
         }
         let committed = self.place.journal.position(&self.key).filter(|position| !position.is_empty());
-        let stored = sink.recover(&mut self.context, committed.as_deref())?;
+        let mut cursors = Cursors::new(self.reader.as_mut());
+        let stored = sink.recover(&mut self.context, committed.as_deref(), &mut cursors)?;
         let acknowledged = self.reader.acknowledged();
-        let stored = stored.filter(|stored| self.is_ours(*stored));
-        let cursor = stored.map_or(acknowledged, |stored| stored.max(acknowledged));
-        self.reader.seek(cursor).map_err(|error| SinkError::Retry(error.to_string()))?;
+        self.stored = stored.map(|stored| Stored {
+            from: stored.from.max(acknowledged),
+            until: stored.until.max(acknowledged),
+        });
+        let cursor = self.stored.map_or(acknowledged, |stored| stored.from);
+        self.seek(cursor)?;
         self.cursor = cursor;
         self.context.metrics.set(Metric::SinkCursor, cursor);
-        if cursor > acknowledged {
-            self.acknowledge(Vec::new(), Vec::new(), cursor)?;
+        let settled = self.settle_pending(sink)?;
+        if cursor > acknowledged || settled.is_some() {
+            self.acknowledge(Vec::new(), settled, cursor)?;
         }
         Ok(())
     }
 
-    /// A destination holds nothing that was not durable here first. A cursor past the channel's end was
-    /// written with another journal (this one was deleted, or lost its end): to skip up to there would
-    /// lose events.
-    fn is_ours(&self, stored: u64) -> bool {
-        let head = quarantine::head(self.place.journal.as_ref(), self.place.channel);
-        if stored > head {
-            tracing::error!(
-                sink = &*self.context.name,
-                stored,
-                head,
-                "the destination's cursor is past the channel's end: not used; what it holds may come twice"
-            );
+    fn seek(&mut self, cursor: u64) -> Result<(), SinkError> {
+        self.reader.seek(cursor).map_err(|error| SinkError::Retry(error.to_string()))
+    }
+
+    /// What was on record when the last flush began, if there is a record: of it, the events that left the
+    /// flow with what the destination holds. The others are delivered again.
+    fn settle_pending(&mut self, sink: &mut dyn Sink) -> Result<Option<Vec<Put>>, SinkError> {
+        let Some(record) = self.place.journal.position(&self.pending.key) else { return Ok(None) };
+        let record = pending::decode(&record);
+        let cursor = record.as_ref().and_then(|record| self.reader.resolve(&record.mark));
+        let (Some(record), Some(stored)) = (record, self.stored) else {
+            tracing::error!(sink = &*self.context.name, "a record of events for quarantine is not readable");
+            return Ok(Some(Vec::new()));
+        };
+        let mut puts = Vec::new();
+        for batch in record.batches {
+            let kept = match cursor {
+                Some(cursor) if cursor <= stored.from => batch,
+                Some(cursor) if cursor <= stored.until => {
+                    let missing = sink.missing(batch.clone(), cursor)?;
+                    pending::without(&batch, &missing)?
+                }
+                _ => continue,
+            };
+            if !kept.is_empty() {
+                puts.push(Put { channels: vec![self.place.quarantine], batch: kept });
+            }
         }
-        stored <= head
+        Ok(Some(puts))
     }
 
     /// Only a flush shows that the destination works, or that there is nothing to deliver: opening it is not enough.
@@ -341,7 +386,17 @@ impl Runner {
 
     fn deliver(&mut self, sink: &mut dyn Sink, mut delivery: Delivery) -> Result<(), SinkError> {
         let begin = Instant::now();
-        let next = delivery.first + delivery.batch.rows() as u64;
+        if let Some(stored) = self.stored.filter(|stored| delivery.first < stored.until) {
+            if delivery.next > stored.until {
+                // Only the part up to there may be at the destination already; the rest is read again.
+                let rows = usize::try_from(stored.until - delivery.first).unwrap_or(usize::MAX);
+                delivery.batch = delivery.batch.slice(0, rows);
+                delivery.next = stored.until;
+                self.seek(stored.until)?;
+            }
+            delivery.batch = sink.missing(delivery.batch, delivery.next)?;
+        }
+        let next = delivery.next;
         if delivery.lost_before > 0 {
             self.context.metrics.add(Metric::SinkLostToDamage, delivery.lost_before);
         }
@@ -365,13 +420,22 @@ impl Runner {
 
     fn flush(&mut self, sink: &mut dyn Sink) -> Result<(), SinkError> {
         let begin = Instant::now();
-        let position = sink.flush(&mut self.context)?;
-        let quarantined = self.context.take_quarantined();
+        sink.prepare(&mut self.context)?;
+        let mark = self.reader.mark(self.cursor);
+        let early = quarantine::puts(self.place.quarantine, self.context.take_quarantined());
+        let pending = self.stored.is_some() && !early.is_empty();
+        if pending {
+            let record = pending::encode(&mark, early.iter().map(|put| &put.batch));
+            self.pending.commit(self.pending.key.clone(), record)?;
+        }
+        let position = sink.flush(&mut self.context, &mark)?;
+        let mut quarantined = early;
+        quarantined.extend(quarantine::puts(self.place.quarantine, self.context.take_quarantined()));
         let metrics = self.context.metrics.clone();
         metrics.add(Metric::SinkFlushNs, begin.elapsed().as_nanos() as u64);
         metrics.add(Metric::SinkFlushes, 1);
-        metrics.add(Metric::SinkQuarantined, quarantined.iter().map(|group| group.batch.rows() as u64).sum());
-        self.acknowledge(position, quarantined, self.cursor)?;
+        metrics.add(Metric::SinkQuarantined, quarantined.iter().map(|put| put.batch.rows() as u64).sum());
+        self.acknowledge(position, (pending || !quarantined.is_empty()).then_some(quarantined), self.cursor)?;
         if let Some(unflushed) = self.unflushed.take() {
             metrics.add(Metric::SinkEvents, unflushed.events);
             metrics.add(Metric::SinkBytes, unflushed.bytes);
@@ -381,19 +445,23 @@ impl Runner {
         Ok(())
     }
 
-    /// One commit: the cursor, the position, and what could not be delivered.
+    /// One commit: the cursor, the position, and what could not be delivered (`Some`: with the end of its
+    /// record, if it was on record).
     fn acknowledge(
         &mut self,
         position: Vec<u8>,
-        quarantined: Vec<crate::Quarantined>,
+        quarantined: Option<Vec<Put>>,
         cursor: u64,
     ) -> Result<(), SinkError> {
-        let OutletPlace { journal, channel, reader, quarantine } = &self.place;
-        let mut commit = Commit {
-            acks: vec![Ack { channel: *channel, reader: *reader, cursor }],
-            puts: quarantine::puts(*quarantine, quarantined),
-            ..Commit::default()
-        };
+        let OutletPlace { journal, channel, reader, .. } = &self.place;
+        let mut commit =
+            Commit { acks: vec![Ack { channel: *channel, reader: *reader, cursor }], ..Commit::default() };
+        if let Some(puts) = quarantined {
+            commit.puts = puts;
+            if self.stored.is_some() || journal.position(&self.pending.key).is_some() {
+                commit.positions.push((self.pending.key.clone(), Vec::new()));
+            }
+        }
         if !position.is_empty() {
             commit.positions.push((self.key.clone(), position.clone()));
         }

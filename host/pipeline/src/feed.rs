@@ -22,10 +22,10 @@ use flumen_journal::{ChannelId, Commit, CommitError, Journal, Put, Ticket};
 use parking_lot::{Condvar, Mutex};
 
 use crate::chain::{Chain, ChainOutput, Versions};
-use crate::component::BuildError;
+use crate::component::{BuildError, Place};
 use crate::metrics::{ComponentKind, ComponentMetrics, Metric};
 use crate::plan::BatchPlan;
-use crate::source::{Emission, Emit, Source, SourceContext, SourceError, Stopped, Wake};
+use crate::source::{Emission, Emit, Progress, Source, SourceContext, SourceError, Stopped, Wake};
 use crate::{limits, quarantine};
 
 /// Makes a source; called at the start and after a panic.
@@ -108,6 +108,7 @@ impl Feed {
         interceptor_threads: usize,
         batch: BatchPlan,
         target: FeedTarget,
+        place: Place,
     ) -> Result<Feed, BuildError> {
         let name: Arc<str> = name.into();
         let source = make()?;
@@ -130,6 +131,7 @@ impl Feed {
         let emitter = Emitter { shared: shared.clone(), work: work_in, next: 0 };
         let mut context =
             SourceContext::new(name.clone(), batch, metrics.clone(), wake.clone(), Box::new(emitter));
+        context.place = place;
         // The source last: if a thread cannot be started, those before it end by themselves.
         let mut threads = Vec::with_capacity(workers + 2);
         for _ in 0..workers {
@@ -281,6 +283,12 @@ impl Emit for Emitter {
             shared.changed.wait_for(&mut pending, Duration::from_millis(100));
         }
         Ok(())
+    }
+
+    fn progress(&self) -> Progress {
+        let pending = self.shared.pending.lock();
+        let open = (pending.in_flight + pending.undurable) as u64;
+        Progress { emitted: self.next, durable: self.next.saturating_sub(open) }
     }
 
     fn positions(&self) -> Vec<(Vec<u8>, Vec<u8>)> {

@@ -1,5 +1,6 @@
 //! The names of all metrics, and the counters behind them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -126,6 +127,7 @@ pub struct ComponentMetrics {
     /// Its name in the pipeline.
     pub name: Arc<str>,
     values: Vec<AtomicU64>,
+    gauges: parking_lot::Mutex<BTreeMap<String, u64>>,
     last_error: parking_lot::Mutex<Option<String>>,
 }
 
@@ -133,7 +135,8 @@ impl ComponentMetrics {
     /// All at zero.
     pub fn new(kind: ComponentKind, name: Arc<str>) -> Arc<Self> {
         let values = Metric::ALL.iter().map(|_| AtomicU64::new(0)).collect();
-        Arc::new(ComponentMetrics { kind, name, values, last_error: parking_lot::Mutex::new(None) })
+        let (gauges, last_error) = Default::default();
+        Arc::new(ComponentMetrics { kind, name, values, gauges, last_error })
     }
 
     /// Adds to a counter.
@@ -153,6 +156,19 @@ impl ComponentMetrics {
     /// Reads a value.
     pub fn get(&self, metric: Metric) -> u64 {
         self.values.get(metric as usize).map_or(0, |value| value.load(Ordering::Relaxed))
+    }
+
+    /// Replaces the gauges whose names are only known while it runs (those of each broker): of all names
+    /// that begin with `prefix`, only these remain.
+    pub fn set_gauges(&self, prefix: &str, gauges: impl IntoIterator<Item = (String, u64)>) {
+        let mut present = self.gauges.lock();
+        present.retain(|name, _| !name.starts_with(prefix));
+        present.extend(gauges);
+    }
+
+    /// What [`ComponentMetrics::set_gauges`] set.
+    pub fn gauges(&self) -> BTreeMap<String, u64> {
+        self.gauges.lock().clone()
     }
 
     /// Remembers why the component is not working now; `None`: it works again.

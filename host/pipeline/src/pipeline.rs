@@ -9,7 +9,7 @@ use flumen_journal::{ChannelSpec, CommitError, Journal};
 use parking_lot::Mutex;
 
 use crate::chain::{Chain, Link};
-use crate::component::BuildError;
+use crate::component::{BuildError, Place};
 use crate::deliver::{MakeSink, Outlet, OutletPlace, OutletState};
 use crate::feed::{Feed, FeedState, FeedTarget, MakeSource, spawn};
 use crate::interceptor::Interceptor;
@@ -22,6 +22,8 @@ use crate::status::{self, PipelineStatus};
 /// Everything that a pipeline is made of, bound by the caller: the plan's names are resolved, and
 /// the whole thing runs in a test as it does in the agent.
 pub struct Parts {
+    /// The agent's name.
+    pub agent: Arc<str>,
     /// The plan that the parts were made from.
     pub plan: PipelinePlan,
     /// Opened with [`channel_specs`].
@@ -87,7 +89,7 @@ impl Pipeline {
     /// Starts sinks first, then sources: what the journal still holds goes out before new events come.
     /// When a part cannot be made, what was started is stopped again and the journals are closed.
     pub fn start(parts: Parts) -> Result<Pipeline, StartError> {
-        let Parts { plan, journal, quarantine, sources, interceptors, sinks } = parts;
+        let Parts { agent, plan, journal, quarantine, sources, interceptors, sinks } = parts;
         let chain = Arc::new(links(interceptors, plan.interceptors.iter().map(|i| i.on_reject)));
         let mut pipeline = Pipeline {
             plan,
@@ -100,7 +102,7 @@ impl Pipeline {
             keeper_wake: Wake::default(),
             expired: Arc::new(AtomicU64::new(0)),
         };
-        match pipeline.start_threads(sources, sinks) {
+        match pipeline.start_threads(&agent, sources, sinks) {
             Ok(()) => Ok(pipeline),
             Err(error) => {
                 pipeline.stop(Instant::now());
@@ -111,6 +113,7 @@ impl Pipeline {
 
     fn start_threads(
         &mut self,
+        agent: &Arc<str>,
         sources: Vec<MakeSource>,
         sinks: Vec<(MakeSink, Vec<Arc<dyn Interceptor>>)>,
     ) -> Result<(), StartError> {
@@ -136,7 +139,12 @@ impl Pipeline {
             let place =
                 OutletPlace { journal: journal.clone(), channel, reader, quarantine: quarantine_channel };
             let own = links(interceptors, sink.interceptors.iter().map(|i| i.on_reject));
-            let outlet = Outlet::start(&sink.name, make, own, place);
+            let stands = Place {
+                agent: agent.clone(),
+                pipeline: plan.name.as_str().into(),
+                channel: sink.channel.as_str().into(),
+            };
+            let outlet = Outlet::start(&sink.name, make, own, place, stands);
             outlets.push(outlet.map_err(|error| StartError {
                 kind: ComponentKind::Sink,
                 component: sink.name.clone(),
@@ -159,8 +167,10 @@ impl Pipeline {
                 return Err(missing(&source.name));
             }
             let target = FeedTarget { journal: journal.clone(), channels, quarantine: quarantine_channel };
-            let feed =
-                Feed::start(&source.name, make, chain.clone(), plan.interceptor_threads, plan.batch, target);
+            let stands =
+                Place { agent: agent.clone(), pipeline: plan.name.as_str().into(), channel: "".into() };
+            let threads = plan.interceptor_threads;
+            let feed = Feed::start(&source.name, make, chain.clone(), threads, plan.batch, target, stands);
             feeds.push(feed.map_err(|error| StartError {
                 kind: ComponentKind::Source,
                 component: source.name.clone(),

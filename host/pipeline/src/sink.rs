@@ -4,14 +4,20 @@
 //! destination and says what the destination holds then (the sink's *position*), and the pipeline
 //! commits acknowledgement and position in one commit. After a crash `recover` gets the last
 //! committed position and takes everything after it back out of the destination.
+//!
+//! A destination that can store a cursor in the same atomic step as the events (Kafka, a database)
+//! does so: `flush` gets the cursor as a *mark* and stores it, `recover` reads it back, and the channel is
+//! read on from there. What goes to quarantine meanwhile is on record before that step
+//! (see `deliver.rs`), so neither side of it can be lost.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use flumen_event::Batch;
-use flumen_journal::Delivery;
+use flumen_journal::{Delivery, Reader};
 use thiserror::Error;
 
+use crate::component::Place;
 use crate::interceptor::Quarantined;
 use crate::metrics::ComponentMetrics;
 use crate::source::Wake;
@@ -19,20 +25,36 @@ use crate::source::Wake;
 /// Delivers events. Runs on its own thread; all calls come from there.
 pub trait Sink: Send {
     /// Brings the destination to exactly what `committed` says (`None`: never committed), before the
-    /// first delivery and again after every error. If the destination stores the cursor itself, returns
-    /// it: events before it are skipped.
+    /// first delivery and again after every error. If the destination stores marks itself, says what
+    /// they come to: events before that are skipped.
     fn recover(
         &mut self,
         context: &mut SinkContext,
         committed: Option<&[u8]>,
-    ) -> Result<Option<u64>, SinkError>;
+        cursors: &mut Cursors<'_>,
+    ) -> Result<Option<Stored>, SinkError>;
+
+    /// Of a delivery (before the sink's own interceptors) that ends at `next`, the rows that the
+    /// destination has not. Asked between [`Stored::from`] and [`Stored::until`] only.
+    fn missing(&self, batch: Batch, next: u64) -> Result<Batch, SinkError> {
+        let _unused = next;
+        Ok(batch)
+    }
 
     /// Takes events. They may stay in a buffer until `flush`.
     fn deliver(&mut self, context: &mut SinkContext, delivery: &Delivery) -> Result<(), SinkError>;
 
+    /// Brings everything delivered to where the destination may still refuse it: the last chance to
+    /// quarantine, for a sink that stores marks. Nothing of it need be durable.
+    fn prepare(&mut self, context: &mut SinkContext) -> Result<(), SinkError> {
+        let _unused = context;
+        Ok(())
+    }
+
     /// Makes everything delivered durable at the destination. Returns the position to be committed
-    /// with the acknowledgement (empty if the sink has none).
-    fn flush(&mut self, context: &mut SinkContext) -> Result<Vec<u8>, SinkError>;
+    /// with the acknowledgement (empty if the sink has none). `mark`: the cursor behind what was
+    /// delivered, for a destination that stores it in the same atomic step.
+    fn flush(&mut self, context: &mut SinkContext, mark: &[u8]) -> Result<Vec<u8>, SinkError>;
 
     /// The commit of this position is durable: now steps may be taken that must not be undone
     /// (a file gets its final name).
@@ -73,6 +95,51 @@ pub enum SinkError {
     /// The pipeline is stopping.
     #[error("stopping")]
     Stopped,
+    /// The sink must not go on (another agent has taken its place). It stops for good, and says so.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// What a destination that stores marks holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// All events before this cursor are there.
+    pub from: u64,
+    /// None at or after this cursor is there. Between the two, some are (see [`Sink::missing`]).
+    pub until: u64,
+}
+
+/// Marks as cursors, for [`Sink::recover`].
+pub struct Cursors<'a>(Option<&'a mut dyn Reader>);
+
+impl<'a> Cursors<'a> {
+    /// Of the sink's reader.
+    pub fn new(reader: &'a mut dyn Reader) -> Self {
+        Cursors(Some(reader))
+    }
+
+    /// Of a sink that was never given anything, as in a test of it alone.
+    pub fn none() -> Self {
+        Cursors(None)
+    }
+
+    /// Events before this cursor are acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        self.0.as_ref().map_or(0, |reader| reader.acknowledged())
+    }
+
+    /// The cursor of a mark that [`Sink::flush`] was given; `None` (and an error in the log) if it was
+    /// written with another journal (this one was deleted, or lost its end).
+    pub fn resolve(&mut self, mark: &[u8]) -> Option<u64> {
+        let cursor = self.0.as_mut().and_then(|reader| reader.resolve(mark));
+        if cursor.is_none() {
+            tracing::error!(
+                "the cursor stored at the destination is of another journal, or past the end of this one: \
+                 it is not used, and what the destination holds may come twice"
+            );
+        }
+        cursor
+    }
 }
 
 /// Where a sink's own commits go. The pipeline implements it; tests implement it too.
@@ -86,6 +153,8 @@ pub trait SinkCommit: Send {
 pub struct SinkContext {
     /// The sink's name in the pipeline.
     pub name: Arc<str>,
+    /// Where it stands.
+    pub place: Place,
     /// Its counters. Delivered events and bytes are counted by the pipeline.
     pub metrics: Arc<ComponentMetrics>,
     /// Tells when the pipeline stops.
@@ -102,7 +171,7 @@ impl SinkContext {
         wake: Wake,
         commit: Box<dyn SinkCommit>,
     ) -> Self {
-        SinkContext { name, metrics, wake, commit, quarantined: Vec::new() }
+        SinkContext { name, place: Place::default(), metrics, wake, commit, quarantined: Vec::new() }
     }
 
     /// See [`SinkCommit::commit_position`].

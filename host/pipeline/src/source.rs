@@ -7,6 +7,7 @@ use flumen_event::Batch;
 use parking_lot::{Condvar, Mutex};
 use thiserror::Error;
 
+use crate::component::Place;
 use crate::interceptor::Quarantined;
 use crate::metrics::ComponentMetrics;
 use crate::plan::BatchPlan;
@@ -57,8 +58,20 @@ pub trait Emit: Send {
     /// Waits until everything emitted so far is durable.
     fn settle(&mut self) -> Result<(), Stopped>;
 
+    /// Emissions so far (of this run and of those before it), and how many of them, from the first, are durable.
+    fn progress(&self) -> Progress;
+
     /// Committed positions of this source, key and value, in key order.
     fn positions(&self) -> Vec<(Vec<u8>, Vec<u8>)>;
+}
+
+/// How far emissions are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Handed over.
+    pub emitted: u64,
+    /// Of these, from the first, committed and durable.
+    pub durable: u64,
 }
 
 /// A flag that ends waits. Cloned into threads (file notifications) that wake their source.
@@ -104,6 +117,8 @@ impl Wake {
 pub struct SourceContext {
     /// The source's name in the pipeline.
     pub name: Arc<str>,
+    /// Where it stands.
+    pub place: Place,
     /// How batches grow.
     pub batch: BatchPlan,
     /// Its counters. `SourceEvents` and `SourceBytes` are counted by the pipeline at `emit`;
@@ -123,7 +138,7 @@ impl SourceContext {
         wake: Wake,
         emit: Box<dyn Emit>,
     ) -> Self {
-        SourceContext { name, batch, metrics, wake, emit }
+        SourceContext { name, place: Place::default(), batch, metrics, wake, emit }
     }
 
     /// See [`Emit::emit`].
@@ -134,6 +149,11 @@ impl SourceContext {
     /// See [`Emit::settle`].
     pub fn settle(&mut self) -> Result<(), Stopped> {
         self.emit.settle()
+    }
+
+    /// See [`Emit::progress`].
+    pub fn progress(&self) -> Progress {
+        self.emit.progress()
     }
 
     /// See [`Emit::positions`].

@@ -140,6 +140,7 @@ pub fn component(metrics: &ComponentMetrics, state: &str) -> ComponentStatus {
             .iter()
             .filter(|metric| metric.component() == metrics.kind)
             .map(|&metric| (metric.name().to_string(), metrics.get(metric)))
+            .chain(metrics.gauges())
             .collect(),
     }
 }

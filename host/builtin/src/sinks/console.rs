@@ -10,7 +10,7 @@ use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use flumen_journal::Delivery;
-use flumen_pipeline::sink::{Sink, SinkContext};
+use flumen_pipeline::sink::{Cursors, Sink, SinkContext, Stored};
 use flumen_pipeline::{BuildError, ComponentSpec, FlushPolicy, OptionKind, OptionSpec, Options, SinkError};
 
 use super::encode::{Encoder, Encoding};
@@ -63,7 +63,12 @@ impl<W: Write + Send> Console<W> {
 }
 
 impl<W: Write + Send> Sink for Console<W> {
-    fn recover(&mut self, _: &mut SinkContext, _: Option<&[u8]>) -> Result<Option<u64>, SinkError> {
+    fn recover(
+        &mut self,
+        _: &mut SinkContext,
+        _: Option<&[u8]>,
+        _: &mut Cursors<'_>,
+    ) -> Result<Option<Stored>, SinkError> {
         self.buffer.clear();
         Ok(None)
     }
@@ -80,7 +85,7 @@ impl<W: Write + Send> Sink for Console<W> {
         Ok(())
     }
 
-    fn flush(&mut self, _: &mut SinkContext) -> Result<Vec<u8>, SinkError> {
+    fn flush(&mut self, _: &mut SinkContext, _: &[u8]) -> Result<Vec<u8>, SinkError> {
         self.print()?;
         Ok(Vec::new())
     }
@@ -117,7 +122,7 @@ mod tests {
         let mut console = Console::new(Encoding::Text, &mut out);
         let mut context = context();
         console.deliver(&mut context, &delivery(0, &["one", "two"])).unwrap();
-        console.flush(&mut context).unwrap();
+        console.flush(&mut context, b"").unwrap();
         drop(console);
         assert_eq!(out, b"one\ntwo\n");
     }
@@ -127,7 +132,7 @@ mod tests {
         let mut console = Console::new(Encoding::Text, ClosedPipe);
         let mut context = context();
         console.deliver(&mut context, &delivery(0, &["one"])).unwrap();
-        let error = console.flush(&mut context).unwrap_err();
+        let error = console.flush(&mut context, b"").unwrap_err();
         assert!(error.to_string().contains("nobody reads"), "{error}");
     }
 }

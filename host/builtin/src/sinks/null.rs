@@ -3,7 +3,7 @@
 //! The pipeline counts events and bytes, so there is nothing to do here. It cannot fail.
 
 use flumen_journal::Delivery;
-use flumen_pipeline::sink::{Sink, SinkContext};
+use flumen_pipeline::sink::{Cursors, Sink, SinkContext, Stored};
 use flumen_pipeline::{BuildError, ComponentSpec, FlushPolicy, Options, SinkError};
 use std::time::Duration;
 
@@ -19,7 +19,12 @@ pub fn build(_options: &Options) -> Result<Box<dyn Sink>, BuildError> {
 struct Null;
 
 impl Sink for Null {
-    fn recover(&mut self, _: &mut SinkContext, _: Option<&[u8]>) -> Result<Option<u64>, SinkError> {
+    fn recover(
+        &mut self,
+        _: &mut SinkContext,
+        _: Option<&[u8]>,
+        _: &mut Cursors<'_>,
+    ) -> Result<Option<Stored>, SinkError> {
         Ok(None)
     }
 
@@ -27,7 +32,7 @@ impl Sink for Null {
         Ok(())
     }
 
-    fn flush(&mut self, _: &mut SinkContext) -> Result<Vec<u8>, SinkError> {
+    fn flush(&mut self, _: &mut SinkContext, _: &[u8]) -> Result<Vec<u8>, SinkError> {
         Ok(Vec::new())
     }
 

@@ -13,8 +13,8 @@ use flumen_event::Identity;
 use flumen_pipeline::plan::BatchPlan;
 use flumen_pipeline::source::{Emit, Wake};
 use flumen_pipeline::{
-    ComponentKind, ComponentMetrics, Emission, Metric, OptionKind, Options, SourceContext, SourceError,
-    Stopped, Value,
+    ComponentKind, ComponentMetrics, Emission, Metric, OptionKind, Options, Progress, SourceContext,
+    SourceError, Stopped, Value,
 };
 use parking_lot::{Condvar, Mutex};
 
@@ -46,6 +46,12 @@ struct State {
 pub struct Journal(Arc<(Mutex<State>, Condvar)>);
 
 impl Emit for Journal {
+    fn progress(&self) -> Progress {
+        let state = self.0.0.lock();
+        let emitted = state.emissions as u64;
+        Progress { emitted, durable: emitted - state.in_flight.len() as u64 }
+    }
+
     fn emit(&mut self, emission: Emission) -> Result<(), Stopped> {
         let mut state = self.0.0.lock();
         if state.crashed {

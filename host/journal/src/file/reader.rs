@@ -22,6 +22,9 @@ use super::state::{Delivered, Phase, Shared, State};
 use crate::api::{Delivery, ReadError, Reader};
 use crate::limits;
 
+/// First byte of a mark: then the journal's id (16 bytes) and the cursor (8), little-endian.
+const MARK_VERSION: u8 = 1;
+
 /// A reader of one channel.
 pub(super) struct FileReader {
     shared: Arc<Shared>,
@@ -111,7 +114,7 @@ impl FileReader {
 
     fn deliver(&mut self, first: u64, batch: flumen_event::Batch) -> Delivery {
         self.cursor = first + batch.rows() as u64;
-        Delivery { first, batch, lost_before: std::mem::take(&mut self.lost) }
+        Delivery { first, next: self.cursor, batch, lost_before: std::mem::take(&mut self.lost) }
     }
 
     /// The put that holds the cursor, or the next one behind damage; `None` when all up to `head` is lost.
@@ -368,5 +371,22 @@ impl Reader for FileReader {
 
     fn acknowledged(&self) -> u64 {
         self.acknowledged_in(&self.shared.state.lock())
+    }
+
+    fn mark(&self, cursor: u64) -> Vec<u8> {
+        let mut mark = vec![MARK_VERSION];
+        mark.extend(self.shared.journal.to_le_bytes());
+        mark.extend(cursor.to_le_bytes());
+        mark
+    }
+
+    fn resolve(&mut self, mark: &[u8]) -> Option<u64> {
+        let (version, rest) = mark.split_first()?;
+        let (journal, cursor) = rest.split_first_chunk::<16>()?;
+        let cursor = u64::from_le_bytes(cursor.try_into().ok()?);
+        let is_own = *version == MARK_VERSION && u128::from_le_bytes(*journal) == self.shared.journal;
+        let state = self.shared.state.lock();
+        let head = state.channels.get(self.channel).map_or(0, |channel| channel.durable_head);
+        (is_own && cursor <= head).then_some(cursor)
     }
 }

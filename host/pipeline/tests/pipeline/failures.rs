@@ -51,6 +51,7 @@ fn a_failed_start_leaves_nothing_running() {
     let world = World::new(plan(&["one"], &[("main", 500)], &[("a", "main"), ("b", "main")]));
     let destination = Destination::new();
     let parts = Parts {
+        agent: "test".into(),
         plan: world.plan.clone(),
         journal: world.open_journal(),
         quarantine: world.open_quarantine(),

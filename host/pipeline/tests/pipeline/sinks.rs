@@ -91,6 +91,53 @@ fn a_destination_that_knows_its_cursor_gets_nothing_twice() {
     }
 }
 
+/// What goes to quarantine while the destination stores the cursor: a crash between the destination's step
+/// and the commit here neither loses nor doubles it, with one lane and with lanes that are not committed together.
+#[test]
+fn quarantine_beside_a_stored_cursor_is_exactly_once() {
+    let bad = |position: u64| position % 50 == 7;
+    for (seed, is_laned) in [(0, false), (1, false), (2, true), (3, true)] {
+        let mut dice = Dice(seed);
+        let mut plan = plan(&["one", "two"], &[("main", 800)], &[("a", "main")]);
+        plan.sinks[0].interceptors = vec![interceptor("part", OnReject::Quarantine)];
+        let mut world = World::new(plan);
+        let mut destination = Destination::with_faults(seed, 15);
+        if is_laned {
+            destination.set_laned()
+        } else {
+            destination.set_cursor_stored()
+        }
+        let sources = || [1, 2].map(|stream| Script::new(stream, TOTAL, 40).make()).into();
+        // Each life judges the rows in another way: the first verdict on a row is the one that counts.
+        let sink = |destination: &Destination, life: u64| {
+            let plugin = Plugin::new("part", move |batch| Processed {
+                kept: rows_where(&batch, |position| !bad(position + life)),
+                quarantined: vec![out(&batch, "part", true, |position| bad(position + life))],
+                dropped: 0,
+            });
+            vec![(destination.make(), vec![plugin as Arc<dyn Interceptor>])]
+        };
+        for (life, rows) in [800, 1_600, 2_400, 3_200].into_iter().enumerate() {
+            let running = world.start(sources(), Vec::new(), sink(&destination, life as u64));
+            destination.wait_for_rows(rows + dice.roll(200) as usize);
+            world = world.crash(running);
+            destination = destination.crash(&mut dice);
+        }
+        world.start(sources(), Vec::new(), sink(&destination, 9)).finish();
+        let mut all: Vec<(u64, u64)> = destination
+            .records()
+            .iter()
+            .chain(&world.quarantined())
+            .map(|r| (r.stream, r.position))
+            .collect();
+        all.sort_unstable();
+        let expected: Vec<(u64, u64)> =
+            [1, 2].iter().flat_map(|stream| (0..TOTAL).map(move |position| (*stream, position))).collect();
+        assert!(world.quarantined().len() > 50);
+        assert!(all == expected, "seed {seed}: {} events, expected {}", all.len(), expected.len());
+    }
+}
+
 /// A new journal, and a destination that remembers the cursor of an old one: nothing of the new one is skipped.
 #[test]
 fn a_cursor_past_the_channel_skips_nothing() {

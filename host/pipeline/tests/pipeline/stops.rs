@@ -103,6 +103,12 @@ impl Reader for LateReader {
     fn acknowledged(&self) -> u64 {
         self.reader.acknowledged()
     }
+    fn mark(&self, cursor: u64) -> Vec<u8> {
+        self.reader.mark(cursor)
+    }
+    fn resolve(&mut self, mark: &[u8]) -> Option<u64> {
+        self.reader.resolve(mark)
+    }
 }
 
 impl Journal for Late {
@@ -143,7 +149,8 @@ fn events_that_come_just_before_the_end_are_delivered() {
     let reader = journal.reader_id(channel, "a").unwrap();
     let place = OutletPlace { journal: journal.clone(), channel, reader, quarantine };
     let destination = Destination::new();
-    let outlet = Outlet::start("a", destination.make(), Default::default(), place).unwrap();
+    let outlet =
+        Outlet::start("a", destination.make(), Default::default(), place, Default::default()).unwrap();
     finish.set(outlet.finish.clone()).ok().unwrap();
     until("the sink ends", || outlet.finished());
     assert_exactly(&destination.records(), &[1], 20, |_| true, "what came last");

@@ -36,7 +36,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use flumen_journal::Delivery;
-use flumen_pipeline::sink::{Sink, SinkContext};
+use flumen_pipeline::sink::{Cursors, Sink, SinkContext, Stored};
 use flumen_pipeline::{BuildError, FlushPolicy, Metric, Options, SinkError};
 
 mod compress;
@@ -129,7 +129,8 @@ impl Sink for FileSink {
         &mut self,
         context: &mut SinkContext,
         committed: Option<&[u8]>,
-    ) -> Result<Option<u64>, SinkError> {
+        _: &mut Cursors<'_>,
+    ) -> Result<Option<Stored>, SinkError> {
         self.recovered = false;
         // Never committed, or committed by a flush before the first event: nothing is there.
         let position = match committed {
@@ -152,7 +153,7 @@ impl Sink for FileSink {
         self.step(context, |sink, context| sink.write(context, delivery))
     }
 
-    fn flush(&mut self, context: &mut SinkContext) -> Result<Vec<u8>, SinkError> {
+    fn flush(&mut self, context: &mut SinkContext, _: &[u8]) -> Result<Vec<u8>, SinkError> {
         self.step(context, |sink, _| {
             let position = sink.files.flush()?.encode();
             sink.unflushed = false;

@@ -42,7 +42,8 @@ pub fn delivery(first: u64, bodies: &[&str]) -> Delivery {
     for (row, body) in bodies.iter().enumerate() {
         builder.push(1, first + row as u64, 0, body.as_bytes());
     }
-    Delivery { first, batch: builder.finish(vec![]).unwrap(), lost_before: 0 }
+    let next = first + bodies.len() as u64;
+    Delivery { first, next, batch: builder.finish(vec![]).unwrap(), lost_before: 0 }
 }
 
 /// What the disk does next, and what a power loss takes away. Shared with the test.

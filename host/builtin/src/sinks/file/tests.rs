@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arrow_array::StringArray;
 use flumen_event::{BatchBuilder, HeaderColumn};
 use flumen_journal::Delivery;
-use flumen_pipeline::sink::{Sink, SinkCommit, SinkContext};
+use flumen_pipeline::sink::{Cursors, Sink, SinkCommit, SinkContext};
 use flumen_pipeline::source::Wake;
 use flumen_pipeline::{ComponentKind, ComponentMetrics, Options, SinkError, Value};
 use parking_lot::Mutex;
@@ -158,7 +158,7 @@ impl Run {
         let hosts: StringArray = events.iter().map(|event| event.host).collect();
         let batch = builder.finish(vec![HeaderColumn { name: "host".into(), values: hosts }]).unwrap();
         // A slice of a longer batch: offsets do not begin at 0.
-        Delivery { first, batch, lost_before: 0 }
+        Delivery { first, next: first + batch.rows() as u64, batch, lost_before: 0 }
     }
 
     /// One step of the pipeline. An error is what the pipeline would see.
@@ -181,7 +181,7 @@ impl Run {
             choice @ 0..7 => {
                 if sink.due() || choice > 4 {
                     self.log.push("flush".into());
-                    let position = sink.flush(&mut self.context)?;
+                    let position = sink.flush(&mut self.context, b"")?;
                     self.journal.0.lock().pending.push_back((self.delivered, position));
                 }
             }
@@ -234,7 +234,7 @@ impl Run {
         self.log.push(format!("recover to {cursor}"));
         self.delivered = cursor;
         let sink = self.sink.as_mut().unwrap();
-        sink.recover(&mut self.context, position.as_deref())?;
+        sink.recover(&mut self.context, position.as_deref(), &mut Cursors::none())?;
         self.check(cursor);
         Ok(())
     }
@@ -287,11 +287,14 @@ impl Run {
             one.push(9, self.delivered, event.time_ns, event.body.as_bytes());
             let host: StringArray = [event.host].into_iter().collect();
             let batch = one.finish(vec![HeaderColumn { name: "host".into(), values: host }]).unwrap();
-            sink.deliver(&mut self.context, &Delivery { first: self.delivered, batch, lost_before: 0 })
-                .unwrap();
+            sink.deliver(
+                &mut self.context,
+                &Delivery { first: self.delivered, next: self.delivered, batch, lost_before: 0 },
+            )
+            .unwrap();
             self.delivered += 1;
         }
-        let position = sink.flush(&mut self.context).unwrap();
+        let position = sink.flush(&mut self.context, b"").unwrap();
         sink.committed(&mut self.context, &position).unwrap();
         sink.close(&mut self.context).unwrap();
         self.check(self.total());
@@ -412,7 +415,7 @@ fn dies_in_recovery(seed: u64, call: u64) {
     };
     let flush = |run: &mut Run, cursor: u64| {
         let mut sink = run.sink.take().unwrap();
-        let position = sink.flush(&mut run.context).unwrap();
+        let position = sink.flush(&mut run.context, b"").unwrap();
         let mut record = run.journal.0.lock();
         (record.cursor, record.position) = (cursor, Some(position.clone()));
         drop(record);
@@ -424,7 +427,7 @@ fn dies_in_recovery(seed: u64, call: u64) {
     flush(&mut run, 3);
     deliver(&mut run, 3..7);
     // Durable, and not committed.
-    drop(run.sink.take().unwrap().flush(&mut run.context).unwrap());
+    drop(run.sink.take().unwrap().flush(&mut run.context, b"").unwrap());
     (run.disk.0.lock().fails_after, run.disk.0.lock().stays_dead) = (Some(call), true);
     let survived = run.start().is_ok();
     run.sink = None;
@@ -435,7 +438,7 @@ fn dies_in_recovery(seed: u64, call: u64) {
     let settings = Settings::from_options(&run.options).unwrap();
     let mut sink = FileSink::new(settings, Box::new(run.disk.clone()), Box::new(|| 0));
     let position = run.journal.0.lock().position.clone();
-    sink.recover(&mut run.context, position.as_deref()).unwrap();
+    sink.recover(&mut run.context, position.as_deref(), &mut Cursors::none()).unwrap();
     run.sink = Some(sink);
     flush(&mut run, 3);
     flush(&mut run, 3);

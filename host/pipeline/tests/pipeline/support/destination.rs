@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flumen_event::Batch;
 use flumen_journal::Delivery;
 use flumen_pipeline::deliver::MakeSink;
 use flumen_pipeline::sink::SinkContext;
-use flumen_pipeline::{BuildError, FlushPolicy, Interceptor, Sink, SinkError};
+use flumen_pipeline::{BuildError, Cursors, FlushPolicy, Interceptor, Sink, SinkError, Stored};
 use parking_lot::{Condvar, Mutex};
 
 use super::{DEADLINE, Dice, Record, records};
@@ -33,7 +34,9 @@ struct Inner {
     last_committed: u64,
     /// The destination stores the cursor: what it holds is final, and no position is committed.
     cursor_stored: bool,
-    cursor: u64,
+    mark: Vec<u8>,
+    /// It stores a mark for each of two lanes, one after the other; a stream has its lane.
+    lanes: Option<[Lane; 2]>,
     /// It remembers nothing: at least once.
     is_forgetful: bool,
 }
@@ -50,7 +53,8 @@ impl Destination {
             dice: Dice(7),
             last_committed: 0,
             cursor_stored: false,
-            cursor: 0,
+            mark: Vec::new(),
+            lanes: None,
             is_forgetful: false,
         };
         let policy = FlushPolicy { bytes: 2_000, linger: Duration::from_millis(5) };
@@ -76,7 +80,8 @@ impl Destination {
             let kept = old.flushed + dice.roll(unflushed as u64 + 1) as usize;
             new.written = old.written[..kept].to_vec();
             new.flushed = old.flushed;
-            (new.cursor_stored, new.cursor) = (old.cursor_stored, old.cursor);
+            (new.cursor_stored, new.mark) = (old.cursor_stored, old.mark.clone());
+            new.lanes = old.lanes.clone();
             new.is_forgetful = old.is_forgetful;
         }
         next
@@ -91,7 +96,7 @@ impl Destination {
                     .maybe_fail_often("while a sink is made", 30)
                     .map_err(|error| BuildError::new("", error.to_string(), "wait"))?;
             }
-            Ok(Box::new(DestinationSink(destination.clone(), 0)))
+            Ok(Box::new(DestinationSink(destination.clone())))
         })
     }
 
@@ -114,6 +119,13 @@ impl Destination {
     /// The destination itself remembers how far it was written (in the same atomic step as the events).
     pub fn set_cursor_stored(&self) {
         self.inner.0.lock().cursor_stored = true;
+    }
+
+    /// As [`Destination::set_cursor_stored`], in two lanes that are not committed together.
+    pub fn set_laned(&self) {
+        let mut inner = self.inner.0.lock();
+        inner.cursor_stored = true;
+        inner.lanes = Some(Default::default());
     }
 
     /// The destination remembers nothing, like a terminal: events may come twice.
@@ -164,25 +176,55 @@ impl Destination {
     }
 }
 
-/// With the cursor behind what was delivered.
-struct DestinationSink(Destination, u64);
+/// One of two lanes.
+#[derive(Default, Clone)]
+struct Lane {
+    mark: Vec<u8>,
+    cursor: u64,
+    open: Vec<Record>,
+}
+
+struct DestinationSink(Destination);
+
+impl Inner {
+    fn recover_lanes(&mut self, cursors: &mut Cursors<'_>) -> Option<Stored> {
+        let acknowledged = cursors.acknowledged();
+        let lanes = self.lanes.as_mut()?;
+        for lane in lanes.iter_mut() {
+            lane.open.clear();
+            let stored = if lane.mark.is_empty() { None } else { cursors.resolve(&lane.mark) };
+            lane.cursor = stored.unwrap_or(acknowledged).max(acknowledged);
+        }
+        let [a, b] = [lanes[0].cursor, lanes[1].cursor];
+        Some(Stored { from: a.min(b), until: a.max(b) })
+    }
+}
 
 fn number(position: &[u8]) -> usize {
     u64::from_le_bytes(position.try_into().unwrap()) as usize
 }
 
 impl Sink for DestinationSink {
-    fn recover(&mut self, _: &mut SinkContext, committed: Option<&[u8]>) -> Result<Option<u64>, SinkError> {
+    fn recover(
+        &mut self,
+        _: &mut SinkContext,
+        committed: Option<&[u8]>,
+        cursors: &mut Cursors<'_>,
+    ) -> Result<Option<Stored>, SinkError> {
         self.0.maybe_fail("at recover")?;
         let mut inner = self.0.inner.0.lock();
         if inner.down {
             return Err(SinkError::Retry("the destination is down".into()));
         }
+        if let Some(stored) = inner.recover_lanes(cursors) {
+            return Ok(Some(stored));
+        }
         if inner.cursor_stored {
             let flushed = inner.flushed;
             inner.written.truncate(flushed);
-            self.1 = inner.cursor;
-            return Ok(Some(inner.cursor));
+            let stored = if inner.mark.is_empty() { None } else { cursors.resolve(&inner.mark) };
+            let cursor = stored.unwrap_or(cursors.acknowledged());
+            return Ok(Some(Stored { from: cursor, until: cursor }));
         }
         if inner.is_forgetful {
             return Ok(None);
@@ -199,8 +241,20 @@ impl Sink for DestinationSink {
         Ok(None)
     }
 
+    fn missing(&self, batch: Batch, next: u64) -> Result<Batch, SinkError> {
+        let inner = self.0.inner.0.lock();
+        let lanes = inner.lanes.as_ref().unwrap();
+        let is_missing = |row: &usize| lanes[batch.stream().value(*row) as usize % 2].cursor < next;
+        let rows: Vec<u32> = (0..batch.rows()).filter(is_missing).map(|row| row as u32).collect();
+        Ok(batch.take(&rows.into()).unwrap())
+    }
+
     fn deliver(&mut self, context: &mut SinkContext, delivery: &Delivery) -> Result<(), SinkError> {
         let rows = records(&delivery.batch);
+        if let Some(lanes) = &mut self.0.inner.0.lock().lanes {
+            rows.into_iter().for_each(|row| lanes[row.stream as usize % 2].open.push(row));
+            return Ok(());
+        }
         assert!(!rows.is_empty() && delivery.lost_before == 0);
         let half = rows.len() / 2;
         let (first, second) = rows.split_at(half);
@@ -215,23 +269,37 @@ impl Sink for DestinationSink {
         self.0.maybe_fail("in the middle of a delivery")?;
         self.0.inner.0.lock().written.extend_from_slice(second);
         self.0.inner.1.notify_all();
-        self.1 = delivery.first + delivery.batch.rows() as u64;
         if !pause.is_zero() {
             context.wake.wait(pause);
         }
         Ok(())
     }
 
-    fn flush(&mut self, _: &mut SinkContext) -> Result<Vec<u8>, SinkError> {
+    fn flush(&mut self, _: &mut SinkContext, mark: &[u8]) -> Result<Vec<u8>, SinkError> {
         self.0.maybe_fail("before a flush")?;
+        for lane in 0..2 {
+            let mut inner = self.0.inner.0.lock();
+            let Some(lanes) = &mut inner.lanes else { break };
+            lanes[lane].mark = mark.to_vec();
+            let rows = std::mem::take(&mut lanes[lane].open);
+            inner.written.extend(rows);
+            inner.flushed = inner.written.len();
+            self.0.inner.1.notify_all();
+            drop(inner);
+            self.0.maybe_fail("between two lanes")?;
+        }
+        if self.0.inner.0.lock().lanes.is_some() {
+            return Ok(Vec::new());
+        }
         let length = {
             let mut inner = self.0.inner.0.lock();
             inner.flushed = inner.written.len();
-            inner.cursor = self.1;
-            if inner.cursor_stored || inner.is_forgetful {
-                return Ok(Vec::new());
-            }
-            inner.flushed as u64
+            inner.mark = mark.to_vec();
+            if !inner.cursor_stored && !inner.is_forgetful { Some(inner.flushed as u64) } else { None }
+        };
+        let Some(length) = length else {
+            self.0.maybe_fail("after a flush")?;
+            return Ok(Vec::new());
         };
         self.0.maybe_fail("after a flush")?;
         Ok(length.to_le_bytes().to_vec())

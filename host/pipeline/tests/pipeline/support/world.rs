@@ -115,6 +115,7 @@ impl World {
     ) -> Running {
         let (journal, quarantine) = (self.open_journal(), self.open_quarantine());
         let parts = Parts {
+            agent: "test".into(),
             plan: self.plan.clone(),
             journal: journal.clone(),
             quarantine,
