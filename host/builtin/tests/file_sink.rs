@@ -106,7 +106,8 @@ fn expect(root: &Path, expected: &[(&str, &str)]) {
 
 #[test]
 fn the_registry_says_what_each_sink_promises() {
-    let promises: Vec<_> = sinks().iter().map(|kind| (kind.spec.kind, kind.delivery)).collect();
+    let promises: Vec<_> =
+        sinks().iter().map(|kind| (kind.spec.kind, (kind.delivery)(&Options::default()))).collect();
     assert_eq!(promises, [("file", "exactly-once"), ("console", "at-least-once"), ("null", "at-least-once")]);
 }
 

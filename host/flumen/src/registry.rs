@@ -25,9 +25,10 @@ pub fn build_sink(plan: &SinkPlan) -> Result<Box<dyn Sink>, BuildError> {
     (found.ok_or_else(|| unknown(&plan.kind))?.build)(&plan.options)
 }
 
-/// What a sink of this type promises.
-pub fn delivery(kind: &str) -> &'static str {
-    sinks::sinks().into_iter().find(|sink| sink.spec.kind == kind).map_or("unknown", |sink| sink.delivery)
+/// What a sink of the plan promises.
+pub fn delivery(plan: &SinkPlan) -> &'static str {
+    let found = sinks::sinks().into_iter().find(|sink| sink.spec.kind == plan.kind);
+    found.map_or("unknown", |sink| (sink.delivery)(&plan.options))
 }
 
 fn unknown(kind: &str) -> BuildError {

@@ -1,1 +1,18 @@
-//! Kafka.
+//! Everything that speaks Kafka, through librdkafka: the one crate that depends on it.
+//!
+//! Layers, bottom up: [`settings`] (what a user says of brokers and security, and librdkafka's configuration made
+//! of it), [`context`] (what librdkafka calls back: log, statistics, errors, tokens, delivery reports, rebalances),
+//! [`words`] (errors as a person reads them). On top: the parts that components are made of.
+//!
+//! The sink and the source stand in `host/builtin` like all others; they use this crate.
+
+pub mod context;
+pub mod limits;
+mod oauth;
+pub mod settings;
+mod statistics;
+pub mod words;
+
+pub use context::{Context, Rebalance};
+pub use rdkafka;
+pub use settings::{CLIENT_OPTIONS, Settings};

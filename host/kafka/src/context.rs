@@ -1,0 +1,168 @@
+//! What librdkafka calls back: its log, its statistics, its errors, tokens, delivery reports, rebalances.
+//!
+//! One type for producers, consumers and admin clients. Callbacks run on the thread that polls (or, for the log,
+//! on librdkafka's own), so they only note what happened.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Instant;
+
+use flumen_pipeline::ComponentMetrics;
+use parking_lot::Mutex;
+use rdkafka::bindings::rd_kafka_resp_err_t as RespErr;
+use rdkafka::client::{ClientContext, OAuthToken};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{DeliveryResult, ProducerContext};
+use rdkafka::{Message, TopicPartitionList};
+
+use crate::settings::Settings;
+use crate::{limits, oauth, statistics, words};
+
+/// Told of changes of a consumer's assignment, from inside its `poll`.
+pub trait Rebalance: Send + Sync {
+    /// These partitions come; the offsets set here are where reading begins.
+    fn assigned(&self, consumer: &BaseConsumer<Context>, partitions: &mut TopicPartitionList);
+
+    /// These partitions go, after this call. `is_lost`: another may have them already (this member was too slow),
+    /// and nothing can be committed for them.
+    fn revoked(&self, consumer: &BaseConsumer<Context>, partitions: &TopicPartitionList, is_lost: bool);
+}
+
+/// The context of one client.
+pub struct Context {
+    who: String,
+    settings: Arc<Settings>,
+    metrics: Option<Arc<ComponentMetrics>>,
+    /// The newest error that librdkafka told of, in words; kept until something works.
+    last_error: Mutex<Option<String>>,
+    failed: Mutex<Vec<(usize, RDKafkaErrorCode)>>,
+    rebalance: Mutex<Option<Arc<dyn Rebalance>>>,
+    logged: Mutex<HashMap<String, Instant>>,
+}
+
+impl Context {
+    /// `who`: the component as the log names it (`sink out`). `metrics` gets the statistics.
+    pub fn new(who: &str, settings: Arc<Settings>, metrics: Option<Arc<ComponentMetrics>>) -> Context {
+        let (last_error, failed, rebalance, logged) = Default::default();
+        Context { who: who.into(), settings, metrics, last_error, failed, rebalance, logged }
+    }
+
+    /// Whom to tell of rebalances.
+    pub fn set_rebalance(&self, listener: Arc<dyn Rebalance>) {
+        *self.rebalance.lock() = Some(listener);
+    }
+
+    /// The newest error of the connection in words: the reason behind a timeout.
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.lock().clone()
+    }
+
+    /// Forgets it: something worked.
+    pub fn works(&self) {
+        *self.last_error.lock() = None;
+    }
+
+    /// Records that were not delivered since the last call: what [`crate::rdkafka`] was given as opaque, and why.
+    pub fn take_failed(&self) -> Vec<(usize, RDKafkaErrorCode)> {
+        std::mem::take(&mut self.failed.lock())
+    }
+
+    /// An error of librdkafka in words, with the connection's trouble behind it if there is any.
+    pub fn explain(&self, error: &KafkaError) -> String {
+        words::explain(error, &self.settings, self.last_error().as_deref())
+    }
+
+    /// True the first time in [`limits::LOG_REPEAT`].
+    fn is_new(&self, line: &str) -> bool {
+        // Numbers (ports of our own, milliseconds) make the same line look different.
+        let shape: String = line.chars().filter(|c| !c.is_ascii_digit()).collect();
+        let mut logged = self.logged.lock();
+        let now = Instant::now();
+        logged.retain(|_, at| now.duration_since(*at) < limits::LOG_REPEAT);
+        if logged.contains_key(&shape) || logged.len() >= limits::LOG_LINES_MAX {
+            return false;
+        }
+        logged.insert(shape, now);
+        true
+    }
+}
+
+impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        if !self.is_new(line) {
+            return;
+        }
+        let who = self.who.as_str();
+        match level {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error => {
+                tracing::warn!(who, facility, "librdkafka: {line}");
+            }
+            RDKafkaLogLevel::Warning => tracing::info!(who, facility, "librdkafka: {line}"),
+            _ => tracing::debug!(who, facility, "librdkafka: {line}"),
+        }
+    }
+
+    fn stats_raw(&self, json: &[u8]) {
+        if let Some(metrics) = &self.metrics {
+            statistics::publish(json, metrics);
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let text = words::connection(&error, reason, &self.settings);
+        if self.is_new(&text) {
+            tracing::warn!(who = self.who, "{text}");
+        }
+        *self.last_error.lock() = Some(text);
+    }
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        let token = oauth::token(&self.settings);
+        if let Err(error) = &token {
+            *self.last_error.lock() = Some(error.to_string());
+        }
+        Ok(token?)
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        if let Err((error, message)) = result {
+            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+            let topic = message.topic();
+            tracing::debug!(who = self.who, topic, %error, "a record was not delivered");
+            self.failed.lock().push((opaque, code));
+        }
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RespErr, partitions: &mut TopicPartitionList) {
+        let listener = self.rebalance.lock().clone();
+        let is_cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        let outcome = if error == RespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            if let Some(listener) = &listener {
+                listener.assigned(consumer, partitions);
+            }
+            if is_cooperative { consumer.incremental_assign(partitions) } else { consumer.assign(partitions) }
+        } else {
+            if let Some(listener) = &listener {
+                listener.revoked(consumer, partitions, consumer.assignment_lost());
+            }
+            if is_cooperative { consumer.incremental_unassign(partitions) } else { consumer.unassign() }
+        };
+        if let Err(error) = outcome {
+            tracing::error!(who = self.who, %error, "the change of partitions was refused");
+        }
+    }
+}
