@@ -311,8 +311,8 @@ fn deleted_records_are_named_and_counted_and_the_policy_decides() {
     agent
         .wait_log("overrun:0 before they were read: offsets 10 to 24, at most 15 records", limits::CONDITION)
         .unwrap();
-    agent.wait_log("on_gap is \\\"stop\\\"", limits::CONDITION).unwrap();
     assert_eq!(gauge(&scene, "records_lost"), 0);
+    assert!(scene.status().unwrap().unwrap().mentions("on_gap is"));
     agent.stop().unwrap();
     assert_eq!(lines(&scene).len(), 10);
     pipeline(&scene, &broker.bootstrap(), &format!("{options}\"continue\""));
@@ -343,15 +343,17 @@ fn start_decides_where_nothing_is_stored() {
     let broker = Broker::shared().unwrap();
     let client = client(broker, "starts", 1);
     let at = |ms: i64, number: usize| Message { timestamp_ms: Some(ms), ..message(0, number) };
-    // 2026-01-01T00:00:00Z and minutes behind it.
-    let minute = |n: i64| 1_767_225_600_000 + n * 60_000;
+    // An hour ago, and minutes behind it: what is older than the topic's retention would be deleted.
+    let hour_ago = jiff::Timestamp::now().as_millisecond() - 3_600_000;
+    let minute = |n: i64| hour_ago + n * 60_000;
+    let between = jiff::Timestamp::from_millisecond(minute(1) - 30_000).unwrap().to_string();
     client.produce("starts", &[at(minute(0), 0), at(minute(1), 1), at(minute(2), 2)]).unwrap();
     let timestamp = |time: &str| format!("start = \"timestamp\"\nstart_time = \"{time}\"");
     let cases = [
         ("start = \"earliest\"".to_string(), vec![0, 1, 2, 3]),
         (String::new(), vec![0, 1, 2, 3]),
         ("start = \"latest\"".to_string(), vec![3]),
-        (timestamp("2026-01-01T00:00:30Z"), vec![1, 2, 3]),
+        (timestamp(&between), vec![1, 2, 3]),
         (timestamp("2031-01-01T00:00:00Z"), vec![3]),
     ];
     let scenes: Vec<Scene> = cases.iter().map(|_| Scene::new().unwrap()).collect();
@@ -396,13 +398,15 @@ fn values_of_flume_become_events_and_poison_goes_to_quarantine() {
     sink(&scene, &broker.bootstrap(), options, "encoding = \"json\"");
     let mut agent = scene.start_ready().unwrap();
     let all = wait_lines(&scene, &mut agent, 3);
-    let event = |line: &String| {
+    let expected = [
+        serde_json::json!(["hello", {"host": "web1", "offset": "0"}]),
+        serde_json::json!(["hello", {"host": "web1", "offset": "2", "key.hex": "ff"}]),
+        serde_json::json!(["", {"offset": "3", "key": "gone", "tombstone": "true"}]),
+    ];
+    for (line, expected) in all.iter().zip(expected) {
         let mut event: Value = serde_json::from_str(line).unwrap();
-        (event["body"].take(), event["headers"].take().to_string())
-    };
-    assert_eq!(event(&all[0]), ("hello".into(), r#"{"host":"web1","offset":"0"}"#.into()));
-    assert_eq!(event(&all[1]), ("hello".into(), r#"{"host":"web1","offset":"2","key.hex":"ff"}"#.into()));
-    assert_eq!(event(&all[2]).1, r#"{"offset":"3","key":"gone","tombstone":"true"}"#);
+        assert_eq!(serde_json::json!([event["body"].take(), event["headers"].take()]), expected);
+    }
     poll::until("the poison record in quarantine", limits::CONDITION, || Ok(quarantine(&scene).len() == 1))
         .unwrap();
     let poison = quarantine(&scene)[0].to_string();
@@ -429,7 +433,8 @@ fn fixed_partitions_need_no_group_and_compacted_topics_have_gaps() {
     for first in [0, 10, 20] {
         client.produce("compacted", &(first..first + 10).map(keyed).collect::<Vec<_>>()).unwrap();
     }
-    client.produce("compacted", &messages(0, 0..5)).unwrap();
+    let elsewhere = Message { partition: Some(0), ..keyed(0) };
+    client.produce("compacted", &[elsewhere]).unwrap();
     let scene = Scene::new().unwrap();
     let options = "partitions = [\"compacted:1-2\", \"absent:0\"]";
     pipeline(&scene, &broker.bootstrap(), options);

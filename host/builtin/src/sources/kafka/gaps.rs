@@ -26,24 +26,29 @@ impl Reader<'_> {
             Err(text) => return Err(SourceError::Retry(text)),
         };
         let mut moved = Vec::new();
-        let mut is_new_log = false;
+        let (mut is_found, mut is_new_log) = (false, false);
         for ((index, first), end) in assigned.iter().copied().zip(first).zip(end) {
             let (Some(first), Some(end), Some(partition)) = (first, end, self.table.get(index)) else {
                 continue;
             };
             let position = Position { next: partition.next, generation: partition.generation };
             let name = partition.name();
-            if position.next < first {
-                self.overrun(index, &name, position, first)?;
-                moved.push(index);
-            } else if position.next > end {
-                self.new_log(index, &name, position, first, end)?;
-                moved.push(index);
-                is_new_log = true;
+            let is_behind = position.next < first;
+            if self.trouble.stands(index) || (first..=end).contains(&position.next) {
+                continue;
             }
+            let goes_on = match is_behind {
+                true => self.overrun(index, &name, position, first),
+                false => self.new_log(index, &name, position, first, end),
+            };
+            if goes_on {
+                moved.push(index);
+                is_new_log |= !is_behind;
+            }
+            is_found = true;
         }
-        if moved.is_empty() {
-            moved = assigned;
+        if !is_found {
+            moved = assigned.into_iter().filter(|index| !self.trouble.stands(*index)).collect();
             self.context.wait(AGAIN)?;
         }
         self.emit()?;
@@ -78,37 +83,31 @@ impl Reader<'_> {
              lengthen the topic's retention, or look why reading is slow"
         );
         if self.settings.stops_on_gap {
-            return Err(SourceError::Retry(format!(
-                "{text}. Reading stops because on_gap is \"stop\"; to go on behind the gap set it to \"continue\""
-            )));
+            let fix = "it is not read any more because on_gap is \"stop\"; to go on behind the gap set it to \"continue\"";
+            self.trouble.stand(index, format!("{text}; {fix}"));
+            return false;
         }
         tracing::error!(source = %self.context.name, partition = name, offsets = range, records_at_most = lost, "{text}");
         self.context.metrics.add(Metric::SourceRecordsLost, lost.unsigned_abs());
         self.begin_at(index, Position { next: first, ..position });
-        Ok(())
+        true
     }
 
-    fn new_log(
-        &mut self,
-        index: usize,
-        name: &str,
-        position: Position,
-        first: i64,
-        end: i64,
-    ) -> Result<(), SourceError> {
+    /// As [`Reader::overrun`].
+    fn new_log(&mut self, index: usize, name: &str, position: Position, first: i64, end: i64) -> bool {
         let text = format!(
             "{name} ends at offset {end}, but was read up to {}: the topic was made anew, or its leader lost its log",
             position.next
         );
         if self.settings.stops_on_gap {
-            return Err(SourceError::Retry(format!(
-                "{text}. Reading stops because on_gap is \"stop\"; to read it from its first record set it to \"continue\""
-            )));
+            let fix = "it is not read any more because on_gap is \"stop\"; to read it from its first record set it to \"continue\"";
+            self.trouble.stand(index, format!("{text}; {fix}"));
+            return false;
         }
         tracing::error!(source = %self.context.name, partition = name, "{text}; it is read from its first record, {first}");
         self.context.metrics.add(Metric::SourceGenerations, 1);
         self.begin_at(index, Position { next: first, generation: position.generation.wrapping_add(1) });
-        Ok(())
+        true
     }
 
     fn begin_at(&mut self, index: usize, position: Position) {

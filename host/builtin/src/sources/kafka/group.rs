@@ -176,6 +176,7 @@ impl Reader<'_> {
             if let Some(partition) = self.table.get_mut(*index) {
                 partition.is_assigned = false;
             }
+            self.trouble.forget(*index);
         }
     }
 

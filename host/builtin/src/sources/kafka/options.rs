@@ -78,7 +78,7 @@ const OPTIONS: [OptionSpec; CLIENT_OPTIONS.len() + OWN] = with_client_options([
         "on_gap",
         OptionKind::Choice(&["continue", "stop"]),
         Some("\"continue\""),
-        "When the broker deleted records before they were read, or the topic was made anew: name and count what is lost and `continue` with the first record there is, or `stop` reading until a person looks.",
+        "When the broker deleted records before they were read, or the topic was made anew: name and count what is lost and `continue` with the first record there is, or `stop` reading that partition until a person looks.",
     ),
     option(
         "read_ahead",
