@@ -69,13 +69,8 @@ impl Reader<'_> {
         Ok((first, end))
     }
 
-    fn overrun(
-        &mut self,
-        index: usize,
-        name: &str,
-        position: Position,
-        first: i64,
-    ) -> Result<(), SourceError> {
+    /// False: the partition stops here.
+    fn overrun(&mut self, index: usize, name: &str, position: Position, first: i64) -> bool {
         let lost = first - position.next;
         let range = format!("{} to {}", position.next, first - 1);
         let text = format!(
