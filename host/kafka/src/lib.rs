@@ -6,6 +6,7 @@
 //!
 //! The sink and the source stand in `host/builtin` like all others; they use this crate.
 
+pub mod channel;
 pub mod context;
 pub mod limits;
 mod oauth;
