@@ -117,6 +117,9 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if words::code(&error) == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
         let text = words::connection(&error, reason, &self.settings);
         if self.is_new(&text) {
             tracing::warn!(who = self.who, "{text}");

@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use super::committer::{Committer, Figures};
 use super::limbo::Limbo;
-use super::monitor::{Lag, Monitor};
+use super::monitor::{Ends, Monitor};
 use super::options::JournalOptions;
 use super::queue::{Queue, QueueTicket};
 use super::reader::{KafkaReader, ReaderShared};
@@ -42,7 +42,7 @@ pub struct KafkaJournal {
     /// On this machine: the quarantine.
     local: Arc<dyn Journal>,
     local_quarantine: ChannelId,
-    lag: Arc<Mutex<Vec<Lag>>>,
+    ends: Arc<Mutex<Vec<Ends>>>,
     wake: Wake,
     committer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -70,12 +70,11 @@ impl KafkaJournal {
             .collect();
         let limbo = Limbo { journal: local.clone(), channel: local_quarantine };
         let committer = Committer::new(options.clone(), queue.clone(), limbo, figures.clone());
-        let (wake, lag) = (Wake::default(), Arc::new(Mutex::new(Vec::new())));
+        let (wake, ends) = (Wake::default(), Arc::new(Mutex::new(Vec::new())));
         let monitor = Monitor {
             options: options.clone(),
             figures: figures.clone(),
-            readers: readers.clone(),
-            found: lag.clone(),
+            found: ends.clone(),
             wake: wake.clone(),
         };
         let thread = |name: String| std::thread::Builder::new().name(name);
@@ -89,7 +88,7 @@ impl KafkaJournal {
             readers,
             local,
             local_quarantine,
-            lag,
+            ends,
             wake,
             committer,
         }))
@@ -100,16 +99,21 @@ impl KafkaJournal {
     }
 
     fn channel_status(&self, index: usize) -> ChannelStatus {
-        let lag = self.lag.lock().get(index).cloned().unwrap_or_default();
+        let ends = self.ends.lock().get(index).cloned().unwrap_or_default();
+        let behind = |(partition, offset): (i32, i64)| {
+            let end = usize::try_from(partition).ok().and_then(|partition| ends.get(partition));
+            end.map_or(0, |end| u64::try_from(end - offset).unwrap_or(0))
+        };
         let name = self.options.channels.get(index).map(|channel| channel.name.clone()).unwrap_or_default();
         let readers = self.readers.get(index).map(Vec::as_slice).unwrap_or_default();
         let cursors = readers.iter().map(|reader| (reader.name.clone(), reader.progress().0));
         let open = readers.iter().map(|reader| reader.progress().1).max().unwrap_or(0);
+        let waiting = readers.iter().map(|reader| reader.unfinished().into_iter().map(behind).sum());
         ChannelStatus {
             name,
-            head: lag.head,
-            // What is known at once, and what the last look found.
-            events: lag.waiting.iter().copied().max().unwrap_or(0).max(open),
+            head: ends.iter().map(|end| end.unsigned_abs()).sum(),
+            // What is known at once, and what the last look found; the ends of transactions count as events.
+            events: waiting.max().unwrap_or(0).max(open),
             bytes: 0,
             capacity_events: 0,
             capacity_bytes: 0,

@@ -1,4 +1,4 @@
-//! Looks after the brokers and the lag of the channels, for `status`: a question of `status` itself must not wait for them.
+//! Looks after the ends of the channels' topics, for `status`: a question of `status` itself must not wait for a broker.
 
 use std::sync::Arc;
 
@@ -8,26 +8,18 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::committer::Figures;
 use super::options::JournalOptions;
-use super::reader::ReaderShared;
 use crate::context::Context;
 use crate::limits;
 
 /// What was found at the last look.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Lag {
-    /// Records of the channel's topic, from its beginning.
-    pub head: u64,
-    /// Per reader: what is behind its acknowledged offsets, of the partitions that are this agent's.
-    pub waiting: Vec<u64>,
-}
+pub(super) type Ends = Vec<i64>;
 
 /// The thread's side.
 pub(super) struct Monitor {
     pub options: Arc<JournalOptions>,
     pub figures: Arc<Figures>,
-    /// Readers of each channel.
-    pub readers: Vec<Vec<Arc<ReaderShared>>>,
-    pub found: Arc<Mutex<Vec<Lag>>>,
+    /// Of each channel, the end of each partition.
+    pub found: Arc<Mutex<Vec<Ends>>>,
     pub wake: Wake,
 }
 
@@ -54,7 +46,7 @@ impl Monitor {
     fn look(&self, client: &BaseConsumer<Context>) {
         let topics = self.figures.topics.lock().clone();
         let mut found = Vec::new();
-        for (topic, readers) in topics.iter().zip(&self.readers) {
+        for topic in &topics {
             let mut ends = Vec::new();
             for partition in 0..topic.partitions {
                 let Ok((_, end)) = client.fetch_watermarks(&topic.name, partition, limits::REQUEST) else {
@@ -62,17 +54,7 @@ impl Monitor {
                 };
                 ends.push(end);
             }
-            let waiting = readers.iter().map(|reader| {
-                let behind = |(partition, offset): (i32, i64)| {
-                    let end = usize::try_from(partition).ok().and_then(|partition| ends.get(partition));
-                    end.map_or(0, |end| u64::try_from(end - offset).unwrap_or(0))
-                };
-                reader.offsets().into_iter().map(behind).sum()
-            });
-            found.push(Lag {
-                waiting: waiting.collect(),
-                head: ends.iter().map(|end| end.unsigned_abs()).sum(),
-            });
+            found.push(ends);
         }
         *self.found.lock() = found;
     }

@@ -72,6 +72,8 @@ struct Partition {
     read: Option<i64>,
     acknowledged: Option<i64>,
     durable: Option<i64>,
+    /// Nothing followed what was read last.
+    is_at_end: bool,
 }
 
 /// An acknowledgement as offsets.
@@ -101,10 +103,13 @@ impl ReaderShared {
         (state.acknowledged, state.cursor.saturating_sub(state.acknowledged))
     }
 
-    /// Acknowledged offset of each partition that is ours.
-    pub fn offsets(&self) -> Offsets {
+    /// Acknowledged offset of each partition that is ours, but of those that are read to their end and acknowledged: what
+    /// is behind it there is the end of a transaction.
+    pub fn unfinished(&self) -> Offsets {
         let state = self.state.lock();
-        state.partitions.iter().filter_map(|(p, partition)| Some((*p, partition.durable?))).collect()
+        let is_open = |p: &Partition| !p.is_at_end || p.durable != p.read;
+        let open = state.partitions.iter().filter(|(_, partition)| is_open(partition));
+        open.filter_map(|(number, partition)| Some((*number, partition.durable?))).collect()
     }
 
     /// Turns an acknowledgement into offsets; `Err`: it comes too late.
@@ -224,7 +229,8 @@ impl Rebalance for Listener {
             let read = begin.map(|begin| begin.max(state.marks.get(&number).copied().unwrap_or(begin)));
             state.assignments += 1;
             let assignment = state.assignments;
-            let partition = Partition { assignment, read, acknowledged: begin, durable: begin };
+            let partition =
+                Partition { assignment, read, acknowledged: begin, durable: begin, is_at_end: false };
             state.partitions.insert(number, partition);
             drop(state);
             if let Some(read) = read
@@ -289,6 +295,7 @@ impl KafkaReader {
         config.set("isolation.level", "read_committed");
         config.set("enable.auto.commit", "false");
         config.set("enable.auto.offset.store", "false");
+        config.set("enable.partition.eof", "true");
         config.set("auto.offset.reset", "earliest");
         config.set("queued.max.messages.kbytes", (limits::READ_AHEAD_BYTES >> 10).to_string());
         config.set("fetch.wait.max.ms", "100");
@@ -356,6 +363,7 @@ impl KafkaReader {
                 return 0;
             }
             partition.read = Some(next);
+            partition.is_at_end = false;
             next.abs_diff(read)
         };
         let stream = self.stream(number);
@@ -376,6 +384,11 @@ impl KafkaReader {
             };
             match consumer.poll(left) {
                 Some(Ok(message)) => covered += self.take(&message, &mut decoder),
+                Some(Err(KafkaError::PartitionEOF(number))) => {
+                    if let Some(partition) = self.shared.state.lock().partitions.get_mut(&number) {
+                        partition.is_at_end = true;
+                    }
+                }
                 Some(Err(error)) => self.complain(&consumer, &error)?,
                 // A rebalance ends a poll early.
                 None if decoder.rows() == 0 && Instant::now() < until => {}
@@ -407,7 +420,6 @@ impl KafkaReader {
     fn complain(&mut self, consumer: &BaseConsumer<Context>, error: &KafkaError) -> Result<(), ReadError> {
         let is_fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
         let reason = match words::code(error) {
-            Some(Code::PartitionEOF) => return Ok(()),
             Some(Code::FencedInstanceId) => {
                 "another agent with the same name reads this channel: give each agent a name of its own"
                     .into()
@@ -492,6 +504,7 @@ impl Reader for KafkaReader {
                 partition.acknowledged = partition.durable;
                 let at = behind.iter().find(|(of, _)| of == number).map(|(_, offset)| *offset);
                 partition.read = at.or(partition.durable);
+                partition.is_at_end = false;
                 offsets.extend(partition.read.map(|read| (*number, read)));
             }
             if !behind.is_empty() {
