@@ -8,6 +8,7 @@
 //!
 //! The sink and the source stand in `host/builtin` like all others; they use this crate.
 
+pub mod channel;
 pub mod context;
 pub mod flume_avro;
 pub mod lane;

@@ -13,6 +13,8 @@ pub enum ComponentKind {
     Interceptor,
     /// A sink.
     Sink,
+    /// A channel that is more than a queue of the pipeline's own journal.
+    Channel,
 }
 
 impl ComponentKind {
@@ -22,6 +24,7 @@ impl ComponentKind {
             ComponentKind::Source => "source",
             ComponentKind::Interceptor => "interceptor",
             ComponentKind::Sink => "sink",
+            ComponentKind::Channel => "channel",
         }
     }
 }
