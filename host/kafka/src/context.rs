@@ -121,7 +121,11 @@ impl ClientContext for Context {
         if self.is_new(&text) {
             tracing::warn!(who = self.who, "{text}");
         }
-        *self.last_error.lock() = Some(text);
+        // That all brokers are down is told after why the last of them is, and says less.
+        let mut last = self.last_error.lock();
+        if last.is_none() || error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *last = Some(text);
+        }
     }
 
     fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {

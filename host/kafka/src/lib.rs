@@ -4,9 +4,13 @@
 //! of it), [`context`] (what librdkafka calls back: log, statistics, errors, tokens, delivery reports, rebalances),
 //! [`words`] (errors as a person reads them). On top: the parts that components are made of.
 //!
+//! [`admin`] is what `flumen kafka` asks.
+//!
 //! The sink and the source stand in `host/builtin` like all others; they use this crate.
 
+pub mod admin;
 pub mod context;
+mod files;
 pub mod limits;
 mod oauth;
 pub mod settings;
