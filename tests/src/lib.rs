@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod disk;
 pub mod generator;
+pub mod kafka;
 pub mod limits;
 pub mod locate;
 pub mod oracle;

@@ -29,3 +29,24 @@ pub const PROBLEMS_NAMED: usize = 12;
 
 /// Size of the image that stands for the machine's disk in power cuts. Sparse: what is not written takes no memory.
 pub const DISK_IMAGE_BYTES: u64 = 1 << 30;
+
+/// From the start of a Kafka broker to its ready line: 5 s, after a SIGKILL 14 s, on a busy machine more.
+pub const BROKER_READY: Duration = Duration::from_secs(60);
+
+/// One call of the oracle on Kafka, unless the test says otherwise: reading a million records takes a few seconds.
+pub const KAFKA_CALL: Duration = Duration::from_secs(60);
+
+/// Blocks of ports that a broker tries. Two processes pick the same one of some thousands rarely.
+pub const PORT_ATTEMPTS: u32 = 5;
+
+/// A download of jars or of a Python package, tens of megabytes, over a slow line.
+pub const FETCH: Duration = Duration::from_secs(600);
+
+/// apt-get has its own limits for downloads; killed while it unpacks, it leaves dpkg broken.
+pub const APT: Duration = Duration::MAX;
+
+/// How often an idle connection of the proxy looks whether it was cut.
+pub const PROXY_LOOK: Duration = Duration::from_millis(20);
+
+/// Bytes that the proxy moves at once.
+pub const PROXY_BUFFER_BYTES: usize = 64 << 10;

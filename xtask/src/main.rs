@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod demo;
 mod generate;
+mod kafka;
 mod report;
 mod schema;
 mod soak;
@@ -37,6 +38,8 @@ enum Command {
     /// Measures, beside yardsticks from the same run
     #[command(subcommand)]
     Bench(bench::Command),
+    /// A Kafka broker on this machine, to try things on; runs until Ctrl-C
+    Kafka(kafka::Arguments),
     /// rustfmt and clippy, as `test` runs them
     Lint,
     /// Writes access logs (the writer of the demo)
@@ -62,6 +65,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Bench(command) => bench::run(&command),
+        Command::Kafka(arguments) => kafka::run(&arguments),
         Command::Lint => test::lint(),
         Command::Generate(arguments) => generate::run(&arguments),
     }

@@ -1,0 +1,27 @@
+//! A real Kafka broker for tests and for people, and an oracle on a client of other make.
+//!
+//! [`install`] fetches Apache Kafka, a Python client and makes certificates, once per target directory;
+//! [`broker`] runs one node (KRaft) with a listener for each way to log in; [`proxy`] stands for the
+//! network between a client and the broker; [`client`] asks and feeds the broker through
+//! `confluent-kafka`, so that no test has its own client for a witness.
+//!
+//! Constraints: nothing outlives the process that started it, however that ends ([`process`]); every
+//! port is on the loopback; every wait has a deadline.
+
+pub mod broker;
+pub mod client;
+pub mod install;
+pub mod process;
+pub mod properties;
+pub mod proxy;
+pub mod record;
+pub mod security;
+pub mod tls;
+
+mod packages;
+
+pub use broker::{Broker, BrokerOptions};
+pub use client::{Client, ConsumeOptions};
+pub use proxy::Proxy;
+pub use record::{Bytes, Message, Record};
+pub use security::{Listener, Mechanism};
