@@ -79,7 +79,12 @@ fn main() -> ExitCode {
             return exit::Failure::from(error).report();
         }
     }
-    let level = if matches!(cli.command, Command::Run(_)) { "info" } else { "warn" };
+    let level = match cli.command {
+        Command::Run(_) => "info",
+        // What goes wrong with a connection is in the answer.
+        Command::Kafka(_) => "error",
+        _ => "warn",
+    };
     let outcome = log::init(&cli.log, level).and_then(|repeats| match cli.command {
         Command::Run(args) => cmd::run::run(args, repeats),
         Command::Check(args) => cmd::check::run(args, cli.output),

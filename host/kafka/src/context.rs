@@ -117,6 +117,10 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        // Not an error: there is no record behind the last one yet.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
         let text = words::connection(&error, reason, &self.settings);
         if self.is_new(&text) {
             tracing::warn!(who = self.who, "{text}");

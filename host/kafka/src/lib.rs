@@ -9,7 +9,9 @@
 //! The sink and the source stand in `host/builtin` like all others; they use this crate.
 
 pub mod admin;
+mod certificate;
 pub mod context;
+mod diagnosis;
 mod files;
 pub mod limits;
 mod oauth;

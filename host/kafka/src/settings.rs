@@ -230,6 +230,11 @@ impl Settings {
         Settings { brokers, ..self.clone() }
     }
 
+    /// A broker's certificate has to be for the name that it is reached by.
+    pub fn verifies_name(&self) -> bool {
+        self.tls_verify_name
+    }
+
     /// How a connection is made, for messages: `TLS, as alice (SCRAM-SHA-512)`.
     pub fn in_words(&self) -> String {
         let transport = match (self.tls, &self.tls_identity) {
@@ -307,7 +312,9 @@ impl Settings {
         config.set("client.id", client_id);
         config.set("statistics.interval.ms", limits::STATISTICS_EVERY.as_millis().to_string());
         config.set("socket.connection.setup.timeout.ms", limits::CONNECT.as_millis().to_string());
-        config.set("log.connection.close", "false");
+        // A port that ends the connection at once (it talks TLS, or wants a login) is told of only with this; ends of
+        // idle connections are not, and the log shows them at debug alone.
+        config.set("log.connection.close", "true");
         config.set("topic.metadata.refresh.interval.ms", "30000");
         // A broker that comes back is noticed within this time.
         config.set("reconnect.backoff.max.ms", "5000");

@@ -172,7 +172,7 @@ fn refused(code: Code, settings: &Arc<Settings>) -> String {
             "there are not as many brokers as --replication asks for; ask for fewer copies".into()
         }
         Code::InvalidPartitions => "the number of partitions is not possible; ask for 1 or more".into(),
-        Code::InvalidConfig => "a --config is not one that a topic has, or its value is not possible".into(),
+        Code::InvalidConfig => "a setting is not one that a topic has, or its value is not possible".into(),
         Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
             format!("not authorised; ask for CREATE, DELETE or ALTER on the topic or the cluster ({code})")
         }
