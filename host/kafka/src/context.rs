@@ -94,6 +94,11 @@ impl ClientContext for Context {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        // A port that ends the connection at once is told of by the log alone, not as an error.
+        let early_end = (facility == "FAIL").then(|| words::early_end(line, &self.settings)).flatten();
+        if let Some(text) = early_end {
+            *self.last_error.lock() = Some(text);
+        }
         if !self.is_new(line) {
             return;
         }

@@ -13,7 +13,8 @@ use crate::settings::{Sasl, Settings};
 
 /// Why a connection does not come about.
 pub fn of(code: Option<Code>, reason: &str, settings: &Settings) -> String {
-    let trouble = Trouble { reason: tidy(reason), address: address(reason), settings };
+    let is_early_end = is_early_end(reason);
+    let trouble = Trouble { reason: tidy(reason), address: address(reason), is_early_end, settings };
     let lower = trouble.reason.to_ascii_lowercase();
     let has = |text: &str| lower.contains(text);
     let advice = if has("certificate verify failed") {
@@ -27,7 +28,7 @@ pub fn of(code: Option<Code>, reason: &str, settings: &Settings) -> String {
         || has("wrong version number")
         || has("packet length too long")
     {
-        Some("the port does not talk TLS: name the broker's TLS port in `brokers`, or leave `tls` out".into())
+        Some(NO_TLS.into())
     } else if has("failed to acquire sasl oauthbearer token") {
         let (_, why) = trouble.reason.split_once("token: ").unwrap_or(("", &trouble.reason));
         return why.to_string();
@@ -50,6 +51,21 @@ pub fn of(code: Option<Code>, reason: &str, settings: &Settings) -> String {
         Some(advice) => format!("{advice} ({})", trouble.reason),
         None => trouble.reason,
     }
+}
+
+const NO_TLS: &str =
+    "the port does not talk TLS: name the broker's TLS port in `brokers`, or leave `tls` out";
+
+/// A connection that the other side ended before anything was said, by librdkafka's whole sentence: while the
+/// broker's version was asked for, or right after (a listener for logins answers that much to everybody).
+pub fn is_early_end(reason: &str) -> bool {
+    const SOON_MS: u64 = 2_000;
+    let Some((what, state)) = reason.rsplit_once(" (after ") else { return false };
+    let Some((ms, state)) = state.split_once("ms in state ") else { return false };
+    let is_soon = ms.parse::<u64>().is_ok_and(|ms| ms < SOON_MS);
+    what.contains("Disconnected")
+        && is_soon
+        && (state.starts_with("APIVERSION_QUERY") || state.starts_with("UP"))
 }
 
 /// Why a client could not be made: a file that an option names, nearly always.
@@ -80,6 +96,7 @@ struct Trouble<'a> {
     reason: String,
     /// `host:port` of the broker that it is about.
     address: Option<String>,
+    is_early_end: bool,
     settings: &'a Settings,
 }
 
@@ -196,16 +213,17 @@ impl Trouble<'_> {
 
     /// A connection that ends before anything was said: a port for something else.
     fn of_early_end(&self, lower: &str) -> Option<String> {
-        let is_early = ["apiversion", "verify that security.protocol", "auth_handshake"]
-            .iter()
-            .any(|part| lower.contains(part));
-        if !is_early {
+        let is_silent = lower.contains("ssl connection closed by peer");
+        if is_silent && self.port() == Answer::NoTls {
+            return Some(NO_TLS.into());
+        }
+        if !self.is_early_end {
             return None;
         }
         Some(match (self.settings.tls, self.port()) {
             (false, Answer::Tls(_)) => "the port talks TLS: set tls = true, and `tls_ca` if the signer is not a public one".into(),
             _ if self.settings.sasl.is_none() => {
-                "the broker ended the connection at once: the port wants a login; set `sasl`, `username` and `password`".into()
+                "the broker ended the connection at once: most likely the port wants a login; set `sasl`, `username` and `password`".into()
             }
             _ => "the broker ended the connection at once: is this a port of Kafka, for clients?".into(),
         })
@@ -266,6 +284,13 @@ mod tests {
         ] {
             assert_eq!(tidy(reason), expected);
         }
+        assert!(is_early_end(
+            "k1:9092/1: Disconnected: connection closed by peer (after 0ms in state APIVERSION_QUERY)"
+        ));
+        assert!(is_early_end(
+            "k1:9092/1: Disconnected (after 3ms in state UP, 1 identical error(s) suppressed)"
+        ));
+        assert!(!is_early_end("k1:9092/1: Disconnected (after 61000ms in state UP)"));
         assert_eq!(address("ssl://[::1]:9093/1: x").as_deref(), Some("[::1]:9093"));
         assert_eq!(address("1/1 brokers are down"), None);
     }

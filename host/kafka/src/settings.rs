@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use flumen_pipeline::component::option;
 use flumen_pipeline::{BuildError, OptionKind, OptionSpec, Options};
 use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
 
 use crate::{files, limits};
 
@@ -315,6 +316,7 @@ impl Settings {
         // A port that ends the connection at once (it talks TLS, or wants a login) is told of only with this; ends of
         // idle connections are not, and the log shows them at debug alone.
         config.set("log.connection.close", "true");
+        config.set_log_level(RDKafkaLogLevel::Info);
         config.set("topic.metadata.refresh.interval.ms", "30000");
         // A broker that comes back is noticed within this time.
         config.set("reconnect.backoff.max.ms", "5000");

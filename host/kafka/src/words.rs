@@ -70,6 +70,11 @@ pub fn connection(error: &KafkaError, reason: &str, settings: &Settings) -> Stri
     diagnosis::of(code(error), reason, settings)
 }
 
+/// A line of librdkafka's log, if it tells of a connection that the other side ended before anything was said.
+pub fn early_end(line: &str, settings: &Settings) -> Option<String> {
+    diagnosis::is_early_end(line).then(|| diagnosis::of(None, line, settings))
+}
+
 /// The code inside an error.
 pub fn code(error: &KafkaError) -> Option<Code> {
     match error {
