@@ -16,6 +16,7 @@ use crate::settings::Settings;
 
 use super::brokers::{self, Cluster};
 use super::link::{Link, Trouble};
+use super::progress::{self, Records};
 use super::topics::{self, Config, Topic};
 use super::transactions::{self, Transactions};
 
@@ -66,7 +67,7 @@ pub struct Target {
     pub topics: Vec<String>,
     /// It writes in transactions.
     pub is_transactional: bool,
-    /// What its transactional ids begin with.
+    /// What its transactional ids begin with, behind [`ID_PREFIX`]: `agent/pipeline/channel/sink`; empty for a source.
     pub id_prefix: String,
     /// Where it keeps its progress.
     pub progress_topic: String,
@@ -83,6 +84,8 @@ pub struct Report {
     pub cluster: Cluster,
     /// Transactional ids of Flumen.
     pub transactions: Option<Transactions>,
+    /// How far its sinks are, and which process says so.
+    pub progress: Option<Records>,
 }
 
 struct Look {
@@ -96,18 +99,22 @@ pub fn check(settings: &Arc<Settings>, target: Option<&Target>) -> Report {
     let mut look = Look { settings: settings.clone(), findings: Vec::new() };
     look.brokers(&cluster);
     let alive = || cluster.brokers.iter().filter(|broker| broker.answer_ms.is_some());
-    let mut known = None;
+    let (mut known, mut progress) = (None, None);
     if alive().next().is_some() {
         // From here on only those are asked that answer: one that is down has been told of.
         let names = alive().map(|broker| broker.name.clone()).collect();
         let settings = Arc::new(settings.with_brokers(names));
         match Link::open(&settings) {
-            Ok(link) => known = look.cluster(&link, &cluster, target),
+            Ok(link) => {
+                look.cluster(&link, &cluster, target);
+                known = look.known(&link, &cluster, target);
+                progress = look.records(&link, &cluster, target);
+            }
             Err(trouble) => look.bad("connection", trouble, None),
         }
     }
     let is_well = look.findings.iter().all(|finding| finding.grade != Grade::Bad);
-    Report { is_well, findings: look.findings, cluster, transactions: known }
+    Report { is_well, findings: look.findings, cluster, transactions: known, progress }
 }
 
 impl Look {
@@ -140,7 +147,7 @@ impl Look {
         }
     }
 
-    fn cluster(&mut self, link: &Link, cluster: &Cluster, target: Option<&Target>) -> Option<Transactions> {
+    fn cluster(&mut self, link: &Link, cluster: &Cluster, target: Option<&Target>) {
         let size = cluster.brokers.iter().filter(|broker| broker.id.is_some()).count();
         let id = cluster.id.as_deref().unwrap_or("(not said)");
         let text = format!("{size} brokers, {} topics, id {id}", cluster.topics.len());
@@ -158,7 +165,6 @@ impl Look {
         if let Some(target) = target {
             target.topics.iter().for_each(|topic| self.topic(link, cluster, topic, target));
         }
-        self.known(link, cluster, target)
     }
 
     fn partitions(&mut self, topics: &[Topic]) {
@@ -266,8 +272,8 @@ impl Look {
     fn known(&mut self, link: &Link, cluster: &Cluster, target: Option<&Target>) -> Option<Transactions> {
         const ABOUT: &str = "transactional ids";
         let topic = cluster.topics.iter().find(|topic| topic.name == transactions::TOPIC)?;
-        let prefix = target.map_or(ID_PREFIX, |target| target.id_prefix.as_str());
-        let wanted = |id: &str| id != PROBE_ID && id.starts_with(prefix);
+        let prefix = format!("{ID_PREFIX}{}", target.map_or("", |target| &target.id_prefix));
+        let wanted = |id: &str| id != PROBE_ID && id.starts_with(&prefix);
         match transactions::read(link, topic, wanted) {
             Ok(known) => {
                 let more = if known.is_complete { "" } else { "; there is more than could be read in time" };
@@ -277,6 +283,28 @@ impl Look {
             Err(trouble) => {
                 let fix = format!("to see who fences whom, ask for READ on {}", transactions::TOPIC);
                 self.add(Grade::Note, ABOUT, format!("not to be seen: {trouble}"), Some(&fix));
+                None
+            }
+        }
+    }
+
+    fn records(&mut self, link: &Link, cluster: &Cluster, target: Option<&Target>) -> Option<Records> {
+        let name = target.map_or(PROGRESS_TOPIC, |target| &target.progress_topic);
+        let topic = cluster.topics.iter().find(|topic| topic.name == name)?;
+        match progress::read(link, topic, target.map_or("", |target| &target.id_prefix)) {
+            Ok(records) => {
+                if records.unreadable > 0 {
+                    let text = format!("{} keys have a record that cannot be read", records.unreadable);
+                    self.bad(
+                        "progress",
+                        text,
+                        Some("an older record counts in its place; see who else writes to the topic"),
+                    );
+                }
+                Some(records)
+            }
+            Err(trouble) => {
+                self.add(Grade::Note, "progress", format!("not to be seen: {trouble}"), None);
                 None
             }
         }

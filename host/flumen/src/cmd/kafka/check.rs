@@ -44,6 +44,10 @@ fn print(report: &Report) {
             (now_ms - transaction.changed_ms).max(0) / 1_000,
         );
     }
+    for record in report.progress.iter().flat_map(|progress| &progress.known) {
+        let what = record.lane.map_or("claimed".into(), |lane| format!("lane {lane} written"));
+        println!("      {}  {what} by {} at {}", record.sink, record.by, record.time);
+    }
     let bad = report.findings.iter().filter(|finding| finding.grade == Grade::Bad).count();
     if bad == 0 {
         println!("all is well");

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use flumen_kafka::Settings;
-use flumen_kafka::admin::check::{ID_PREFIX, PROGRESS_TOPIC, Target};
+use flumen_kafka::admin::check::{PROGRESS_TOPIC, Target};
 use flumen_pipeline::plan::AgentPlan;
 use flumen_pipeline::{BuildError, Options, Value};
 
 use crate::cmd;
-use crate::exit::Failure;
+use crate::exit::{Failure, USAGE};
 
 /// Options of every command, before or behind its own.
 #[derive(Debug, clap::Args)]
@@ -97,18 +97,16 @@ impl Args {
     /// Reads options or files. Nothing is connected.
     pub fn open(&self) -> Result<Connection, Failure> {
         match &self.config {
-            Some(_) if !self.brokers.is_empty() || self.security.is_given() => Err(anyhow::anyhow!(
-                "--config takes brokers and security from the component; leave one of the two out"
-            )
-            .into()),
+            Some(_) if !self.brokers.is_empty() || self.security.is_given() => {
+                Err(usage("--config takes brokers and security from the component; leave one of the two out"))
+            }
             Some(config) => self.from_config(config),
-            None if self.brokers.is_empty() => Err(anyhow::anyhow!(
-                "which cluster? Give --brokers HOST:PORT, or --config FILE of a pipeline"
-            )
-            .into()),
+            None if self.brokers.is_empty() => {
+                Err(usage("which cluster? Give --brokers HOST:PORT, or --config FILE of a pipeline"))
+            }
             None => {
                 let settings =
-                    Settings::from_options(&self.options()?).map_err(|error| self.as_argument(&error))?;
+                    Settings::from_options(&self.options()?).map_err(|error| usage(&as_argument(&error)))?;
                 Ok(Connection { settings: Arc::new(settings), target: None })
             }
         }
@@ -132,21 +130,6 @@ impl Args {
         all.insert("tls_verify_name".into(), Value::Bool(!security.tls_any_name));
         all.insert("properties".into(), Value::TextMap(self.properties.iter().cloned().collect()));
         Ok(Options(all))
-    }
-
-    fn as_argument(&self, error: &BuildError) -> anyhow::Error {
-        let flag = match error.option.as_str() {
-            "password" => "--password-file or --password-env".to_string(),
-            "tls_key_password" => "--tls-key-password-file".to_string(),
-            "properties" => "--property".to_string(),
-            other => format!("--{}", other.replace('_', "-")),
-        };
-        let fix = if matches!(error.option.as_str(), "password" | "tls_key_password") {
-            "give it"
-        } else {
-            &error.fix
-        };
-        anyhow::anyhow!("{flag} {}; {fix}", error.reason)
     }
 
     fn from_config(&self, config: &PathBuf) -> Result<Connection, Failure> {
@@ -188,11 +171,7 @@ impl Found {
             topics: topics.filter(is_plain).cloned().collect(),
             is_transactional: is_sink
                 && options.text_opt("delivery").is_none_or(|delivery| delivery == "exactly-once"),
-            id_prefix: if is_sink {
-                format!("{ID_PREFIX}{agent}/{pipeline}/{channel}/{name}/")
-            } else {
-                ID_PREFIX.into()
-            },
+            id_prefix: if is_sink { format!("{agent}/{pipeline}/{channel}/{name}") } else { String::new() },
             progress_topic: options.text_opt("progress_topic").unwrap_or(PROGRESS_TOPIC).to_owned(),
         }
     }
@@ -228,6 +207,25 @@ fn find(plan: &AgentPlan, wanted: Option<&str>) -> Result<Found, Failure> {
         )
         .into()),
     }
+}
+
+/// An error of [`Settings`], whose options are arguments here.
+fn as_argument(error: &BuildError) -> String {
+    let flag = match error.option.as_str() {
+        "password" => "--password-file or --password-env".to_string(),
+        "tls_key_password" => "--tls-key-password-file".to_string(),
+        "properties" => "--property".to_string(),
+        other => format!("--{}", other.replace('_', "-")),
+    };
+    let fix =
+        if matches!(error.option.as_str(), "password" | "tls_key_password") { "give it" } else { &error.fix };
+    format!("{flag} {}; {fix}", error.reason)
+}
+
+/// A wrong argument that clap does not know of.
+fn usage(text: &str) -> Failure {
+    eprintln!("flumen: {text}");
+    Failure::Reported(USAGE)
 }
 
 fn secret(file: Option<&PathBuf>, variable: Option<&str>) -> Result<Option<String>, Failure> {
