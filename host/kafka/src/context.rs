@@ -126,6 +126,11 @@ impl ClientContext for Context {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        // A port that ends the connection at once is told of by the log alone, not as an error.
+        let early_end = (facility == "FAIL").then(|| words::early_end(line, &self.settings)).flatten();
+        if let Some(text) = early_end {
+            *self.last_error.lock() = Some(text);
+        }
         if !self.is_new(line) {
             return;
         }
@@ -157,7 +162,11 @@ impl ClientContext for Context {
         if self.is_new(&text) {
             tracing::warn!(who = self.who, "{text}");
         }
-        *self.last_error.lock() = Some(text);
+        // That all brokers are down is told after why the last of them is, and says less.
+        let mut last = self.last_error.lock();
+        if last.is_none() || error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *last = Some(text);
+        }
     }
 
     fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {

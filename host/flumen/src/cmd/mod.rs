@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod journal;
+pub mod kafka;
 pub mod plugin;
 pub mod quarantine;
 pub mod run;
