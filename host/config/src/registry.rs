@@ -12,6 +12,8 @@ pub struct Registry {
     pub sources: Vec<ComponentSpec>,
     /// Types for `[sink.NAME]`.
     pub sinks: Vec<ComponentSpec>,
+    /// Tables of a bridge's file, by their name.
+    pub bridge: Vec<ComponentSpec>,
 }
 
 impl Registry {
@@ -20,6 +22,7 @@ impl Registry {
         let mut mistakes = Vec::new();
         check("source", &self.sources, &["type"], &mut mistakes);
         check("sink", &self.sinks, &["type", "interceptor"], &mut mistakes);
+        check("table", &self.bridge, &[], &mut mistakes);
         mistakes
     }
 }

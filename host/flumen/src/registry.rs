@@ -1,6 +1,6 @@
 //! Which components there are: the one place where their specs meet the configuration.
 
-use flumen_builtin::{sinks, sources};
+use flumen_builtin::{bridge, sinks, sources};
 use flumen_config::Registry;
 use flumen_pipeline::plan::{SinkPlan, SourcePlan};
 use flumen_pipeline::{BuildError, Sink, Source};
@@ -10,6 +10,7 @@ pub fn registry() -> Registry {
     Registry {
         sources: sources::sources().into_iter().map(|source| source.spec).collect(),
         sinks: sinks::sinks().into_iter().map(|sink| sink.spec).collect(),
+        bridge: bridge::TABLES.to_vec(),
     }
 }
 

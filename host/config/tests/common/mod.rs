@@ -68,6 +68,7 @@ pub fn registry() -> Registry {
     Registry {
         sources: vec![component("tail", TAIL), component("generator", GENERATOR), component("stdin", &[])],
         sinks: vec![component("file", FILE), component("console", CONSOLE), component("null", &[])],
+        bridge: Vec::new(),
     }
 }
 
