@@ -145,7 +145,9 @@ mod tests {
     /// shared/wire.md D6, hand-encoded from the specification.
     const GOLDEN: &[u8] = b"\x02\x08host\x08web1\x00\x0ahello";
 
-    fn decoded(bytes: &[u8]) -> Result<(Vec<(String, String)>, Vec<u8>), DecodeError> {
+    type Event = (Vec<(String, String)>, Vec<u8>);
+
+    fn decoded(bytes: &[u8]) -> Result<Event, DecodeError> {
         let mut headers = Vec::new();
         let body = decode(bytes, |name, value| headers.push((name.to_owned(), value.to_owned())))?;
         Ok((headers, body.to_vec()))

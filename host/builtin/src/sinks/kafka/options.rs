@@ -146,6 +146,7 @@ pub fn delivery(options: &Options) -> &'static str {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::enum_variant_names, reason = "these are their names everywhere")]
 pub(super) enum Delivery {
     ExactlyOnce,
     AtLeastOnce,

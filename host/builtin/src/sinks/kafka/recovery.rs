@@ -51,6 +51,7 @@ pub(super) fn recover(
     link.check_progress_topic(patience)?;
     link.add_lanes(settings.lanes, context, patience)?;
     link.claim(patience)?;
+    tracing::info!(sink = link.who.sink, id = transactional_id(&link.who, 0), "takes over");
     let mut found = link.read_progress(patience)?;
     let recorded = found.lanes.get(&0).map_or(0, |progress| usize::from(progress.lanes));
     if recorded > link.lanes.len() {
