@@ -42,7 +42,8 @@ impl Flow {
         let scene = Scene::new().unwrap();
         let file = OpenOptions::new().create(true).append(true).open(scene.input().join("a.log")).unwrap();
         let flow = Flow { scene, client, topic: name.to_owned(), written: 0, file };
-        let topic = if options.contains("topic =") { String::new() } else { format!("topic = \"{topic}\"") };
+        let topic =
+            if options.starts_with("topic =") { String::new() } else { format!("topic = \"{topic}\"") };
         flow.options(bootstrap, name, &format!("{topic}\n{options}"));
         flow
     }
@@ -99,11 +100,18 @@ impl Flow {
         }
         let doubled: Vec<_> = seen.iter().filter(|(_, times)| **times > 1).take(5).collect();
         let lost: Vec<_> = (0..self.written).filter(|seq| !seen.contains_key(seq)).take(5).collect();
-        if doubled.is_empty() && lost.is_empty() && (crossed == 0 || !in_order) && seen.len() as u64 == self.written
+        if doubled.is_empty()
+            && lost.is_empty()
+            && (crossed == 0 || !in_order)
+            && seen.len() as u64 == self.written
         {
             return String::new();
         }
-        format!("{} of {}: doubled {doubled:?}, lost {lost:?}, out of order {crossed}", seen.len(), self.written)
+        format!(
+            "{} of {}: doubled {doubled:?}, lost {lost:?}, out of order {crossed}",
+            seen.len(),
+            self.written
+        )
     }
 
     fn wait_error(&self, text: &str) {
@@ -215,8 +223,9 @@ fn a_second_agent_with_the_same_data_fences_the_first() {
     flow.expect_all(true);
     flow.write(1_000);
     flow.expect_all(true);
+    // Nothing is left for it to do.
+    assert_eq!(first.wait_exit(limits::STOP).unwrap().code(), Some(1));
     twin.stop().unwrap();
-    first.kill().unwrap();
 }
 
 #[test]
@@ -235,7 +244,12 @@ fn what_the_broker_does_not_take_goes_to_quarantine() {
             flow.write(500);
         }
         flow.expect_all(true);
-        poll::until("three rows in quarantine", limits::CONDITION, || Ok(flow.scene.quarantine()?.len() == 3)).unwrap();
+        poll::until(
+            "three rows in quarantine",
+            limits::CONDITION,
+            || Ok(flow.scene.quarantine()?.len() == 3),
+        )
+        .unwrap();
         let quarantined = flow.scene.quarantine().unwrap();
         for row in &quarantined {
             let reason = row.to_string();
@@ -314,7 +328,7 @@ fn progress_behind_an_open_transaction_is_not_overlooked() {
     let agent = flow.scene.start_ready().unwrap();
     flow.write(1_000);
     flow.expect_all(true);
-    let other = [Message { partition: Some(0), ..Message::value("of another") }];
+    let other = [Message { key: Some("k".into()), partition: Some(0), ..Message::value("of another") }];
     flow.client.produce_txn("hidden-progress", "other", &other, TxnEnd::Open).unwrap();
     flow.write(1_000);
     flow.expect_all(true);
@@ -360,7 +374,10 @@ fn topics_keys_and_headers_follow_the_event() {
     let records = read("status-200");
     assert_eq!(records.len(), 2);
     let first = &records[0];
-    assert_eq!((first.key.clone().unwrap().text(), first.header("status").unwrap()), ("200".into(), "200".into()));
+    assert_eq!(
+        (first.key.clone().unwrap().text(), first.header("status").unwrap()),
+        ("200".into(), "200".into())
+    );
     assert_eq!((first.headers.len(), first.timestamp_ms), (1, Some(1_795_219_201_000)));
     // Where Java's producer puts the key "200".
     assert_eq!(first.partition, 1);

@@ -29,6 +29,12 @@ fn batch_and_row(id: usize) -> (usize, usize) {
     (id >> ROW_BITS, id & ((1 << ROW_BITS) - 1))
 }
 
+/// What befalls records because of another's failure. After a refusal librdkafka's sequence numbers are ahead of the
+/// broker's: the next transaction fails by that once, and the one after has a new epoch.
+fn is_aftermath(code: Code) -> bool {
+    matches!(code, Code::PurgeQueue | Code::PurgeInflight | Code::OutOfOrderSequenceNumber)
+}
+
 /// Why a batch was not handed over as a whole.
 enum Broken {
     /// A record before was refused: nothing more can be sent until that is settled.
@@ -61,6 +67,7 @@ impl Link {
 
     /// Waits until the brokers have everything. Then no record can be refused any more.
     pub fn settle(&mut self, context: &mut SinkContext, patience: &Patience) -> Result<(), SinkError> {
+        let mut attempts = 0;
         loop {
             let failed = self.drain(context, patience)?;
             if failed.is_empty() {
@@ -68,12 +75,12 @@ impl Link {
             }
             let suspects: Vec<(usize, Code)> =
                 failed.iter().copied().filter(|(_, code)| lane::is_refusal(*code)).collect();
-            if suspects.is_empty() {
-                let is_cause = |code: &Code| !matches!(code, Code::PurgeQueue | Code::PurgeInflight);
-                let code = failed.iter().map(|(_, code)| *code).find(is_cause);
-                let error = KafkaError::MessageProduction(code.unwrap_or(Code::PurgeQueue));
-                return Err(self.error(&error));
+            let cause = failed.iter().map(|(_, code)| *code).find(|code| !is_aftermath(*code));
+            attempts += 1;
+            if suspects.is_empty() && (cause.is_some() || attempts > limits::AFTERMATHS_MAX) {
+                return Err(self.error(&KafkaError::MessageProduction(cause.unwrap_or(Code::PurgeQueue))));
             }
+            self.fit_batches(&suspects)?;
             self.abort(patience)?;
             self.try_alone(context, &suspects, patience)?;
             if self.settings.delivery == Delivery::ExactlyOnce {
@@ -195,19 +202,62 @@ impl Link {
                 continue;
             }
             self.alone.insert(*id);
+            match self.outcome_alone(context, index, row, patience)? {
+                None => {}
+                Some(code) if lane::is_refusal(code) => self.refuse(context, index, row, code)?,
+                Some(code) => return Err(self.error(&KafkaError::MessageProduction(code))),
+            }
+        }
+        Ok(())
+    }
+
+    /// What the broker says to one record in a transaction of its own, which is taken back.
+    fn outcome_alone(
+        &mut self,
+        context: &mut SinkContext,
+        index: usize,
+        row: usize,
+        patience: &Patience,
+    ) -> Result<Option<Code>, SinkError> {
+        for _ in 0..limits::AFTERMATHS_MAX {
             match self.send_rows(context, index, row..row + 1, patience) {
                 Ok(()) | Err(Broken::Refused) => {}
                 Err(Broken::Error(error)) => return Err(error),
             }
             let failed = self.drain(context, patience)?;
             self.abort(patience)?;
-            match failed.first() {
-                None => {}
-                Some((_, code)) if lane::is_refusal(*code) => self.refuse(context, index, row, *code)?,
-                Some((_, code)) => return Err(self.error(&KafkaError::MessageProduction(*code))),
+            match failed.iter().map(|(_, code)| *code).find(|code| !is_aftermath(*code)) {
+                None if !failed.is_empty() => {}
+                outcome => return Ok(outcome),
             }
         }
-        Ok(())
+        Ok(Some(Code::PurgeQueue))
+    }
+
+    /// A topic that takes smaller batches than we send would refuse many records that are not to blame: then
+    /// smaller ones are sent from now on.
+    fn fit_batches(&mut self, suspects: &[(usize, Code)]) -> Result<(), SinkError> {
+        let Some((id, _)) = suspects.get(1) else { return Ok(()) };
+        let (index, row) = batch_and_row(*id);
+        let batch = self.delivered.get(index).map(|delivered| delivered.batch.slice(row, 1));
+        let topic = batch.map(|batch| self.topic_of(&batch)).unwrap_or_default();
+        match self.routes.known_limit(&topic).map(|limit| limit as u64) {
+            Some(limit) if limit < self.batch_bytes => {
+                self.batch_bytes = limit;
+                Err(SinkError::Retry(format!(
+                    "topic {topic:?} takes batches of {limit} bytes (max.message.bytes); smaller ones are sent from now on"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The topic of the first row.
+    fn topic_of(&self, batch: &Batch) -> String {
+        match TopicNames::new(&self.settings, batch).of(0) {
+            Ok(name) => name.to_owned(),
+            Err(_) => self.settings.topic_default.clone().unwrap_or_default(),
+        }
     }
 
     /// To quarantine with a row that the broker refused.
@@ -222,10 +272,7 @@ impl Link {
         delivered.refused.insert(row);
         let bytes = delivered.values.get(row).len();
         let batch = delivered.batch.slice(row, 1);
-        let topic = match TopicNames::new(&self.settings, &batch).of(0) {
-            Ok(name) => name.to_owned(),
-            Err(_) => self.settings.topic_default.clone().unwrap_or_default(),
-        };
+        let topic = self.topic_of(&batch);
         let limit = self.routes.known_limit(&topic);
         let reason = match (code, limit) {
             (Code::InvalidTimestamp, _) => format!(
