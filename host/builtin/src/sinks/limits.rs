@@ -80,6 +80,3 @@ pub const PROGRESS_TOPIC_CONFIG: [(&str, &str); 4] = [
     ("segment.ms", "3600000"),
     ("min.cleanable.dirty.ratio", "0.1"),
 ];
-
-/// Transactions in a row that may fail by nothing but a refusal before them. One does (see `is_aftermath`).
-pub const AFTERMATHS_MAX: usize = 3;

@@ -241,6 +241,14 @@ impl Link {
         }
     }
 
+    /// The same lanes with fresh producers: what is open is aborted.
+    pub fn renew_lanes(&mut self, context: &SinkContext, patience: &Patience) -> Result<(), SinkError> {
+        let cursors: Vec<u64> = self.lanes.drain(..).map(|lane| lane.cursor).collect();
+        self.add_lanes(cursors.len(), context, patience)?;
+        self.lanes.iter_mut().zip(cursors).for_each(|(lane, cursor)| lane.cursor = cursor);
+        Ok(())
+    }
+
     fn take_over_error(&mut self, error: &KafkaError) -> SinkError {
         let (text, id) = (error.to_string(), transactional_id(&self.who, 0));
         let about_coordinator = text.contains("oordinator")

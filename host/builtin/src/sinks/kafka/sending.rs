@@ -29,12 +29,6 @@ fn batch_and_row(id: usize) -> (usize, usize) {
     (id >> ROW_BITS, id & ((1 << ROW_BITS) - 1))
 }
 
-/// What befalls records because of another's failure. After a refusal librdkafka's sequence numbers are ahead of the
-/// broker's: the next transaction fails by that once, and the one after has a new epoch.
-fn is_aftermath(code: Code) -> bool {
-    matches!(code, Code::PurgeQueue | Code::PurgeInflight | Code::OutOfOrderSequenceNumber)
-}
-
 /// Why a batch was not handed over as a whole.
 enum Broken {
     /// A record before was refused: nothing more can be sent until that is settled.
@@ -67,7 +61,6 @@ impl Link {
 
     /// Waits until the brokers have everything. Then no record can be refused any more.
     pub fn settle(&mut self, context: &mut SinkContext, patience: &Patience) -> Result<(), SinkError> {
-        let mut attempts = 0;
         loop {
             let failed = self.drain(context, patience)?;
             if failed.is_empty() {
@@ -75,22 +68,29 @@ impl Link {
             }
             let suspects: Vec<(usize, Code)> =
                 failed.iter().copied().filter(|(_, code)| lane::is_refusal(*code)).collect();
-            let cause = failed.iter().map(|(_, code)| *code).find(|code| !is_aftermath(*code));
-            attempts += 1;
-            if suspects.is_empty() && (cause.is_some() || attempts > limits::AFTERMATHS_MAX) {
-                return Err(self.error(&KafkaError::MessageProduction(cause.unwrap_or(Code::PurgeQueue))));
+            match suspects.as_slice() {
+                [] => {
+                    let is_cause = |code: &Code| !matches!(code, Code::PurgeQueue | Code::PurgeInflight);
+                    let code = failed.iter().map(|(_, code)| *code).find(is_cause);
+                    let error = KafkaError::MessageProduction(code.unwrap_or(Code::PurgeQueue));
+                    return Err(self.error(&error));
+                }
+                // It was alone in its batch of records.
+                [(id, code)] => {
+                    self.refuse(context, *id, *code);
+                    self.begin_anew(context, patience)?;
+                }
+                _ => {
+                    self.fit_batches(&suspects)?;
+                    self.begin_anew(context, patience)?;
+                    self.try_alone(context, &suspects, patience)?;
+                }
             }
-            self.fit_batches(&suspects)?;
-            self.abort(patience)?;
-            self.try_alone(context, &suspects, patience)?;
             if self.settings.delivery == Delivery::ExactlyOnce {
                 match self.send_all(context, patience) {
                     Ok(()) | Err(Broken::Refused) => {}
                     Err(Broken::Error(error)) => return Err(error),
                 }
-            } else {
-                // All others were not held up, and the suspects that passed have arrived.
-                return self.settle(context, patience);
             }
         }
     }
@@ -145,11 +145,13 @@ impl Link {
         (0..self.delivered.len()).try_for_each(|index| self.send_batch(context, index, patience))
     }
 
-    fn abort(&mut self, patience: &Patience) -> Result<(), SinkError> {
-        let timeout = self.settings.transaction_timeout;
-        let aborted =
-            self.lanes.iter_mut().try_for_each(|lane| lane.lane.abort(timeout, &|| patience.go_on()));
-        aborted.map_err(|error| self.error(&error))
+    /// Takes everything since the last flush back, in all lanes. After a refusal with fresh producers: librdkafka's
+    /// sequence numbers are ahead of the broker's then, and the transactions that follow an abort fail by that.
+    fn begin_anew(&mut self, context: &SinkContext, patience: &Patience) -> Result<(), SinkError> {
+        match self.settings.delivery {
+            Delivery::ExactlyOnce => self.renew_lanes(context, patience),
+            _ => Ok(()),
+        }
     }
 
     /// Waits for the brokers; stops at the first failure. Returns the failures.
@@ -196,42 +198,28 @@ impl Link {
         suspects: &[(usize, Code)],
         patience: &Patience,
     ) -> Result<(), SinkError> {
+        let timeout = self.settings.transaction_timeout;
         for (id, _) in suspects {
             let (index, row) = batch_and_row(*id);
-            if self.delivered.get(index).is_none_or(|delivered| delivered.refused.contains(&row)) {
-                continue;
-            }
             self.alone.insert(*id);
-            match self.outcome_alone(context, index, row, patience)? {
-                None => {}
-                Some(code) if lane::is_refusal(code) => self.refuse(context, index, row, code)?,
-                Some(code) => return Err(self.error(&KafkaError::MessageProduction(code))),
-            }
-        }
-        Ok(())
-    }
-
-    /// What the broker says to one record in a transaction of its own, which is taken back.
-    fn outcome_alone(
-        &mut self,
-        context: &mut SinkContext,
-        index: usize,
-        row: usize,
-        patience: &Patience,
-    ) -> Result<Option<Code>, SinkError> {
-        for _ in 0..limits::AFTERMATHS_MAX {
             match self.send_rows(context, index, row..row + 1, patience) {
                 Ok(()) | Err(Broken::Refused) => {}
                 Err(Broken::Error(error)) => return Err(error),
             }
-            let failed = self.drain(context, patience)?;
-            self.abort(patience)?;
-            match failed.iter().map(|(_, code)| *code).find(|code| !is_aftermath(*code)) {
-                None if !failed.is_empty() => {}
-                outcome => return Ok(outcome),
+            match self.drain(context, patience)?.first() {
+                None => {
+                    let go_on = || patience.go_on();
+                    let aborted = self.lanes.iter_mut().try_for_each(|lane| lane.lane.abort(timeout, &go_on));
+                    aborted.map_err(|error| self.error(&error))?;
+                }
+                Some((_, code)) if lane::is_refusal(*code) => {
+                    self.refuse(context, *id, *code);
+                    self.begin_anew(context, patience)?;
+                }
+                Some((_, code)) => return Err(self.error(&KafkaError::MessageProduction(*code))),
             }
         }
-        Ok(Some(Code::PurgeQueue))
+        Ok(())
     }
 
     /// A topic that takes smaller batches than we send would refuse many records that are not to blame: then
@@ -261,15 +249,12 @@ impl Link {
     }
 
     /// To quarantine with a row that the broker refused.
-    fn refuse(
-        &mut self,
-        context: &mut SinkContext,
-        index: usize,
-        row: usize,
-        code: Code,
-    ) -> Result<(), SinkError> {
-        let Some(delivered) = self.delivered.get_mut(index) else { return Ok(()) };
-        delivered.refused.insert(row);
+    fn refuse(&mut self, context: &mut SinkContext, id: usize, code: Code) {
+        let (index, row) = batch_and_row(id);
+        let Some(delivered) = self.delivered.get_mut(index) else { return };
+        if !delivered.refused.insert(row) {
+            return;
+        }
         let bytes = delivered.values.get(row).len();
         let batch = delivered.batch.slice(row, 1);
         let topic = self.topic_of(&batch);
@@ -291,7 +276,6 @@ impl Link {
             (code, _) => format!("topic {topic:?} refuses the record of {bytes} bytes: {code}"),
         };
         context.quarantine(batch, vec![reason]);
-        Ok(())
     }
 
     fn send_batch(
