@@ -82,6 +82,11 @@ impl Context {
         std::mem::take(&mut self.failed.lock())
     }
 
+    /// True if [`Context::take_failed`] has something.
+    pub fn has_failed(&self) -> bool {
+        !self.failed.lock().is_empty()
+    }
+
     /// An error of librdkafka in words, with the connection's trouble behind it if there is any.
     pub fn explain(&self, error: &KafkaError) -> String {
         words::explain(error, &self.settings, self.last_error().as_deref())
@@ -106,6 +111,11 @@ impl ClientContext for Context {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        // A port that ends the connection at once is told of by the log alone, not as an error.
+        let early_end = (facility == "FAIL").then(|| words::early_end(line, &self.settings)).flatten();
+        if let Some(text) = early_end {
+            *self.last_error.lock() = Some(text);
+        }
         if !self.is_new(line) {
             return;
         }
@@ -129,11 +139,19 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        // Not an error: a reader that asked to be told is at the end.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
         let text = words::connection(&error, reason, &self.settings);
         if self.is_new(&text) {
             tracing::warn!(who = self.who, "{text}");
         }
-        *self.last_error.lock() = Some(text);
+        // That all brokers are down is told after why the last of them is, and says less.
+        let mut last = self.last_error.lock();
+        if last.is_none() || error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *last = Some(text);
+        }
     }
 
     fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {

@@ -53,6 +53,34 @@ pub enum FlumeAvroError {
     },
 }
 
+/// Appends a value: one block of headers, or none.
+pub fn encode<'a>(headers: impl Iterator<Item = (&'a str, &'a str)> + Clone, body: &[u8], out: &mut Vec<u8>) {
+    let count = headers.clone().count();
+    if count > 0 {
+        put_long(count as i64, out);
+        for (name, value) in headers {
+            put_bytes(name.as_bytes(), out);
+            put_bytes(value.as_bytes(), out);
+        }
+    }
+    put_long(0, out);
+    put_bytes(body, out);
+}
+
+fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    put_long(bytes.len() as i64, out);
+    out.extend_from_slice(bytes);
+}
+
+fn put_long(value: i64, out: &mut Vec<u8>) {
+    let mut rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
+    while rest >= 0x80 {
+        out.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
+}
+
 /// Reads one value. Allocates for the list of headers only, and never more than the value has bytes.
 pub fn decode(bytes: &[u8]) -> Result<Event<'_>, FlumeAvroError> {
     let mut input = Input { all: bytes, at: 0 };
@@ -157,15 +185,6 @@ mod tests {
         assert!(error(b"\xfe\xff\xff\xff\xff\xff\xff\xff\x7f").contains("ends within"));
     }
 
-    fn long(value: i64, out: &mut Vec<u8>) {
-        let mut rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
-        while rest >= 0x80 {
-            out.push(rest as u8 | 0x80);
-            rest >>= 7;
-        }
-        out.push(rest as u8);
-    }
-
     proptest! {
         #[test]
         fn foreign_bytes_are_an_event_or_an_error(bytes: Vec<u8>) {
@@ -178,19 +197,41 @@ mod tests {
         fn what_was_written_comes_back(headers: Vec<(String, String)>, body: Vec<u8>, splits in 1usize..4) {
             let mut value = Vec::new();
             for block in headers.chunks(splits) {
-                long(block.len() as i64, &mut value);
+                put_long(block.len() as i64, &mut value);
                 for text in block.iter().flat_map(|(name, text)| [name, text]) {
-                    long(text.len() as i64, &mut value);
+                    put_long(text.len() as i64, &mut value);
                     value.extend_from_slice(text.as_bytes());
                 }
             }
-            long(0, &mut value);
-            long(body.len() as i64, &mut value);
+            put_long(0, &mut value);
+            put_long(body.len() as i64, &mut value);
             value.extend_from_slice(&body);
             let event = decode(&value).unwrap();
             let expected: Vec<(&str, &str)> = headers.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
             prop_assert_eq!(event.headers, expected);
             prop_assert_eq!(event.body, &body[..]);
+        }
+    }
+
+    #[test]
+    fn golden_bytes_are_written() {
+        let mut out = Vec::new();
+        encode([("host", "web1")].into_iter(), b"hello", &mut out);
+        assert_eq!(out, GOLDEN);
+        out.clear();
+        encode(std::iter::empty(), b"hello", &mut out);
+        assert_eq!(out, b"\x00\x0ahello");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(headers: Vec<(String, String)>, body: Vec<u8>) {
+            let mut out = Vec::new();
+            let pairs = || headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            encode(pairs(), &body, &mut out);
+            let event = decode(&out).unwrap();
+            prop_assert_eq!(event.headers, pairs().collect::<Vec<_>>());
+            prop_assert_eq!(event.body, &body);
         }
     }
 }

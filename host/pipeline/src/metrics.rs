@@ -13,6 +13,8 @@ pub enum ComponentKind {
     Interceptor,
     /// A sink.
     Sink,
+    /// A channel that is more than a queue of the pipeline's own journal.
+    Channel,
 }
 
 impl ComponentKind {
@@ -22,6 +24,7 @@ impl ComponentKind {
             ComponentKind::Source => "source",
             ComponentKind::Interceptor => "interceptor",
             ComponentKind::Sink => "sink",
+            ComponentKind::Channel => "channel",
         }
     }
 }
@@ -113,6 +116,8 @@ metrics! {
     SinkCursor = "delivered_position", Sink;
     /// Events that the destination can never take.
     SinkQuarantined = "events_quarantined", Sink;
+    /// Events acknowledged and not delivered, as `at-most-once` allows.
+    SinkDropped = "events_dropped", Sink;
     /// Flushes.
     SinkFlushes = "flushes", Sink;
     /// Errors after which the sink recovered and delivered again.
