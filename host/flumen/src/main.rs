@@ -57,6 +57,8 @@ enum Command {
     /// Look at events that could not be processed.
     #[command(subcommand)]
     Quarantine(cmd::quarantine::Command),
+    /// Look into a Kafka cluster and at who reads it; write and read records.
+    Kafka(cmd::kafka::Args),
     /// Print the JSON Schema of the configuration files.
     Schema(cmd::schema::Args),
 }
@@ -79,9 +81,13 @@ fn main() -> ExitCode {
             return exit::Failure::from(error).report();
         }
     }
-    let is_service = matches!(&cli.command, Command::Run(_))
-        || matches!(&cli.command, Command::Bridge(args) if args.is_service());
-    let level = if is_service { "info" } else { "warn" };
+    let level = match &cli.command {
+        Command::Run(_) => "info",
+        Command::Bridge(args) if args.is_service() => "info",
+        // What goes wrong with a connection is in the answer.
+        Command::Kafka(_) => "error",
+        _ => "warn",
+    };
     let outcome = log::init(&cli.log, level).and_then(|repeats| match cli.command {
         Command::Run(args) => cmd::run::run(args, repeats),
         Command::Check(args) => cmd::check::run(args, cli.output),
@@ -90,6 +96,7 @@ fn main() -> ExitCode {
         Command::Plugin(command) => cmd::plugin::run(command, cli.output),
         Command::Journal(command) => cmd::journal::run(command, cli.output),
         Command::Quarantine(command) => cmd::quarantine::run(command, cli.output),
+        Command::Kafka(args) => cmd::kafka::run(args, cli.output),
         Command::Schema(args) => cmd::schema::run(args),
     });
     match outcome {

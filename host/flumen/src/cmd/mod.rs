@@ -3,6 +3,7 @@
 pub mod bridge;
 pub mod check;
 pub mod journal;
+pub mod kafka;
 pub mod plugin;
 pub mod quarantine;
 pub mod run;
