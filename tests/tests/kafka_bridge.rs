@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use flumen_tests::agent::Agent;
 use flumen_tests::kafka::client::{self, TxnEnd};
-use flumen_tests::kafka::{Broker, ConsumeOptions, Message};
+use flumen_tests::kafka::{Broker, BrokerOptions, Client, ConsumeOptions, Message};
 use flumen_tests::scene::{Answer, Scene};
 use flumen_tests::{limits, locate, output, poll};
 use rand::rngs::SmallRng;
@@ -35,15 +35,21 @@ fn text_of(time_ms: i64) -> String {
 /// A topic with three partitions, and a scene to bridge it in.
 struct World {
     scene: Scene,
+    bootstrap: String,
+    client: Client,
     topic: &'static str,
     base: i64,
 }
 
 impl World {
     fn new(topic: &'static str) -> World {
-        let broker = Broker::shared().unwrap();
-        broker.client().create_topic(topic, 3, &[]).unwrap();
-        World { scene: Scene::new().unwrap(), topic, base: base_ms() }
+        World::on(Broker::shared().unwrap(), topic)
+    }
+
+    fn on(broker: &Broker, topic: &'static str) -> World {
+        let (bootstrap, client) = (broker.bootstrap(), broker.client());
+        client.create_topic(topic, 3, &[]).unwrap();
+        World { scene: Scene::new().unwrap(), bootstrap, client, topic, base: base_ms() }
     }
 
     /// Records at (partition, minutes after the base, value).
@@ -56,7 +62,7 @@ impl World {
                 ..Message::value(*value)
             })
             .collect();
-        Broker::shared().unwrap().client().produce(self.topic, &messages).unwrap();
+        self.client.produce(self.topic, &messages).unwrap();
     }
 
     /// Writes the bridge's file, with output below `out`.
@@ -65,7 +71,7 @@ impl World {
             "[bridge]\npath = \"{}/{{topic}}/{{time:%Y-%m-%d/%H}}\"\n{bridge}\n\
              [kafka]\nbrokers = [\"{}\"]\ntopics = [\"{}\"]\n{kafka}\n",
             self.scene.root().join(out).display(),
-            Broker::shared().unwrap().bootstrap(),
+            self.bootstrap,
             self.topic,
         );
         let path = self.scene.root().join(format!("{out}.toml"));
@@ -119,8 +125,7 @@ impl World {
     /// What the definition says, from what another client reads: per hour the records in time, and for each
     /// hour's run the late ones.
     fn expected(&self, hours: i64) -> (Vec<Vec<String>>, Vec<Vec<String>>) {
-        let client = Broker::shared().unwrap().client();
-        let records = client::consume(&ConsumeOptions::new(&client, self.topic)).unwrap();
+        let records = client::consume(&ConsumeOptions::new(&self.client, self.topic)).unwrap();
         let (mut in_time, mut late) = (vec![vec![]; hours as usize], vec![vec![]; hours as usize]);
         let mut watermarks: BTreeMap<i32, i64> = BTreeMap::new();
         for record in &records {
@@ -203,10 +208,13 @@ const RECORDS: &[(i32, i64, &str)] = &[
 #[test]
 fn every_record_is_in_its_hour_once_and_a_run_can_be_repeated() {
     let world = World::new("hours");
+    let undone = [Message {
+        partition: Some(1),
+        timestamp_ms: Some(world.base + 12 * MINUTE),
+        ..Message::value("undone")
+    }];
+    world.client.produce_txn(world.topic, "bridge-undone", &undone, TxnEnd::Abort).unwrap();
     world.produce(RECORDS);
-    let undone = [Message { partition: Some(1), ..Message::value("undone") }];
-    let client = Broker::shared().unwrap().client();
-    client.produce_txn(world.topic, "bridge-undone", &undone, TxnEnd::Abort).unwrap();
     let config = world.config("out", "", "workers = 2");
     world.make(&config, 0..3);
     world.expect("out", 3);
@@ -221,6 +229,12 @@ fn every_record_is_in_its_hour_once_and_a_run_can_be_repeated() {
     let lost = |at: usize| world.scene.root().join("out").join(names[at]);
     fs::remove_file(lost(0)).unwrap();
     fs::write(lost(names.len() - 1), "x").unwrap();
+    world.make(&config, 0..3);
+    expect_same(&tree(&world.scene.root().join("out")), &first);
+
+    // Files that a run left which did not live to write `_SUCCESS` are not of the bucket.
+    fs::write(world.dir("out", 0).join("part-p00009-left.log"), "left behind\n").unwrap();
+    fs::remove_file(world.dir("out", 0).join("_SUCCESS")).unwrap();
     world.make(&config, 0..3);
     expect_same(&tree(&world.scene.root().join("out")), &first);
 
@@ -318,7 +332,7 @@ fn times_of_headers_and_bodies_and_json() {
     };
     let mut messages = vec![message(0, 5, "five"), message(0, 65, "next"), message(0, 59, "fifty-nine")];
     messages.extend((0..3).map(|partition| message(partition, 75, "end")));
-    Broker::shared().unwrap().client().produce(world.topic, &messages).unwrap();
+    world.client.produce(world.topic, &messages).unwrap();
     for (out, options) in
         [("header", "time = \"header.at\""), ("body", "time = \"body\"\ntime_pattern = '\"t\":\"([^\"]+)\"'")]
     {
@@ -434,6 +448,26 @@ fn follow_closes_hours_by_watermark_and_goes_on_after_a_kill() {
     );
 }
 
+#[test]
+fn follow_waits_for_brokers_and_goes_on_alone() {
+    let mut broker = Broker::start(&BrokerOptions::default()).unwrap();
+    let world = World::on(&broker, "outage");
+    let config =
+        world.config("out", "", "idle = \"2d\"\nproperties = { \"reconnect.backoff.max.ms\" = \"500\" }");
+    let from = text_of(world.base);
+    let mut agent = spawn(&world, &config, &["--follow", "--from", &from]);
+    world.produce(&[(0, 1, "a1"), (0, 75, "a75"), (1, 75, "b75"), (2, 30, "c30")]);
+    agent.wait_log("following", limits::CONDITION).unwrap();
+    broker.kill().unwrap();
+    agent.wait_log("127.0.0.1", limits::CONDITION).unwrap();
+    broker.restart().unwrap();
+    world.produce(&[(2, 59, "c59"), (2, 75, "c75")]);
+    let marker = world.dir("out", 0).join("_SUCCESS");
+    poll::until("the first hour", limits::CONDITION, || Ok(marker.is_file())).unwrap();
+    agent.stop().unwrap();
+    world.expect("out", 1);
+}
+
 /// `examples/kafka-to-files`: what its README promises.
 #[test]
 fn the_example_makes_hours() {
@@ -449,9 +483,9 @@ fn the_example_makes_hours() {
     let text = fs::read_to_string(locate::repository().unwrap().join("examples/kafka-to-files/bridge.toml"))
         .unwrap();
     let config = world.scene.root().join("bridge.toml");
-    let address = Broker::shared().unwrap().bootstrap();
+    let address = &world.bootstrap;
     assert!(text.contains("127.0.0.1:9092"));
-    fs::write(&config, text.replace("127.0.0.1:9092", &address)).unwrap();
+    fs::write(&config, text.replace("127.0.0.1:9092", address)).unwrap();
     let mut agent = spawn(&world, &config, &["--follow"]);
     let marker = world.dir("out", 0).join("_SUCCESS");
     poll::until("the first hour", limits::CONDITION, || Ok(marker.is_file())).unwrap();
@@ -610,8 +644,7 @@ fn what_is_wrong_is_said_and_nothing_is_touched() {
     assert_eq!(fs::read_to_string(&progress).unwrap(), "{}");
 
     // Retention took the beginning.
-    let client = Broker::shared().unwrap().client();
-    client.delete_records(world.topic, 0, 1).unwrap();
+    world.client.delete_records(world.topic, 0, 1).unwrap();
     let config = world.config("gone", "", "");
     said(
         &config,
@@ -629,8 +662,7 @@ fn what_is_wrong_is_said_and_nothing_is_touched() {
     let other = world.scene.root().join("other.toml");
     fs::write(&other, text.replace("[\"wrong\"]", "[\"nowhere\"]")).unwrap();
     said(&other, &["--hour", &hour], 1, &["topic `nowhere`", "does not exist"]);
-    let bootstrap = Broker::shared().unwrap().bootstrap();
-    fs::write(&other, text.replace(&bootstrap, "127.0.0.1:1")).unwrap();
+    fs::write(&other, text.replace(&world.bootstrap, "127.0.0.1:1")).unwrap();
     said(&other, &["--hour", &hour], 1, &["no answer from 127.0.0.1:1"]);
 }
 
