@@ -180,13 +180,12 @@ fn check_shows_who_fences_whom_and_what_is_missing() {
     let client = broker.client();
     client.create_topic("sold", 1, &[]).unwrap();
     for end in [TxnEnd::Commit, TxnEnd::Commit, TxnEnd::Open] {
-        client.produce_txn("sold", "flumen/agent/main/main/out/0", &[Message::value("x")], end).unwrap();
+        client.produce_txn("sold", "flumen/agent/main/out/0", &[Message::value("x")], end).unwrap();
     }
     let report = json(broker, "check --json");
     assert_eq!(report["is_well"], true, "{report}");
     let known = &report["transactions"]["known"];
-    let ours =
-        known.as_array().unwrap().iter().find(|one| one["id"] == "flumen/agent/main/main/out/0").unwrap();
+    let ours = known.as_array().unwrap().iter().find(|one| one["id"] == "flumen/agent/main/out/0").unwrap();
     assert_eq!(
         (&ours["state"], &ours["partitions"]),
         (&"Ongoing".into(), &serde_json::json!(["sold-0"])),
@@ -194,7 +193,7 @@ fn check_shows_who_fences_whom_and_what_is_missing() {
     );
     assert!(ours["epoch"].as_i64().unwrap() >= 2, "every start takes the id over: {ours}");
     let shown = well(broker, "check");
-    assert!(shown.contains("flumen/agent/main/main/out/0  producer "), "{shown}");
+    assert!(shown.contains("flumen/agent/main/out/0  producer "), "{shown}");
     assert!(shown.ends_with("all is well\n"), "{shown}");
     client.create_topic("flumen-progress", 1, &[("cleanup.policy", "delete")]).unwrap();
     let bad = run(broker, "check");
