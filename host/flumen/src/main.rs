@@ -46,6 +46,8 @@ enum Command {
     Check(cmd::check::Args),
     /// Ask the running agent how it is.
     Status(cmd::status::Args),
+    /// Kafka topics (or trees with done files) into whole files by event time.
+    Bridge(cmd::bridge::Args),
     /// Look at plugins and try them.
     #[command(subcommand)]
     Plugin(cmd::plugin::Command),
@@ -72,15 +74,16 @@ fn main() -> ExitCode {
             };
         }
     };
-    // `run` and `plugin` have something to put in order at their end: they see the error of the write.
-    if !matches!(cli.command, Command::Run(_) | Command::Plugin(_)) {
+    // `run`, `plugin` and `bridge` have something to put in order at their end: they see the error of the write.
+    if !matches!(cli.command, Command::Run(_) | Command::Plugin(_) | Command::Bridge(_)) {
         let always = Arc::new(AtomicBool::new(true));
         if let Err(error) = register_conditional_shutdown(SIGPIPE, exit::CLOSED_PIPE.into(), always) {
             return exit::Failure::from(error).report();
         }
     }
-    let level = match cli.command {
+    let level = match &cli.command {
         Command::Run(_) => "info",
+        Command::Bridge(args) if args.is_service() => "info",
         // What goes wrong with a connection is in the answer.
         Command::Kafka(_) => "error",
         _ => "warn",
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Command::Run(args) => cmd::run::run(args, repeats),
         Command::Check(args) => cmd::check::run(args, cli.output),
         Command::Status(args) => cmd::status::run(args, cli.output),
+        Command::Bridge(args) => cmd::bridge::run(args, cli.output),
         Command::Plugin(command) => cmd::plugin::run(command, cli.output),
         Command::Journal(command) => cmd::journal::run(command, cli.output),
         Command::Quarantine(command) => cmd::quarantine::run(command, cli.output),

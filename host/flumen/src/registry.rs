@@ -1,6 +1,6 @@
 //! Which components there are: the one place where their specs meet the configuration.
 
-use flumen_builtin::{sinks, sources};
+use flumen_builtin::{bridge, sinks, sources};
 use flumen_config::Registry;
 use flumen_kafka::channel::JournalOptions;
 use flumen_pipeline::plan::{ChannelKind, PipelinePlan, SinkPlan, SourcePlan};
@@ -12,6 +12,7 @@ pub fn registry() -> Registry {
         sources: sources::sources().into_iter().map(|source| source.spec).collect(),
         sinks: sinks::sinks().into_iter().map(|sink| sink.spec).collect(),
         channels: vec![flumen_kafka::channel::SPEC],
+        bridge: bridge::TABLES.to_vec(),
     }
 }
 
