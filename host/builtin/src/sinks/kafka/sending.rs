@@ -458,6 +458,7 @@ impl Link {
         patience: &Patience,
         context: &SinkContext,
     ) -> Result<(), Broken> {
+        let settings = self.settings.clone();
         let Some(state) = self.lanes.get_mut(lane) else { return Ok(()) };
         if let Err(error) = state.lane.begin() {
             return Err(self.error(&error).into());
@@ -470,13 +471,10 @@ impl Link {
                 Ok(()) => return Ok(()),
                 Err(code) => code,
             };
-            if code == Code::QueueFull {
-                producer.poll(limits::KAFKA_QUEUE_WAIT);
-            } else {
-                // Reports of what went wrong before may only be on their way.
-                producer.poll(limits::KAFKA_QUEUE_WAIT);
-            }
-            if producer.has_failed() {
+            // Reports of what went wrong before may only be on their way.
+            producer.poll(limits::KAFKA_QUEUE_WAIT);
+            // Without transactions a refusal holds up nothing else.
+            if settings.delivery == Delivery::ExactlyOnce && producer.has_failed() {
                 return Err(Broken::Refused);
             }
             if code != Code::QueueFull {
