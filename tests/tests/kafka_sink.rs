@@ -333,7 +333,7 @@ fn a_corrupted_progress_record_is_passed_over() {
 fn a_connection_that_hangs_beyond_the_transaction_is_no_second_agent() {
     let broker = Broker::shared().unwrap();
     let proxy = broker.proxy().unwrap();
-    let options = "transaction_timeout = \"5s\"\ntransaction_interval = \"2s\"";
+    let options = "transaction_timeout = \"17s\"\ntransaction_interval = \"8s\"";
     let mut flow = Flow::of(broker.client(), &broker.bootstrap_proxied(), "hangs", "hangs", options);
     flow.client.create_topic("hangs", 1, &[]).unwrap();
     let mut agent = flow.scene.start_ready().unwrap();
@@ -346,10 +346,10 @@ fn a_connection_that_hangs_beyond_the_transaction_is_no_second_agent() {
         Ok(client::consume(&uncommitted)?.len() > 1_000)
     })
     .unwrap();
+    let before = flow.client.offsets("hangs").unwrap()[0].end;
     proxy.pause().unwrap();
     flow.write(1_000);
     // The broker looks for such transactions every 10 s; what is aborted hides the end no longer.
-    let before = flow.client.offsets("hangs").unwrap()[0].end;
     poll::until("the abort", limits::CONDITION, || Ok(flow.client.offsets("hangs")?[0].end > before))
         .unwrap();
     proxy.resume().unwrap();
