@@ -22,7 +22,7 @@ use super::error::BridgeError;
 use super::limits::{IDLE_QUIET, LATE_BUCKETS_MAX, POLL, READ_AHEAD_KB, SILENCE};
 use super::manifest::MARKER;
 use super::options::{KafkaInput, Late, Settings};
-use super::scan::{Scan, Verdict};
+use super::scan::{End, Scan, Verdict};
 use super::spool::{Press, Spool, Spooled};
 use crate::sinks::encode::Encoding;
 
@@ -62,8 +62,10 @@ pub(super) struct Run<'a> {
 pub(super) struct Stretch {
     pub partition: i32,
     pub begin: i64,
-    /// A bucket that is made again ends here.
-    pub fixed_commit: Option<i64>,
+    /// Where the bucket before ended, if that is on record.
+    pub late_from: Option<i64>,
+    /// Where the bucket ends, if that is on record.
+    pub end: Option<End>,
     /// Offsets that are known to be gone.
     pub missing: u64,
 }
@@ -96,11 +98,11 @@ struct Reading {
 
 impl Reading {
     fn new(run: &Run<'_>, stretch: Stretch) -> Reading {
-        let Stretch { partition, begin, fixed_commit, .. } = stretch;
+        let Stretch { partition, begin, late_from, end, .. } = stretch;
         Reading {
             stretch,
             partition_text: partition.to_string(),
-            scan: Scan::new(run.bucket, run.settings.lateness_ns, begin, fixed_commit),
+            scan: Scan::new(run.bucket, run.settings.lateness_ns, begin, late_from, end),
             own: Spool::new(run.work, &format!("own-{partition}"), partition),
             side: Spool::new(run.work, &format!("side-{partition}"), partition),
             append: BTreeMap::new(),
@@ -224,18 +226,13 @@ impl<'a> Worker<'a> {
         let mut assignment = TopicPartitionList::new();
         let mut readings = HashMap::new();
         for stretch in stretches {
-            let mut reading = Reading::new(run, *stretch);
-            if reading.scan.reached_fixed() {
-                reading.scan.close();
-            } else {
-                assignment
-                    .add_partition_offset(run.topic, stretch.partition, Offset::Offset(stretch.begin))
-                    .map_err(|error| BridgeError::Kafka(error.to_string()))?;
-            }
-            readings.insert(stretch.partition, reading);
+            assignment
+                .add_partition_offset(run.topic, stretch.partition, Offset::Offset(stretch.begin))
+                .map_err(|error| BridgeError::Kafka(error.to_string()))?;
+            readings.insert(stretch.partition, Reading::new(run, *stretch));
         }
         consumer.assign(&assignment).map_err(|error| BridgeError::Kafka(error.to_string()))?;
-        let open = readings.values().filter(|reading| !reading.scan.is_done()).count();
+        let open = readings.len();
         let press = Press::new(&run.settings.output);
         Ok(Worker { run, consumer, press, readings, open, heard: Instant::now() })
     }
@@ -259,9 +256,6 @@ impl<'a> Worker<'a> {
                     reading.is_at_end = false;
                     reading.confirmed = None;
                     reading.take(self.run, &mut self.press, &message)?;
-                    if reading.scan.reached_fixed() {
-                        reading.scan.close();
-                    }
                     reading.scan.is_done().then_some(message.partition())
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
@@ -309,7 +303,7 @@ impl<'a> Worker<'a> {
             if !reading.is_at_end || reading.scan.is_done() {
                 continue;
             }
-            if reading.stretch.fixed_commit.is_some() {
+            if reading.stretch.end.is_some() {
                 // The last records below the commit offset may be gone by compaction.
                 reading.scan.close();
                 closed.push(*partition);
