@@ -452,8 +452,7 @@ fn follow_closes_hours_by_watermark_and_goes_on_after_a_kill() {
 fn follow_waits_for_brokers_and_goes_on_alone() {
     let mut broker = Broker::start(&BrokerOptions::default()).unwrap();
     let world = World::on(&broker, "outage");
-    let config =
-        world.config("out", "", "idle = \"2d\"");
+    let config = world.config("out", "", "idle = \"2d\"");
     let from = text_of(world.base);
     let mut agent = spawn(&world, &config, &["--follow", "--from", &from]);
     world.produce(&[(0, 1, "a1"), (0, 75, "a75"), (1, 75, "b75"), (2, 30, "c30")]);
@@ -602,6 +601,7 @@ fn what_is_wrong_is_said_and_nothing_is_touched() {
     said(&config, &["--hour", "noon"], 2, &["\"noon\" is no time"]);
     said(&config, &["--from", "1900-01-01", "--to", "2026-01-01"], 2, &["buckets apart"]);
     said(&config, &[], 2, &["--hour"]);
+    said(&config, &["--from", &hour], 2, &["--from needs --to or --follow"]);
 
     // A manifest that was changed, or is of another topic.
     world.make(&config, 0..1);
@@ -662,6 +662,7 @@ fn what_is_wrong_is_said_and_nothing_is_touched() {
     let other = world.scene.root().join("other.toml");
     fs::write(&other, text.replace("[\"wrong\"]", "[\"nowhere\"]")).unwrap();
     said(&other, &["--hour", &hour], 1, &["topic `nowhere`", "does not exist"]);
+    said(&other, &["--follow", "--from", &hour], 1, &["topic `nowhere`", "does not exist"]);
     fs::write(&other, text.replace(&world.bootstrap, "127.0.0.1:1")).unwrap();
     said(&other, &["--hour", &hour], 1, &["no answer from 127.0.0.1:1"]);
 }
