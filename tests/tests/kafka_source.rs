@@ -12,6 +12,7 @@ use flumen_tests::kafka::client::{self as kafka_client, TxnEnd};
 use flumen_tests::kafka::{Broker, BrokerOptions, Client, ConsumeOptions, Message};
 use flumen_tests::scene::Scene;
 use flumen_tests::{limits, output, poll};
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// A pipeline from the source to files of its own, one file, as text.
@@ -120,6 +121,10 @@ fn committed_records_arrive_once_with_their_place() {
         Ok(offsets.iter().map(|o| o.offset).sum::<i64>() >= 50 + 50 + 1 + 50 + 1 + 10)
     })
     .unwrap();
+    poll::until("the lag", limits::CONDITION, || {
+        Ok(scene.status()?.is_some_and(|status| status.mentions("\"kafka/plain/1/lag\":0")))
+    })
+    .unwrap();
     agent.stop().unwrap();
     assert_eq!(all.len(), 110);
     assert_eq!(client.members(group).unwrap().members.len(), 0);
@@ -180,7 +185,7 @@ fn each_record_once_over_kills_of_agent_and_broker() {
     pipeline(
         &scene,
         &broker.bootstrap(),
-        "topics = [\"kills\"]\ninstance = \"a\"\nsession_timeout = \"30s\"",
+        "topics = [\"kills\"]\ninstance = \"a\"\nsession_timeout = \"10s\"",
     );
     let stop = AtomicBool::new(false);
     let producer = client.clone().within(Duration::from_secs(10));
@@ -204,7 +209,12 @@ fn each_record_once_over_kills_of_agent_and_broker() {
     let count: usize = expected.values().map(Vec::len).sum();
     let mut agent = scene.start_ready().unwrap();
     let all = wait_lines(&scene, &mut agent, count);
+    // A stop does not wait for a broker that is away.
+    broker.kill().unwrap();
+    agent.wait_log("no answer from", limits::CONDITION).unwrap();
+    let begun = std::time::Instant::now();
     agent.stop().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert_eq!(bodies(&all), expected);
     assert_eq!(lines(&scene).len(), count);
 }
@@ -263,6 +273,47 @@ fn agents_of_a_group_come_and_go_and_each_record_is_read_once() {
             assert!(found.iter().all(|line| order.any(|other| other == line)), "partition {partition}");
         }
     }
+}
+
+#[test]
+fn an_agent_that_stood_still_says_what_may_come_twice() {
+    let broker = Broker::shared().unwrap();
+    let client = client(broker, "still", 2);
+    let scenes = [Scene::new().unwrap(), Scene::new().unwrap()];
+    for scene in &scenes {
+        let options = "topics = [\"still\"]\ngroup = \"still\"\nsession_timeout = \"6s\"";
+        pipeline(scene, &broker.bootstrap(), options);
+    }
+    client.produce("still", &[messages(0, 0..50), messages(1, 0..50)].concat()).unwrap();
+    let mut first = scenes[0].start_ready().unwrap();
+    wait_lines(&scenes[0], &mut first, 100);
+    poll::until("the group's offsets", limits::CONDITION, || {
+        Ok(client.group_offsets("still")?.iter().map(|offset| offset.offset).sum::<i64>() == 100)
+    })
+    .unwrap();
+    first.signal(Signal::STOP).unwrap();
+    let mut second = scenes[1].start_ready().unwrap();
+    client.produce("still", &[messages(0, 50..60), messages(1, 50..60)].concat()).unwrap();
+    wait_lines(&scenes[1], &mut second, 20);
+    first.signal(Signal::CONT).unwrap();
+    first.wait_log("the group gave partitions of this agent to others", limits::CONDITION).unwrap();
+    // It joins again, and the partitions are shared.
+    first.wait_log("partitions=1", limits::CONDITION).unwrap();
+    client.produce("still", &[messages(0, 60..70), messages(1, 60..70)].concat()).unwrap();
+    let both = || [lines(&scenes[0]), lines(&scenes[1])].concat();
+    poll::until("all lines", limits::CONDITION, || Ok(both().len() >= 140)).unwrap();
+    let mut found = both();
+    found.sort();
+    let mut expected = [messages(0, 0..70), messages(1, 0..70)].concat();
+    expected.sort_by_key(|message| message.value.as_ref().unwrap().text());
+    assert_eq!(
+        found,
+        expected.iter().map(|message| message.value.as_ref().unwrap().text()).collect::<Vec<_>>()
+    );
+    // All it had read was known to the group.
+    assert_eq!(gauge(&scenes[0], "records_perhaps_twice"), 0);
+    first.stop().unwrap();
+    second.stop().unwrap();
 }
 
 #[test]

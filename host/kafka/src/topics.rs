@@ -8,7 +8,7 @@ use std::thread::Thread;
 use std::time::Instant;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 
@@ -79,8 +79,7 @@ impl Topics {
     }
 
     fn admin(&self) -> KafkaResult<AdminClient<Context>> {
-        let config: ClientConfig = self.settings.config(&self.who);
-        AdminClient::from_config_and_context(&config, Context::new(&self.who, self.settings.clone(), None))
+        crate::admin::admin_client(&self.who, &self.settings)
     }
 
     /// Makes a topic. It may be there already.

@@ -382,7 +382,7 @@ impl Committer {
                         | Code::UnknownMemberId
                         | Code::FencedInstanceId
                         | Code::RebalanceInProgress,
-                    ) => refuse(text),
+                    ) => refuse(format!("the members of the group {} have changed", reader.group)),
                     _ => Trouble::Unknown(text),
                 });
             }
@@ -400,7 +400,9 @@ fn puts(pending: &Pending) -> impl Iterator<Item = (usize, &Batch)> {
 }
 
 fn abort(producer: &BaseProducer<Context>) -> Trouble {
-    match producer.abort_transaction(limits::TRANSACTION) {
+    // The abort waits for delivery reports that only a poll takes off: the flush polls.
+    let flushed = producer.flush(limits::TRANSACTION);
+    match flushed.and_then(|()| producer.abort_transaction(limits::TRANSACTION)) {
         Ok(()) => Trouble::Again,
         Err(error) => Trouble::Unknown(producer.context().explain(&error)),
     }

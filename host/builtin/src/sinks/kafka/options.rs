@@ -146,6 +146,7 @@ pub fn delivery(options: &Options) -> &'static str {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::enum_variant_names, reason = "these are their names everywhere")]
 pub(super) enum Delivery {
     ExactlyOnce,
     AtLeastOnce,
@@ -263,13 +264,12 @@ impl Settings {
         })
     }
 
-    /// librdkafka's configuration of a producer, but for the transactional id.
+    /// librdkafka's configuration of a producer, but for the transactional id and the size of batches.
     pub fn producer(&self, who: &str) -> ClientConfig {
         let mut config = self.client.config(who);
         let ms = |duration: Duration| duration.as_millis().to_string();
         config.set("compression.type", &self.compression);
         config.set("linger.ms", ms(self.linger));
-        config.set("batch.size", self.batch_bytes.to_string());
         // What is too large is for the broker to say: it counts compressed bytes.
         config.set("message.max.bytes", limits::KAFKA_RECORD_BYTES_MAX.to_string());
         config.set("queue.buffering.max.kbytes", (limits::KAFKA_QUEUE_BYTES / 1024).to_string());

@@ -55,10 +55,9 @@ impl Routes {
     /// The route of a topic; asks the brokers about one that is new, was missing, or was last asked for long ago.
     pub fn find(&mut self, name: &str, topics: &Topics) -> KafkaResult<usize> {
         let known = self.by_name.get(name).copied();
-        if let Some(route) = known.and_then(|index| self.routes.get(index)) {
-            if route.asked.elapsed() < limits::TOPIC_KNOWN {
-                return Ok(known.unwrap_or_default());
-            }
+        let route = known.and_then(|index| Some((index, self.routes.get(index)?)));
+        if let Some((index, _)) = route.filter(|(_, route)| route.asked.elapsed() < limits::TOPIC_KNOWN) {
+            return Ok(index);
         }
         let partitions = topics.partitions(name)?;
         let index = known.unwrap_or_else(|| {

@@ -68,22 +68,29 @@ impl Link {
             }
             let suspects: Vec<(usize, Code)> =
                 failed.iter().copied().filter(|(_, code)| lane::is_refusal(*code)).collect();
-            if suspects.is_empty() {
-                let is_cause = |code: &Code| !matches!(code, Code::PurgeQueue | Code::PurgeInflight);
-                let code = failed.iter().map(|(_, code)| *code).find(is_cause);
-                let error = KafkaError::MessageProduction(code.unwrap_or(Code::PurgeQueue));
-                return Err(self.error(&error));
+            match suspects.as_slice() {
+                [] => {
+                    let is_cause = |code: &Code| !matches!(code, Code::PurgeQueue | Code::PurgeInflight);
+                    let code = failed.iter().map(|(_, code)| *code).find(is_cause);
+                    let error = KafkaError::MessageProduction(code.unwrap_or(Code::PurgeQueue));
+                    return Err(self.error(&error));
+                }
+                // It was alone in its batch of records.
+                [(id, code)] => {
+                    self.refuse(context, *id, *code);
+                    self.begin_anew(context, patience)?;
+                }
+                _ => {
+                    self.fit_batches(&suspects)?;
+                    self.begin_anew(context, patience)?;
+                    self.try_alone(context, &suspects, patience)?;
+                }
             }
-            self.abort(patience)?;
-            self.try_alone(context, &suspects, patience)?;
             if self.settings.delivery == Delivery::ExactlyOnce {
                 match self.send_all(context, patience) {
                     Ok(()) | Err(Broken::Refused) => {}
                     Err(Broken::Error(error)) => return Err(error),
                 }
-            } else {
-                // All others were not held up, and the suspects that passed have arrived.
-                return self.settle(context, patience);
             }
         }
     }
@@ -138,11 +145,13 @@ impl Link {
         (0..self.delivered.len()).try_for_each(|index| self.send_batch(context, index, patience))
     }
 
-    fn abort(&mut self, patience: &Patience) -> Result<(), SinkError> {
-        let timeout = self.settings.transaction_timeout;
-        let aborted =
-            self.lanes.iter_mut().try_for_each(|lane| lane.lane.abort(timeout, &|| patience.go_on()));
-        aborted.map_err(|error| self.error(&error))
+    /// Takes everything since the last flush back, in all lanes. After a refusal with fresh producers: librdkafka's
+    /// sequence numbers are ahead of the broker's then, and the transactions that follow an abort fail by that.
+    fn begin_anew(&mut self, context: &SinkContext, patience: &Patience) -> Result<(), SinkError> {
+        match self.settings.delivery {
+            Delivery::ExactlyOnce => self.renew_lanes(context, patience),
+            _ => Ok(()),
+        }
     }
 
     /// Waits for the brokers; stops at the first failure. Returns the failures.
@@ -189,43 +198,66 @@ impl Link {
         suspects: &[(usize, Code)],
         patience: &Patience,
     ) -> Result<(), SinkError> {
+        let timeout = self.settings.transaction_timeout;
         for (id, _) in suspects {
             let (index, row) = batch_and_row(*id);
-            if self.delivered.get(index).is_none_or(|delivered| delivered.refused.contains(&row)) {
-                continue;
-            }
             self.alone.insert(*id);
             match self.send_rows(context, index, row..row + 1, patience) {
                 Ok(()) | Err(Broken::Refused) => {}
                 Err(Broken::Error(error)) => return Err(error),
             }
-            let failed = self.drain(context, patience)?;
-            self.abort(patience)?;
-            match failed.first() {
-                None => {}
-                Some((_, code)) if lane::is_refusal(*code) => self.refuse(context, index, row, *code)?,
+            match self.drain(context, patience)?.first() {
+                None => {
+                    let go_on = || patience.go_on();
+                    let aborted = self.lanes.iter_mut().try_for_each(|lane| lane.lane.abort(timeout, &go_on));
+                    aborted.map_err(|error| self.error(&error))?;
+                }
+                Some((_, code)) if lane::is_refusal(*code) => {
+                    self.refuse(context, *id, *code);
+                    self.begin_anew(context, patience)?;
+                }
                 Some((_, code)) => return Err(self.error(&KafkaError::MessageProduction(*code))),
             }
         }
         Ok(())
     }
 
-    /// To quarantine with a row that the broker refused.
-    fn refuse(
-        &mut self,
-        context: &mut SinkContext,
-        index: usize,
-        row: usize,
-        code: Code,
-    ) -> Result<(), SinkError> {
-        let Some(delivered) = self.delivered.get_mut(index) else { return Ok(()) };
-        delivered.refused.insert(row);
-        let bytes = delivered.values.get(row).len();
-        let batch = delivered.batch.slice(row, 1);
-        let topic = match TopicNames::new(&self.settings, &batch).of(0) {
+    /// A topic that takes smaller batches than we send would refuse many records that are not to blame: then
+    /// smaller ones are sent from now on.
+    fn fit_batches(&mut self, suspects: &[(usize, Code)]) -> Result<(), SinkError> {
+        let Some((id, _)) = suspects.get(1) else { return Ok(()) };
+        let (index, row) = batch_and_row(*id);
+        let batch = self.delivered.get(index).map(|delivered| delivered.batch.slice(row, 1));
+        let topic = batch.map(|batch| self.topic_of(&batch)).unwrap_or_default();
+        match self.routes.known_limit(&topic).map(|limit| limit as u64) {
+            Some(limit) if limit < self.batch_bytes => {
+                self.batch_bytes = limit;
+                Err(SinkError::Retry(format!(
+                    "topic {topic:?} takes batches of {limit} bytes (max.message.bytes); smaller ones are sent from now on"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The topic of the first row.
+    fn topic_of(&self, batch: &Batch) -> String {
+        match TopicNames::new(&self.settings, batch).of(0) {
             Ok(name) => name.to_owned(),
             Err(_) => self.settings.topic_default.clone().unwrap_or_default(),
-        };
+        }
+    }
+
+    /// To quarantine with a row that the broker refused.
+    fn refuse(&mut self, context: &mut SinkContext, id: usize, code: Code) {
+        let (index, row) = batch_and_row(id);
+        let Some(delivered) = self.delivered.get_mut(index) else { return };
+        if !delivered.refused.insert(row) {
+            return;
+        }
+        let bytes = delivered.values.get(row).len();
+        let batch = delivered.batch.slice(row, 1);
+        let topic = self.topic_of(&batch);
         let limit = self.routes.known_limit(&topic);
         let reason = match (code, limit) {
             (Code::InvalidTimestamp, _) => format!(
@@ -244,7 +276,6 @@ impl Link {
             (code, _) => format!("topic {topic:?} refuses the record of {bytes} bytes: {code}"),
         };
         context.quarantine(batch, vec![reason]);
-        Ok(())
     }
 
     fn send_batch(

@@ -171,7 +171,8 @@ impl Found {
             topics: topics.filter(is_plain).cloned().collect(),
             is_transactional: is_sink
                 && options.text_opt("delivery").is_none_or(|delivery| delivery == "exactly-once"),
-            id_prefix: if is_sink { format!("{agent}/{pipeline}/{channel}/{name}") } else { String::new() },
+            id_prefix: if is_sink { format!("{agent}/{pipeline}/{name}/") } else { String::new() },
+            progress_of: if is_sink { format!("{agent}/{pipeline}/{channel}/{name}") } else { String::new() },
             progress_topic: options.text_opt("progress_topic").unwrap_or(PROGRESS_TOPIC).to_owned(),
         }
     }
