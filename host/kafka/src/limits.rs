@@ -61,3 +61,11 @@ pub const CLOSE: Duration = Duration::from_secs(10);
 
 /// What a broker takes as one record if it does not say (its default is 1,048,588 with the batch's head).
 pub const RECORD_BYTES_DEFAULT: usize = 1_000_000;
+
+/// Events that a file channel takes while Kafka is away: as many as a file channel by default.
+pub const FAILOVER_EVENTS: u64 = 10_000_000;
+/// Their bytes.
+pub const FAILOVER_BYTES: u64 = 8 << 30;
+
+/// How long a step of a transaction blocks before the committer looks whether Kafka was given up.
+pub const SLICE: Duration = Duration::from_millis(500);
