@@ -70,6 +70,7 @@ class Feed:
             except KafkaException as failed:
                 if not failed.args[0].retriable() or failed.args[0].txn_requires_abort():
                     raise
+                print(f"feed: {call.__name__}: {failed.args[0]}", file=sys.stderr, flush=True)
 
     def committed(self):
         reader = Consumer({"bootstrap.servers": self.args.bootstrap, "group.id": f"feed-{os.getpid()}",

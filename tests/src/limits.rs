@@ -60,3 +60,7 @@ pub const KAFKA_NO_PROGRESS: Duration = Duration::from_secs(90);
 
 /// How often a drain into Kafka is looked at: each look is a process.
 pub const KAFKA_LOOK: Duration = Duration::from_millis(500);
+
+/// From a harm until events flow again: a group's session, a transaction's timeout, a pause between two attempts to
+/// connect. Beyond it the next harm comes all the same.
+pub const KAFKA_FLOW: Duration = Duration::from_secs(30);

@@ -49,7 +49,7 @@ pub struct Arguments {
     #[arg(long)]
     json: bool,
     #[command(flatten, next_help_heading = "Kafka")]
-    kafka: soak_kafka::Arguments,
+    kafka: soak_kafka::KafkaArguments,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -11,7 +11,7 @@ use serde_json::json;
 
 /// What concerns Kafka alone.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub struct KafkaArguments {
     /// Harms to agents, a Kafka broker and the connection to it
     #[arg(long, default_value_t = 0)]
     pub kafka: u32,
@@ -51,7 +51,7 @@ impl From<Way> for Flow {
     }
 }
 
-impl Arguments {
+impl KafkaArguments {
     /// Whether there is anything to do.
     pub fn is_asked(&self) -> bool {
         self.kafka > 0 || self.away > 0

@@ -27,6 +27,10 @@ use crate::{limits, poll};
 const INPUT_FILES: u32 = 3;
 /// One harm in so many is preceded by a swap.
 const SWAP_ODDS: u32 = 3;
+/// One life in so many is ended before events flow again.
+const EARLY_ODDS: u32 = 4;
+/// More than the talk before the first batch of events.
+const FLOW_BYTES: u64 = 100_000;
 /// Longest time between the two kills of agent and broker, and before the broker comes back.
 const APART_MAX: Duration = Duration::from_millis(500);
 
@@ -214,6 +218,9 @@ impl<'a> Stage<'a> {
 
     /// Until the next harm; now and then a plugin is swapped meanwhile.
     fn live(&mut self) -> Result<()> {
+        if !self.choices.one_in(EARLY_ODDS) {
+            self.wait_flow()?;
+        }
         let life = self.choices.life();
         if self.soak.plugin == Plugin::None || !self.choices.one_in(SWAP_ODDS) {
             thread::sleep(life);
@@ -228,10 +235,26 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// Until events flow again: harm to what only starts is done often enough.
+    fn wait_flow(&mut self) -> Result<()> {
+        let before = self.proxy.moved_bytes();
+        let flows = poll::until("bytes between agents and broker", limits::KAFKA_FLOW, || {
+            self.expect_agents()?;
+            Ok(self.proxy.moved_bytes() > before + FLOW_BYTES)
+        });
+        let Err(error) = flows else { return Ok(()) };
+        // Whether it ever goes on is for the drain to say.
+        self.expect_agents()?;
+        self.note(&format!("{error:#}"));
+        Ok(())
+    }
+
+    fn expect_agents(&mut self) -> Result<()> {
+        self.hosts.iter_mut().filter(|host| host.agent.is_some()).try_for_each(|host| host.agent().map(drop))
+    }
+
     fn act(&mut self, act: Act) -> Result<()> {
-        for host in self.hosts.iter_mut().filter(|host| host.agent.is_some()) {
-            host.agent()?;
-        }
+        self.expect_agents()?;
         match act {
             Act::KillAgent => self.kill_agents()?,
             Act::KillBroker => {
@@ -334,9 +357,7 @@ impl<'a> Stage<'a> {
         let expected = self.soak.plugin.kept(written);
         let (mut most, mut progress) = (0, Instant::now());
         let waited = poll::until("all events at their destination", Duration::from_secs(3_600), || {
-            for host in self.hosts.iter_mut().filter(|host| host.agent.is_some()) {
-                host.agent()?;
-            }
+            self.expect_agents()?;
             let count = self.count()?;
             if count > most {
                 (most, progress) = (count, Instant::now());
