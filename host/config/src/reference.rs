@@ -18,7 +18,9 @@ pub fn reference_markdown(registry: &Registry) -> String {
     own(&mut text, "[batch]", specs::BATCH);
     own(&mut text, "[journal]", specs::JOURNAL);
     own(&mut text, "[channel.NAME]", specs::CHANNEL);
-    own(&mut text, "capacity of a channel", specs::CAPACITY);
+    own(&mut text, "capacity of a channel of kind `file`", specs::CAPACITY);
+    registry.channels.iter().for_each(|spec| component(&mut text, "channel of kind", spec));
+    own(&mut text, "failover of a channel of another kind", specs::FAILOVER);
     own(&mut text, "[[interceptor]] and [[sink.NAME.interceptor]]", specs::INTERCEPTOR);
     text.push_str("Also `config = { … }`: the plugin's own configuration.\n\n");
     own(&mut text, "limits of an interceptor", specs::LIMITS);

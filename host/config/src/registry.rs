@@ -12,6 +12,8 @@ pub struct Registry {
     pub sources: Vec<ComponentSpec>,
     /// Types for `[sink.NAME]`.
     pub sinks: Vec<ComponentSpec>,
+    /// Kinds for `[channel.NAME]`, beside `file`.
+    pub channels: Vec<ComponentSpec>,
 }
 
 impl Registry {
@@ -19,6 +21,7 @@ impl Registry {
     pub fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
         check("source", &self.sources, &["type"], &mut mistakes);
+        check("channel", &self.channels, &["kind", "capacity", "failover"], &mut mistakes);
         check("sink", &self.sinks, &["type", "interceptor"], &mut mistakes);
         mistakes
     }

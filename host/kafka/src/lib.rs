@@ -4,8 +4,11 @@
 //! of it), [`context`] (what librdkafka calls back: log, statistics, errors, tokens, delivery reports, rebalances),
 //! [`words`] (errors as a person reads them). On top: the parts that components are made of.
 //!
+//! [`flume_avro`] is the format of record values that Flume reads and writes.
+//!
 //! The sink and the source stand in `host/builtin` like all others; they use this crate.
 
+pub mod channel;
 pub mod context;
 pub mod flume_avro;
 pub mod lane;
