@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flumen_tests::kafka::{Broker, Message, client};
 use flumen_tests::soak_kafka::harm::Act;
-use flumen_tests::soak_kafka::{self, Flow, KafkaSoak, Mix, Plugin, Report};
+use flumen_tests::soak_kafka::{self, Delivery, Flow, KafkaSoak, Mix, Plugin, Report};
 use flumen_tests::{oracle, output};
 
 /// Each soak has a broker of its own, since it kills it; two at once starve each other on a machine of two cores.
@@ -67,10 +67,50 @@ fn the_oracle_finds_each_kind_of_fault_in_topics() {
     assert_eq!(soak_kafka::spread_keys(dir.path()).unwrap(), 1);
 }
 
-/// Without an agent: what the others stand on.
+// Together 20 kills of agents or more, and 2 of the broker.
+
 #[test]
-fn the_producer_of_the_tests_is_exactly_once_itself() {
-    let mix = Mix::default().add(Act::KillBroker, 1).add(Act::CutLink, 2).add(Act::PauseLink, 1);
-    let report = check(&KafkaSoak::new(Flow::Bare, Plugin::None, mix, seed()));
-    assert!(report.undone > 0, "nothing was aborted: {report}");
+fn file_to_kafka_with_filter_and_swaps() {
+    let mix = Mix::default().add(Act::KillAgent, 5).add(Act::KillBehindPause, 1).add(Act::KillBoth, 1);
+    let report = check(&KafkaSoak::new(Flow::FileToKafka, Plugin::Filter, mix, seed()));
+    assert!(report.rotations > 0, "nothing was rotated: {report}");
+}
+
+#[test]
+fn file_to_topics_by_status_with_swaps() {
+    let mix = Mix::default().add(Act::KillAgent, 4).add(Act::CutLink, 1).add(Act::PauseLink, 1);
+    let report = check(&KafkaSoak::new(Flow::FileToKafka, Plugin::AccessLog, mix, seed()));
+    assert!(report.rotations > 0, "nothing was rotated: {report}");
+}
+
+#[test]
+fn kafka_to_file() {
+    let mix = Mix::default().add(Act::KillAgent, 5).add(Act::KillBroker, 1).add(Act::CutLink, 1);
+    let report = check(&KafkaSoak::new(Flow::KafkaToFile, Plugin::Filter, mix, seed()));
+    assert!(report.undone > 0, "no transaction was aborted: {report}");
+}
+
+#[test]
+fn file_to_channel_to_file() {
+    let mix = Mix::default().add(Act::KillAgent, 4).add(Act::KillBehindPause, 1);
+    check(&KafkaSoak::new(Flow::Channel, Plugin::Filter, mix, seed()));
+}
+
+/// The same without transactions doubles: so it is they that carry the tests above. A kill may come between two
+/// flushes, so kills go on until one bites.
+#[test]
+fn kills_have_teeth() {
+    /// By estimate one run in ten does not bite.
+    const RUNS_MAX: u64 = 5;
+    let _turn = alone();
+    let seed = seed();
+    let has_bitten = |run: u64| {
+        let mix = Mix::default().add(Act::KillAgent, 3);
+        let soak = KafkaSoak::new(Flow::FileToKafka, Plugin::None, mix, seed + run);
+        let report = soak_kafka::run(&KafkaSoak { delivery: Delivery::AtLeastOnce, ..soak }).unwrap();
+        eprintln!("{report}");
+        assert_eq!(report.verdict.lost, 0, "{report}");
+        report.verdict.doubled > 0
+    };
+    assert!((0..RUNS_MAX).any(has_bitten), "nothing was doubled without transactions: the kills do not bite");
 }

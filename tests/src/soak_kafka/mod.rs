@@ -93,7 +93,7 @@ impl KafkaSoak {
             seed,
             lanes: None,
             delivery: Delivery::ExactlyOnce,
-            bytes_per_s: 2_000_000,
+            bytes_per_s: 1_000_000,
             dir: None,
             binary: None,
             keep: false,

@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use rand::Rng;
+use rand::rngs::StdRng;
+
 use super::{Delivery, Flow, KafkaSoak, Plugin};
 use crate::generator::status_of;
 
@@ -10,10 +13,14 @@ use crate::generator::status_of;
 pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(6);
 /// Partitions of every topic.
 pub const PARTITIONS: u32 = 3;
+/// After a SIGKILL the group keeps a member's partitions for it this long.
+const SESSION: &str = "session_timeout = \"3s\"\n";
 /// Where there is one topic, and the prefix of topics by status.
 const TOPIC: &str = "soak";
-/// Producers of a sink whose records have a key.
+/// Producers of a sink whose records have a key, if they are not said.
 const LANES: u32 = 3;
+/// Their largest number, where it changes between two lives.
+const LANES_MAX: u32 = 4;
 
 /// The topics that have to be there.
 #[must_use]
@@ -44,13 +51,27 @@ pub fn texts(soak: &KafkaSoak, brokers: &str) -> Vec<String> {
         Flow::Bare => Vec::new(),
         Flow::FileToKafka => vec![format!("{tail}{journal}{}", sink(soak, brokers))],
         Flow::KafkaToFile => {
+            // A known name comes back at once; without one the group waits until the old member is given up.
+            let instance = if soak.plugin == Plugin::None { "" } else { "instance = \"one\"\n" };
             let source = format!(
-                "[source.in]\ntype = \"kafka\"\nbrokers = [\"{brokers}\"]\ntopics = [\"{TOPIC}\"]\ngroup = \"{TOPIC}\"\nstart = \"earliest\"\n"
+                "[source.in]\ntype = \"kafka\"\nbrokers = [\"{brokers}\"]\ntopics = [\"{TOPIC}\"]\ngroup = \"{TOPIC}\"\nstart = \"earliest\"\n{SESSION}{instance}"
             );
             vec![format!("{source}{interceptors}{journal}{file}")]
         }
         Flow::Channel => vec![format!("{tail}{channel}"), format!("{channel}{file}")],
     }
+}
+
+/// Whether the number of lanes may change between two lives: with a key, since order is then kept per key.
+#[must_use]
+pub fn may_change_lanes(soak: &KafkaSoak) -> bool {
+    soak.flow == Flow::FileToKafka && soak.lanes.is_none() && soak.plugin != Plugin::None
+}
+
+/// The same soak with another number of lanes.
+#[must_use]
+pub fn with_other_lanes(soak: &KafkaSoak, random: &mut StdRng) -> KafkaSoak {
+    KafkaSoak { lanes: Some(random.random_range(1..=LANES_MAX)), ..soak.clone() }
 }
 
 fn sink(soak: &KafkaSoak, brokers: &str) -> String {

@@ -31,6 +31,8 @@ const SWAP_ODDS: u32 = 3;
 const EARLY_ODDS: u32 = 4;
 /// More than the talk before the first batch of events.
 const FLOW_BYTES: u64 = 100_000;
+/// One kill in so many is followed by another number of lanes.
+const LANES_ODDS: u32 = 4;
 /// Longest time between the two kills of agent and broker, and before the broker comes back.
 const APART_MAX: Duration = Duration::from_millis(500);
 
@@ -124,7 +126,9 @@ impl<'a> Stage<'a> {
             if at > 0 {
                 hosts.push(Host::new(soak)?);
             }
-            let host = hosts.get(at).context("no scene")?;
+            let host = hosts.get_mut(at).context("no scene")?;
+            // Agents on one broker must differ.
+            host.scene.agent_name = format!("soak-{at}");
             soak.plugin.install(&host.scene)?;
             host.scene.pipeline(text)?;
         }
@@ -332,7 +336,18 @@ impl<'a> Stage<'a> {
             host.kill()?;
             self.tally.agent_kills += 1;
         }
+        if pipelines::may_change_lanes(self.soak) && self.choices.one_in(LANES_ODDS) {
+            self.change_lanes()?;
+        }
         Ok(())
+    }
+
+    /// The number of lanes is a user's to change, also while transactions of the old ones are open.
+    fn change_lanes(&mut self) -> Result<()> {
+        let soak = pipelines::with_other_lanes(self.soak, &mut self.choices.random);
+        self.note(&format!("{} lanes", soak.lanes.unwrap_or_default()));
+        let texts = pipelines::texts(&soak, &self.broker.bootstrap_proxied());
+        self.hosts.iter().zip(texts).try_for_each(|(host, text)| host.scene.pipeline(&text))
     }
 
     fn away(&mut self) -> Duration {
