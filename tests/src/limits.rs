@@ -51,3 +51,17 @@ pub const PROXY_LOOK: Duration = Duration::from_millis(20);
 
 /// Bytes that the proxy moves at once.
 pub const PROXY_BUFFER_BYTES: usize = 64 << 10;
+
+/// From the word to stop to the end of `feed.py`: a commit that waits for a broker which has just come back.
+pub const KAFKA_FEED_END: Duration = Duration::from_secs(90);
+
+/// As [`NO_PROGRESS`], with Kafka in the flow: a transaction that somebody left open, and a member of a group that
+/// is gone, hold up readers until the broker's patience ends.
+pub const KAFKA_NO_PROGRESS: Duration = Duration::from_secs(90);
+
+/// How often a drain into Kafka is looked at: each look is a process.
+pub const KAFKA_LOOK: Duration = Duration::from_millis(500);
+
+/// From a harm until events flow again: a group's session, a transaction's timeout, a pause between two attempts to
+/// connect. Beyond it the next harm comes all the same.
+pub const KAFKA_FLOW: Duration = Duration::from_secs(30);
