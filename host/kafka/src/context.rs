@@ -70,6 +70,11 @@ impl Context {
         std::mem::take(&mut self.failed.lock())
     }
 
+    /// True if [`Context::take_failed`] has something.
+    pub fn has_failed(&self) -> bool {
+        !self.failed.lock().is_empty()
+    }
+
     /// An error of librdkafka in words, with the connection's trouble behind it if there is any.
     pub fn explain(&self, error: &KafkaError) -> String {
         words::explain(error, &self.settings, self.last_error().as_deref())
@@ -117,6 +122,10 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        // Not an error: a reader that asked to be told is at the end.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
         let text = words::connection(&error, reason, &self.settings);
         if self.is_new(&text) {
             tracing::warn!(who = self.who, "{text}");

@@ -7,10 +7,16 @@
 //! The sink and the source stand in `host/builtin` like all others; they use this crate.
 
 pub mod context;
+pub mod flume_avro;
+pub mod lane;
 pub mod limits;
 mod oauth;
+pub mod partition;
+pub mod produce;
+pub mod progress;
 pub mod settings;
 mod statistics;
+pub mod topics;
 pub mod words;
 
 pub use context::{Context, Rebalance};

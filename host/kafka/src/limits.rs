@@ -19,3 +19,15 @@ pub const LOG_LINES_MAX: usize = 64;
 
 /// An OAuth token without an expiry of its own is asked for again after this time.
 pub const TOKEN_LIFE: Duration = Duration::from_secs(300);
+
+/// One wait for records to be acknowledged before failures are looked at: short, so that a refusal is seen soon.
+pub const DRAIN_STEP: Duration = Duration::from_millis(20);
+
+/// How often it is asked whether an open transaction still hides the end of the progress topic.
+pub const STABLE_POLL: Duration = Duration::from_millis(50);
+
+/// One step of ending a transaction: in between it is seen whether the pipeline stops.
+pub const TRANSACTION_STEP: Duration = Duration::from_secs(1);
+
+/// How long events of a client are served between two steps of a call that is not done.
+pub const SERVE: Duration = Duration::from_millis(5);

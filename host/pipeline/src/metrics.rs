@@ -101,6 +101,8 @@ metrics! {
     SinkCursor = "delivered_position", Sink;
     /// Events that the destination can never take.
     SinkQuarantined = "events_quarantined", Sink;
+    /// Events acknowledged and not delivered, as `at-most-once` allows.
+    SinkDropped = "events_dropped", Sink;
     /// Flushes.
     SinkFlushes = "flushes", Sink;
     /// Errors after which the sink recovered and delivered again.
