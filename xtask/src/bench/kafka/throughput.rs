@@ -137,7 +137,12 @@ impl Figures {
             ("plain librdkafka, transactions of 1 s", middle(&self.transactional)),
             ("kafka-producer-perf-test", middle(&self.java)),
         ] {
-            row(name, speed.events_s, speed.mb_s, [speed.cpu_ns_per_event, None, None]);
+            row(
+                name,
+                speed.events_s,
+                speed.mb_s,
+                [speed.cpu_ns_per_event, Some(speed.broker_cpu_ns_per_event), None],
+            );
         }
         for (at, variant) in VARIANTS.into_iter().enumerate() {
             let others: [fn(&Run) -> f64; 3] =
@@ -221,6 +226,7 @@ fn middle(speeds: &[Speed]) -> Speed {
     Speed {
         events_s: of(|speed| speed.events_s),
         mb_s: of(|speed| speed.mb_s),
+        broker_cpu_ns_per_event: of(|speed| speed.broker_cpu_ns_per_event),
         cpu_ns_per_event: (!cpu.is_empty()).then(|| median(&cpu)),
     }
 }

@@ -30,6 +30,9 @@ pub struct Speed {
     pub mb_s: f64,
     /// Processor time of the program, if it says so.
     pub cpu_ns_per_event: Option<f64>,
+    /// Processor time of the broker meanwhile.
+    #[serde(default)]
+    pub broker_cpu_ns_per_event: f64,
 }
 
 /// Builds flumen and the programs of `host/kafka/examples`; the path of the former. In one go: built apart, they
@@ -68,11 +71,14 @@ pub fn plain(ground: &Ground, topic: &str, lines: &Lines, transaction_ms: u32) -
     ] {
         command.arg(format!("{name}={value}"));
     }
+    let before = ground.cpu_ns()?;
     let answer = scene::run(command, LIMIT)?;
     if !answer.status.success() {
         bail!("plain_producer: {}", answer.stderr.trim());
     }
-    serde_json::from_str(&answer.stdout).with_context(|| format!("no figures: {}", answer.stdout))
+    let speed: Speed =
+        serde_json::from_str(&answer.stdout).with_context(|| format!("no figures: {}", answer.stdout))?;
+    Ok(Speed { broker_cpu_ns_per_event: (ground.cpu_ns()? - before) as f64 / lines.events as f64, ..speed })
 }
 
 /// `kafka-producer-perf-test` with Java's heap as in its script.
@@ -89,11 +95,13 @@ pub fn java(ground: &Ground, topic: &str, lines: &Lines) -> Result<Speed> {
     command.args(["--record-size", &lines.event_bytes.to_string(), "--command-property", "acks=all"]);
     command.args(["compression.type=none", &format!("linger.ms={LINGER_MS}")]);
     command.arg(format!("batch.size={BATCH_BYTES}"));
+    let before = ground.cpu_ns()?;
     let answer = scene::run(command, LIMIT)?;
     let last = answer.stdout.lines().last().unwrap_or_default();
     let (events_s, mb_s) = java_figures(last)
         .with_context(|| format!("kafka-producer-perf-test: {last} {}", answer.stderr.trim()))?;
-    Ok(Speed { events_s, mb_s, cpu_ns_per_event: None })
+    let broker_cpu_ns_per_event = (ground.cpu_ns()? - before) as f64 / lines.events as f64;
+    Ok(Speed { events_s, mb_s, cpu_ns_per_event: None, broker_cpu_ns_per_event })
 }
 
 /// `1000000 records sent, 106000.5 records/sec (61.46 MB/sec), 412.33 ms avg latency, …`
