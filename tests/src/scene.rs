@@ -21,6 +21,8 @@ pub const PIPELINE: &str = "main";
 pub struct Scene {
     root: Option<tempfile::TempDir>,
     root_path: PathBuf,
+    /// The agent's name.
+    pub agent_name: String,
     /// The agent's `data_dir`.
     pub data: PathBuf,
     /// Where the pipeline's sink writes, by convention.
@@ -63,6 +65,7 @@ impl Scene {
         let root = tempfile::Builder::new().prefix("flumen-").tempdir_in(parent)?;
         let root_path = root.path().to_owned();
         let scene = Self {
+            agent_name: "test".to_owned(),
             data: root_path.join("data"),
             output: root_path.join("out"),
             root: Some(root),
@@ -127,7 +130,8 @@ impl Scene {
     pub fn pipeline(&self, text: &str) -> Result<()> {
         let quoted = |path: &Path| path.display().to_string();
         let agent = format!(
-            "[agent]\nname = \"test\"\ndata_dir = \"{}\"\nplugin_dir = \"{}\"\ndrain_timeout = \"{}\"\npipelines = [\"{PIPELINE}.toml\"]\n",
+            "[agent]\nname = \"{}\"\ndata_dir = \"{}\"\nplugin_dir = \"{}\"\ndrain_timeout = \"{}\"\npipelines = [\"{PIPELINE}.toml\"]\n",
+            self.agent_name,
             quoted(&self.data),
             quoted(&self.plugin_dir()),
             self.drain_timeout,

@@ -72,6 +72,8 @@ codes! {
     MissingChannel = "missing-channel";
     /// A channel that no sink reads: it would fill and hold the sources.
     UnreadChannel = "unread-channel";
+    /// Channels of one pipeline that cannot be in one commit.
+    MixedChannels = "mixed-channels";
     /// A batch that does not fit into a channel.
     BatchTooLarge = "batch-too-large";
     /// A plugin outside of the plugin directory.

@@ -35,7 +35,12 @@ pub(crate) fn read_pipeline(
 
     let name = pipeline_name(&top, report);
     let batch = read_batch(batch, report);
-    let channels = read_channels(channels, &batch, report);
+    let channels = read_channels(channels, &batch, registry, &mut spans, report);
+    // Around a shared channel one side may be elsewhere; not both.
+    let is_shared = channels.iter().any(|channel| channel.plan.is_shared());
+    if !(is_shared && (is_empty(sources) != is_empty(sinks))) {
+        check_sides(sources, sinks, report);
+    }
     let sources = read_sources(sources, registry, &mut names, &mut spans, report);
     let interceptors = read_chain(chain, &mut names, &mut spans, report);
     let sinks = read_sinks(sinks, registry, &channels, &mut names, &mut spans, report);
@@ -64,6 +69,22 @@ fn pipeline_name(top: &Checked, report: &mut Report<'_>) -> String {
     name
 }
 
+fn is_empty(entry: Option<&Entry>) -> bool {
+    entry.is_none_or(|entry| matches!(&entry.value.item, Item::Table(entries) if entries.is_empty()))
+}
+
+fn check_sides(sources: Option<&Entry>, sinks: Option<&Entry>, report: &mut Report<'_>) {
+    let span = |entry: Option<&Entry>| entry.map_or(0..0, |entry| entry.value.span.clone());
+    if is_empty(sources) {
+        let fix = "add [source] with type = \"…\" and its options";
+        report.error(Code::NoSource, &span(sources), "the pipeline has no source", fix);
+    }
+    if is_empty(sinks) {
+        let fix = "add [sink] with type = \"…\" and its options";
+        report.error(Code::NoSink, &span(sinks), "the pipeline has no sink", fix);
+    }
+}
+
 fn read_sources(
     entry: Option<&Entry>,
     registry: &Registry,
@@ -72,13 +93,6 @@ fn read_sources(
     report: &mut Report<'_>,
 ) -> Vec<SourcePlan> {
     let found = named("source", entry, is_type, report);
-    let empty =
-        entry.is_none_or(|entry| matches!(&entry.value.item, Item::Table(entries) if entries.is_empty()));
-    if empty {
-        let span = entry.map_or(0..0, |entry| entry.value.span.clone());
-        let fix = "add [source] with type = \"…\" and its options";
-        report.error(Code::NoSource, &span, "the pipeline has no source", fix);
-    }
     let mut plans = Vec::new();
     for Named { name, node, span } in found {
         let what = format!("source `{name}`");
@@ -104,13 +118,6 @@ fn read_sinks(
 ) -> Vec<SinkPlan> {
     let errors = report.diagnostics.len();
     let found = named("sink", entry, is_type, report);
-    let empty =
-        entry.is_none_or(|entry| matches!(&entry.value.item, Item::Table(entries) if entries.is_empty()));
-    if empty {
-        let span = entry.map_or(0..0, |entry| entry.value.span.clone());
-        let fix = "add [sink] with type = \"…\" and its options";
-        report.error(Code::NoSink, &span, "the pipeline has no sink", fix);
-    }
     let mut plans = Vec::new();
     let mut read: Vec<String> = Vec::new();
     for Named { name, node, span } in found {
@@ -133,7 +140,7 @@ fn read_sinks(
         plans.push(SinkPlan { name: name.into(), kind, channel, interceptors, options: checked.options });
     }
     // After an error in a sink it is not known which channel it reads.
-    if !empty && report.diagnostics.len() == errors {
+    if !is_empty(entry) && report.diagnostics.len() == errors {
         check_read(channels, &read, report);
     }
     plans

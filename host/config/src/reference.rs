@@ -18,7 +18,9 @@ pub fn reference_markdown(registry: &Registry) -> String {
     own(&mut text, "[batch]", specs::BATCH);
     own(&mut text, "[journal]", specs::JOURNAL);
     own(&mut text, "[channel.NAME]", specs::CHANNEL);
-    own(&mut text, "capacity of a channel", specs::CAPACITY);
+    own(&mut text, "capacity of a channel of kind `file`", specs::CAPACITY);
+    registry.channels.iter().for_each(|spec| component(&mut text, "channel of kind", spec));
+    own(&mut text, "failover of a channel of another kind", specs::FAILOVER);
     own(&mut text, "[[interceptor]] and [[sink.NAME.interceptor]]", specs::INTERCEPTOR);
     text.push_str("Also `config = { … }`: the plugin's own configuration.\n\n");
     own(&mut text, "limits of an interceptor", specs::LIMITS);
@@ -27,6 +29,8 @@ pub fn reference_markdown(registry: &Registry) -> String {
     registry.sources.iter().for_each(|spec| component(&mut text, "source", spec));
     text.push_str("## Sinks\n\n");
     registry.sinks.iter().for_each(|spec| component(&mut text, "sink", spec));
+    text.push_str("## Bridge file\n\nFor `flumen bridge`: `[bridge]`, and `[kafka]` or `[tree]`.\n\n");
+    registry.bridge.iter().for_each(|spec| component(&mut text, "table", spec));
     text.push_str("## Errors\n\n| code | meaning |\n|---|---|\n");
     for code in Code::ALL {
         text.push_str(&format!("| `{}` | {} |\n", code.as_str(), cell(code.about())));

@@ -12,6 +12,10 @@ pub struct Registry {
     pub sources: Vec<ComponentSpec>,
     /// Types for `[sink.NAME]`.
     pub sinks: Vec<ComponentSpec>,
+    /// Kinds for `[channel.NAME]`, beside `file`.
+    pub channels: Vec<ComponentSpec>,
+    /// Tables of a bridge's file, by their name.
+    pub bridge: Vec<ComponentSpec>,
 }
 
 impl Registry {
@@ -19,7 +23,9 @@ impl Registry {
     pub fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
         check("source", &self.sources, &["type"], &mut mistakes);
+        check("channel", &self.channels, &["kind", "capacity", "failover"], &mut mistakes);
         check("sink", &self.sinks, &["type", "interceptor"], &mut mistakes);
+        check("table", &self.bridge, &[], &mut mistakes);
         mistakes
     }
 }

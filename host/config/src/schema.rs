@@ -39,7 +39,7 @@ pub fn agent_schema() -> Value {
 /// The schema of a pipeline file.
 pub fn pipeline_schema(registry: &Registry) -> Value {
     let capacity = closed_table("A put waits when one of these is reached.", specs::CAPACITY, []);
-    let channel = closed_table("A queue of events in the journal.", specs::CHANNEL, [("capacity", capacity)]);
+    let channel = channel_kinds(registry, capacity);
     let plugin_limits = closed_table("Limits of one instance.", specs::LIMITS, []);
     let config = json!({"type": "object", "description": "The plugin's own configuration."});
     let interceptor = closed_table(
@@ -76,6 +76,43 @@ pub fn pipeline_schema(registry: &Registry) -> Value {
         ("required", json!(["source", "sink"])),
         ("additionalProperties", false.into()),
         ("$defs", defs),
+    ])
+}
+
+/// A channel of kind `file`, or of one of the registry.
+fn channel_kinds(registry: &Registry, capacity: Value) -> Value {
+    let about = "A queue of events in the journal.";
+    let kind = specs::CHANNEL.iter().filter(|spec| spec.name != "kind");
+    let file: Vec<OptionSpec> = kind.copied().collect();
+    let file_kind = object([("const", "file".into()), ("default", "file".into())]);
+    let mut kinds = vec![closed_table(about, &file, [("capacity", capacity), ("kind", file_kind)])];
+    let failover = closed_table("A file that takes events meanwhile.", specs::FAILOVER, []);
+    for spec in &registry.channels {
+        let kind = object([("const", spec.kind.into()), ("description", spec.about.into())]);
+        let mut schema =
+            closed_table(spec.about, spec.options, [("kind", kind), ("failover", failover.clone())]);
+        if let Value::Object(map) = &mut schema {
+            let required = std::iter::once("kind").chain(required(spec.options));
+            map.insert("required".into(), required.collect());
+        }
+        kinds.push(match schema {
+            Value::Object(map) => sorted(map.into_iter().collect()),
+            other => other,
+        });
+    }
+    object([("oneOf", kinds.into())])
+}
+
+/// The schema of a file of flat tables, which are named by the specs' `kind`.
+pub fn tables_schema(title: &str, specs: &[ComponentSpec], needed: &str) -> Value {
+    let tables = specs.iter().map(|spec| (spec.kind, closed_table(spec.about, spec.options, [])));
+    object([
+        ("$schema", DRAFT.into()),
+        ("title", title.into()),
+        ("type", "object".into()),
+        ("properties", object(tables)),
+        ("required", json!([needed])),
+        ("additionalProperties", false.into()),
     ])
 }
 

@@ -109,8 +109,35 @@ pub const JOURNAL: &[OptionSpec] = &[
 ];
 
 /// `[channel.NAME]`, without `capacity`.
-pub const CHANNEL: &[OptionSpec] =
-    &[option("kind", OptionKind::Choice(&["file"]), Some("\"file\""), "Where the channel keeps its events.")];
+pub const CHANNEL: &[OptionSpec] = &[option(
+    "kind",
+    OptionKind::Choice(&["file", "kafka"]),
+    Some("\"file\""),
+    "Where the channel keeps its events.",
+)];
+
+/// `failover` of a channel that is not a file.
+pub const FAILOVER: &[OptionSpec] = &[
+    option("kind", OptionKind::Choice(&["file"]), Some("\"file\""), "Where events go meanwhile."),
+    option(
+        "check_interval",
+        OptionKind::Duration { min: Duration::from_millis(100), max: Duration::from_secs(3_600) },
+        Some("\"5s\""),
+        "How often the channel is probed.",
+    ),
+    option(
+        "fail_after",
+        OptionKind::Integer { min: 1, max: 1_000 },
+        Some("3"),
+        "Failed probes in a row until events go to the file.",
+    ),
+    option(
+        "return_after",
+        OptionKind::Integer { min: 1, max: 1_000 },
+        Some("3"),
+        "Good probes in a row until what is in the file is moved, and events go back.",
+    ),
+];
 
 /// `capacity` of a channel.
 pub const CAPACITY: &[OptionSpec] = &[
@@ -201,7 +228,9 @@ mod tests {
 
     #[test]
     fn every_default_is_right() {
-        for spec in [AGENT, PIPELINE, BATCH, JOURNAL, CHANNEL, CAPACITY, INTERCEPTOR, LIMITS, SINK].concat() {
+        for spec in
+            [AGENT, PIPELINE, BATCH, JOURNAL, CHANNEL, FAILOVER, CAPACITY, INTERCEPTOR, LIMITS, SINK].concat()
+        {
             let Some(default) = spec.default else { continue };
             assert!(default_value(&spec, default).is_some(), "{} = {default}", spec.name);
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{load, pipeline, registry};
 use flumen_config::{Code, MemoryEnv, SystemEnv, load_agent, render};
 use flumen_pipeline::plan::{
-    BatchPlan, ChannelPlan, InterceptorPlan, JournalPlan, OnReject, PluginLimits, SourcePlan,
+    BatchPlan, ChannelKind, ChannelPlan, InterceptorPlan, JournalPlan, OnReject, PluginLimits, SourcePlan,
 };
 use flumen_pipeline::{BuildError, ComponentKind, Value};
 
@@ -22,7 +22,9 @@ fn six_lines_are_a_pipeline() {
     assert_eq!(plan.file, PathBuf::from("test.toml"));
     assert_eq!(plan.interceptor_threads, 1);
     assert_eq!((plan.batch, plan.journal), (BatchPlan::default(), JournalPlan::default()));
-    let channel = ChannelPlan { name: "main".into(), capacity_events: 10_000_000, capacity_bytes: 8 << 30 };
+    let (capacity_events, capacity_bytes) = (10_000_000, 8 << 30);
+    let channel =
+        ChannelPlan { name: "main".into(), capacity_events, capacity_bytes, kind: ChannelKind::File };
     assert_eq!(plan.channels, [channel]);
     let [source] = plan.sources.as_slice() else { panic!("{:?}", plan.sources) };
     assert_eq!((source.name.as_str(), source.kind.as_str()), ("main", "tail"));

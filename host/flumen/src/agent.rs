@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::Context;
 use flumen_config::{Diagnostic, Sources as ConfigFiles};
 use flumen_journal::{Durability, FileConfig, FileJournal, Journal, OpenError, OsClock, OsDisk};
+use flumen_kafka::channel::KafkaJournal;
 use flumen_pipeline::plan::{AgentPlan, InterceptorPlan, PipelinePlan};
 use flumen_pipeline::status::PipelineStatus;
 use flumen_pipeline::{
@@ -182,6 +183,9 @@ pub fn component_errors(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic
                 note(ComponentKind::Source, &source.name, error);
             }
         }
+        if let Err((channel, error)) = registry::kafka_journal(&plan.name, pipeline) {
+            note(ComponentKind::Channel, &channel, error);
+        }
         for sink in &pipeline.sinks {
             if let Err(error) = registry::build_sink(sink) {
                 note(ComponentKind::Sink, &sink.name, error);
@@ -270,7 +274,16 @@ fn start_pipeline(
         durability,
         ..FileConfig::default()
     };
-    let journal = open_journal(main, channel_specs(plan))?;
+    let kafka = registry::kafka_journal(&agent.name, plan).map_err(|(channel, error)| {
+        Failure::Config(vec![files.diagnostic_for(&plan.name, ComponentKind::Channel, &channel, &error)])
+    })?;
+    let journal: Arc<dyn Journal> = match kafka {
+        None => open_journal(main, channel_specs(plan))?,
+        Some(options) => {
+            let local = open_journal(main, vec![quarantine::channel_spec()])?;
+            KafkaJournal::open(options, local).context("cannot open the journal of a Kafka channel")?
+        }
+    };
     let kept = open_journal(quarantine, vec![quarantine::kept_channel_spec()])?;
     let interceptors = |slots: &[Arc<PluginSlot>]| {
         slots.iter().map(|slot| slot.clone() as Arc<dyn Interceptor>).collect::<Vec<Arc<dyn Interceptor>>>()

@@ -1,8 +1,9 @@
 //! Which components there are: the one place where their specs meet the configuration.
 
-use flumen_builtin::{sinks, sources};
+use flumen_builtin::{bridge, sinks, sources};
 use flumen_config::Registry;
-use flumen_pipeline::plan::{SinkPlan, SourcePlan};
+use flumen_kafka::channel::JournalOptions;
+use flumen_pipeline::plan::{ChannelKind, PipelinePlan, SinkPlan, SourcePlan};
 use flumen_pipeline::{BuildError, Sink, Source};
 
 /// The specs, for the configuration.
@@ -10,7 +11,29 @@ pub fn registry() -> Registry {
     Registry {
         sources: sources::sources().into_iter().map(|source| source.spec).collect(),
         sinks: sinks::sinks().into_iter().map(|sink| sink.spec).collect(),
+        channels: vec![flumen_kafka::channel::SPEC],
+        bridge: bridge::TABLES.to_vec(),
     }
+}
+
+/// What the pipeline's Kafka journal is made of, if its channels are topics; an error has the channel's name.
+pub fn kafka_journal(
+    agent: &str,
+    plan: &PipelinePlan,
+) -> Result<Option<JournalOptions>, (String, BuildError)> {
+    let mut channels = Vec::new();
+    for channel in &plan.channels {
+        let ChannelKind::Shared { options, .. } = &channel.kind else { continue };
+        let readers = plan.sinks.iter().filter(|sink| sink.channel == channel.name);
+        channels.push((channel.name.as_str(), options, readers.map(|sink| sink.name.as_str()).collect()));
+    }
+    if channels.is_empty() {
+        return Ok(None);
+    }
+    let made = JournalOptions::new(agent, &plan.name, &channels);
+    made.map(Some).map_err(|(index, error)| {
+        (channels.get(index).map(|(name, ..)| (*name).to_owned()).unwrap_or_default(), error)
+    })
 }
 
 /// Builds a source of the plan.

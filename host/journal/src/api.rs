@@ -95,6 +95,11 @@ pub enum CommitError {
         /// The limit.
         limit: u64,
     },
+    /// An acknowledgement came too late: what the reader had read belongs to another reader now, or an
+    /// acknowledgement before it was refused. Nothing of the commit is visible; the reader has to go back to what
+    /// it acknowledged.
+    #[error("the acknowledgement was refused: {0}")]
+    Refused(Arc<str>),
     /// The journal is being closed.
     #[error("the journal is closing")]
     Closing,
@@ -135,6 +140,10 @@ pub enum ReadError {
         /// The system's error.
         source: std::io::Error,
     },
+    /// Events that were handed out belong to another reader now (a channel that agents share). Whoever reads
+    /// undoes what it did with what is not acknowledged, and seeks to [`Reader::acknowledged`].
+    #[error("{0}")]
+    Moved(String),
     /// The journal is closing and there is nothing left to read, or it has failed.
     #[error("the journal is closing")]
     Closing,

@@ -14,7 +14,7 @@ use rdkafka::bindings::rd_kafka_resp_err_t as RespErr;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::{Message, TopicPartitionList};
 
@@ -29,6 +29,21 @@ pub trait Rebalance: Send + Sync {
     /// These partitions go, after this call. `is_lost`: another may have them already (this member was too slow),
     /// and nothing can be committed for them.
     fn revoked(&self, consumer: &BaseConsumer<Context>, partitions: &TopicPartitionList, is_lost: bool);
+
+    /// True: the change is not carried out when these calls return. The listener noted it and does it soon on the
+    /// polling thread (`incremental_assign`, `incremental_unassign`): with what it cannot reach from in here.
+    fn takes_over(&self) -> bool {
+        false
+    }
+}
+
+/// What became of offsets that were committed to the group without waiting.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GroupCommits {
+    /// Answered, well or not.
+    pub answered: u64,
+    /// Of these, refused.
+    pub refused: u64,
 }
 
 /// The context of one client.
@@ -41,18 +56,30 @@ pub struct Context {
     failed: Mutex<Vec<(usize, RDKafkaErrorCode)>>,
     rebalance: Mutex<Option<Arc<dyn Rebalance>>>,
     logged: Mutex<HashMap<String, Instant>>,
+    commits: Mutex<GroupCommits>,
 }
 
 impl Context {
     /// `who`: the component as the log names it (`sink out`). `metrics` gets the statistics.
     pub fn new(who: &str, settings: Arc<Settings>, metrics: Option<Arc<ComponentMetrics>>) -> Context {
-        let (last_error, failed, rebalance, logged) = Default::default();
-        Context { who: who.into(), settings, metrics, last_error, failed, rebalance, logged }
+        let (last_error, failed, rebalance, logged, commits) = Default::default();
+        Context { who: who.into(), settings, metrics, last_error, failed, rebalance, logged, commits }
     }
 
     /// Whom to tell of rebalances.
     pub fn set_rebalance(&self, listener: Arc<dyn Rebalance>) {
         *self.rebalance.lock() = Some(listener);
+    }
+
+    /// Nobody is told any more: changes are carried out at once. To be called before a consumer whose listener
+    /// takes over is dropped, because its end waits until its partitions are given up.
+    pub fn clear_rebalance(&self) {
+        *self.rebalance.lock() = None;
+    }
+
+    /// How many commits of group offsets were answered so far.
+    pub fn group_commits(&self) -> GroupCommits {
+        *self.commits.lock()
     }
 
     /// The newest error of the connection in words: the reason behind a timeout.
@@ -99,6 +126,11 @@ impl ClientContext for Context {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        // A port that ends the connection at once is told of by the log alone, not as an error.
+        let early_end = (facility == "FAIL").then(|| words::early_end(line, &self.settings)).flatten();
+        if let Some(text) = early_end {
+            *self.last_error.lock() = Some(text);
+        }
         if !self.is_new(line) {
             return;
         }
@@ -130,7 +162,11 @@ impl ClientContext for Context {
         if self.is_new(&text) {
             tracing::warn!(who = self.who, "{text}");
         }
-        *self.last_error.lock() = Some(text);
+        // That all brokers are down is told after why the last of them is, and says less.
+        let mut last = self.last_error.lock();
+        if last.is_none() || error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *last = Some(text);
+        }
     }
 
     fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
@@ -158,20 +194,39 @@ impl ProducerContext for Context {
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RespErr, partitions: &mut TopicPartitionList) {
         let listener = self.rebalance.lock().clone();
+        let takes_over = listener.as_ref().is_some_and(|listener| listener.takes_over());
         let is_cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         let outcome = if error == RespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             if let Some(listener) = &listener {
                 listener.assigned(consumer, partitions);
+            }
+            if takes_over {
+                return;
             }
             if is_cooperative { consumer.incremental_assign(partitions) } else { consumer.assign(partitions) }
         } else {
             if let Some(listener) = &listener {
                 listener.revoked(consumer, partitions, consumer.assignment_lost());
             }
+            if takes_over {
+                return;
+            }
             if is_cooperative { consumer.incremental_unassign(partitions) } else { consumer.unassign() }
         };
         if let Err(error) = outcome {
             tracing::error!(who = self.who, %error, "the change of partitions was refused");
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        let mut commits = self.commits.lock();
+        commits.answered += 1;
+        if let Err(error) = result {
+            commits.refused += 1;
+            let text = format!("offsets were not committed to the group: {error}");
+            if self.is_new(&text) {
+                tracing::warn!(who = self.who, "{text}");
+            }
         }
     }
 }

@@ -31,3 +31,64 @@ pub const TRANSACTION_STEP: Duration = Duration::from_secs(1);
 
 /// How long events of a client are served between two steps of a call that is not done.
 pub const SERVE: Duration = Duration::from_millis(5);
+
+/// Bytes of events that wait for the committer of a Kafka journal before a put waits: a few groups.
+pub const QUEUE_BYTES: usize = 32 << 20;
+
+/// Bytes of events of one transaction of a Kafka journal. At 100 MB/s a dozen
+/// transactions a second, which costs little; larger ones hold everything up longer when one has to be sent again.
+pub const GROUP_BYTES: usize = 8 << 20;
+
+/// How long a group waits for more commits: a transaction takes some 10 ms whatever is in it.
+pub const GROUP_LINGER: Duration = Duration::from_millis(5);
+
+/// A transaction that is not ended within this time is ended by the broker: what a killed agent leaves open holds
+/// up the readers of its topics for this long, unless it is started again before.
+pub const TRANSACTION: Duration = Duration::from_secs(30);
+
+/// Pauses between two tries to reach the cluster, first and longest.
+pub const RECONNECT_FIRST: Duration = Duration::from_millis(200);
+/// See [`RECONNECT_FIRST`].
+pub const RECONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// Reading an agent's registers at its start: many megabytes of other agents' may be in the same partition.
+pub const READ_BACK: Duration = Duration::from_secs(120);
+
+/// Partitions of the topics of positions and state. A start reads one of them; more would only be more files.
+pub const REGISTER_PARTITIONS: i32 = 8;
+
+/// Events of one delivery of a channel's reader, as of a source's batch.
+pub const READ_ROWS: usize = 8_192;
+/// Bytes of one delivery.
+pub const READ_BYTES: usize = 1 << 20;
+
+/// Bytes that a reader fetches ahead.
+pub const READ_AHEAD_BYTES: usize = 16 << 20;
+
+/// How often a Kafka journal looks after its brokers and its readers' lag.
+pub const WATCH_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a closing journal waits for the transaction under way.
+pub const CLOSE: Duration = Duration::from_secs(10);
+
+/// What a broker takes as one record if it does not say (its default is 1,048,588 with the batch's head).
+pub const RECORD_BYTES_DEFAULT: usize = 1_000_000;
+
+/// A command waits this long for an answer of the cluster: with what comes before and after it, a dead broker is
+/// told of within ten seconds.
+pub const ADMIN: Duration = Duration::from_secs(7);
+
+/// A command asks again after this long; by then a trouble of the connection has come up, and asking on is in vain.
+pub const ADMIN_SLICE: Duration = Duration::from_secs(1);
+
+/// Brokers that are asked side by side; each costs a few threads for a moment.
+pub const PROBES_MAX: usize = 32;
+
+/// Reading a topic of progress or transactions to its end takes at most this long; what came by then is shown.
+pub const READ_STATE: Duration = Duration::from_secs(5);
+
+/// A consumer that looks at a topic fetches at most this much ahead; it is a tool beside an agent.
+pub const LOOK_AHEAD_KIB: u32 = 16 * 1024;
+
+/// Records that are read of a partition to estimate how large its records are.
+pub const SAMPLE_RECORDS: i64 = 100;

@@ -304,6 +304,11 @@ impl Runner {
                 Ok(None) => {}
                 // Nothing can be acknowledged any more, so nothing more is flushed.
                 Err(ReadError::Closing) => return Err(SinkError::Stopped),
+                Err(ReadError::Moved(reason)) => {
+                    tracing::info!(sink = &*self.context.name, "{reason}: back to the last acknowledgement");
+                    self.recover(sink)?;
+                    continue;
+                }
                 Err(error) => return Err(SinkError::Retry(error.to_string())),
             }
             let due = self.unflushed.as_ref().is_some_and(|unflushed| {
@@ -323,8 +328,12 @@ impl Runner {
         self.context.take_quarantined();
         // Acknowledgements handed in before an error are committed in order; what a rename waits for
         // is in the position, and recovery does it.
+        // One that was refused is as good as never made: the journal's position is from before it.
         while let Some(ack) = self.acks.pop_front() {
-            wait_for(ack.ticket.as_ref(), &self.context.wake)?;
+            match wait_for(ack.ticket.as_ref(), &self.context.wake) {
+                Ok(()) | Err(SinkError::Retry(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
         let committed = self.place.journal.position(&self.key).filter(|position| !position.is_empty());
         let mut cursors = Cursors::new(self.reader.as_mut());

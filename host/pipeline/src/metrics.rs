@@ -13,6 +13,8 @@ pub enum ComponentKind {
     Interceptor,
     /// A sink.
     Sink,
+    /// A channel that is more than a queue of the pipeline's own journal.
+    Channel,
 }
 
 impl ComponentKind {
@@ -22,6 +24,7 @@ impl ComponentKind {
             ComponentKind::Source => "source",
             ComponentKind::Interceptor => "interceptor",
             ComponentKind::Sink => "sink",
+            ComponentKind::Channel => "channel",
         }
     }
 }
@@ -65,12 +68,24 @@ metrics! {
     SourceFilesOpen = "files_open", Source;
     /// Rotations seen (rename or copytruncate).
     SourceRotations = "rotations", Source;
-    /// Files whose identity was ambiguous: begun again as a new stream.
+    /// Files whose identity was ambiguous, topics that were made anew: begun again as a new stream.
     SourceGenerations = "new_generations", Source;
     /// Lines over the limit that were split.
     SourceLinesSplit = "lines_split", Source;
     /// Lines over the limit that went to quarantine.
     SourceLinesRejected = "lines_rejected", Source;
+    /// Records of a broker that went to quarantine: not understood, or over a limit.
+    SourceRecordsRejected = "records_rejected", Source;
+    /// Records without a value that were left out because the configuration says so.
+    SourceRecordsSkipped = "records_skipped", Source;
+    /// Records that the broker deleted before they were read (an upper bound).
+    SourceRecordsLost = "records_lost", Source;
+    /// Records that another agent may have read too, because this one lost its partitions (an upper bound).
+    SourceRecordsTwice = "records_perhaps_twice", Source;
+    /// Partitions being read.
+    SourcePartitions = "partitions", Source;
+    /// Changes of the partitions that this agent reads.
+    SourceRebalances = "rebalances", Source;
     /// Errors after which the source was tried again.
     SourceErrors = "errors", Source;
     /// Time spent reading, in nanoseconds.

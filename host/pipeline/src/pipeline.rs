@@ -187,7 +187,9 @@ impl Pipeline {
 
     /// True when all sources have come to their end (standard input was closed, a generator is done).
     pub fn sources_ended(&self) -> bool {
-        self.feeds.iter().all(|feed| feed.finished() && feed.state() == FeedState::Ended)
+        // Without sources of its own it gets its events from elsewhere.
+        !self.feeds.is_empty()
+            && self.feeds.iter().all(|feed| feed.finished() && feed.state() == FeedState::Ended)
     }
 
     /// Why the pipeline cannot go on, if it cannot.

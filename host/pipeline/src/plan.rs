@@ -116,6 +116,42 @@ pub struct ChannelPlan {
     pub capacity_events: u64,
     /// A put waits at this many bytes.
     pub capacity_bytes: u64,
+    /// Where it keeps its events.
+    pub kind: ChannelKind,
+}
+
+/// Where a channel keeps its events.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ChannelKind {
+    /// In the pipeline's file journal.
+    File,
+    /// In something that several agents share: events may come from and go to elsewhere.
+    Shared {
+        /// `kind` in the file.
+        kind: String,
+        /// Checked options.
+        options: Options,
+        /// What becomes of events while it cannot be reached; `None`: sources wait.
+        failover: Option<FailoverPlan>,
+    },
+}
+
+/// A file channel that takes events while a shared one cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailoverPlan {
+    /// How often the shared channel is probed.
+    pub check_interval: Duration,
+    /// Failed probes in a row until events go to the file.
+    pub fail_after: u32,
+    /// Good probes in a row until they go back.
+    pub return_after: u32,
+}
+
+impl ChannelPlan {
+    /// Other agents may put to it or read it.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.kind, ChannelKind::Shared { .. })
+    }
 }
 
 /// A sink.

@@ -60,6 +60,12 @@ const FILE: &[OptionSpec] = &[
 const CONSOLE: &[OptionSpec] =
     &[option("encoding", OptionKind::Choice(&["text", "pretty", "json"]), Some("\"text\""))];
 
+const KAFKA: &[OptionSpec] = &[
+    required("brokers", OptionKind::TextList),
+    option("topic", OptionKind::Text, None),
+    option("properties", OptionKind::TextMap, None),
+];
+
 const fn component(kind: &'static str, options: &'static [OptionSpec]) -> ComponentSpec {
     ComponentSpec { kind, about: "One sentence.", options }
 }
@@ -68,6 +74,8 @@ pub fn registry() -> Registry {
     Registry {
         sources: vec![component("tail", TAIL), component("generator", GENERATOR), component("stdin", &[])],
         sinks: vec![component("file", FILE), component("console", CONSOLE), component("null", &[])],
+        channels: vec![component("kafka", KAFKA)],
+        bridge: Vec::new(),
     }
 }
 

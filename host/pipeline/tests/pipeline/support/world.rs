@@ -9,8 +9,8 @@ use flumen_pipeline::component::Options;
 use flumen_pipeline::deliver::MakeSink;
 use flumen_pipeline::feed::MakeSource;
 use flumen_pipeline::plan::{
-    BatchPlan, ChannelPlan, InterceptorPlan, JournalPlan, OnReject, PipelinePlan, PluginLimits, SinkPlan,
-    SourcePlan,
+    BatchPlan, ChannelKind, ChannelPlan, InterceptorPlan, JournalPlan, OnReject, PipelinePlan, PluginLimits,
+    SinkPlan, SourcePlan,
 };
 use flumen_pipeline::status::ComponentStatus;
 use flumen_pipeline::{Interceptor, Parts, Pipeline, StopOutcome, channel_specs, quarantine};
@@ -50,6 +50,7 @@ pub fn plan(sources: &[&str], channels: &[(&str, u64)], sinks: &[(&str, &str)]) 
             .iter()
             .map(|(name, events)| ChannelPlan {
                 name: name.to_string(),
+                kind: ChannelKind::File,
                 capacity_events: *events,
                 capacity_bytes: u64::MAX,
             })

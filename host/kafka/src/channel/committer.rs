@@ -1,0 +1,486 @@
+//! The thread that makes transactions of commits, and finds out whether they counted.
+//!
+//! A group is sent until it counts: aborted and sent again without the acknowledgements that the group coordinator
+//! refuses; after anything else the connection is made anew, and the commit record tells. What is too large for its topic
+//! leaves for the quarantine in the same step.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use flumen_event::Batch;
+use flumen_journal::CommitError;
+use flumen_pipeline::{Quarantined, quarantine};
+use parking_lot::Mutex;
+use rdkafka::TopicPartitionList;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::OwnedHeaders;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use super::connection::{Connection, ReadBack};
+use super::limbo::Limbo;
+use super::options::JournalOptions;
+use super::queue::{Pending, Queue};
+use super::reader::{ReaderAck, ReaderShared};
+use super::record::Encoder;
+use super::registers::{CommitRecord, Owner, state_value};
+use super::topics::{POSITIONS, STATE, Topic};
+use crate::context::Context;
+use crate::{limits, words};
+
+/// What the committer tells `status`.
+#[derive(Default)]
+pub(super) struct Figures {
+    pub groups: AtomicU64,
+    pub commits: AtomicU64,
+    pub bytes: AtomicU64,
+    pub encode_ns: AtomicU64,
+    pub commit_ns: AtomicU64,
+    /// Why nothing goes on now.
+    pub waiting_for: Mutex<Option<String>>,
+    /// Events that were sent to each channel since the start.
+    pub events: Vec<AtomicU64>,
+    /// The channels' topics, once they are known.
+    pub topics: Mutex<Vec<Topic>>,
+}
+
+/// Why a group did not count.
+enum Trouble {
+    /// The transaction was aborted; the group, or what is left of it, can be sent at once.
+    Again,
+    /// Nobody knows; ask, then perhaps send again.
+    Unknown(String),
+    /// Never.
+    Fatal(String),
+}
+
+/// The committer's side of a journal.
+pub(super) struct Committer {
+    pub options: Arc<JournalOptions>,
+    pub owner: Owner,
+    pub queue: Arc<Queue>,
+    pub limbo: Limbo,
+    pub figures: Arc<Figures>,
+    session: u64,
+    /// Of the last group that counted.
+    number: u64,
+    /// Where to look for the commit record.
+    read_from: i64,
+    connection: Option<Connection>,
+    /// What was taken from the queue and has no outcome.
+    group: Vec<Pending>,
+}
+
+impl Committer {
+    pub fn new(
+        options: Arc<JournalOptions>,
+        queue: Arc<Queue>,
+        limbo: Limbo,
+        figures: Arc<Figures>,
+    ) -> Committer {
+        let owner = Owner::new(&options.agent, &options.pipeline);
+        let session = RandomState::new().build_hasher().finish();
+        let (number, read_from, connection, group) = (0, 0, None, Vec::new());
+        Committer { options, owner, queue, limbo, figures, session, number, read_from, connection, group }
+    }
+
+    /// Runs until the journal closes and everything handed in counts, or cannot be made to.
+    pub fn run(mut self) {
+        let mut pause = limits::RECONNECT_FIRST;
+        loop {
+            let trouble = match self.step() {
+                Ok(true) => {
+                    pause = limits::RECONNECT_FIRST;
+                    continue;
+                }
+                Ok(false) => return self.queue.fail(None),
+                Err(trouble) => trouble,
+            };
+            match trouble {
+                Trouble::Again => {}
+                Trouble::Fatal(reason) => {
+                    tracing::error!(pipeline = &*self.options.pipeline, "{reason}");
+                    return self.give_up(Some(reason));
+                }
+                Trouble::Unknown(reason) => {
+                    self.connection = None;
+                    let first = self.figures.waiting_for.lock().replace(reason.clone()).is_none();
+                    let retry_in_ms = pause.as_millis() as u64;
+                    if first {
+                        tracing::error!(
+                            pipeline = &*self.options.pipeline,
+                            retry_in_ms,
+                            "Kafka journal: {reason}"
+                        );
+                    } else {
+                        tracing::debug!(
+                            pipeline = &*self.options.pipeline,
+                            retry_in_ms,
+                            "Kafka journal: {reason}"
+                        );
+                    }
+                    if self.wait(pause) {
+                        return self.give_up(None);
+                    }
+                    pause = (pause * 2).min(limits::RECONNECT_MAX);
+                }
+            }
+        }
+    }
+
+    /// True: the journal closes.
+    fn wait(&self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        while Instant::now() < until && !self.queue.is_closing() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.queue.is_closing()
+    }
+
+    fn give_up(self, reason: Option<String>) {
+        let reason: Option<Arc<str>> = reason.map(Into::into);
+        let error = reason.clone().map_or(CommitError::Closing, CommitError::Failed);
+        for pending in &self.group {
+            pending.slot.answer(Err(error.clone()));
+        }
+        self.queue.fail(reason);
+    }
+
+    /// One group, if there is one. False: closed, and nothing is left.
+    fn step(&mut self) -> Result<bool, Trouble> {
+        if self.connection.is_none() {
+            self.connect()?;
+        }
+        if self.group.is_empty() {
+            self.group = self.queue.take_group(Duration::from_millis(500));
+        }
+        if self.group.is_empty() {
+            if let Some(connection) = &self.connection {
+                connection.producer.poll(Duration::ZERO);
+            }
+            return Ok(!self.queue.is_closing() || !self.queue.is_empty());
+        }
+        self.drop_late();
+        if !self.group.is_empty() {
+            self.send()?;
+            self.finish()?;
+        }
+        Ok(true)
+    }
+
+    /// A producer, what it finds, and what that says of the group in doubt.
+    fn connect(&mut self) -> Result<(), Trouble> {
+        let is_first = !self.queue.is_open();
+        let connection = Connection::open(&self.options, &self.owner, is_first).map_err(Trouble::Unknown)?;
+        let queue = self.queue.clone();
+        let read = connection
+            .read_back(&self.options, &self.owner, self.read_from, || queue.is_closing())
+            .map_err(Trouble::Unknown)?;
+        *self.figures.topics.lock() = connection.topics.clone();
+        if is_first {
+            self.open(&connection, read)?;
+        } else {
+            self.judge(&read)?;
+            self.read_from = read.next;
+        }
+        self.connection = Some(connection);
+        if self.figures.waiting_for.lock().take().is_some() {
+            tracing::info!(pipeline = &*self.options.pipeline, "Kafka journal works again");
+        }
+        Ok(())
+    }
+
+    /// The first time: takes what is there, and says that this session begins.
+    fn open(&mut self, connection: &Connection, read: ReadBack) -> Result<(), Trouble> {
+        self.number = read.record.map_or(0, |record| record.number);
+        self.limbo.settle(self.number).map_err(|error| Trouble::Fatal(error.to_string()))?;
+        let unknown = |error: KafkaError| Trouble::Unknown(connection.producer.context().explain(&error));
+        connection.producer.begin_transaction().map_err(unknown)?;
+        self.write_record(connection, self.number)?;
+        connection.producer.commit_transaction(limits::TRANSACTION).map_err(unknown)?;
+        self.read_from = read.next;
+        let positions: BTreeMap<_, _> =
+            read.positions.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        tracing::info!(
+            pipeline = &*self.options.pipeline,
+            positions = positions.len(),
+            group = self.number,
+            "Kafka journal opened"
+        );
+        self.queue.set_positions(positions);
+        Ok(())
+    }
+
+    /// Did the group in doubt count?
+    fn judge(&mut self, read: &ReadBack) -> Result<(), Trouble> {
+        let Some(record) = read.record else { return Ok(()) };
+        if record.session != self.session {
+            let id = self.options.id();
+            return Err(Trouble::Fatal(format!(
+                "fenced: another agent with the name `{}` runs the pipeline `{}` on this cluster ({id}) and has taken \
+                 over; give each agent a name of its own",
+                self.options.agent, self.options.pipeline
+            )));
+        }
+        if record.number == self.number + 1 && !self.group.is_empty() {
+            tracing::info!(
+                pipeline = &*self.options.pipeline,
+                group = record.number,
+                "the transaction in doubt counts"
+            );
+            self.finish()?;
+        }
+        Ok(())
+    }
+
+    /// Acknowledgements that come too late are refused, with everything that is in one commit with them.
+    fn drop_late(&mut self) {
+        let group = std::mem::take(&mut self.group);
+        for pending in group {
+            // The state may change with each refusal: one after the other.
+            match pending.acks.iter().find_map(|ack| ack.reader.check(ack).err()) {
+                None => self.group.push(pending),
+                Some(reason) => {
+                    pending.acks.iter().for_each(|ack| ack.reader.refuse(ack, &reason));
+                    self.queue.refused(&pending);
+                    pending.slot.answer(Err(CommitError::Refused(reason.into())));
+                }
+            }
+        }
+    }
+
+    /// The group counts.
+    fn finish(&mut self) -> Result<(), Trouble> {
+        self.number += 1;
+        self.limbo.settle(self.number).map_err(|error| Trouble::Fatal(error.to_string()))?;
+        let group = std::mem::take(&mut self.group);
+        self.queue.committed(&group);
+        for pending in &group {
+            pending.acks.iter().for_each(|ack| ack.reader.committed(ack));
+            for (channel, rows) in puts(pending).map(|(channel, batch)| (channel, batch.rows())) {
+                if let Some(events) = self.figures.events.get(channel) {
+                    events.fetch_add(rows as u64, Ordering::Relaxed);
+                }
+            }
+            pending.slot.answer(Ok(self.number));
+        }
+        self.figures.groups.fetch_add(1, Ordering::Relaxed);
+        self.figures.commits.fetch_add(group.len() as u64, Ordering::Relaxed);
+        self.figures.bytes.fetch_add(group.iter().map(|p| p.bytes as u64).sum(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// One transaction with the whole group.
+    fn send(&mut self) -> Result<(), Trouble> {
+        let Some(connection) = &self.connection else { return Err(Trouble::Again) };
+        let producer = &connection.producer;
+        let unknown = |error: KafkaError| Trouble::Unknown(producer.context().explain(&error));
+        let quarantined = self.quarantined(connection);
+        let prepared = self.limbo.prepare(self.number + 1, &quarantined);
+        prepared.map_err(|error| Trouble::Fatal(error.to_string()))?;
+
+        drop(producer.context().take_failed());
+        let begin = Instant::now();
+        producer.begin_transaction().map_err(unknown)?;
+        for pending in &self.group {
+            for (channel, batch) in puts(pending) {
+                if let Some(topic) = connection.topics.get(channel) {
+                    send_batch(producer, topic, batch)?;
+                }
+            }
+            self.write_registers(connection, pending)?;
+        }
+        self.write_record(connection, self.number + 1)?;
+        self.figures.encode_ns.fetch_add(begin.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        let begin = Instant::now();
+        // Before the offsets: they are acknowledgements of what the same transaction may put.
+        self.send_offsets(producer)?;
+        producer.commit_transaction(limits::TRANSACTION * 2).map_err(unknown)?;
+        self.figures.commit_ns.fetch_add(begin.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        producer.context().works();
+        Ok(())
+    }
+
+    /// What leaves the flow with this group: what was put to the quarantine, and what is too large for its topic.
+    fn quarantined(&self, connection: &Connection) -> Vec<Batch> {
+        let mut batches = Vec::new();
+        for pending in &self.group {
+            for put in &pending.commit.puts {
+                if put.channels.iter().any(|channel| usize::from(channel.0) >= connection.topics.len()) {
+                    batches.push(put.batch.clone());
+                }
+            }
+            for (channel, batch) in puts(pending) {
+                let Some(topic) = connection.topics.get(channel) else { continue };
+                batches.extend(too_large(topic, batch));
+            }
+        }
+        batches
+    }
+
+    fn write_registers(&self, connection: &Connection, pending: &Pending) -> Result<(), Trouble> {
+        let producer = &connection.producer;
+        for (key, value) in &pending.commit.positions {
+            let key = self.owner.position_key(key);
+            let value = (!value.is_empty()).then_some(value.as_slice());
+            send_register(producer, POSITIONS, connection.positions_partition, &key, value)?;
+        }
+        for write in &pending.commit.state {
+            let key = self.owner.state_key(&write.plugin, &write.key);
+            let value = write.value.as_ref().map(|value| state_value(value, write.expiry));
+            send_register(producer, STATE, connection.state_partition, &key, value.as_deref())?;
+        }
+        Ok(())
+    }
+
+    fn write_record(&self, connection: &Connection, number: u64) -> Result<(), Trouble> {
+        let record = CommitRecord { session: self.session, number }.encode();
+        let key = self.owner.commit_key();
+        let partition = connection.positions_partition;
+        send_register(&connection.producer, POSITIONS, partition, &key, Some(&record))
+    }
+
+    /// The acknowledgements of all readers, the newest of each.
+    fn send_offsets(&self, producer: &BaseProducer<Context>) -> Result<(), Trouble> {
+        let mut readers: Vec<(&Arc<ReaderShared>, Vec<&ReaderAck>)> = Vec::new();
+        for ack in self.group.iter().flat_map(|pending| &pending.acks).filter(|ack| !ack.offsets.is_empty()) {
+            match readers.iter_mut().find(|(reader, _)| Arc::ptr_eq(reader, &ack.reader)) {
+                Some((_, acks)) => acks.push(ack),
+                None => readers.push((&ack.reader, vec![ack])),
+            }
+        }
+        for (reader, acks) in readers {
+            let refuse = |reason: String| {
+                tracing::info!(sink = reader.name, reason, "an acknowledgement was refused");
+                acks.iter().for_each(|ack| ack.reader.refuse(ack, &reason));
+                abort(producer)
+            };
+            // First the generation, then whether the partitions are ours: see reader.rs.
+            let Some(member) = reader.member() else {
+                return Err(refuse("the reader is no member of its group".into()));
+            };
+            if let Some(reason) = acks.iter().find_map(|ack| reader.check(ack).err()) {
+                return Err(refuse(reason));
+            }
+            let mut newest: BTreeMap<i32, i64> = BTreeMap::new();
+            for (number, _, offset) in acks.iter().flat_map(|ack| &ack.offsets) {
+                let entry = newest.entry(*number).or_insert(*offset);
+                *entry = (*entry).max(*offset);
+            }
+            let mut list = TopicPartitionList::new();
+            for (number, offset) in newest {
+                let added = list.add_partition_offset(&reader.topic, number, rdkafka::Offset::Offset(offset));
+                added.map_err(|error| Trouble::Unknown(error.to_string()))?;
+            }
+            if let Err(error) = producer.send_offsets_to_transaction(&list, &member, limits::TRANSACTION) {
+                let text = producer.context().explain(&error);
+                return Err(match words::code(&error) {
+                    Some(
+                        Code::IllegalGeneration
+                        | Code::UnknownMemberId
+                        | Code::FencedInstanceId
+                        | Code::RebalanceInProgress,
+                    ) => refuse(text),
+                    _ => Trouble::Unknown(text),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts to channels that are topics.
+fn puts(pending: &Pending) -> impl Iterator<Item = (usize, &Batch)> {
+    let channels = |put: &'_ flumen_journal::Put| put.channels.clone();
+    pending.commit.puts.iter().flat_map(move |put| {
+        channels(put).into_iter().map(move |channel| (usize::from(channel.0), &put.batch))
+    })
+}
+
+fn abort(producer: &BaseProducer<Context>) -> Trouble {
+    match producer.abort_transaction(limits::TRANSACTION) {
+        Ok(()) => Trouble::Again,
+        Err(error) => Trouble::Unknown(producer.context().explain(&error)),
+    }
+}
+
+/// The rows that the topic does not take, with their reason.
+fn too_large(topic: &Topic, batch: &Batch) -> Option<Batch> {
+    let encoder = Encoder::new(batch, topic.is_flume);
+    let rows: Vec<u32> = (0..batch.rows())
+        .filter(|row| encoder.bytes(*row) > topic.record_bytes)
+        .map(|row| row as u32)
+        .collect();
+    if rows.is_empty() {
+        return None;
+    }
+    let reason = |row: &u32| {
+        let bytes = encoder.bytes(*row as usize);
+        format!("{bytes} bytes are over the limit of the topic {} ({})", topic.name, topic.record_bytes)
+    };
+    let reasons = rows.iter().map(reason).collect();
+    let batch = batch.take(&rows.into()).ok()?;
+    let plain = batch.clone();
+    let (by, hash, rejected) = ("kafka channel".into(), "".into(), false);
+    Some(quarantine::labelled(Quarantined { batch, reasons, by, hash, rejected }).unwrap_or(plain))
+}
+
+fn send_batch(producer: &BaseProducer<Context>, topic: &Topic, batch: &Batch) -> Result<(), Trouble> {
+    let mut encoder = Encoder::new(batch, topic.is_flume);
+    let partitions = u64::from(topic.partitions.unsigned_abs().max(1));
+    for row in 0..batch.rows() {
+        if encoder.bytes(row) > topic.record_bytes {
+            continue;
+        }
+        let partition = i32::try_from(mix(batch.stream().value(row)) % partitions).unwrap_or(0);
+        let (headers, key, time) = (encoder.headers(row), encoder.key(row), encoder.timestamp_ms(row));
+        let value = encoder.value(row);
+        let mut record: BaseRecord<'_, [u8], [u8], usize> =
+            BaseRecord::with_opaque_to(&topic.name, row).partition(partition).payload(value).headers(headers);
+        record.key = key;
+        record.timestamp = Some(time);
+        send(producer, record)?;
+    }
+    Ok(())
+}
+
+fn send_register(
+    producer: &BaseProducer<Context>,
+    topic: &str,
+    partition: i32,
+    key: &[u8],
+    value: Option<&[u8]>,
+) -> Result<(), Trouble> {
+    let mut record: BaseRecord<'_, [u8], [u8], usize> =
+        BaseRecord::with_opaque_to(topic, 0).partition(partition).key(key);
+    record.payload = value;
+    record.headers = None::<OwnedHeaders>;
+    send(producer, record)
+}
+
+/// Hands a record to librdkafka; waits while its queue is full.
+fn send(
+    producer: &BaseProducer<Context>,
+    mut record: BaseRecord<'_, [u8], [u8], usize>,
+) -> Result<(), Trouble> {
+    loop {
+        match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((error, back)) if words::code(&error) == Some(Code::QueueFull) => {
+                producer.poll(Duration::from_millis(20));
+                record = back;
+            }
+            Err((error, _)) => return Err(Trouble::Unknown(producer.context().explain(&error))),
+        }
+    }
+}
+
+/// Spreads streams that are near to each other (splitmix64).
+fn mix(stream: u64) -> u64 {
+    let mut z = stream.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

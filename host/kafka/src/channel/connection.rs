@@ -1,0 +1,162 @@
+//! A transactional producer that is ready, and what was read after `init_transactions` ended all that was open.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::{Message, Offset, TopicPartitionList};
+
+use super::options::JournalOptions;
+use super::registers::{CommitRecord, Key, Owner};
+use super::topics::{self, POSITIONS, STATE, Topic};
+use crate::context::Context;
+use crate::limits;
+use crate::words;
+
+/// A producer and the topics that it writes.
+pub(super) struct Connection {
+    pub producer: BaseProducer<Context>,
+    pub topics: Vec<Topic>,
+    pub positions_partition: i32,
+    pub state_partition: i32,
+}
+
+/// What was read of the topic of positions.
+#[derive(Debug, Default)]
+pub(super) struct ReadBack {
+    /// Positions of this agent and pipeline, newest value each; an empty one was removed.
+    pub positions: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The newest commit record.
+    pub record: Option<CommitRecord>,
+    /// Where to go on reading.
+    pub next: i64,
+}
+
+impl Connection {
+    /// Fences every earlier producer of this agent and pipeline, and ends its transaction.
+    pub fn open(options: &JournalOptions, owner: &Owner, is_first: bool) -> Result<Connection, String> {
+        if is_first {
+            topics::make_missing(options)?;
+        }
+        let topics = topics::look(options)?;
+        let producer = producer(options, &topics)?;
+        // Serves what must be served before the first request: a token for oauthbearer.
+        producer.poll(std::time::Duration::from_millis(10));
+        producer
+            .init_transactions(limits::TRANSACTION)
+            .map_err(|error| format!("beginning transactions: {}", producer.context().explain(&error)))?;
+        let positions_partition = owner.partition(topics::partitions_of(&producer, POSITIONS)?);
+        let state_partition = owner.partition(topics::partitions_of(&producer, STATE)?);
+        producer.context().works();
+        Ok(Connection { producer, topics, positions_partition, state_partition })
+    }
+
+    /// Reads the owner's registers from an offset to the end. Called with no transaction of ours open.
+    pub fn read_back(
+        &self,
+        options: &JournalOptions,
+        owner: &Owner,
+        from: i64,
+        give_up: impl Fn() -> bool,
+    ) -> Result<ReadBack, String> {
+        let until = Instant::now() + limits::READ_BACK;
+        let partition = self.positions_partition;
+        let reader = register_reader(options, "read_committed")?;
+        let explain =
+            |error: &KafkaError| format!("reading {POSITIONS}: {}", reader.context().explain(error));
+        let ends = register_reader(options, "read_uncommitted")?;
+        let (low, end) =
+            ends.fetch_watermarks(POSITIONS, partition, limits::REQUEST).map_err(|e| explain(&e))?;
+        // An open transaction of another agent hides all that follows it, ours too.
+        loop {
+            let stable = reader.fetch_watermarks(POSITIONS, partition, limits::REQUEST);
+            if stable.map_err(|e| explain(&e))?.1 >= end {
+                break;
+            }
+            if Instant::now() > until || give_up() {
+                return Err(format!("reading {POSITIONS}: a transaction of another agent stays open"));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        let mut assignment = TopicPartitionList::new();
+        let begin = Offset::Offset(from.max(low));
+        assignment.add_partition_offset(POSITIONS, partition, begin).map_err(|e| explain(&e))?;
+        reader.assign(&assignment).map_err(|e| explain(&e))?;
+        let mut read = ReadBack { next: from.max(low), ..ReadBack::default() };
+        loop {
+            match reader.poll(limits::REQUEST) {
+                Some(Ok(message)) => {
+                    read.next = message.offset() + 1;
+                    read.take(owner, message.key().unwrap_or_default(), message.payload());
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(read),
+                Some(Err(error)) if is_lasting(&error) => return Err(explain(&error)),
+                _ => {}
+            }
+            if Instant::now() > until || give_up() {
+                return Err(format!("reading {POSITIONS}: no end within {} s", limits::READ_BACK.as_secs()));
+            }
+        }
+    }
+}
+
+impl ReadBack {
+    fn take(&mut self, owner: &Owner, key: &[u8], value: Option<&[u8]>) {
+        match (owner.own(key), value) {
+            (Some(Key::Commit), Some(value)) => match CommitRecord::decode(value) {
+                Some(record) => self.record = Some(record),
+                None => {
+                    tracing::error!("a commit record in {POSITIONS} is not readable; the one before counts")
+                }
+            },
+            (Some(Key::Position(position)), value) => {
+                self.positions.insert(position.to_vec(), value.unwrap_or_default().to_vec());
+            }
+            _ => {}
+        }
+    }
+}
+
+fn producer(options: &JournalOptions, topics: &[Topic]) -> Result<BaseProducer<Context>, String> {
+    let largest = topics.iter().map(|topic| topic.record_bytes).max().unwrap_or(limits::RECORD_BYTES_DEFAULT);
+    let smallest =
+        topics.iter().map(|topic| topic.record_bytes).min().unwrap_or(limits::RECORD_BYTES_DEFAULT);
+    let mut config = options.settings.config(&format!("{}/journal", options.id()));
+    config.set("transactional.id", format!("{}/journal", options.id()));
+    config.set("transaction.timeout.ms", limits::TRANSACTION.as_millis().to_string());
+    config.set("message.max.bytes", largest.clamp(1_000, 1_000_000_000).to_string());
+    config.set("batch.size", smallest.clamp(1, limits::RECORD_BYTES_DEFAULT).to_string());
+    config.set("queue.buffering.max.messages", "1000000");
+    let context = Context::new(&format!("journal {}", options.pipeline), options.settings.clone(), None);
+    config.create_with_context(context).map_err(|error| error.to_string())
+}
+
+fn register_reader(options: &JournalOptions, isolation: &str) -> Result<BaseConsumer<Context>, String> {
+    let mut config = options.settings.config(&format!("{}/positions", options.id()));
+    // Never joined: librdkafka wants a name before it hands out an assignment.
+    config.set("group.id", "flumen-positions-reader");
+    config.set("enable.auto.commit", "false");
+    config.set("enable.auto.offset.store", "false");
+    config.set("isolation.level", isolation);
+    config.set("enable.partition.eof", "true");
+    config.set("auto.offset.reset", "earliest");
+    let context = Context::new(&format!("journal {}", options.pipeline), options.settings.clone(), None);
+    config.create_with_context(context).map_err(|error| error.to_string())
+}
+
+/// Errors that asking again does not mend.
+fn is_lasting(error: &KafkaError) -> bool {
+    matches!(
+        words::code(error),
+        Some(
+            Code::UnknownTopic
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownPartition
+                | Code::TopicAuthorizationFailed
+                | Code::Authentication
+                | Code::SaslAuthenticationFailed
+        )
+    )
+}

@@ -1,0 +1,243 @@
+//! Commits that wait for the committer, in order, and the positions that they will leave.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flumen_journal::{Commit, CommitError, Ticket};
+use parking_lot::{Condvar, Mutex};
+
+use super::reader::ReaderAck;
+use crate::limits;
+
+/// A commit that was handed in.
+pub(super) struct Pending {
+    /// Rises by one with each commit of this session.
+    pub number: u64,
+    /// Puts, positions, state. Its acknowledgements are in `acks`.
+    pub commit: Commit,
+    /// What readers have finished with, as offsets.
+    pub acks: Vec<ReaderAck>,
+    /// Bytes of its puts.
+    pub bytes: usize,
+    /// Who waits.
+    pub slot: Arc<Slot>,
+}
+
+/// Where a commit's outcome appears.
+#[derive(Default)]
+pub(super) struct Slot {
+    outcome: Mutex<Option<Result<u64, CommitError>>>,
+    changed: Condvar,
+}
+
+impl Slot {
+    pub fn answer(&self, outcome: Result<u64, CommitError>) {
+        self.outcome.lock().get_or_insert(outcome);
+        self.changed.notify_all();
+    }
+}
+
+/// The ticket of a commit.
+pub(super) struct QueueTicket(pub Arc<Slot>);
+
+impl Ticket for QueueTicket {
+    fn wait(&self, timeout: Option<Duration>) -> Option<Result<u64, CommitError>> {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let mut outcome = self.0.outcome.lock();
+        while outcome.is_none() {
+            match deadline {
+                None => self.0.changed.wait(&mut outcome),
+                Some(deadline) if self.0.changed.wait_until(&mut outcome, deadline).timed_out() => break,
+                Some(_) => {}
+            }
+        }
+        outcome.clone()
+    }
+}
+
+/// What everybody shares.
+#[derive(Default)]
+pub(super) struct Queue {
+    state: Mutex<QueueState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    waiting: VecDeque<Pending>,
+    bytes: usize,
+    next: u64,
+    /// Positions as Kafka has them; `None` until they were read.
+    positions: Option<BTreeMap<Vec<u8>, Vec<u8>>>,
+    /// Newer values that are on their way, with the number of their commit.
+    overlay: BTreeMap<Vec<u8>, (u64, Vec<u8>)>,
+    is_closing: bool,
+    failed: Option<Arc<str>>,
+}
+
+impl QueueState {
+    fn refused(&self) -> Option<CommitError> {
+        match &self.failed {
+            Some(reason) => Some(CommitError::Failed(reason.clone())),
+            None => self.is_closing.then_some(CommitError::Closing),
+        }
+    }
+}
+
+impl Queue {
+    /// Hands in a commit; waits while too much waits before it, if it has puts.
+    pub fn push(
+        &self,
+        commit: Commit,
+        acks: Vec<ReaderAck>,
+        deadline: Option<Instant>,
+    ) -> Result<Arc<Slot>, CommitError> {
+        let bytes: usize = commit.puts.iter().map(|put| put.batch.bytes()).sum();
+        let mut state = self.state.lock();
+        loop {
+            if let Some(error) = state.refused() {
+                return Err(error);
+            }
+            if commit.puts.is_empty() || state.bytes < limits::QUEUE_BYTES {
+                break;
+            }
+            match deadline {
+                None => self.changed.wait(&mut state),
+                Some(deadline) => {
+                    if self.changed.wait_until(&mut state, deadline).timed_out() {
+                        let events = state.waiting.iter().flat_map(|p| &p.commit.puts);
+                        let events = events.map(|put| put.batch.rows() as u64).sum();
+                        let channel = "kafka".into();
+                        return Err(CommitError::Full { channel, events, bytes: state.bytes as u64 });
+                    }
+                }
+            }
+        }
+        state.next += 1;
+        let number = state.next;
+        for (key, value) in &commit.positions {
+            state.overlay.insert(key.clone(), (number, value.clone()));
+        }
+        state.bytes += bytes;
+        let slot = Arc::new(Slot::default());
+        state.waiting.push_back(Pending { number, commit, acks, bytes, slot: slot.clone() });
+        self.changed.notify_all();
+        Ok(slot)
+    }
+
+    /// The next group: what waits, up to a bound; waits for more for a short while, because a transaction costs the
+    /// same for one event as for thousands. Empty after `timeout` or when the journal closes.
+    pub fn take_group(&self, timeout: Duration) -> Vec<Pending> {
+        let mut state = self.state.lock();
+        if state.waiting.is_empty() && !state.is_closing {
+            self.changed.wait_for(&mut state, timeout);
+        }
+        if state.waiting.is_empty() {
+            return Vec::new();
+        }
+        let until = Instant::now() + limits::GROUP_LINGER;
+        while state.bytes < limits::GROUP_BYTES && !state.is_closing {
+            if self.changed.wait_until(&mut state, until).timed_out() {
+                break;
+            }
+        }
+        let (mut group, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = state.waiting.front() {
+            if !group.is_empty() && bytes + next.bytes > limits::GROUP_BYTES {
+                break;
+            }
+            bytes += next.bytes;
+            group.extend(state.waiting.pop_front());
+        }
+        group
+    }
+
+    /// The positions of these commits count now.
+    pub fn committed(&self, group: &[Pending]) {
+        let mut state = self.state.lock();
+        for pending in group {
+            state.settle(pending, true);
+        }
+        self.changed.notify_all();
+    }
+
+    /// They never will.
+    pub fn refused(&self, pending: &Pending) {
+        self.state.lock().settle(pending, false);
+        self.changed.notify_all();
+    }
+
+    /// Positions as they were read; whoever waits for them goes on.
+    pub fn set_positions(&self, positions: BTreeMap<Vec<u8>, Vec<u8>>) {
+        self.state.lock().positions = Some(positions);
+        self.changed.notify_all();
+    }
+
+    /// True when the positions were read.
+    pub fn is_open(&self) -> bool {
+        self.state.lock().positions.is_some()
+    }
+
+    /// Waits until the positions are known, then asks them. `default` if the journal closes before.
+    pub fn with_positions<T: Default>(
+        &self,
+        ask: impl FnOnce(&BTreeMap<Vec<u8>, Vec<u8>>, &BTreeMap<Vec<u8>, (u64, Vec<u8>)>) -> T,
+    ) -> T {
+        let mut state = self.state.lock();
+        while state.positions.is_none() && state.refused().is_none() {
+            self.changed.wait(&mut state);
+        }
+        state.positions.as_ref().map_or_else(T::default, |positions| ask(positions, &state.overlay))
+    }
+
+    /// No more commits.
+    pub fn close(&self) {
+        self.state.lock().is_closing = true;
+        self.changed.notify_all();
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.state.lock().is_closing
+    }
+
+    /// Everything handed in and not committed is answered with an error.
+    pub fn fail(&self, reason: Option<Arc<str>>) {
+        let mut state = self.state.lock();
+        if let Some(reason) = reason {
+            state.failed.get_or_insert(reason);
+        }
+        state.is_closing = true;
+        let error = state.refused().unwrap_or(CommitError::Closing);
+        for pending in state.waiting.drain(..) {
+            pending.slot.answer(Err(error.clone()));
+        }
+        self.changed.notify_all();
+    }
+
+    pub fn failed(&self) -> Option<Arc<str>> {
+        self.state.lock().failed.clone()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.state.lock().waiting.is_empty()
+    }
+}
+
+impl QueueState {
+    fn settle(&mut self, pending: &Pending, counts: bool) {
+        self.bytes = self.bytes.saturating_sub(pending.bytes);
+        for (key, value) in &pending.commit.positions {
+            if let Some(positions) = self.positions.as_mut().filter(|_| counts) {
+                if value.is_empty() {
+                    positions.remove(key);
+                } else {
+                    positions.insert(key.clone(), value.clone());
+                }
+            }
+            if self.overlay.get(key).is_some_and(|(number, _)| *number == pending.number) {
+                self.overlay.remove(key);
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Records of `flumen-positions` and `flumen-state`: what an agent's pipeline remembers, in compacted topics that all
+//! agents share.
+//!
+//! ```text
+//! key    version 1, kind (c commit, p position, s state), u16 length and agent, u16 length and pipeline, then
+//!        p: the position's key      s: u16 length and plugin, the state's key      c: nothing
+//! value  c: version 1, u64 session, u64 number of the last group
+//!        p: the position            s: u8 (1: an expiry follows), i64 expiry, the state's value
+//! ```
+//! Little-endian. No value (a tombstone) removes. All records of one agent and pipeline are in one partition, so they
+//! are read in the order in which they were written.
+
+const VERSION: u8 = 1;
+const COMMIT: u8 = b'c';
+const POSITION: u8 = b'p';
+const STATE: u8 = b's';
+
+/// Whose registers.
+#[derive(Debug, Clone)]
+pub(super) struct Owner {
+    /// Agent and pipeline as they stand in a key.
+    name: Vec<u8>,
+}
+
+/// Number of the last group of commits that counted, and who wrote it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CommitRecord {
+    /// Drawn at random when a journal is opened.
+    pub session: u64,
+    /// Rises by one with each group.
+    pub number: u64,
+}
+
+/// A key of one's own, read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Key<'a> {
+    /// Of the commit record.
+    Commit,
+    /// Of a position.
+    Position(&'a [u8]),
+}
+
+impl Owner {
+    pub fn new(agent: &str, pipeline: &str) -> Owner {
+        let mut name = Vec::new();
+        for part in [agent, pipeline] {
+            push_text(&mut name, part);
+        }
+        Owner { name }
+    }
+
+    fn key(&self, kind: u8) -> Vec<u8> {
+        let mut key = vec![VERSION, kind];
+        key.extend(&self.name);
+        key
+    }
+
+    pub fn commit_key(&self) -> Vec<u8> {
+        self.key(COMMIT)
+    }
+
+    pub fn position_key(&self, position: &[u8]) -> Vec<u8> {
+        let mut key = self.key(POSITION);
+        key.extend(position);
+        key
+    }
+
+    pub fn state_key(&self, plugin: &str, state: &[u8]) -> Vec<u8> {
+        let mut key = self.key(STATE);
+        push_text(&mut key, plugin);
+        key.extend(state);
+        key
+    }
+
+    /// `None`: of somebody else, or no such key.
+    pub fn own<'a>(&self, key: &'a [u8]) -> Option<Key<'a>> {
+        let (head, rest) = key.split_first_chunk::<2>()?;
+        let rest = rest.strip_prefix(self.name.as_slice())?;
+        match head {
+            [VERSION, COMMIT] if rest.is_empty() => Some(Key::Commit),
+            [VERSION, POSITION] => Some(Key::Position(rest)),
+            _ => None,
+        }
+    }
+
+    /// The partition of all of its records.
+    pub fn partition(&self, partitions: i32) -> i32 {
+        let hash = blake3::hash(&self.name);
+        let head = hash.as_bytes().first_chunk::<4>().map_or(0, |head| u32::from_le_bytes(*head));
+        i32::try_from(head % u32::try_from(partitions.max(1)).unwrap_or(1)).unwrap_or(0)
+    }
+}
+
+impl CommitRecord {
+    pub fn encode(self) -> Vec<u8> {
+        let mut value = vec![VERSION];
+        value.extend(self.session.to_le_bytes());
+        value.extend(self.number.to_le_bytes());
+        value
+    }
+
+    pub fn decode(value: &[u8]) -> Option<CommitRecord> {
+        let (session, rest) = value.strip_prefix(&[VERSION])?.split_first_chunk::<8>()?;
+        let (number, rest) = rest.split_first_chunk::<8>()?;
+        let record =
+            CommitRecord { session: u64::from_le_bytes(*session), number: u64::from_le_bytes(*number) };
+        rest.is_empty().then_some(record)
+    }
+}
+
+/// A state's value.
+pub(super) fn state_value(value: &[u8], expiry: Option<i64>) -> Vec<u8> {
+    let mut bytes = vec![u8::from(expiry.is_some())];
+    bytes.extend(expiry.unwrap_or(0).to_le_bytes());
+    bytes.extend(value);
+    bytes
+}
+
+fn push_text(key: &mut Vec<u8>, text: &str) {
+    let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
+    key.extend(length.to_le_bytes());
+    key.extend(text.as_bytes().get(..usize::from(length)).unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn keys_are_told_apart() {
+        let (owner, other) = (Owner::new("a", "bc"), Owner::new("ab", "c"));
+        let position = owner.position_key(b"source/x");
+        assert_eq!(owner.own(&position), Some(Key::Position(b"source/x")));
+        assert_eq!(other.own(&position), None);
+        assert_eq!(owner.own(&owner.commit_key()), Some(Key::Commit));
+        assert_eq!(owner.own(&owner.state_key("p", b"k")), None);
+        assert!((0..8).contains(&owner.partition(8)));
+    }
+
+    #[test]
+    fn a_commit_record_comes_back() {
+        let record = CommitRecord { session: 7, number: u64::MAX };
+        assert_eq!(CommitRecord::decode(&record.encode()), Some(record));
+        for end in 0..record.encode().len() {
+            assert_eq!(CommitRecord::decode(&record.encode()[..end]), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_record_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            CommitRecord::decode(&bytes);
+            Owner::new("a", "b").own(&bytes);
+        }
+    }
+}

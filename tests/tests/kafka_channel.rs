@@ -1,0 +1,167 @@
+//! Channels of kind `kafka`, on a real broker and the real binary: pipelines with one side only, agents that share a
+//! channel, kills of everything, Flume's bytes.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
+
+use std::time::Duration;
+
+use flumen_tests::agent::Agent;
+use flumen_tests::generator::{Generator, Load, Rotation, status_of};
+use flumen_tests::kafka::{Broker, BrokerOptions};
+use flumen_tests::oracle::Verdict;
+use flumen_tests::output::LineCounter;
+use flumen_tests::scene::Scene;
+use flumen_tests::{oracle, output, poll};
+
+/// Everything is delivered, on a busy machine, after a broker's restart and an open transaction's end.
+const DELIVERED: Duration = Duration::from_secs(120);
+
+/// An agent around a channel. `{brokers}` in the text stands for the broker.
+fn scene(name: &str, broker: &Broker, text: &str) -> Scene {
+    let mut scene = Scene::new().unwrap();
+    scene.agent_name = name.to_owned();
+    scene.pipeline(&text.replace("{brokers}", &broker.bootstrap())).unwrap();
+    scene
+}
+
+fn channel(more: &str) -> String {
+    format!("[channel]\nkind = \"kafka\"\nbrokers = [\"{{brokers}}\"]\nsession_timeout = \"3s\"\n{more}\n")
+}
+
+fn source_only(more: &str) -> String {
+    format!("[source]\ntype = \"tail\"\npaths = [\"{{in}}/web-*.log*\"]\n{}", channel(more))
+}
+
+fn sink_only(more: &str) -> String {
+    let sink = "[sink]\ntype = \"file\"\npath = \"{out}/all.log\"\nroll_size = \"2 MiB\"\nflush_interval = \"100ms\"\n";
+    format!("{}{sink}", channel(more))
+}
+
+fn writer(scene: &Scene, seed: u64) -> Generator {
+    let load = Load {
+        dir: scene.input(),
+        files: 3,
+        bytes_per_s: 1_000_000,
+        rotate_bytes: 700_000,
+        rotation: Rotation::Rename,
+        lines: None,
+        has_malformed: false,
+        seed,
+    };
+    Generator::start(load).unwrap()
+}
+
+/// Lines in all outputs.
+fn count(outputs: &[&Scene], counters: &mut [LineCounter]) -> u64 {
+    outputs.iter().zip(counters).map(|(scene, counter)| counter.count(&scene.output).unwrap()).sum()
+}
+
+/// Waits until the outputs together have so many lines, as long as they get on.
+fn wait_lines(outputs: &[&Scene], agents: &mut [&mut Agent], expected: u64) {
+    let mut counters: Vec<LineCounter> = outputs.iter().map(|_| LineCounter::default()).collect();
+    let waited = poll::until("all events in the outputs", DELIVERED, || {
+        agents.iter_mut().try_for_each(|agent| agent.expect_running())?;
+        Ok(count(outputs, &mut counters) >= expected)
+    });
+    if let Err(error) = waited {
+        let logs: Vec<String> = agents.iter().map(|agent| agent.log_tail()).collect();
+        eprintln!("{error:#}: {} of {expected}\n{}", count(outputs, &mut counters), logs.join("\n"));
+    }
+}
+
+/// Every line once over all outputs, in order within a file in each.
+fn judge(outputs: &[&Scene], written: &[u64], is_kept: impl Fn(u64) -> bool) -> Verdict {
+    let mut all = output::Sequences::new();
+    for (number, scene) in outputs.iter().enumerate() {
+        let own = output::sequences(&scene.output).unwrap();
+        all.extend(own.into_iter().map(|(bucket, files)| (format!("{number}/{bucket}"), files)));
+    }
+    oracle::judge(&all, written, is_kept).unwrap()
+}
+
+/// Waits until the outputs have got on, so that a kill hits work under way.
+fn wait_progress(outputs: &[&Scene], lines: u64) {
+    let mut counters: Vec<LineCounter> = outputs.iter().map(|_| LineCounter::default()).collect();
+    let before = count(outputs, &mut counters);
+    // A broker's restart takes a while; no progress at all is found at the end.
+    let _late = poll::until("progress", DELIVERED, || Ok(count(outputs, &mut counters) >= before + lines));
+}
+
+/// File to channel on agent A with a Wasm interceptor in the way, channel to file on agent B; A, B and the broker killed.
+#[test]
+fn file_to_channel_to_file_is_exactly_once_through_kills() {
+    let mut broker = Broker::start(&BrokerOptions::default()).unwrap();
+    let filter = "[[interceptor]]\nplugin = \"filter\"\nconfig = { drop = { contains = '\" 404 ' } }\n";
+    let a = scene("a", &broker, &format!("{filter}{}", source_only("topic = \"shared\"")));
+    a.install("filter", "filter").unwrap();
+    let b = scene("b", &broker, &sink_only("topic = \"shared\""));
+    let (mut agent_a, mut agent_b) = (a.start().unwrap(), b.start().unwrap());
+    let generator = writer(&a, 1);
+    for kill in 0..12 {
+        wait_progress(&[&b], 1_500);
+        match kill % 6 {
+            0 | 2 => {
+                agent_a.kill().unwrap();
+                agent_a = a.start().unwrap();
+            }
+            1 | 3 => {
+                agent_b.kill().unwrap();
+                agent_b = b.start().unwrap();
+            }
+            4 => {
+                agent_a.kill().unwrap();
+                agent_b.kill().unwrap();
+                (agent_a, agent_b) = (a.start().unwrap(), b.start().unwrap());
+            }
+            _ => {
+                broker.kill().unwrap();
+                broker.restart().unwrap();
+            }
+        }
+    }
+    let written = generator.stop().unwrap();
+    let is_kept = |seq: u64| status_of(seq) != 404;
+    let expected: u64 =
+        written.iter().map(|lines| (0..*lines).filter(|seq| is_kept(*seq)).count() as u64).sum();
+    wait_lines(&[&b], &mut [&mut agent_a, &mut agent_b], expected);
+    agent_a.stop().unwrap();
+    agent_b.stop().unwrap();
+    let verdict = judge(&[&b], &written, is_kept);
+    eprintln!("{verdict}");
+    assert!(verdict.holds() && verdict.events > 20_000, "{verdict}");
+}
+
+/// Two agents with sinks share a channel; each is killed in turn, and the other takes its share over.
+#[test]
+fn agents_that_share_a_channel_deliver_each_event_once() {
+    let broker = Broker::shared().unwrap();
+    let topic = "topic = \"between\"";
+    let a = scene("a", broker, &source_only(topic));
+    let scenes = [scene("b1", broker, &sink_only(topic)), scene("b2", broker, &sink_only(topic))];
+    let outputs: Vec<&Scene> = scenes.iter().collect();
+    let agent_a = a.start().unwrap();
+    let mut agents: Vec<Agent> = scenes.iter().map(|scene| scene.start().unwrap()).collect();
+    let generator = writer(&a, 2);
+    // Both have a share.
+    for scene in &scenes {
+        wait_progress(&[scene], 500);
+    }
+    for kill in 0..4 {
+        let (killed, other) = (kill % 2, (kill + 1) % 2);
+        agents.remove(killed).kill().unwrap();
+        // Its session ends, and the other gets everything.
+        let topic_came = "partitions of the channel come";
+        wait_progress(&[&scenes[other]], 6_000);
+        assert!(agents[0].log().unwrap().contains(topic_came));
+        agents.insert(killed, scenes[killed].start().unwrap());
+        wait_progress(&[&scenes[killed]], 500);
+    }
+    let written = generator.stop().unwrap();
+    let (first, second) = agents.split_at_mut(1);
+    wait_lines(&outputs, &mut [&mut first[0], &mut second[0]], written.iter().sum());
+    agent_a.stop().unwrap();
+    agents.into_iter().for_each(|agent| agent.stop().unwrap());
+    let verdict = judge(&outputs, &written, |_| true);
+    eprintln!("{verdict}");
+    assert!(verdict.holds() && verdict.events > 20_000, "{verdict}");
+}
