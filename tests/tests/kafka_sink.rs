@@ -49,9 +49,11 @@ impl Flow {
     }
 
     fn options(&self, bootstrap: &str, name: &str, options: &str) {
+        let interval =
+            if options.contains("transaction_interval") { "" } else { "transaction_interval = \"100ms\"\n" };
         let text = format!(
             "[source.in]\ntype = \"tail\"\npaths = [\"{{in}}/*.log\"]\n\n[sink.{name}]\ntype = \"kafka\"\n\
-             brokers = [\"{bootstrap}\"]\ntransaction_interval = \"100ms\"\n{options}\n"
+             brokers = [\"{bootstrap}\"]\n{interval}{options}\n"
         );
         self.scene.pipeline(&text).unwrap();
     }
@@ -231,8 +233,13 @@ fn a_second_agent_with_the_same_data_fences_the_first() {
 #[test]
 fn what_the_broker_does_not_take_goes_to_quarantine() {
     let broker = Broker::shared().unwrap();
-    for (name, compression) in [("large-plain", "none"), ("large-lz4", "lz4")] {
-        let mut flow = Flow::without_topic(broker, name, &format!("compression = \"{compression}\""));
+    for (name, compression, delivery) in [
+        ("large-plain", "none", "exactly-once"),
+        ("large-lz4", "lz4", "exactly-once"),
+        ("large-again", "lz4", "at-least-once"),
+    ] {
+        let options = format!("compression = \"{compression}\"\ndelivery = \"{delivery}\"");
+        let mut flow = Flow::without_topic(broker, name, &options);
         flow.client.create_topic(name, 1, &[("max.message.bytes", "20000")]).unwrap();
         let agent = flow.scene.start_ready().unwrap();
         flow.write(500);
@@ -317,6 +324,44 @@ fn a_corrupted_progress_record_is_passed_over() {
     flow.write(1_000);
     flow.expect_all(true);
     agent.wait_log("records of this sink's progress cannot be read", limits::CONDITION).unwrap();
+    agent.stop().unwrap();
+}
+
+/// The broker aborts a transaction that takes too long and says *fenced*, as of a second agent: there is none, so
+/// delivery begins anew.
+#[test]
+fn a_connection_that_hangs_beyond_the_transaction_is_no_second_agent() {
+    let broker = Broker::shared().unwrap();
+    let proxy = broker.proxy().unwrap();
+    let options = "transaction_timeout = \"17s\"\ntransaction_interval = \"8s\"";
+    let mut flow = Flow::of(broker.client(), &broker.bootstrap_proxied(), "hangs", "hangs", options);
+    flow.client.create_topic("hangs", 1, &[]).unwrap();
+    let mut agent = flow.scene.start_ready().unwrap();
+    flow.write(1_000);
+    flow.expect_all(true);
+    let mut uncommitted = ConsumeOptions::new(&flow.client, "hangs");
+    uncommitted.is_uncommitted = true;
+    flow.write(1_000);
+    poll::until("records of an open transaction", limits::CONDITION, || {
+        Ok(client::consume(&uncommitted)?.len() > 1_000)
+    })
+    .unwrap();
+    let before = flow.client.offsets("hangs").unwrap()[0].end;
+    proxy.pause().unwrap();
+    flow.write(1_000);
+    // The broker looks for such transactions every 10 s; what is aborted hides the end no longer.
+    poll::until("the abort", limits::CONDITION, || Ok(flow.client.offsets("hangs")?[0].end > before))
+        .unwrap();
+    proxy.resume().unwrap();
+    agent.wait_log("the broker aborted a transaction of ours", limits::CONDITION).unwrap();
+    flow.expect_all(true);
+    agent.expect_running().unwrap();
+    // The same with all connections cut at once.
+    flow.write(10_000);
+    proxy.cut().unwrap();
+    flow.write(1_000);
+    proxy.mend().unwrap();
+    flow.expect_all(true);
     agent.stop().unwrap();
 }
 

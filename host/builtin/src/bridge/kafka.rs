@@ -60,6 +60,11 @@ fn partitions(consumer: &BaseConsumer<Context>, topic: &str) -> Result<Vec<i32>,
     }
 }
 
+/// Whether there is such a topic.
+pub(super) fn check(input: &KafkaInput, topic: &str) -> Result<(), BridgeError> {
+    partitions(&consumer(input)?, topic).map(drop)
+}
+
 /// What the bucket before has recorded, by partition; empty: there is no record of it.
 pub(super) type Known = BTreeMap<i32, Before>;
 

@@ -360,6 +360,10 @@ impl<'a> Worker<'a> {
                 | Code::SaslAuthenticationFailed
                 | Code::Authentication,
             ) => Err(BridgeError::Refused(format!("topic `{}`: {text}", self.run.topic))),
+            // The next attempt counts what is gone.
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) if self.run.input.may_miss => {
+                Err(BridgeError::Kafka(format!("topic `{}`: retention overtook the reading", self.run.topic)))
+            }
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => Err(BridgeError::Gap(format!(
                 "topic `{}`: retention overtook the reading ({text}); see the option `gaps`",
                 self.run.topic

@@ -19,7 +19,7 @@
 //! # How it fails
 //! Any error drops the producers, and recovery finds out what the broker holds; the outcome of a commit is never
 //! guessed. A record that the broker refuses for good goes to quarantine: the transaction is aborted, the guilty record is
-//! found by sending the suspects alone, and the others are sent again ([`sending`]). *Fenced* has two causes, another
+//! found by sending the suspects alone, and the others are sent again ([`refusals`]). *Fenced* has two causes, another
 //! agent with the same name, or a transaction that took longer than `transaction_timeout`: the claim tells them
 //! apart, and only the first stops the sink for good.
 //!
@@ -41,6 +41,7 @@ mod options;
 mod outbox;
 mod patience;
 mod recovery;
+mod refusals;
 mod routes;
 mod sending;
 mod template;

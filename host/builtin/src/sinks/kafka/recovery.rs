@@ -250,14 +250,17 @@ impl Link {
     }
 
     fn take_over_error(&mut self, error: &KafkaError) -> SinkError {
-        let (text, id) = (error.to_string(), transactional_id(&self.who, 0));
-        let about_coordinator = text.contains("oordinator")
-            || words::code(error).is_some_and(|code| {
-                matches!(
-                    code,
-                    Code::CoordinatorNotAvailable | Code::CoordinatorLoadInProgress | Code::NotCoordinator
-                )
-            });
+        let id = transactional_id(&self.who, 0);
+        // Brokers answered about topics a moment ago: who does not answer is the coordinator.
+        let about_coordinator = words::code(error).is_some_and(|code| {
+            matches!(
+                code,
+                Code::CoordinatorNotAvailable
+                    | Code::CoordinatorLoadInProgress
+                    | Code::NotCoordinator
+                    | Code::OperationTimedOut
+            )
+        });
         let has_connection_trouble =
             self.lanes.iter().any(|lane| lane.lane.producer.context().last_error().is_some());
         if about_coordinator && !has_connection_trouble {

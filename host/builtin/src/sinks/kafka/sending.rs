@@ -1,11 +1,10 @@
-//! Rows to records, and what becomes of those that the broker refuses.
+//! Rows to records.
 
 use std::ffi::CString;
 use std::time::Instant;
 
 use arrow_array::Array;
 use flumen_event::Batch;
-use flumen_kafka::lane;
 use flumen_kafka::produce::Record;
 use flumen_kafka::rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use flumen_pipeline::SinkError;
@@ -25,12 +24,12 @@ fn id(batch: usize, row: usize) -> usize {
     batch << ROW_BITS | row
 }
 
-fn batch_and_row(id: usize) -> (usize, usize) {
+pub(super) fn batch_and_row(id: usize) -> (usize, usize) {
     (id >> ROW_BITS, id & ((1 << ROW_BITS) - 1))
 }
 
 /// Why a batch was not handed over as a whole.
-enum Broken {
+pub(super) enum Broken {
     /// A record before was refused: nothing more can be sent until that is settled.
     Refused,
     Error(SinkError),
@@ -56,42 +55,6 @@ impl Link {
             Ok(()) => Ok(()),
             Err(Broken::Error(error)) => Err(error),
             Err(Broken::Refused) => self.settle(context, patience),
-        }
-    }
-
-    /// Waits until the brokers have everything. Then no record can be refused any more.
-    pub fn settle(&mut self, context: &mut SinkContext, patience: &Patience) -> Result<(), SinkError> {
-        loop {
-            let failed = self.drain(context, patience)?;
-            if failed.is_empty() {
-                return Ok(());
-            }
-            let suspects: Vec<(usize, Code)> =
-                failed.iter().copied().filter(|(_, code)| lane::is_refusal(*code)).collect();
-            match suspects.as_slice() {
-                [] => {
-                    let is_cause = |code: &Code| !matches!(code, Code::PurgeQueue | Code::PurgeInflight);
-                    let code = failed.iter().map(|(_, code)| *code).find(is_cause);
-                    let error = KafkaError::MessageProduction(code.unwrap_or(Code::PurgeQueue));
-                    return Err(self.error(&error));
-                }
-                // It was alone in its batch of records.
-                [(id, code)] => {
-                    self.refuse(context, *id, *code);
-                    self.begin_anew(context, patience)?;
-                }
-                _ => {
-                    self.fit_batches(&suspects)?;
-                    self.begin_anew(context, patience)?;
-                    self.try_alone(context, &suspects, patience)?;
-                }
-            }
-            if self.settings.delivery == Delivery::ExactlyOnce {
-                match self.send_all(context, patience) {
-                    Ok(()) | Err(Broken::Refused) => {}
-                    Err(Broken::Error(error)) => return Err(error),
-                }
-            }
         }
     }
 
@@ -141,144 +104,17 @@ impl Link {
         Ok(dropped + refused + failed.len() as u64)
     }
 
-    fn send_all(&mut self, context: &mut SinkContext, patience: &Patience) -> Result<(), Broken> {
+    pub fn send_all(&mut self, context: &mut SinkContext, patience: &Patience) -> Result<(), Broken> {
         (0..self.delivered.len()).try_for_each(|index| self.send_batch(context, index, patience))
     }
 
-    /// Takes everything since the last flush back, in all lanes. After a refusal with fresh producers: librdkafka's
-    /// sequence numbers are ahead of the broker's then, and the transactions that follow an abort fail by that.
-    fn begin_anew(&mut self, context: &SinkContext, patience: &Patience) -> Result<(), SinkError> {
-        match self.settings.delivery {
-            Delivery::ExactlyOnce => self.renew_lanes(context, patience),
-            _ => Ok(()),
-        }
-    }
-
-    /// Waits for the brokers; stops at the first failure. Returns the failures.
-    fn drain(&mut self, context: &SinkContext, patience: &Patience) -> Result<Vec<(usize, Code)>, SinkError> {
-        let begin = Instant::now();
-        let mut said = begin;
-        loop {
-            let mut is_done = true;
-            let mut failed = Vec::new();
-            for lane in &self.lanes {
-                // Only one step: a refusal in a transaction holds up all that is behind it.
-                is_done &= lane.lane.producer.drain(std::time::Duration::ZERO, || true);
-                failed.append(&mut lane.lane.producer.failed());
-            }
-            if is_done || !failed.is_empty() {
-                return Ok(failed);
-            }
-            if let Some(error) = self.lanes.iter().find_map(|lane| lane.lane.producer.fatal()) {
-                return Err(self.error(&error));
-            }
-            if !patience.go_on() {
-                return Err(SinkError::Stopped);
-            }
-            if begin.elapsed() > self.settings.transaction_timeout * 2 {
-                return Err(self.error(&KafkaError::Flush(Code::OperationTimedOut)));
-            }
-            if said.elapsed() > limits::BROKER_SLOW {
-                said = Instant::now();
-                self.say_what_is_waited_for(context);
-            }
-        }
-    }
-
-    fn say_what_is_waited_for(&self, context: &SinkContext) {
+    pub fn say_what_is_waited_for(&self, context: &SinkContext) {
         let reason = self.lanes.iter().find_map(|lane| lane.lane.producer.context().last_error());
         let reason = reason.unwrap_or_else(|| "the broker takes its time".into());
         context.metrics.set_error(Some(format!("waiting for the broker: {reason}")));
     }
 
-    /// Sends each suspect alone, and takes it back: those that are refused again are guilty.
-    fn try_alone(
-        &mut self,
-        context: &mut SinkContext,
-        suspects: &[(usize, Code)],
-        patience: &Patience,
-    ) -> Result<(), SinkError> {
-        let timeout = self.settings.transaction_timeout;
-        for (id, _) in suspects {
-            let (index, row) = batch_and_row(*id);
-            self.alone.insert(*id);
-            match self.send_rows(context, index, row..row + 1, patience) {
-                Ok(()) | Err(Broken::Refused) => {}
-                Err(Broken::Error(error)) => return Err(error),
-            }
-            match self.drain(context, patience)?.first() {
-                None => {
-                    let go_on = || patience.go_on();
-                    let aborted = self.lanes.iter_mut().try_for_each(|lane| lane.lane.abort(timeout, &go_on));
-                    aborted.map_err(|error| self.error(&error))?;
-                }
-                Some((_, code)) if lane::is_refusal(*code) => {
-                    self.refuse(context, *id, *code);
-                    self.begin_anew(context, patience)?;
-                }
-                Some((_, code)) => return Err(self.error(&KafkaError::MessageProduction(*code))),
-            }
-        }
-        Ok(())
-    }
-
-    /// A topic that takes smaller batches than we send would refuse many records that are not to blame: then
-    /// smaller ones are sent from now on.
-    fn fit_batches(&mut self, suspects: &[(usize, Code)]) -> Result<(), SinkError> {
-        let Some((id, _)) = suspects.get(1) else { return Ok(()) };
-        let (index, row) = batch_and_row(*id);
-        let batch = self.delivered.get(index).map(|delivered| delivered.batch.slice(row, 1));
-        let topic = batch.map(|batch| self.topic_of(&batch)).unwrap_or_default();
-        match self.routes.known_limit(&topic).map(|limit| limit as u64) {
-            Some(limit) if limit < self.batch_bytes => {
-                self.batch_bytes = limit;
-                Err(SinkError::Retry(format!(
-                    "topic {topic:?} takes batches of {limit} bytes (max.message.bytes); smaller ones are sent from now on"
-                )))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The topic of the first row.
-    fn topic_of(&self, batch: &Batch) -> String {
-        match TopicNames::new(&self.settings, batch).of(0) {
-            Ok(name) => name.to_owned(),
-            Err(_) => self.settings.topic_default.clone().unwrap_or_default(),
-        }
-    }
-
-    /// To quarantine with a row that the broker refused.
-    fn refuse(&mut self, context: &mut SinkContext, id: usize, code: Code) {
-        let (index, row) = batch_and_row(id);
-        let Some(delivered) = self.delivered.get_mut(index) else { return };
-        if !delivered.refused.insert(row) {
-            return;
-        }
-        let bytes = delivered.values.get(row).len();
-        let batch = delivered.batch.slice(row, 1);
-        let topic = self.topic_of(&batch);
-        let limit = self.routes.known_limit(&topic);
-        let reason = match (code, limit) {
-            (Code::InvalidTimestamp, _) => format!(
-                "topic {topic:?} refuses the time of the record (message.timestamp.before.max.ms and \
-                 message.timestamp.after.max.ms); `timestamp = \"broker\"` sends its own"
-            ),
-            (
-                Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge,
-                Some(limit),
-            ) => {
-                format!("the value has {bytes} bytes; topic {topic:?} takes {limit} (max.message.bytes)")
-            }
-            (Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge, None) => {
-                format!("the value has {bytes} bytes, more than topic {topic:?} takes (max.message.bytes)")
-            }
-            (code, _) => format!("topic {topic:?} refuses the record of {bytes} bytes: {code}"),
-        };
-        context.quarantine(batch, vec![reason]);
-    }
-
-    fn send_batch(
+    pub fn send_batch(
         &mut self,
         context: &mut SinkContext,
         index: usize,
@@ -289,7 +125,7 @@ impl Link {
     }
 
     /// Hands rows of a batch to the lanes. Those that cannot go at all are put into quarantine.
-    fn send_rows(
+    pub fn send_rows(
         &mut self,
         context: &mut SinkContext,
         index: usize,
@@ -458,6 +294,7 @@ impl Link {
         patience: &Patience,
         context: &SinkContext,
     ) -> Result<(), Broken> {
+        let is_transactional = self.settings.delivery == Delivery::ExactlyOnce;
         let Some(state) = self.lanes.get_mut(lane) else { return Ok(()) };
         if let Err(error) = state.lane.begin() {
             return Err(self.error(&error).into());
@@ -470,13 +307,10 @@ impl Link {
                 Ok(()) => return Ok(()),
                 Err(code) => code,
             };
-            if code == Code::QueueFull {
-                producer.poll(limits::KAFKA_QUEUE_WAIT);
-            } else {
-                // Reports of what went wrong before may only be on their way.
-                producer.poll(limits::KAFKA_QUEUE_WAIT);
-            }
-            if producer.has_failed() {
+            // Reports of what went wrong before may only be on their way.
+            producer.poll(limits::KAFKA_QUEUE_WAIT);
+            // Without transactions a refusal holds up nothing else.
+            if is_transactional && producer.has_failed() {
                 return Err(Broken::Refused);
             }
             if code != Code::QueueFull {
