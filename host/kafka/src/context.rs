@@ -29,6 +29,12 @@ pub trait Rebalance: Send + Sync {
     /// These partitions go, after this call. `is_lost`: another may have them already (this member was too slow),
     /// and nothing can be committed for them.
     fn revoked(&self, consumer: &BaseConsumer<Context>, partitions: &TopicPartitionList, is_lost: bool);
+
+    /// True: the change is not carried out when these calls return. The listener noted it and does it soon on the
+    /// polling thread (`incremental_assign`, `incremental_unassign`): with what it cannot reach from in here.
+    fn takes_over(&self) -> bool {
+        false
+    }
 }
 
 /// The context of one client.
@@ -55,6 +61,12 @@ impl Context {
         *self.rebalance.lock() = Some(listener);
     }
 
+    /// Nobody is told any more: changes are carried out at once. To be called before a consumer whose listener
+    /// takes over is dropped, because its end waits until its partitions are given up.
+    pub fn clear_rebalance(&self) {
+        *self.rebalance.lock() = None;
+    }
+
     /// The newest error of the connection in words: the reason behind a timeout.
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().clone()
@@ -68,6 +80,11 @@ impl Context {
     /// Records that were not delivered since the last call: what [`crate::rdkafka`] was given as opaque, and why.
     pub fn take_failed(&self) -> Vec<(usize, RDKafkaErrorCode)> {
         std::mem::take(&mut self.failed.lock())
+    }
+
+    /// True if [`Context::take_failed`] has something.
+    pub fn has_failed(&self) -> bool {
+        !self.failed.lock().is_empty()
     }
 
     /// An error of librdkafka in words, with the connection's trouble behind it if there is any.
@@ -94,6 +111,13 @@ impl ClientContext for Context {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        // A port that ends the connection at once is told of by the log alone, not as an error.
+        let early_end = (facility == "FAIL").then(|| words::early_end(line, &self.settings)).flatten();
+        // Why a transaction failed: its records are only reported as purged.
+        let failed = (facility == "TXNERR").then(|| words::transaction(line));
+        if let Some(text) = early_end.or(failed) {
+            *self.last_error.lock() = Some(text);
+        }
         if !self.is_new(line) {
             return;
         }
@@ -117,14 +141,19 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if words::code(&error) == Some(RDKafkaErrorCode::PartitionEOF) {
+        // Not an error: a reader that asked to be told is at the end.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
             return;
         }
         let text = words::connection(&error, reason, &self.settings);
         if self.is_new(&text) {
             tracing::warn!(who = self.who, "{text}");
         }
-        *self.last_error.lock() = Some(text);
+        // That all brokers are down is told after why the last of them is, and says less.
+        let mut last = self.last_error.lock();
+        if last.is_none() || error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *last = Some(text);
+        }
     }
 
     fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
@@ -152,15 +181,22 @@ impl ProducerContext for Context {
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RespErr, partitions: &mut TopicPartitionList) {
         let listener = self.rebalance.lock().clone();
+        let takes_over = listener.as_ref().is_some_and(|listener| listener.takes_over());
         let is_cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         let outcome = if error == RespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             if let Some(listener) = &listener {
                 listener.assigned(consumer, partitions);
             }
+            if takes_over {
+                return;
+            }
             if is_cooperative { consumer.incremental_assign(partitions) } else { consumer.assign(partitions) }
         } else {
             if let Some(listener) = &listener {
                 listener.revoked(consumer, partitions, consumer.assignment_lost());
+            }
+            if takes_over {
+                return;
             }
             if is_cooperative { consumer.incremental_unassign(partitions) } else { consumer.unassign() }
         };

@@ -20,6 +20,18 @@ pub const LOG_LINES_MAX: usize = 64;
 /// An OAuth token without an expiry of its own is asked for again after this time.
 pub const TOKEN_LIFE: Duration = Duration::from_secs(300);
 
+/// One wait for records to be acknowledged before failures are looked at: short, so that a refusal is seen soon.
+pub const DRAIN_STEP: Duration = Duration::from_millis(20);
+
+/// How often it is asked whether an open transaction still hides the end of the progress topic.
+pub const STABLE_POLL: Duration = Duration::from_millis(50);
+
+/// One step of ending a transaction: in between it is seen whether the pipeline stops.
+pub const TRANSACTION_STEP: Duration = Duration::from_secs(1);
+
+/// How long events of a client are served between two steps of a call that is not done.
+pub const SERVE: Duration = Duration::from_millis(5);
+
 /// Bytes of events that wait for the committer of a Kafka journal before a put waits: a few groups.
 pub const QUEUE_BYTES: usize = 32 << 20;
 
@@ -61,6 +73,25 @@ pub const CLOSE: Duration = Duration::from_secs(10);
 
 /// What a broker takes as one record if it does not say (its default is 1,048,588 with the batch's head).
 pub const RECORD_BYTES_DEFAULT: usize = 1_000_000;
+
+/// A command waits this long for an answer of the cluster: with what comes before and after it, a dead broker is
+/// told of within ten seconds.
+pub const ADMIN: Duration = Duration::from_secs(7);
+
+/// A command asks again after this long; by then a trouble of the connection has come up, and asking on is in vain.
+pub const ADMIN_SLICE: Duration = Duration::from_secs(1);
+
+/// Brokers that are asked side by side; each costs a few threads for a moment.
+pub const PROBES_MAX: usize = 32;
+
+/// Reading a topic of progress or transactions to its end takes at most this long; what came by then is shown.
+pub const READ_STATE: Duration = Duration::from_secs(5);
+
+/// A consumer that looks at a topic fetches at most this much ahead; it is a tool beside an agent.
+pub const LOOK_AHEAD_KIB: u32 = 16 * 1024;
+
+/// Records that are read of a partition to estimate how large its records are.
+pub const SAMPLE_RECORDS: i64 = 100;
 
 /// Events that a file channel takes while Kafka is away: as many as a file channel by default.
 pub const FAILOVER_EVENTS: u64 = 10_000_000;

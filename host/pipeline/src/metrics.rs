@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// What a metric belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,12 +69,24 @@ metrics! {
     SourceFilesOpen = "files_open", Source;
     /// Rotations seen (rename or copytruncate).
     SourceRotations = "rotations", Source;
-    /// Files whose identity was ambiguous: begun again as a new stream.
+    /// Files whose identity was ambiguous, topics that were made anew: begun again as a new stream.
     SourceGenerations = "new_generations", Source;
     /// Lines over the limit that were split.
     SourceLinesSplit = "lines_split", Source;
     /// Lines over the limit that went to quarantine.
     SourceLinesRejected = "lines_rejected", Source;
+    /// Records of a broker that went to quarantine: not understood, or over a limit.
+    SourceRecordsRejected = "records_rejected", Source;
+    /// Records without a value that were left out because the configuration says so.
+    SourceRecordsSkipped = "records_skipped", Source;
+    /// Records that the broker deleted before they were read (an upper bound).
+    SourceRecordsLost = "records_lost", Source;
+    /// Records that another agent may have read too, because this one lost its partitions (an upper bound).
+    SourceRecordsTwice = "records_perhaps_twice", Source;
+    /// Partitions being read.
+    SourcePartitions = "partitions", Source;
+    /// Changes of the partitions that this agent reads.
+    SourceRebalances = "rebalances", Source;
     /// Errors after which the source was tried again.
     SourceErrors = "errors", Source;
     /// Time spent reading, in nanoseconds.
@@ -104,6 +117,8 @@ metrics! {
     SinkCursor = "delivered_position", Sink;
     /// Events that the destination can never take.
     SinkQuarantined = "events_quarantined", Sink;
+    /// Events acknowledged and not delivered, as `at-most-once` allows.
+    SinkDropped = "events_dropped", Sink;
     /// Flushes.
     SinkFlushes = "flushes", Sink;
     /// Errors after which the sink recovered and delivered again.
@@ -131,7 +146,7 @@ pub struct ComponentMetrics {
     pub name: Arc<str>,
     values: Vec<AtomicU64>,
     gauges: parking_lot::Mutex<BTreeMap<String, u64>>,
-    last_error: parking_lot::Mutex<Option<String>>,
+    last_error: parking_lot::Mutex<Option<(String, Instant)>>,
 }
 
 impl ComponentMetrics {
@@ -176,11 +191,19 @@ impl ComponentMetrics {
 
     /// Remembers why the component is not working now; `None`: it works again.
     pub fn set_error(&self, error: Option<String>) {
-        *self.last_error.lock() = error;
+        let mut last = self.last_error.lock();
+        // Another reason does not end the trouble, so its beginning stays.
+        let since = last.as_ref().map_or_else(Instant::now, |(_, since)| *since);
+        *last = error.map(|error| (error, since));
     }
 
     /// The present error, in words.
     pub fn error(&self) -> Option<String> {
-        self.last_error.lock().clone()
+        self.last_error.lock().as_ref().map(|(error, _)| error.clone())
+    }
+
+    /// How long it has not been working.
+    pub fn error_for(&self) -> Option<Duration> {
+        self.last_error.lock().as_ref().map(|(_, since)| since.elapsed())
     }
 }

@@ -41,6 +41,8 @@ pub struct ComponentStatus {
     pub state: String,
     /// Why it is not working now.
     pub error: Option<String>,
+    /// How long it has not been working, in seconds, whatever the reasons were.
+    pub error_for_s: Option<f64>,
     /// Every metric of its kind ([`Metric`]).
     pub metrics: BTreeMap<String, u64>,
 }
@@ -140,6 +142,7 @@ pub fn component(metrics: &ComponentMetrics, state: &str) -> ComponentStatus {
         name: metrics.name.to_string(),
         state: state.to_string(),
         error: metrics.error(),
+        error_for_s: metrics.error_for().map(|since| since.as_secs_f64()),
         metrics: Metric::ALL
             .iter()
             .filter(|metric| metric.component() == metrics.kind)

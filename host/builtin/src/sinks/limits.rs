@@ -1,5 +1,7 @@
 //! Named limits of the sinks, each with the reason for its number.
 
+use std::time::Duration;
+
 /// Bytes of encoded text that a plain file gathers before one write(2). Stays in the L2 cache between
 /// the copy into it and the copy out of it; 64 KiB costs four times the calls for nothing.
 pub const WRITE_BYTES: usize = 256 << 10;
@@ -31,3 +33,50 @@ pub const PATH_PLACEHOLDERS_MAX: usize = 16;
 /// Distinct combinations of header values and time whose paths are remembered. Thrown away as a
 /// whole when it is full, between two batches.
 pub const PATHS_CACHED_MAX: usize = 8_192;
+
+/// Bytes of a topic's name: Kafka's own limit, because a broker makes a directory of it.
+pub const TOPIC_BYTES_MAX: usize = 249;
+
+/// Lanes of a Kafka sink: each is a client with connections and threads of its own.
+pub const LANES_MAX: usize = 64;
+
+/// Bytes of one record that librdkafka takes: its own greatest value. What is too large, the broker says.
+pub const KAFKA_RECORD_BYTES_MAX: usize = 1_000_000_000;
+
+/// Bytes of records that wait in a lane's client: enough for a fast broker at the usual delays, small beside a transaction.
+pub const KAFKA_QUEUE_BYTES: usize = 32 << 20;
+
+/// Records that wait in a lane's client. Each costs some 250 bytes besides its value.
+pub const KAFKA_QUEUE_EVENTS: usize = 100_000;
+
+/// One wait for room in a lane's client. Short beside what the queue holds: the broker must not run dry.
+pub const KAFKA_QUEUE_WAIT: Duration = Duration::from_millis(2);
+
+/// How long what a topic is (partitions, limits) is believed. Partitions that were added are used after this time.
+pub const TOPIC_KNOWN: Duration = Duration::from_secs(60);
+
+/// Topics that a sink remembers; a template over headers may come to any number.
+pub const TOPICS_KNOWN_MAX: usize = 4_096;
+
+/// How long to wait for the broker's coordinator of transactions before it is said that there is none.
+pub const TAKE_OVER: Duration = Duration::from_secs(30);
+
+/// Waited for a broker this long, the reason is shown in `status`.
+pub const BROKER_SLOW: Duration = Duration::from_secs(3);
+
+/// Bytes of a record beside key, value and headers that count in a topic's `max.message.bytes`: the head of a batch
+/// of one record (61 bytes) and the record's own lengths.
+pub const KAFKA_RECORD_OVERHEAD_BYTES: usize = 90;
+
+/// How long a step of the Kafka sink goes on after the pipeline began to stop: a commit takes milliseconds, and an agent
+/// that does not stop is killed.
+pub const KAFKA_STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// How the progress topic is made: compacted, in small segments (only closed ones are compacted), early: a sink
+/// writes a record for each transaction, and only the newest is read.
+pub const PROGRESS_TOPIC_CONFIG: [(&str, &str); 4] = [
+    ("cleanup.policy", "compact"),
+    ("segment.bytes", "8388608"),
+    ("segment.ms", "3600000"),
+    ("min.cleanable.dirty.ratio", "0.1"),
+];

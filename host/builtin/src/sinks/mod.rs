@@ -6,6 +6,7 @@ use flumen_pipeline::{BuildError, ComponentSpec, Options};
 pub mod console;
 pub(crate) mod encode;
 pub mod file;
+pub mod kafka;
 pub mod limits;
 pub mod null;
 
@@ -24,6 +25,7 @@ pub struct SinkType {
 pub fn sinks() -> Vec<SinkType> {
     vec![
         SinkType { spec: file::SPEC, delivery: |_| "exactly-once", build: file::build },
+        SinkType { spec: kafka::SPEC, delivery: kafka::delivery, build: kafka::build },
         SinkType { spec: console::SPEC, delivery: |_| "at-least-once", build: console::build },
         SinkType { spec: null::SPEC, delivery: |_| "at-least-once", build: null::build },
     ]

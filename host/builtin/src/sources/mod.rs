@@ -1,6 +1,7 @@
 //! Sources, and the list of their types.
 
 pub mod generator;
+pub mod kafka;
 pub mod stdin;
 pub mod tail;
 
@@ -21,6 +22,7 @@ pub fn sources() -> Vec<SourceType> {
         SourceType { spec: tail::SPEC, build: tail::build },
         SourceType { spec: generator::SPEC, build: generator::build },
         SourceType { spec: stdin::SPEC, build: stdin::build },
+        SourceType { spec: kafka::SPEC, build: kafka::build },
     ]
 }
 
