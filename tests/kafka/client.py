@@ -84,13 +84,15 @@ class Session:
     def connected(self, client):
         """Waits until a broker answers, or says why none will."""
         while True:
-            client.poll(0)
+            left = self.left()
             try:
-                client.list_topics(topic="", timeout=min(1.0, self.left()))
+                client.list_topics(topic="", timeout=min(1.0, left))
                 return client
             except KafkaException as error:
                 if error.args[0].code() not in (KafkaError._TRANSPORT, KafkaError._TIMED_OUT):
                     raise
+            # The reason comes as an event.
+            client.poll(0.02)
 
     def admin(self):
         return self.connected(AdminClient(self.settings()))

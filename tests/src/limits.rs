@@ -30,7 +30,8 @@ pub const PROBLEMS_NAMED: usize = 12;
 /// Size of the image that stands for the machine's disk in power cuts. Sparse: what is not written takes no memory.
 pub const DISK_IMAGE_BYTES: u64 = 1 << 30;
 
-/// From the start of a Kafka broker to its ready line: 5 s, after a SIGKILL 14 s; with a load of 40 on two cores 70 s.
+/// From the start of a Kafka broker to its ready line: 3 s of a quiet machine, most of it CPU; 60 s were
+/// too few for four brokers at once beside thirty compilers.
 pub const BROKER_READY: Duration = Duration::from_secs(180);
 
 /// One call of the oracle on Kafka, unless the test says otherwise: reading a million records takes a few seconds.

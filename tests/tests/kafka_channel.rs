@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use flumen_tests::agent::Agent;
 use flumen_tests::generator::{Generator, Load, Rotation, status_of};
-use flumen_tests::kafka::{Broker, BrokerOptions};
+use flumen_tests::kafka::{Broker, BrokerOptions, ConsumeOptions, Message, client};
 use flumen_tests::oracle::Verdict;
 use flumen_tests::output::LineCounter;
 use flumen_tests::scene::Scene;
@@ -15,6 +15,9 @@ use flumen_tests::{oracle, output, poll};
 
 /// Everything is delivered, on a busy machine, after a broker's restart and an open transaction's end.
 const DELIVERED: Duration = Duration::from_secs(120);
+
+/// What a reader says when the group gives it partitions.
+const TAKEN_OVER: &str = "partitions of the channel come";
 
 /// An agent around a channel. `{brokers}` in the text stands for the broker.
 fn scene(name: &str, broker: &Broker, text: &str) -> Scene {
@@ -83,8 +86,7 @@ fn judge(outputs: &[&Scene], written: &[u64], is_kept: impl Fn(u64) -> bool) -> 
 fn wait_progress(outputs: &[&Scene], lines: u64) {
     let mut counters: Vec<LineCounter> = outputs.iter().map(|_| LineCounter::default()).collect();
     let before = count(outputs, &mut counters);
-    // A broker's restart takes a while; no progress at all is found at the end.
-    let _late = poll::until("progress", DELIVERED, || Ok(count(outputs, &mut counters) >= before + lines));
+    poll::until("progress", DELIVERED, || Ok(count(outputs, &mut counters) >= before + lines)).unwrap();
 }
 
 /// File to channel on agent A with a Wasm interceptor in the way, channel to file on agent B; A, B and the broker killed.
@@ -150,9 +152,12 @@ fn agents_that_share_a_channel_deliver_each_event_once() {
         let (killed, other) = (kill % 2, (kill + 1) % 2);
         agents.remove(killed).kill().unwrap();
         // Its session ends, and the other gets everything.
-        let topic_came = "partitions of the channel come";
-        wait_progress(&[&scenes[other]], 6_000);
-        assert!(agents[0].log().unwrap().contains(topic_came));
+        let before = agents[0].log().unwrap().matches(TAKEN_OVER).count();
+        poll::until("the others' partitions", DELIVERED, || {
+            Ok(agents[0].log()?.matches(TAKEN_OVER).count() > before)
+        })
+        .unwrap();
+        wait_progress(&[&scenes[other]], 2_000);
         agents.insert(killed, scenes[killed].start().unwrap());
         wait_progress(&[&scenes[killed]], 500);
     }
@@ -164,4 +169,43 @@ fn agents_that_share_a_channel_deliver_each_event_once() {
     let verdict = judge(&outputs, &written, |_| true);
     eprintln!("{verdict}");
     assert!(verdict.holds() && verdict.events > 20_000, "{verdict}");
+}
+
+/// The bytes of wire.md, D6: what Flume's channel writes is read, and what we write Flume reads.
+#[test]
+fn flumes_events_are_read_and_written() {
+    let broker = Broker::shared().unwrap();
+    let flume = "topic = \"as-flume\"\nparse_as_flume_event = true";
+    let a =
+        scene("fa", broker, &source_only(flume).replace("tail\"", "tail\"\nheaders = { host = \"web1\" }"));
+    let agent_a = a.start_ready().unwrap();
+    std::fs::write(a.input().join("web-0.log"), "hello\n").unwrap();
+    let mut first = ConsumeOptions::new(&broker.client(), "as-flume");
+    first.count = Some(1);
+    let records = poll::until_some("the record", DELIVERED, || {
+        let exists = broker.client().offsets("as-flume").is_ok_and(|all| all.iter().any(|one| one.end > 0));
+        if exists { Ok(Some(client::consume(&first)?)) } else { Ok(None) }
+    });
+    let record = &records.unwrap()[0];
+    assert_eq!(record.value.as_ref().unwrap().0, b"\x02\x08host\x08web1\x00\x0ahello");
+    agent_a.stop().unwrap();
+
+    // As another producer leaves them: a block with its size, no headers, no Flume event at all.
+    let foreign = [&b"\x01\x14\x08host\x08web2\x00\x0athere"[..], b"\x00\x06all", b"plain"];
+    let messages: Vec<Message> = foreign.iter().map(|value| Message::value(value.to_vec())).collect();
+    broker.client().produce("as-flume", &messages).unwrap();
+    let json = "encoding = \"json\"\n";
+    let b = scene("fb", broker, &format!("{}{json}", sink_only(flume)));
+    let mut agent_b = b.start_ready().unwrap();
+    wait_lines(&[&b], &mut [&mut agent_b], 4);
+    agent_b.stop().unwrap();
+    let mut lines: Vec<String> =
+        output::lines(&b.output).unwrap().into_iter().map(|line| String::from_utf8(line).unwrap()).collect();
+    lines.sort_by_key(|line| line.contains("problem"));
+    let has =
+        |words: [&str; 2]| lines.iter().filter(|line| words.iter().all(|word| line.contains(word))).count();
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    for words in [["hello", "web1"], ["there", "web2"], ["all", ""], ["plain", "not a Flume event"]] {
+        assert_eq!(has(words), 1, "{words:?} in {lines:?}");
+    }
 }

@@ -32,6 +32,7 @@ mod specs;
 mod substitute;
 mod suggest;
 mod table;
+mod tables;
 mod tree;
 mod value;
 
@@ -44,6 +45,7 @@ pub use env::{Env, MemoryEnv, SystemEnv};
 pub use load::load_agent;
 pub use reference::reference_markdown;
 pub use registry::Registry;
-pub use schema::{agent_schema, json_schema, pipeline_schema, schema_files};
+pub use schema::{agent_schema, json_schema, pipeline_schema, schema_files, tables_schema};
 pub use size::{format_size, parse_size};
 pub use sources::Sources;
+pub use tables::{Tables, load_tables};

@@ -29,6 +29,8 @@ pub fn reference_markdown(registry: &Registry) -> String {
     registry.sources.iter().for_each(|spec| component(&mut text, "source", spec));
     text.push_str("## Sinks\n\n");
     registry.sinks.iter().for_each(|spec| component(&mut text, "sink", spec));
+    text.push_str("## Bridge file\n\nFor `flumen bridge`: `[bridge]`, and `[kafka]` or `[tree]`.\n\n");
+    registry.bridge.iter().for_each(|spec| component(&mut text, "table", spec));
     text.push_str("## Errors\n\n| code | meaning |\n|---|---|\n");
     for code in Code::ALL {
         text.push_str(&format!("| `{}` | {} |\n", code.as_str(), cell(code.about())));

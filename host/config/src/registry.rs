@@ -14,6 +14,8 @@ pub struct Registry {
     pub sinks: Vec<ComponentSpec>,
     /// Kinds for `[channel.NAME]`, beside `file`.
     pub channels: Vec<ComponentSpec>,
+    /// Tables of a bridge's file, by their name.
+    pub bridge: Vec<ComponentSpec>,
 }
 
 impl Registry {
@@ -23,6 +25,7 @@ impl Registry {
         check("source", &self.sources, &["type"], &mut mistakes);
         check("channel", &self.channels, &["kind", "capacity", "failover"], &mut mistakes);
         check("sink", &self.sinks, &["type", "interceptor"], &mut mistakes);
+        check("table", &self.bridge, &[], &mut mistakes);
         mistakes
     }
 }

@@ -103,6 +103,19 @@ fn channel_kinds(registry: &Registry, capacity: Value) -> Value {
     object([("oneOf", kinds.into())])
 }
 
+/// The schema of a file of flat tables, which are named by the specs' `kind`.
+pub fn tables_schema(title: &str, specs: &[ComponentSpec], needed: &str) -> Value {
+    let tables = specs.iter().map(|spec| (spec.kind, closed_table(spec.about, spec.options, [])));
+    object([
+        ("$schema", DRAFT.into()),
+        ("title", title.into()),
+        ("type", "object".into()),
+        ("properties", object(tables)),
+        ("required", json!([needed])),
+        ("additionalProperties", false.into()),
+    ])
+}
+
 const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
 
 fn object<'a>(entries: impl IntoIterator<Item = (&'a str, Value)>) -> Value {

@@ -10,6 +10,8 @@ pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
 /// The data directory is in use by another agent (`EX_TEMPFAIL`).
 pub const LOCKED: u8 = 75;
+/// What was asked for is not there yet; try again later (`EX_TEMPFAIL`).
+pub const LATER: u8 = 75;
 /// Nobody reads the standard output any more; what a shell shows for SIGPIPE.
 pub const CLOSED_PIPE: u8 = 141;
 /// The configuration is wrong (`EX_CONFIG`).

@@ -46,6 +46,8 @@ enum Command {
     Check(cmd::check::Args),
     /// Ask the running agent how it is.
     Status(cmd::status::Args),
+    /// Kafka topics (or trees with done files) into whole files by event time.
+    Bridge(cmd::bridge::Args),
     /// Look at plugins and try them.
     #[command(subcommand)]
     Plugin(cmd::plugin::Command),
@@ -55,6 +57,8 @@ enum Command {
     /// Look at events that could not be processed.
     #[command(subcommand)]
     Quarantine(cmd::quarantine::Command),
+    /// Look into a Kafka cluster and at who reads it; write and read records.
+    Kafka(Box<cmd::kafka::Args>),
     /// Print the JSON Schema of the configuration files.
     Schema(cmd::schema::Args),
 }
@@ -70,21 +74,29 @@ fn main() -> ExitCode {
             };
         }
     };
-    // `run` and `plugin` have something to put in order at their end: they see the error of the write.
-    if !matches!(cli.command, Command::Run(_) | Command::Plugin(_)) {
+    // `run`, `plugin` and `bridge` have something to put in order at their end: they see the error of the write.
+    if !matches!(cli.command, Command::Run(_) | Command::Plugin(_) | Command::Bridge(_)) {
         let always = Arc::new(AtomicBool::new(true));
         if let Err(error) = register_conditional_shutdown(SIGPIPE, exit::CLOSED_PIPE.into(), always) {
             return exit::Failure::from(error).report();
         }
     }
-    let level = if matches!(cli.command, Command::Run(_)) { "info" } else { "warn" };
+    let level = match &cli.command {
+        Command::Run(_) => "info",
+        Command::Bridge(args) if args.is_service() => "info",
+        // What goes wrong with a connection is in the answer.
+        Command::Kafka(_) => "error",
+        _ => "warn",
+    };
     let outcome = log::init(&cli.log, level).and_then(|repeats| match cli.command {
         Command::Run(args) => cmd::run::run(args, repeats),
         Command::Check(args) => cmd::check::run(args, cli.output),
         Command::Status(args) => cmd::status::run(args, cli.output),
+        Command::Bridge(args) => cmd::bridge::run(args, cli.output),
         Command::Plugin(command) => cmd::plugin::run(command, cli.output),
         Command::Journal(command) => cmd::journal::run(command, cli.output),
         Command::Quarantine(command) => cmd::quarantine::run(command, cli.output),
+        Command::Kafka(args) => cmd::kafka::run(*args, cli.output),
         Command::Schema(args) => cmd::schema::run(args),
     });
     match outcome {

@@ -73,3 +73,30 @@ pub const CLOSE: Duration = Duration::from_secs(10);
 
 /// What a broker takes as one record if it does not say (its default is 1,048,588 with the batch's head).
 pub const RECORD_BYTES_DEFAULT: usize = 1_000_000;
+
+/// A command waits this long for an answer of the cluster: with what comes before and after it, a dead broker is
+/// told of within ten seconds.
+pub const ADMIN: Duration = Duration::from_secs(7);
+
+/// A command asks again after this long; by then a trouble of the connection has come up, and asking on is in vain.
+pub const ADMIN_SLICE: Duration = Duration::from_secs(1);
+
+/// Brokers that are asked side by side; each costs a few threads for a moment.
+pub const PROBES_MAX: usize = 32;
+
+/// Reading a topic of progress or transactions to its end takes at most this long; what came by then is shown.
+pub const READ_STATE: Duration = Duration::from_secs(5);
+
+/// A consumer that looks at a topic fetches at most this much ahead; it is a tool beside an agent.
+pub const LOOK_AHEAD_KIB: u32 = 16 * 1024;
+
+/// Records that are read of a partition to estimate how large its records are.
+pub const SAMPLE_RECORDS: i64 = 100;
+
+/// Events that a file channel takes while Kafka is away: as many as a file channel by default.
+pub const FAILOVER_EVENTS: u64 = 10_000_000;
+/// Their bytes.
+pub const FAILOVER_BYTES: u64 = 8 << 30;
+
+/// How long a step of a transaction blocks before the committer looks whether Kafka was given up.
+pub const SLICE: Duration = Duration::from_millis(500);

@@ -61,10 +61,11 @@ pub fn token(settings: &Settings) -> Result<OAuthToken, TokenError> {
 /// The claims of a JWT; `None` for a token of another kind.
 fn claims(token: &str) -> Option<Value> {
     let payload = token.split('.').nth(1)?;
-    serde_json::from_slice(&decode_base64url(payload)?).ok()
+    serde_json::from_slice(&decode_base64(payload)?).ok()
 }
 
-fn decode_base64url(text: &str) -> Option<Vec<u8>> {
+/// Base64 in either alphabet, with or without its padding.
+pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len() * 3 / 4);
     let (mut bits, mut count) = (0_u32, 0);
     for byte in text.trim_end_matches('=').bytes() {
@@ -72,8 +73,8 @@ fn decode_base64url(text: &str) -> Option<Vec<u8>> {
             b'A'..=b'Z' => byte - b'A',
             b'a'..=b'z' => byte - b'a' + 26,
             b'0'..=b'9' => byte - b'0' + 52,
-            b'-' => 62,
-            b'_' => 63,
+            b'-' | b'+' => 62,
+            b'_' | b'/' => 63,
             _ => return None,
         };
         bits = bits << 6 | u32::from(value);

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use flumen_pipeline::component::option;
 use flumen_pipeline::{BuildError, OptionKind, OptionSpec, Options};
 use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
 
-use crate::limits;
+use crate::{files, limits};
 
 /// The shared options. A component puts its own behind them with [`with_client_options`].
 pub const CLIENT_OPTIONS: [OptionSpec; 12] = [
@@ -135,6 +136,18 @@ pub enum Sasl {
     OauthBearer,
 }
 
+impl Sasl {
+    /// Its registered name.
+    pub fn mechanism(self) -> &'static str {
+        match self {
+            Sasl::Plain => "PLAIN",
+            Sasl::ScramSha256 => "SCRAM-SHA-256",
+            Sasl::ScramSha512 => "SCRAM-SHA-512",
+            Sasl::OauthBearer => "OAUTHBEARER",
+        }
+    }
+}
+
 /// Checked settings. `Debug` shows no secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -213,6 +226,38 @@ impl Settings {
         Ok(settings)
     }
 
+    /// The same way to other brokers of the cluster.
+    pub fn with_brokers(&self, brokers: Vec<String>) -> Settings {
+        Settings { brokers, ..self.clone() }
+    }
+
+    /// A broker's certificate has to be for the name that it is reached by.
+    pub fn verifies_name(&self) -> bool {
+        self.tls_verify_name
+    }
+
+    /// How a connection is made, for messages: `TLS, as alice (SCRAM-SHA-512)`.
+    pub fn in_words(&self) -> String {
+        let transport = match (self.tls, &self.tls_identity) {
+            (false, _) => "plaintext",
+            (true, None) => "TLS",
+            (true, Some(_)) => "TLS with our certificate",
+        };
+        match (self.sasl, &self.username) {
+            (None, _) => transport.to_string(),
+            (Some(Sasl::OauthBearer), _) => format!("{transport}, with a token"),
+            (Some(sasl), user) => {
+                format!("{transport}, as {} ({})", user.as_deref().unwrap_or_default(), sasl.mechanism())
+            }
+        }
+    }
+
+    /// Whether the files that options name are there and are what they should be. Making a component touches no
+    /// file; this is asked where something is about to connect, and by `flumen check`.
+    pub fn check_files(&self) -> Result<(), BuildError> {
+        files::check(self, self.tls_key_password.is_some())
+    }
+
     fn check_sasl(&self) -> Result<(), BuildError> {
         match self.sasl {
             None if self.username.is_some() || self.password.is_some() => Err(missing(
@@ -268,7 +313,10 @@ impl Settings {
         config.set("client.id", client_id);
         config.set("statistics.interval.ms", limits::STATISTICS_EVERY.as_millis().to_string());
         config.set("socket.connection.setup.timeout.ms", limits::CONNECT.as_millis().to_string());
-        config.set("log.connection.close", "false");
+        // A port that ends the connection at once (it talks TLS, or wants a login) is told of only with this; ends of
+        // idle connections are not, and the log shows them at debug alone.
+        config.set("log.connection.close", "true");
+        config.set_log_level(RDKafkaLogLevel::Info);
         config.set("topic.metadata.refresh.interval.ms", "30000");
         // A broker that comes back is noticed within this time.
         config.set("reconnect.backoff.max.ms", "5000");
@@ -302,15 +350,7 @@ impl Settings {
             }
         }
         if let Some(sasl) = self.sasl {
-            set(
-                "sasl.mechanism",
-                Some(match sasl {
-                    Sasl::Plain => "PLAIN",
-                    Sasl::ScramSha256 => "SCRAM-SHA-256",
-                    Sasl::ScramSha512 => "SCRAM-SHA-512",
-                    Sasl::OauthBearer => "OAUTHBEARER",
-                }),
-            );
+            set("sasl.mechanism", Some(sasl.mechanism()));
             if sasl != Sasl::OauthBearer {
                 set("sasl.username", self.username.as_deref());
                 set("sasl.password", self.password.as_deref());

@@ -2,7 +2,8 @@
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use crate::settings::{Sasl, Settings};
+use crate::diagnosis;
+use crate::settings::Settings;
 
 /// An error of a call. `behind`: the newest trouble of the connection, which a timeout hides.
 pub fn explain(error: &KafkaError, settings: &Settings, behind: Option<&str>) -> String {
@@ -17,7 +18,7 @@ pub fn explain(error: &KafkaError, settings: &Settings, behind: Option<&str>) ->
         ) => {
             let brokers = settings.brokers.join(", ");
             return match behind {
-                Some(behind) => format!("no answer from {brokers}: {behind}"),
+                Some(behind) => behind.to_string(),
                 None => format!("no answer from {brokers}; is a broker running there?"),
             };
         }
@@ -27,14 +28,13 @@ pub fn explain(error: &KafkaError, settings: &Settings, behind: Option<&str>) ->
         Some(Code::InvalidTopic) => {
             "the topic's name is not legal: letters, digits, `.`, `_` and `-` only, at most 249"
         }
-        Some(Code::TopicAuthorizationFailed) => {
-            "not authorised for the topic; ask for WRITE and DESCRIBE (a sink) or READ (a source)"
+        Some(Code::TopicAuthorizationFailed) => NO_TOPIC_ACCESS,
+        Some(Code::PurgeQueue | Code::PurgeInflight) if behind.is_some() => {
+            return behind.unwrap_or_default().to_string();
         }
         Some(Code::GroupAuthorizationFailed) => "not authorised for the consumer group; ask for READ on it",
         Some(Code::ClusterAuthorizationFailed) => "not authorised for the cluster; ask for IDEMPOTENT_WRITE",
-        Some(Code::TransactionalIdAuthorizationFailed) => {
-            "not authorised for the transactional id; ask for WRITE and DESCRIBE on transactional ids that begin with `flumen/`"
-        }
+        Some(Code::TransactionalIdAuthorizationFailed) => NO_ID_ACCESS,
         Some(Code::SaslAuthenticationFailed | Code::Authentication) => {
             return connection(error, &error.to_string(), settings);
         }
@@ -52,48 +52,44 @@ pub fn explain(error: &KafkaError, settings: &Settings, behind: Option<&str>) ->
              brokers set transaction.state.log.replication.factor=1, transaction.state.log.min.isr=1 and \
              offsets.topic.replication.factor=1 on the brokers"
         }
-        _ => return error.to_string(),
+        _ => match error {
+            KafkaError::ClientCreation(reason) => return diagnosis::of_creation(reason, settings),
+            _ => return error.to_string(),
+        },
     };
-    format!("{text} ({error})")
+    // The library's own name of it, for those who search for it.
+    match code {
+        Some(code) => format!("{text} ({code})"),
+        None => text.to_string(),
+    }
 }
 
-/// An error that librdkafka tells of a connection.
+/// An error that librdkafka tells of a connection: which of all that can be wrong it is, and where to look.
 pub fn connection(error: &KafkaError, reason: &str, settings: &Settings) -> String {
-    let reason = reason.trim();
-    let has = |text: &str| reason.to_ascii_lowercase().contains(text);
-    let user = settings.username.as_deref().unwrap_or("this agent");
-    let advice = if code(error) == Some(Code::Authentication) || has("authentication failed") || has("sasl") {
-        match settings.sasl {
-            Some(Sasl::OauthBearer) => "the broker refuses the token: look at `token_file`".into(),
-            Some(_) => format!(
-                "the broker refuses the password of `{user}`, or the mechanism: look at `username`, `password` and `sasl`"
-            ),
-            None => "the broker wants to know who this is: set `sasl`".into(),
-        }
-    } else if has("certificate has expired") || has("certificate expired") {
-        if has("alert") {
-            "the broker says that our certificate (`tls_certificate`) has expired".into()
-        } else {
-            "the broker's certificate has expired".into()
-        }
-    } else if has("certificate verify failed")
-        || has("unknown ca")
-        || has("self-signed")
-        || has("self signed")
-    {
-        if has("alert") {
-            "the broker does not accept our certificate (`tls_certificate`)".into()
-        } else {
-            "the broker's certificate is not signed by one of `tls_ca`, or is not for this name".into()
-        }
-    } else if has("ssl") && (has("wrong version number") || has("connecting to a plaintext")) {
-        "the port does not talk TLS: use the broker's TLS port, or leave `tls` out".into()
-    } else if has("disconnected") && has("security.protocol") {
-        "the broker closed the connection at once: perhaps it wants TLS (`tls = true`)".into()
+    diagnosis::of(code(error), reason, settings)
+}
+
+/// A line of librdkafka's log about a transaction that failed.
+pub fn transaction(line: &str) -> String {
+    let (_, what) = line.split_once(": ").unwrap_or(("", line));
+    let advice = if what.contains("TOPIC_AUTHORIZATION_FAILED") {
+        NO_TOPIC_ACCESS
+    } else if what.contains("TRANSACTIONAL_ID_AUTHORIZATION_FAILED") {
+        NO_ID_ACCESS
     } else {
-        String::new()
+        return what.to_string();
     };
-    if advice.is_empty() { reason.to_string() } else { format!("{advice} ({reason})") }
+    format!("{advice} ({})", what.split(" (after ").next().unwrap_or(what))
+}
+
+const NO_TOPIC_ACCESS: &str =
+    "not authorised for the topic; ask for WRITE and DESCRIBE (a sink) or READ (a source)";
+
+const NO_ID_ACCESS: &str = "not authorised for the transactional id; ask for WRITE and DESCRIBE on transactional ids that begin with `flumen/`";
+
+/// A line of librdkafka's log, if it tells of a connection that the other side ended before anything was said.
+pub fn early_end(line: &str, settings: &Settings) -> Option<String> {
+    diagnosis::is_early_end(line).then(|| diagnosis::of(None, line, settings))
 }
 
 /// The code inside an error.

@@ -13,6 +13,7 @@
 //! A body that is not UTF-8 is `"body_base64"` (RFC 4648, with padding) instead of `"body"`. The stream
 //! is 16 hexadecimal digits in a string, because JSON readers that use doubles would round it.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use arrow_array::Array;
@@ -75,9 +76,26 @@ impl Encoder {
     }
 
     fn json(&mut self, batch: &Batch, row: usize, out: &mut Vec<u8>) {
+        let headers = batch
+            .headers()
+            .iter()
+            .filter(|header| header.values.is_valid(row))
+            .map(|header| (&*header.name, Cow::Borrowed(header.values.value(row))));
+        let identity = (batch.stream().value(row), batch.position().value(row));
+        self.object(batch.time().value(row), batch.body().value(row), headers, identity, out);
+    }
+
+    /// One event as a line of JSON, for callers that have no batch. `identity`: stream and position.
+    pub fn object<'a>(
+        &mut self,
+        time_ns: i64,
+        body: &[u8],
+        headers: impl Iterator<Item = (&'a str, Cow<'a, str>)>,
+        identity: (u64, u64),
+        out: &mut Vec<u8>,
+    ) {
         out.extend_from_slice(b"{\"time\":\"");
-        self.time(batch.time().value(row), out);
-        let body = batch.body().value(row);
+        self.time(time_ns, out);
         match std::str::from_utf8(body) {
             Ok(_) => {
                 out.extend_from_slice(b"\",\"body\":\"");
@@ -90,19 +108,19 @@ impl Encoder {
         }
         out.extend_from_slice(b"\",\"headers\":{");
         let mut separator: &[u8] = b"\"";
-        for header in batch.headers().iter().filter(|header| header.values.is_valid(row)) {
+        for (name, value) in headers {
             out.extend_from_slice(separator);
             separator = b",\"";
-            json_string(header.name.as_bytes(), out);
+            json_string(name.as_bytes(), out);
             out.extend_from_slice(b"\":\"");
-            json_string(header.values.value(row).as_bytes(), out);
+            json_string(value.as_bytes(), out);
             out.push(b'"');
         }
         out.extend_from_slice(b"},\"stream\":\"");
-        let stream = batch.stream().value(row);
+        let (stream, position) = identity;
         (0..16).rev().for_each(|digit| out.push(hex_digit((stream >> (digit * 4)) as u8)));
         out.extend_from_slice(b"\",\"position\":");
-        decimal(batch.position().value(row), 1, out);
+        decimal(position, 1, out);
         out.extend_from_slice(b"}\n");
     }
 

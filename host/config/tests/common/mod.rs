@@ -75,6 +75,7 @@ pub fn registry() -> Registry {
         sources: vec![component("tail", TAIL), component("generator", GENERATOR), component("stdin", &[])],
         sinks: vec![component("file", FILE), component("console", CONSOLE), component("null", &[])],
         channels: vec![component("kafka", KAFKA)],
+        bridge: Vec::new(),
     }
 }
 

@@ -1,7 +1,9 @@
 //! One file per command.
 
+pub mod bridge;
 pub mod check;
 pub mod journal;
+pub mod kafka;
 pub mod plugin;
 pub mod quarantine;
 pub mod run;

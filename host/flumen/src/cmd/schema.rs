@@ -1,6 +1,7 @@
 //! `flumen schema`: the JSON Schema of the configuration files.
 
 use clap::ValueEnum;
+use flumen_builtin::bridge::TABLES;
 
 use crate::exit::Failure;
 use crate::registry::registry;
@@ -19,6 +20,8 @@ enum Which {
     Pipeline,
     /// flumen.toml.
     Agent,
+    /// The file of `flumen bridge`.
+    Bridge,
     /// The options of all components, as Markdown.
     Reference,
 }
@@ -30,6 +33,10 @@ pub fn run(args: Args) -> Result<(), Failure> {
             println!("{}", serde_json::to_string_pretty(&flumen_config::pipeline_schema(&registry()))?)
         }
         Which::Agent => println!("{}", serde_json::to_string_pretty(&flumen_config::agent_schema())?),
+        Which::Bridge => {
+            let schema = flumen_config::tables_schema("Flumen bridge", &TABLES, TABLES[0].kind);
+            println!("{}", serde_json::to_string_pretty(&schema)?)
+        }
         Which::Reference => print!("{}", flumen_config::reference_markdown(&registry())),
     }
     Ok(())

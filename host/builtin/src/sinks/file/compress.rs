@@ -10,7 +10,7 @@ use flate2::write::GzEncoder;
 
 /// How the bytes of a file are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Compression {
+pub(crate) enum Compression {
     /// Not at all.
     None,
     /// gzip, level 6.
@@ -40,7 +40,7 @@ impl Compression {
 }
 
 /// Compresses blocks of all files of a sink.
-pub(super) struct Compressor {
+pub(crate) struct Compressor {
     compression: Compression,
     /// Made at the first block and used for all.
     zstd: Option<zstd::bulk::Compressor<'static>>,

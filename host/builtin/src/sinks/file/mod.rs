@@ -39,7 +39,7 @@ use flumen_journal::Delivery;
 use flumen_pipeline::sink::{Cursors, Sink, SinkContext, Stored};
 use flumen_pipeline::{BuildError, FlushPolicy, Metric, Options, SinkError};
 
-mod compress;
+pub(crate) mod compress;
 mod disk;
 mod durable;
 mod files;
@@ -48,12 +48,13 @@ pub mod position;
 mod recovery;
 mod route;
 mod sanitise;
-mod template;
+pub(crate) mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 mod writing;
 
 pub use options::SPEC;
+pub(crate) use options::zone;
 
 use disk::{Disk, SystemDisk};
 use files::{Clock, Files, Phase};

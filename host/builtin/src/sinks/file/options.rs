@@ -170,7 +170,8 @@ fn compression(word: &str, path: &str) -> Result<Compression, BuildError> {
     }
 }
 
-fn zone(name: &str) -> Result<TimeZone, BuildError> {
+/// A time zone of this machine by its IANA name.
+pub(crate) fn zone(name: &str) -> Result<TimeZone, BuildError> {
     if name == "UTC" {
         return Ok(TimeZone::UTC);
     }

@@ -27,7 +27,7 @@ const NS_PER_S: i64 = 1_000_000_000;
 
 /// A checked path option.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Template {
+pub(crate) struct Template {
     parts: Vec<Part>,
     headers: Vec<HeaderPart>,
     /// Bytes at the end of every rendered path that come after the running number.
@@ -48,7 +48,7 @@ enum Part {
 
 /// A header that a path shows.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct HeaderPart {
+pub(crate) struct HeaderPart {
     /// Its name.
     pub name: String,
     default: String,

@@ -1,0 +1,66 @@
+//! Steps on the file system that outlive a power cut.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use super::error::{BridgeError, io_error};
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(dir: &Path) -> Result<(), BridgeError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("cannot sync the directory", dir))
+}
+
+/// Makes a directory and all above it, durably. They may exist.
+pub(super) fn make_directories(dir: &Path) -> Result<(), BridgeError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        make_directories(parent)?;
+        match fs::create_dir(dir) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && dir.is_dir() => {}
+            made => made.map_err(io_error("cannot make the directory", dir))?,
+        }
+        sync_directory(parent)?;
+    }
+    Ok(())
+}
+
+/// Puts a small file in place: readers see the old one or the new one, also after a power cut.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), BridgeError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.tmp"));
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(io_error("cannot write", &temporary))?;
+    rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
+/// Gives a synced file its final name; what had it is replaced.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), BridgeError> {
+    fs::rename(from, to).map_err(io_error("cannot rename to", to))
+}
+
+/// Removes a file that may be gone already.
+pub(super) fn remove(path: &Path) -> Result<(), BridgeError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        done => done.map_err(io_error("cannot remove", path)),
+    }
+}
+
+/// An empty directory of that name.
+pub(super) fn empty_directory(dir: &Path) -> Result<(), BridgeError> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(io_error("cannot remove", dir)(error));
+        }
+        _ => {}
+    }
+    make_directories(dir)
+}

@@ -1,0 +1,403 @@
+//! One worker: a consumer with some partitions of one topic, read for one bucket.
+//!
+//! Partitions are assigned by hand; no group is joined and nothing is committed to the brokers. A partition is read until its
+//! commit offset, or until it has been silent for long enough. An error that could mean a skipped record ends the
+//! run, which leaves no trace but files in the work directory; only what librdkafka mends alone is waited out.
+
+use std::borrow::Cow;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use flumen_kafka::rdkafka::consumer::{BaseConsumer, Consumer};
+use flumen_kafka::rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use flumen_kafka::rdkafka::message::{BorrowedMessage, Headers};
+use flumen_kafka::rdkafka::{Message, Offset, TopicPartitionList};
+use flumen_kafka::{Context, words};
+
+use super::calendar::{Bucket, time_text};
+use super::error::BridgeError;
+use super::limits::{IDLE_QUIET, LATE_BUCKETS_MAX, POLL, READ_AHEAD_KB, SILENCE};
+use super::manifest::MARKER;
+use super::options::{KafkaInput, Late, Settings};
+use super::scan::{End, Scan, Verdict};
+use super::spool::{Press, Spool, Spooled};
+use crate::sinks::encode::Encoding;
+
+/// A consumer for looking and reading.
+pub(super) fn consumer(input: &KafkaInput) -> Result<BaseConsumer<Context>, BridgeError> {
+    let context = Context::new("bridge", input.client.clone(), None);
+    let mut config = input.client.config("flumen-bridge");
+    // librdkafka wants a name even where no group is joined.
+    config.set("group.id", "flumen-bridge");
+    config.set("enable.auto.commit", "false");
+    config.set("enable.auto.offset.store", "false");
+    config.set("enable.partition.eof", "true");
+    config.set("isolation.level", "read_committed");
+    config.set("auto.offset.reset", "error");
+    config.set("check.crcs", "true");
+    config.set("queued.max.messages.kbytes", READ_AHEAD_KB.to_string());
+    config.create_with_context(context).map_err(|error| BridgeError::Refused(error.to_string()))
+}
+
+/// What all workers of a run share.
+pub(super) struct Run<'a> {
+    pub settings: &'a Settings,
+    pub input: &'a KafkaInput,
+    pub topic: &'a str,
+    pub bucket: Bucket,
+    /// Waits for what is still to come; otherwise says that it is not complete.
+    pub live: bool,
+    /// Asked to stop from outside.
+    pub stop: &'a AtomicBool,
+    /// Another worker has failed.
+    pub failed: &'a AtomicBool,
+    pub work: &'a Path,
+}
+
+/// Where to read a partition.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stretch {
+    pub partition: i32,
+    pub begin: i64,
+    /// Where the bucket before ended, if that is on record.
+    pub late_from: Option<i64>,
+    /// Where the bucket ends, if that is on record.
+    pub end: Option<End>,
+    /// Offsets that are known to be gone.
+    pub missing: u64,
+}
+
+/// A partition that is done.
+pub(super) struct Finished {
+    pub stretch: Stretch,
+    pub scan: Scan,
+    pub own: Option<Spooled>,
+    pub side: Option<Spooled>,
+    pub append: BTreeMap<i64, Spooled>,
+    pub late: u64,
+    pub time_from_record: u64,
+}
+
+struct Reading {
+    stretch: Stretch,
+    partition_text: String,
+    scan: Scan,
+    own: Spool,
+    side: Spool,
+    append: BTreeMap<i64, Option<Spool>>,
+    late: u64,
+    time_from_record: u64,
+    /// The end of the log was reached, and nothing came since.
+    is_at_end: bool,
+    /// When the broker confirmed that.
+    confirmed: Option<Instant>,
+}
+
+impl Reading {
+    fn new(run: &Run<'_>, stretch: Stretch) -> Reading {
+        let Stretch { partition, begin, late_from, end, .. } = stretch;
+        Reading {
+            stretch,
+            partition_text: partition.to_string(),
+            scan: Scan::new(run.bucket, run.settings.lateness_ns, begin, late_from, end),
+            own: Spool::new(run.work, &format!("own-{partition}"), partition),
+            side: Spool::new(run.work, &format!("side-{partition}"), partition),
+            append: BTreeMap::new(),
+            late: 0,
+            time_from_record: 0,
+            is_at_end: false,
+            confirmed: None,
+        }
+    }
+
+    fn finish(self, press: &mut Press) -> Result<Finished, BridgeError> {
+        let mut append = BTreeMap::new();
+        for (start_ns, spool) in self.append {
+            if let Some(spooled) = spool.map_or(Ok(None), |spool| spool.finish(press))? {
+                append.insert(start_ns, spooled);
+            }
+        }
+        Ok(Finished {
+            stretch: self.stretch,
+            scan: self.scan,
+            own: self.own.finish(press)?,
+            side: self.side.finish(press)?,
+            append,
+            late: self.late,
+            time_from_record: self.time_from_record,
+        })
+    }
+
+    /// Takes one record.
+    fn take(
+        &mut self,
+        run: &Run<'_>,
+        press: &mut Press,
+        message: &BorrowedMessage<'_>,
+    ) -> Result<(), BridgeError> {
+        let offset = message.offset();
+        let record_ns = message.timestamp().to_millis().unwrap_or(0).saturating_mul(1_000_000);
+        let body = message.payload().unwrap_or_default();
+        let (time_ns, replaced) = run.input.time.of(record_ns, body, |name| header(message, name));
+        let verdict = self.scan.take(offset, time_ns);
+        if !matches!(verdict, Verdict::InTime | Verdict::Late) {
+            return Ok(());
+        }
+        self.time_from_record += u64::from(replaced);
+        let partition = self.partition_text.as_str();
+        let encode = |press: &mut Press, out: &mut Vec<u8>| {
+            if press.encoding != Encoding::Json {
+                out.extend_from_slice(body);
+                out.push(b'\n');
+                return;
+            }
+            let own = [("topic", Cow::Borrowed(run.topic)), ("partition", Cow::Borrowed(partition))];
+            let key = message.key().map(|key| ("key", String::from_utf8_lossy(key)));
+            let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+            let headers = headers.map(|h| (h.key, String::from_utf8_lossy(h.value.unwrap_or_default())));
+            let identity = (u64::from(message.partition().unsigned_abs()), offset.unsigned_abs());
+            press.encoder.object(time_ns, body, own.into_iter().chain(key).chain(headers), identity, out);
+        };
+        if verdict == Verdict::InTime {
+            return self.own.record(press, offset, encode);
+        }
+        self.late += 1;
+        match run.settings.late {
+            Late::Drop => Ok(()),
+            Late::Side => self.side.record(press, offset, encode),
+            Late::Append => match own_bucket(&mut self.append, run, self.stretch.partition, time_ns) {
+                Some(spool) => spool.record(press, offset, encode),
+                None => self.side.record(press, offset, encode),
+            },
+        }
+    }
+}
+
+/// Where late records of a bucket go that is finished; `None`: to `late/`.
+fn own_bucket<'s>(
+    spools: &'s mut BTreeMap<i64, Option<Spool>>,
+    run: &Run<'_>,
+    partition: i32,
+    time_ns: i64,
+) -> Option<&'s mut Spool> {
+    let bucket = run.settings.calendar.bucket(time_ns);
+    let start_ns = bucket.start_ns;
+    let count = spools.len();
+    match spools.entry(start_ns) {
+        Entry::Occupied(found) => found.into_mut().as_mut(),
+        Entry::Vacant(_) if count >= LATE_BUCKETS_MAX => None,
+        Entry::Vacant(free) => {
+            let is_finished = run.settings.directory(run.topic, bucket).join(MARKER).exists();
+            let name = format!("append-{partition}-{start_ns}");
+            free.insert(is_finished.then(|| Spool::new(run.work, &name, partition))).as_mut()
+        }
+    }
+}
+
+/// Reads some partitions to the end of the bucket.
+pub(super) fn read(run: &Run<'_>, stretches: &[Stretch]) -> Result<Vec<Finished>, BridgeError> {
+    let done = Worker::new(run, stretches).and_then(|mut worker| {
+        worker.read()?;
+        let Worker { readings, mut press, .. } = worker;
+        readings.into_values().map(|reading| reading.finish(&mut press)).collect()
+    });
+    if done.is_err() {
+        run.failed.store(true, Ordering::Relaxed);
+    }
+    done
+}
+
+struct Worker<'a> {
+    run: &'a Run<'a>,
+    consumer: BaseConsumer<Context>,
+    press: Press,
+    readings: HashMap<i32, Reading>,
+    open: usize,
+    /// When the brokers last gave a sign of life.
+    heard: Instant,
+}
+
+impl<'a> Worker<'a> {
+    fn new(run: &'a Run<'a>, stretches: &[Stretch]) -> Result<Worker<'a>, BridgeError> {
+        let consumer = consumer(run.input)?;
+        let mut assignment = TopicPartitionList::new();
+        let mut readings = HashMap::new();
+        for stretch in stretches {
+            assignment
+                .add_partition_offset(run.topic, stretch.partition, Offset::Offset(stretch.begin))
+                .map_err(|error| BridgeError::Kafka(error.to_string()))?;
+            readings.insert(stretch.partition, Reading::new(run, *stretch));
+        }
+        consumer.assign(&assignment).map_err(|error| BridgeError::Kafka(error.to_string()))?;
+        let open = readings.len();
+        let press = Press::new(&run.settings.output);
+        Ok(Worker { run, consumer, press, readings, open, heard: Instant::now() })
+    }
+
+    fn read(&mut self) -> Result<(), BridgeError> {
+        while self.open > 0 {
+            if self.run.stop.load(Ordering::Relaxed) || self.run.failed.load(Ordering::Relaxed) {
+                return Err(BridgeError::Stopped);
+            }
+            let finished = match self.consumer.poll(POLL) {
+                None => {
+                    self.look_at_silent()?;
+                    continue;
+                }
+                Some(Ok(message)) => {
+                    self.heard = Instant::now();
+                    let Some(reading) = self.readings.get_mut(&message.partition()) else { continue };
+                    if reading.scan.is_done() {
+                        continue;
+                    }
+                    reading.is_at_end = false;
+                    reading.confirmed = None;
+                    reading.take(self.run, &mut self.press, &message)?;
+                    reading.scan.is_done().then_some(message.partition())
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    self.heard = Instant::now();
+                    if let Some(reading) = self.readings.get_mut(&partition) {
+                        reading.is_at_end = true;
+                    }
+                    self.look_at_silent()?;
+                    None
+                }
+                Some(Err(error)) => {
+                    self.judge(&error)?;
+                    None
+                }
+            };
+            if let Some(partition) = finished {
+                self.closed(partition)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing more is wanted of a partition.
+    fn closed(&mut self, partition: i32) -> Result<(), BridgeError> {
+        self.open -= 1;
+        self.consumer.context().works();
+        let mut list = TopicPartitionList::new();
+        list.add_partition(self.run.topic, partition);
+        self.consumer.pause(&list).map_err(|error| BridgeError::Kafka(error.to_string()))
+    }
+
+    /// Partitions at their end: closed when they have been silent for long enough.
+    fn look_at_silent(&mut self) -> Result<(), BridgeError> {
+        if !self.run.live && self.heard.elapsed() > SILENCE {
+            let brokers = self.run.input.client.brokers.join(", ");
+            let behind = self.consumer.context().last_error();
+            let behind = behind.unwrap_or_else(|| "is a broker running there?".into());
+            return Err(BridgeError::Kafka(format!("no answer from {brokers}: {behind}")));
+        }
+        let due_ns = self.run.bucket.end_ns.saturating_add(self.run.settings.lateness_ns);
+        let due_ns = due_ns.saturating_add(self.run.input.idle_ns);
+        let is_due = now_ns() >= due_ns;
+        let mut closed = Vec::new();
+        for (partition, reading) in &mut self.readings {
+            if !reading.is_at_end || reading.scan.is_done() {
+                continue;
+            }
+            if reading.stretch.end.is_some() {
+                // The last records below the commit offset may be gone by compaction.
+                reading.scan.close();
+                closed.push(*partition);
+            } else if !is_due && !self.run.live {
+                return Err(self.run.incomplete(reading, due_ns));
+            } else if is_due {
+                match reading.confirmed {
+                    None => {
+                        let limit = flumen_kafka::limits::REQUEST;
+                        match self.consumer.fetch_watermarks(self.run.topic, *partition, limit) {
+                            Ok(_) => reading.confirmed = Some(Instant::now()),
+                            Err(error) if self.run.live => {
+                                tracing::debug!(%error, "the end of a partition is not confirmed")
+                            }
+                            Err(error) => {
+                                return Err(BridgeError::Kafka(self.consumer.context().explain(&error)));
+                            }
+                        }
+                    }
+                    Some(at) if at.elapsed() >= IDLE_QUIET => {
+                        reading.scan.close();
+                        closed.push(*partition);
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        closed.into_iter().try_for_each(|partition| self.closed(partition))
+    }
+
+    /// Waits out what librdkafka mends alone, and fails for everything else.
+    fn judge(&self, error: &KafkaError) -> Result<(), BridgeError> {
+        let text = self.consumer.context().explain(error);
+        match words::code(error) {
+            Some(
+                Code::AllBrokersDown
+                | Code::BrokerTransportFailure
+                | Code::Resolve
+                | Code::OperationTimedOut
+                | Code::RequestTimedOut
+                | Code::LeaderNotAvailable
+                | Code::NotLeaderForPartition
+                | Code::NodeUpdate
+                // No group is used; whoever may not use one needs none.
+                | Code::GroupAuthorizationFailed
+                | Code::CoordinatorNotAvailable
+                | Code::NotCoordinator,
+            ) => Ok(()),
+            Some(
+                Code::UnknownTopic
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownPartition
+                | Code::TopicAuthorizationFailed
+                | Code::SaslAuthenticationFailed
+                | Code::Authentication,
+            ) => Err(BridgeError::Refused(format!("topic `{}`: {text}", self.run.topic))),
+            // The next attempt counts what is gone.
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) if self.run.input.may_miss => {
+                Err(BridgeError::Kafka(format!("topic `{}`: retention overtook the reading", self.run.topic)))
+            }
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => Err(BridgeError::Gap(format!(
+                "topic `{}`: retention overtook the reading ({text}); see the option `gaps`",
+                self.run.topic
+            ))),
+            _ => Err(BridgeError::Kafka(format!("topic `{}`: {text}", self.run.topic))),
+        }
+    }
+}
+
+impl Run<'_> {
+    fn incomplete(&self, reading: &Reading, due_ns: i64) -> BridgeError {
+        let newest = reading
+            .scan
+            .watermark_ns
+            .map_or("nothing was read".into(), |time| format!("its newest is {}", time_text(time)));
+        let wanted = time_text(self.bucket.end_ns.saturating_add(self.settings.lateness_ns));
+        BridgeError::Incomplete {
+            bucket: format!("{} {}", self.topic, self.bucket.label()),
+            waits: format!(
+                "partition {} has no record of {wanted} or later ({newest}); without one it is taken as complete at {}",
+                reading.stretch.partition,
+                time_text(due_ns)
+            ),
+        }
+    }
+}
+
+/// The first header of that name.
+pub(super) fn header<'m>(message: &'m BorrowedMessage<'_>, name: &str) -> Option<&'m [u8]> {
+    message.headers()?.iter().find(|header| header.key == name)?.value
+}
+
+/// The clock of the machine.
+pub(super) fn now_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
