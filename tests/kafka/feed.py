@@ -20,8 +20,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, KafkaErr
 
 # Lines of one transaction and partition.
 LINES_MAX = 300
-# One transaction in so many is aborted, after all of it was sent.
-ABORT_ODDS = 4
+# One transaction in so many is aborted, after all of it was sent; the second is the first of them.
+ABORT_ONE_IN = 4
 # A call of librdkafka that waits for the broker; it is made again as long as it may be.
 CALL_S = 5.0
 
@@ -70,7 +70,7 @@ class Feed:
             except KafkaException as failed:
                 if not failed.args[0].retriable() or failed.args[0].txn_requires_abort():
                     raise
-                print(f"feed: {call.__name__}: {failed.args[0]}", file=sys.stderr, flush=True)
+                print(f"feed: {time.time():.1f} {call.__name__}: {failed.args[0]}", file=sys.stderr, flush=True)
 
     def committed(self):
         reader = Consumer({"bootstrap.servers": self.args.bootstrap, "group.id": f"feed-{os.getpid()}",
@@ -96,7 +96,7 @@ class Feed:
             for seq in range(self.next[part], self.next[part] + count):
                 value = line(time_text, part, seq, self.args.malformed)
                 self.producer.produce(self.args.topic, value=value.encode(), key=f"k{part}", partition=part)
-        if self.random.randrange(ABORT_ODDS) == 0:
+        if (self.transactions + self.aborted) % ABORT_ONE_IN == 1:
             while self.producer.flush(CALL_S):
                 pass
             self.insist(self.producer.abort_transaction)
@@ -115,13 +115,13 @@ class Feed:
                 sent += self.transaction()
             except KafkaException as failed:
                 error = failed.args[0]
-                print(f"feed: {error}", file=sys.stderr)
+                print(f"feed: {time.time():.1f} {error}", file=sys.stderr, flush=True)
                 if error.txn_requires_abort() and not error.fatal():
                     try:
                         self.insist(self.producer.abort_transaction)
                         continue
                     except KafkaException as again:
-                        print(f"feed: {again}", file=sys.stderr)
+                        print(f"feed: {time.time():.1f} {again}", file=sys.stderr, flush=True)
                 self.open()
             # No debt is caught up with: the broker's absence is not followed by a flood.
             pause = sent / self.args.lines_per_s - (time.monotonic() - started)

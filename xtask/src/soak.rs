@@ -104,7 +104,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         (base.keep, base.is_talkative) = (arguments.keep, true);
         let (holds_with_kafka, with_kafka) = arguments.kafka.run(&base, &plugins(arguments))?;
         holds &= holds_with_kafka;
-        if let Some(summary) = summary.as_object_mut() {
+        if reports.is_empty() {
+            summary = with_kafka;
+        } else if let Some(summary) = summary.as_object_mut() {
             summary.insert("kafka".to_owned(), with_kafka);
         }
     }

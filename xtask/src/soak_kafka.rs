@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use flumen_tests::oracle::Verdict;
 use flumen_tests::soak_kafka::away::{self, Absence, Away};
+use flumen_tests::soak_kafka::harm::Act;
 use flumen_tests::soak_kafka::{self, Delivery, Flow, KafkaSoak, Mix, Plugin, Report};
 use serde_json::json;
 
@@ -15,6 +16,9 @@ pub struct KafkaArguments {
     /// Harms to agents, a Kafka broker and the connection to it
     #[arg(long, default_value_t = 0)]
     pub kafka: u32,
+    /// With --kafka: as many power cuts of the agent's disk more (needs root)
+    #[arg(long, default_value_t = 0)]
+    disk_cuts: u32,
     /// Seconds for which a Kafka broker is away while the input goes on
     #[arg(long, default_value_t = 0)]
     pub away: u64,
@@ -77,8 +81,8 @@ impl KafkaArguments {
         let count = plugins.len() as u32;
         for (at, plugin) in (0_u32..).zip(plugins) {
             // The remainder goes to the first.
-            let times = self.kafka / count + u32::from(at < self.kafka % count);
-            let mix = Mix::of(times);
+            let share = |times: u32| times / count + u32::from(at < times % count);
+            let mix = Mix::of(share(self.kafka)).add(Act::PowerCut, share(self.disk_cuts));
             let mix = if base.flow == Flow::Bare { mix.without_agents() } else { mix };
             if mix.total() == 0 {
                 continue;

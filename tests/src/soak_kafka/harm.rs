@@ -39,10 +39,12 @@ pub enum Act {
     StopBroker,
     /// SIGKILL of an agent whose last words are held up on the way, and come beside those of its successor.
     KillBehindPause,
+    /// The disk with the first agent's data goes back to what it had made durable; the broker knows more than it.
+    PowerCut,
 }
 
 impl Act {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::KillAgent,
         Self::KillBroker,
         Self::KillBoth,
@@ -50,6 +52,7 @@ impl Act {
         Self::CutLink,
         Self::StopBroker,
         Self::KillBehindPause,
+        Self::PowerCut,
     ];
 }
 
@@ -60,11 +63,11 @@ pub struct Mix {
 }
 
 impl Mix {
-    /// So many harms in all: two in three kill an agent.
+    /// So many harms in all, without power cuts: two in three kill an agent.
     #[must_use]
     pub fn of(times: u32) -> Self {
         // Parts of 20: each restart of the broker costs 5 to 15 s, so these are fewer.
-        const PARTS: [u32; Act::ALL.len()] = [9, 2, 1, 2, 2, 1, 3];
+        const PARTS: [u32; Act::ALL.len()] = [9, 2, 1, 2, 2, 1, 3, 0];
         const WHOLE: u32 = 20;
         let mix = Self { counts: PARTS.map(|part| times * part / WHOLE) };
         let rest = times.saturating_sub(mix.total());
@@ -83,11 +86,18 @@ impl Mix {
     /// Without what needs an agent.
     #[must_use]
     pub fn without_agents(mut self) -> Self {
-        let needs_agent = |act: &Act| matches!(act, Act::KillAgent | Act::KillBoth | Act::KillBehindPause);
+        let needs_agent =
+            |act: &Act| matches!(act, Act::KillAgent | Act::KillBoth | Act::KillBehindPause | Act::PowerCut);
         for (_, count) in Act::ALL.iter().zip(&mut self.counts).filter(|(act, _)| needs_agent(act)) {
             *count = 0;
         }
         self
+    }
+
+    /// How often a thing is done.
+    #[must_use]
+    pub fn count(&self, act: Act) -> u32 {
+        Act::ALL.iter().zip(self.counts).filter(|(known, _)| **known == act).map(|(_, count)| count).sum()
     }
 
     /// How many things are done.
@@ -122,23 +132,25 @@ pub struct Tally {
     pub cuts: u32,
     /// SIGSTOPs of the broker.
     pub stops: u32,
+    /// Power cuts of the first agent's disk.
+    pub power_cuts: u32,
 }
 
 impl Tally {
     /// Of all kinds.
     #[must_use]
     pub fn total(&self) -> u32 {
-        let Self { agent_kills, broker_kills, pauses, long: _, cuts, stops } = self;
-        agent_kills + broker_kills + pauses + cuts + stops
+        let Self { agent_kills, broker_kills, pauses, long: _, cuts, stops, power_cuts } = self;
+        agent_kills + broker_kills + pauses + cuts + stops + power_cuts
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { agent_kills, broker_kills, pauses, long, cuts, stops } = self;
+        let Self { agent_kills, broker_kills, pauses, long, cuts, stops, power_cuts } = self;
         write!(
             formatter,
-            "{agent_kills} kills of agents, {broker_kills} of the broker, {pauses} pauses, {cuts} cuts, {stops} stops ({long} longer than a transaction)"
+            "{agent_kills} kills of agents, {broker_kills} of the broker, {pauses} pauses, {cuts} cuts, {stops} stops ({long} longer than a transaction), {power_cuts} power cuts"
         )
     }
 }
@@ -187,7 +199,8 @@ mod tests {
             assert_eq!(Mix::of(times).total(), times);
         }
         let acts = |seed| Mix::of(200).shuffled(&mut StdRng::seed_from_u64(seed));
-        assert!(Act::ALL.iter().all(|act| acts(1).contains(act)));
+        assert!(Act::ALL.iter().all(|act| acts(1).contains(act) || *act == Act::PowerCut));
+        assert_eq!(Mix::of(20).add(Act::PowerCut, 3).count(Act::PowerCut), 3);
         assert_eq!(acts(1), acts(1));
         assert_ne!(acts(1), acts(2));
         let bare = Mix::of(20).without_agents().shuffled(&mut StdRng::seed_from_u64(1));

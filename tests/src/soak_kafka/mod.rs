@@ -122,6 +122,9 @@ pub struct Report {
     pub spread_keys: u64,
     /// Records that are in the topics and do not count, since their transaction was aborted.
     pub undone: u64,
+    /// Transactions that the broker ended without telling all their partitions (KAFKA-20734): its restart may
+    /// then double or lose what no client can prevent, and the run proves nothing.
+    pub skipped_markers: u64,
     /// Good plugin files copied over a running one.
     pub swaps: u32,
     /// Broken plugin files copied over a running one.
@@ -157,10 +160,11 @@ impl fmt::Display for Report {
             seed,
             ..
         } = self;
-        let (swaps, broken, rotations) = (self.swaps, self.broken_swaps, self.rotations);
+        let (swaps, broken, rotations, skipped) =
+            (self.swaps, self.broken_swaps, self.rotations, self.skipped_markers);
         write!(
             formatter,
-            "{flow:?}, plugin {plugin:?}, {delivery:?}: {harm}; {swaps} swaps ({broken} broken), {rotations} rotations, {undone} records undone, {spread_keys} keys spread, {seconds:.1} s, seed {seed}\n  output:     {verdict}\n  quarantine: {quarantine}"
+            "{flow:?}, plugin {plugin:?}, {delivery:?}: {harm}; {swaps} swaps ({broken} broken), {rotations} rotations, {undone} records undone, {spread_keys} keys spread, {skipped} markers skipped by the broker, {seconds:.1} s, seed {seed}\n  output:     {verdict}\n  quarantine: {quarantine}"
         )
     }
 }

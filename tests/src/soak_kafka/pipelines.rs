@@ -11,6 +11,8 @@ use crate::generator::status_of;
 
 /// `transaction_timeout` of the sink, short so that a pause outlives it now and then.
 pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(6);
+/// `transaction_interval` of the sink, by seed: commits again and again, or kills between two of them.
+const INTERVALS_MS: [u32; 3] = [20, 100, 400];
 /// Partitions of every topic.
 pub const PARTITIONS: u32 = 3;
 /// After a SIGKILL the group keeps a member's partitions for it this long.
@@ -88,8 +90,9 @@ fn sink(soak: &KafkaSoak, brokers: &str) -> String {
         }
     };
     let lanes = soak.lanes.unwrap_or(lanes);
+    let interval_ms = INTERVALS_MS.get(soak.seed as usize % INTERVALS_MS.len()).copied().unwrap_or_default();
     let timeout_s = TRANSACTION_TIMEOUT.as_secs();
     format!(
-        "[sink.out]\ntype = \"kafka\"\nbrokers = [\"{brokers}\"]\n{topic}\nkey = \"{key}\"\nlanes = {lanes}\ndelivery = \"{delivery}\"\ntransaction_interval = \"50ms\"\ntransaction_bytes = \"1 MiB\"\ntransaction_timeout = \"{timeout_s}s\"\n"
+        "[sink.out]\ntype = \"kafka\"\nbrokers = [\"{brokers}\"]\n{topic}\nkey = \"{key}\"\nlanes = {lanes}\ndelivery = \"{delivery}\"\ntransaction_interval = \"{interval_ms}ms\"\ntransaction_bytes = \"1 MiB\"\ntransaction_timeout = \"{timeout_s}s\"\n"
     )
 }

@@ -1,7 +1,7 @@
 //! One run, from the first start to the verdict.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::thread;
@@ -14,6 +14,7 @@ use super::harm::{Act, Choices};
 use super::pipelines::{self, PARTITIONS};
 use super::{Flow, KafkaSoak, Plugin, Report, Tally};
 use crate::agent::Agent;
+use crate::disk::CuttableDisk;
 use crate::generator::{Generator, Load, Rotation};
 use crate::interceptors::Swaps;
 use crate::kafka::client;
@@ -21,7 +22,7 @@ use crate::kafka::{Broker, BrokerOptions, Client, ConsumeOptions, Proxy};
 use crate::oracle::{self, Verdict};
 use crate::output::{self, LineCounter};
 use crate::scene::Scene;
-use crate::{limits, poll};
+use crate::{limits, poll, scene};
 
 /// Files written side by side.
 const INPUT_FILES: u32 = 3;
@@ -31,6 +32,12 @@ const SWAP_ODDS: u32 = 3;
 const EARLY_ODDS: u32 = 4;
 /// More than the talk before the first batch of events.
 const FLOW_BYTES: u64 = 100_000;
+/// Kafka's own default. With the shorter interval of the other tests a broker that starts again aborts old
+/// transactions before it has a leader for their partitions, and then leaves the markers out ([`SKIPPED_MARKERS`]).
+const ABORT_LATER: (&str, &str) = ("transaction.abort.timed.out.transaction.cleanup.interval.ms", "10000");
+/// What the broker logs when it ends a transaction without telling some of its partitions, for want of a leader at
+/// that moment (KAFKA-20734). The producer's next transaction there then decides over the records of both.
+const SKIPPED_MARKERS: &str = "these partitions are likely deleted already and hence can be skipped";
 /// One kill in so many is followed by another number of lanes.
 const LANES_ODDS: u32 = 4;
 /// Longest time between the two kills of agent and broker, and before the broker comes back.
@@ -43,6 +50,8 @@ pub(super) struct Stage<'a> {
     pub broker: Broker,
     pub proxy: Proxy,
     pub hosts: Vec<Host>,
+    // Behind the agents: nothing of the disk may be open when it is unmounted.
+    disk: Option<CuttableDisk>,
     choices: Choices,
     tally: Tally,
     swaps: Swaps,
@@ -114,12 +123,25 @@ impl<'a> Stage<'a> {
     pub fn new(soak: &'a KafkaSoak) -> Result<Self> {
         let mut hosts = vec![Host::new(soak)?];
         let first = hosts.first().context("no scene")?;
-        let options =
-            BrokerOptions { dir: Some(first.scene.root().join("broker")), ..BrokerOptions::default() };
+        let options = BrokerOptions {
+            dir: Some(first.scene.root().join("broker")),
+            properties: vec![(ABORT_LATER.0.to_owned(), ABORT_LATER.1.to_owned())],
+            ..BrokerOptions::default()
+        };
         let broker = Broker::start(&options)?;
         let proxy = broker.proxy()?;
         for topic in pipelines::topics(soak) {
             broker.client().create_topic(&topic, PARTITIONS, &[])?;
+        }
+        let disk = match soak.mix.count(Act::PowerCut) {
+            0 => None,
+            _ => Some(CuttableDisk::new()?),
+        };
+        if let (Some(disk), Some(host)) = (&disk, hosts.first_mut()) {
+            host.scene.data = disk.dir().join("data");
+            if soak.flow == Flow::KafkaToFile {
+                host.scene.output = disk.dir().join("out");
+            }
         }
         let texts = pipelines::texts(soak, &broker.bootstrap_proxied());
         for (at, text) in texts.iter().enumerate() {
@@ -137,6 +159,7 @@ impl<'a> Stage<'a> {
             broker,
             proxy,
             hosts,
+            disk,
             choices: Choices::new(soak.seed),
             tally: Tally::default(),
             swaps: Swaps::default(),
@@ -155,7 +178,11 @@ impl<'a> Stage<'a> {
             self.live().and_then(|()| self.act(*act)).with_context(|| format!("harm {at}, {act:?}"))?;
         }
         let (written, rotations) = input.stop()?;
-        self.note(&format!("drain of {} lines", written.iter().sum::<u64>()));
+        let lines = written.iter().sum::<u64>();
+        if lines == 0 {
+            bail!("nothing was written: there is nothing to judge");
+        }
+        self.note(&format!("drain of {lines} lines"));
         self.drain(&written)?;
         let quarantine = match self.hosts.first() {
             Some(host) if self.soak.flow != Flow::Bare => {
@@ -172,6 +199,7 @@ impl<'a> Stage<'a> {
             quarantine,
             spread_keys: spread_keys(self.output()?)?,
             undone: self.undone()?,
+            skipped_markers: self.skipped_markers()?,
             swaps: self.swaps.good,
             broken_swaps: self.swaps.broken,
             rotations,
@@ -185,6 +213,10 @@ impl<'a> Stage<'a> {
         for host in &mut self.hosts {
             eprintln!("kept for a look: {}", host.scene.keep().display());
         }
+        if let (Some(disk), Some(host)) = (&self.disk, self.hosts.first()) {
+            let copied = scene::copy_tree(&disk.dir(), &host.scene.root().join("disk"));
+            copied.unwrap_or_else(|error| eprintln!("the disk could not be kept: {error:#}"));
+        }
     }
 
     pub fn start_input(&self) -> Result<Input> {
@@ -197,7 +229,12 @@ impl<'a> Stage<'a> {
             let is_bare = self.soak.flow == Flow::Bare;
             let bootstrap = if is_bare { self.broker.bootstrap_proxied() } else { self.broker.bootstrap() };
             let feed = Feed { bootstrap, topic, bytes_per_s, has_malformed, seed };
-            return Ok(Input::Feed(Feeder::start(scene.root(), &feed)?));
+            let feeder = Feeder::start(scene.root(), &feed)?;
+            // Harm to a producer that only begins is another matter, and leaves nothing to judge.
+            poll::until("the first lines in the topic", limits::KAFKA_FEED_END, || {
+                Ok(self.oracle().offsets(topic)?.iter().any(|part| part.end > 0))
+            })?;
+            return Ok(Input::Feed(feeder));
         }
         Ok(Input::Files(Generator::start(Load {
             dir: scene.input(),
@@ -295,6 +332,13 @@ impl<'a> Stage<'a> {
                 self.start_agents()?;
                 thread::sleep(self.choices.upto(APART_MAX));
                 self.proxy.resume()?;
+            }
+            Act::PowerCut => {
+                let disk = self.disk.as_mut().context("no disk to cut off")?;
+                disk.cut()?;
+                self.hosts.first_mut().context("no scene")?.kill()?;
+                disk.power_up()?;
+                self.tally.power_cuts += 1;
             }
         }
         self.start_agents()
@@ -425,6 +469,12 @@ impl<'a> Stage<'a> {
             undone += client::values_to_file(&options, scratch.path())?.saturating_sub(committed);
         }
         Ok(undone)
+    }
+
+    /// How often the broker broke its own promise.
+    fn skipped_markers(&self) -> Result<u64> {
+        let log = fs::read_to_string(self.broker.dir().join("broker.log"))?;
+        Ok(log.matches(SKIPPED_MARKERS).count() as u64)
     }
 
     fn oracle(&self) -> Client {
