@@ -120,6 +120,9 @@ pub(super) struct Moved {
 }
 
 /// The file side.
+/// Keys and values.
+type Positions = BTreeMap<Vec<u8>, Vec<u8>>;
+
 pub(super) struct Failover {
     pub health: Arc<Health>,
     journal: Arc<dyn Journal>,
@@ -149,7 +152,7 @@ impl Failover {
     }
 
     /// The source positions of the file, if it is open. Takes a new number: what is put from now on is of this life.
-    pub fn reopen(&self) -> Result<Option<BTreeMap<Vec<u8>, Vec<u8>>>, CommitError> {
+    pub fn reopen(&self) -> Result<Option<Positions>, CommitError> {
         let Some(number) = self.number() else { return Ok(None) };
         self.settle(Commit { positions: vec![state(number + 1)], ..Commit::default() })?;
         let all = self.journal.positions(POSITION).into_iter();
