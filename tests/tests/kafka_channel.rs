@@ -176,7 +176,7 @@ fn agents_that_share_a_channel_deliver_each_event_once() {
 fn flumes_events_are_read_and_written() {
     let broker = Broker::shared().unwrap();
     let flume = "topic = \"as-flume\"\nparse_as_flume_event = true";
-    let header = "type = \"tail\"\nfile_header = \"host\"";
+    let header = "type = \"tail\"\nfile_header = true";
     let a = scene("fa", broker, &source_only(flume).replace("type = \"tail\"", header));
     let agent_a = a.start_ready().unwrap();
     std::fs::write(a.input().join("web-0.log"), "hello\n").unwrap();
@@ -190,7 +190,7 @@ fn flumes_events_are_read_and_written() {
     let path = a.input().join("web-0.log").display().to_string();
     assert!(path.len() < 64, "the length is one byte");
     let length = [path.len() as u8 * 2];
-    let golden = [b"\x02\x08host", &length[..], path.as_bytes(), b"\x00\x0ahello"].concat();
+    let golden = [b"\x02\x08file", &length[..], path.as_bytes(), b"\x00\x0ahello"].concat();
     assert_eq!(record.value.as_ref().unwrap().0, golden);
     agent_a.stop().unwrap();
 

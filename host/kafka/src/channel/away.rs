@@ -1,6 +1,5 @@
 //! The committer while Kafka is away, and on its way back: see [`super::failover`].
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -12,11 +11,9 @@ use rdkafka::producer::Producer;
 use super::committer::{Committer, Trouble, puts, send_batch, send_register, too_large, too_large_rows};
 use super::connection::ReadBack;
 use super::failover::{CURSOR, Moved, SOURCES};
-use super::queue::Pending;
+use super::queue::{Pending, Positions};
 use super::topics::{POSITIONS, Topic};
 use crate::limits;
-
-type Positions = BTreeMap<Vec<u8>, Vec<u8>>;
 
 fn fatal(error: CommitError) -> Trouble {
     Trouble::Fatal(format!("the file that takes events while Kafka is away: {error}"))
