@@ -452,8 +452,7 @@ fn follow_closes_hours_by_watermark_and_goes_on_after_a_kill() {
 fn follow_waits_for_brokers_and_goes_on_alone() {
     let mut broker = Broker::start(&BrokerOptions::default()).unwrap();
     let world = World::on(&broker, "outage");
-    let config =
-        world.config("out", "", "idle = \"2d\"\nproperties = { \"reconnect.backoff.max.ms\" = \"500\" }");
+    let config = world.config("out", "", "idle = \"2d\"");
     let from = text_of(world.base);
     let mut agent = spawn(&world, &config, &["--follow", "--from", &from]);
     world.produce(&[(0, 1, "a1"), (0, 75, "a75"), (1, 75, "b75"), (2, 30, "c30")]);
@@ -516,14 +515,14 @@ fn silent_partitions_are_closed_by_the_clock() {
     // Out of order: an hour that is made after a later one leaves to it what that has taken over.
     let config = world.config("order", "", "idle = \"0s\"");
     world.make(&config, 2..3);
-    world.produce(&[(2, 125, "for the third hour"), (2, 15, "for the first")]);
+    world.produce(&[(2, 15, "for the first"), (2, 125, "for the third hour")]);
     world.make(&config, 3..4);
     world.make(&config, 0..2);
     let lists =
         |list: &str| -> Vec<Vec<String>> { (0..4).map(|hour| world.lines("order", hour, list)).collect() };
     let (own, late) = (lists("files").concat(), lists("late_files"));
     assert_eq!(own, ["one", "two", "too late", "close", "close"]);
-    assert_eq!(late[3], ["for the third hour", "for the first"]);
+    assert_eq!(late[3], ["for the first", "for the third hour"]);
 }
 
 #[test]
@@ -602,6 +601,7 @@ fn what_is_wrong_is_said_and_nothing_is_touched() {
     said(&config, &["--hour", "noon"], 2, &["\"noon\" is no time"]);
     said(&config, &["--from", "1900-01-01", "--to", "2026-01-01"], 2, &["buckets apart"]);
     said(&config, &[], 2, &["--hour"]);
+    said(&config, &["--from", &hour], 2, &["--from needs --to or --follow"]);
 
     // A manifest that was changed, or is of another topic.
     world.make(&config, 0..1);
@@ -662,6 +662,7 @@ fn what_is_wrong_is_said_and_nothing_is_touched() {
     let other = world.scene.root().join("other.toml");
     fs::write(&other, text.replace("[\"wrong\"]", "[\"nowhere\"]")).unwrap();
     said(&other, &["--hour", &hour], 1, &["topic `nowhere`", "does not exist"]);
+    said(&other, &["--follow", "--from", &hour], 1, &["topic `nowhere`", "does not exist"]);
     fs::write(&other, text.replace(&world.bootstrap, "127.0.0.1:1")).unwrap();
     said(&other, &["--hour", &hour], 1, &["no answer from 127.0.0.1:1"]);
 }

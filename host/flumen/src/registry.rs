@@ -30,8 +30,13 @@ pub fn kafka_journal(
     if channels.is_empty() {
         return Ok(None);
     }
+    // The configuration has seen that all are alike.
+    let failover = plan.channels.iter().find_map(|channel| match &channel.kind {
+        ChannelKind::Shared { failover, .. } => *failover,
+        ChannelKind::File => None,
+    });
     let made = JournalOptions::new(agent, &plan.name, &channels);
-    made.map(Some).map_err(|(index, error)| {
+    made.map(|options| Some(JournalOptions { failover, ..options })).map_err(|(index, error)| {
         (channels.get(index).map(|(name, ..)| (*name).to_owned()).unwrap_or_default(), error)
     })
 }

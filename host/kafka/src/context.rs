@@ -113,7 +113,9 @@ impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         // A port that ends the connection at once is told of by the log alone, not as an error.
         let early_end = (facility == "FAIL").then(|| words::early_end(line, &self.settings)).flatten();
-        if let Some(text) = early_end {
+        // Why a transaction failed: its records are only reported as purged.
+        let failed = (facility == "TXNERR").then(|| words::transaction(line));
+        if let Some(text) = early_end.or(failed) {
             *self.last_error.lock() = Some(text);
         }
         if !self.is_new(line) {

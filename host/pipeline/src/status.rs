@@ -101,6 +101,10 @@ pub struct JournalFigures {
     pub damaged_commits: u64,
     /// Why puts wait now.
     pub waiting_for: Option<String>,
+    /// Where events go of a journal that can fail over: `shared`, `file` or `returning`.
+    pub failover: Option<String>,
+    /// How often events began to go to the file since the start.
+    pub failovers: u64,
 }
 
 /// The quarantine.
@@ -177,5 +181,7 @@ pub fn journal(status: &JournalStatus) -> JournalFigures {
         segment_bytes: status.segment_bytes,
         damaged_commits: status.damaged_commits,
         waiting_for: status.waiting_for.clone(),
+        failover: status.failover.clone(),
+        failovers: status.failovers,
     }
 }

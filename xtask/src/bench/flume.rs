@@ -1,4 +1,4 @@
-//! Flume 1.11 beside it: TAILDIR source, file channel, file_roll sink.
+//! Flume 1.11 beside it: its installation, and TAILDIR source, file channel, file_roll sink.
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -19,11 +19,12 @@ const FETCH_LIMIT: Duration = Duration::from_secs(240);
 /// It needs minutes for the whole input: measured over this time.
 const RUN_TIME: Duration = Duration::from_secs(45);
 
-const ARTIFACTS: [(&str, &str, &str); 6] = [
+const ARTIFACTS: [(&str, &str, &str); 7] = [
     ("org.apache.flume", "flume-ng-node", "1.11.0"),
     ("org.apache.flume", "flume-ng-core", "1.11.0"),
     ("org.apache.flume.flume-ng-channels", "flume-file-channel", "1.11.0"),
     ("org.apache.flume.flume-ng-sources", "flume-taildir-source", "1.11.0"),
+    ("org.apache.flume.flume-ng-sinks", "flume-ng-kafka-sink", "1.11.0"),
     ("org.apache.logging.log4j", "log4j-slf4j-impl", "2.18.0"),
     ("org.apache.logging.log4j", "log4j-core", "2.18.0"),
 ];
@@ -36,7 +37,8 @@ pub fn ensure(dir: &Path) -> Result<PathBuf> {
     let home = dir.join("flume");
     let lib = home.join("lib");
     let complete = home.join("complete");
-    if complete.is_file() {
+    let recipe = format!("{ARTIFACTS:?}");
+    if fs::read_to_string(&complete).is_ok_and(|found| found == recipe) {
         return Ok(lib);
     }
     fs::create_dir_all(&home)?;
@@ -67,7 +69,7 @@ pub fn ensure(dir: &Path) -> Result<PathBuf> {
             answer.stdout.lines().rev().take(3).collect::<Vec<_>>().join(" | ")
         );
     }
-    fs::write(complete, "")?;
+    fs::write(complete, recipe)?;
     Ok(lib)
 }
 
@@ -79,15 +81,8 @@ pub fn run(lib: &Path, input: &Input, dir: &Path) -> Result<Peer> {
     let home = tempfile::Builder::new().prefix("flume-").tempdir_in(dir)?;
     let out = home.path().join("out");
     fs::create_dir(&out)?;
-    let config = home.path().join("flume.conf");
-    fs::write(&config, configuration(&input.path, home.path()))?;
-    let log = OpenOptions::new().create(true).append(true).open(home.path().join("log"))?;
-    let mut java = Command::new("java");
-    java.args(["-Xmx2g", "-cp", &format!("{}/*", lib.display()), "org.apache.flume.node.Application"]);
-    java.args(["-n", "a1", "--no-reload-conf", "-f"]).arg(&config).current_dir(home.path());
-    java.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let start = Instant::now();
-    let mut daemon = Daemon(java.spawn().context("java does not run here")?);
+    let mut daemon = start_agent(lib, home.path(), &configuration(&input.path, home.path()))?;
     // Its start takes seconds: measured from the first byte out.
     let first = poll::until("Flume's first byte", RUN_TIME, || Ok(output::bytes(&out)? > 0));
     first.with_context(|| fs::read_to_string(home.path().join("log")).unwrap_or_default())?;
@@ -111,7 +106,23 @@ pub fn run(lib: &Path, input: &Input, dir: &Path) -> Result<Peer> {
     })
 }
 
-struct Daemon(Child);
+/// Starts an agent named `a1` with its log in `home/log`.
+///
+/// # Errors
+/// If java does not run here.
+pub fn start_agent(lib: &Path, home: &Path, configuration: &str) -> Result<Daemon> {
+    let config = home.join("flume.conf");
+    fs::write(&config, configuration)?;
+    let log = OpenOptions::new().create(true).append(true).open(home.join("log"))?;
+    let mut java = Command::new("java");
+    java.args(["-Xmx2g", "-cp", &format!("{}/*", lib.display()), "org.apache.flume.node.Application"]);
+    java.args(["-n", "a1", "--no-reload-conf", "-f"]).arg(&config).current_dir(home);
+    java.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    Ok(Daemon(java.spawn().context("java does not run here")?))
+}
+
+/// A running agent; dropped, it is killed.
+pub struct Daemon(pub Child);
 
 impl Drop for Daemon {
     fn drop(&mut self) {

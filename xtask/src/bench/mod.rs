@@ -5,6 +5,7 @@ mod file;
 mod flume;
 mod flumen;
 mod input;
+mod kafka;
 mod machine;
 mod memory;
 mod raw;
@@ -25,6 +26,8 @@ pub enum Command {
     Memory(memory::Arguments),
     /// Time to the first delivery after a start with a backlog of 5 GB
     Backlog(backlog::Arguments),
+    /// Files to Kafka, beside plain producers and Flume; a steady load; S3's table; kills
+    Kafka(kafka::Arguments),
 }
 
 /// Measures.
@@ -33,5 +36,6 @@ pub fn run(command: &Command) -> Result<ExitCode> {
         Command::File(arguments) => file::run(arguments),
         Command::Memory(arguments) => memory::run(arguments),
         Command::Backlog(arguments) => backlog::run(arguments),
+        Command::Kafka(arguments) => kafka::run(arguments),
     }
 }

@@ -50,7 +50,13 @@ impl Bridge {
                 Err(BridgeError::Stopped) if stop.load(Ordering::Relaxed) => return Ok(()),
                 // A tree's done files are still to come.
                 Err(BridgeError::Incomplete { .. }) => pause(stop),
-                Err(error @ (BridgeError::Kafka(_) | BridgeError::Io { .. } | BridgeError::Input { .. })) => {
+                // What a person mends on the brokers or the disk (a right, a topic, space) needs no restart here.
+                Err(
+                    error @ (BridgeError::Kafka(_)
+                    | BridgeError::Refused(_)
+                    | BridgeError::Io { .. }
+                    | BridgeError::Input { .. }),
+                ) => {
                     tracing::warn!(topic = held.name, bucket = bucket.label(), "{error}; trying again");
                     pause(stop);
                 }
@@ -78,6 +84,14 @@ impl Bridge {
         from: Option<i64>,
         stop: &AtomicBool,
     ) -> Result<Option<(Bucket, Option<Known>)>, BridgeError> {
+        // A wrong name is said at once; brokers that are down are waited for.
+        if let Input::Kafka(input) = &self.input {
+            match kafka::check(input, &held.name) {
+                Err(error @ BridgeError::Refused(_)) => return Err(error),
+                Err(error) => tracing::warn!(topic = held.name, "{error}"),
+                Ok(()) => {}
+            }
+        }
         let path = self.progress_path(held);
         if let Some(progress) = load_sealed::<Progress>(&path, FIX)? {
             let broken =

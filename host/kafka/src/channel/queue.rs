@@ -70,6 +70,8 @@ struct QueueState {
     next: u64,
     /// Positions as Kafka has them; `None` until they were read.
     positions: Option<BTreeMap<Vec<u8>, Vec<u8>>>,
+    /// Positions of sources, if a file has them and Kafka was not reached yet.
+    sources: Option<BTreeMap<Vec<u8>, Vec<u8>>>,
     /// Newer values that are on their way, with the number of their commit.
     overlay: BTreeMap<Vec<u8>, (u64, Vec<u8>)>,
     is_closing: bool,
@@ -174,6 +176,20 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// Positions of sources that a file has: sources can begin without Kafka.
+    pub fn set_sources(&self, sources: BTreeMap<Vec<u8>, Vec<u8>>) {
+        self.state.lock().sources = Some(sources);
+        self.changed.notify_all();
+    }
+
+    /// The positions with a prefix that count now, without those on their way.
+    pub fn durable(&self, prefix: &[u8]) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let state = self.state.lock();
+        let known = state.positions.as_ref().or(state.sources.as_ref()).into_iter().flatten();
+        let own = known.filter(|(key, _)| key.starts_with(prefix));
+        own.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
     /// True when the positions were read.
     pub fn is_open(&self) -> bool {
         self.state.lock().positions.is_some()
@@ -182,13 +198,19 @@ impl Queue {
     /// Waits until the positions are known, then asks them. `default` if the journal closes before.
     pub fn with_positions<T: Default>(
         &self,
+        is_source: bool,
         ask: impl FnOnce(&BTreeMap<Vec<u8>, Vec<u8>>, &BTreeMap<Vec<u8>, (u64, Vec<u8>)>) -> T,
     ) -> T {
         let mut state = self.state.lock();
-        while state.positions.is_none() && state.refused().is_none() {
+        let knows = |state: &QueueState| state.positions.is_some() || (is_source && state.sources.is_some());
+        while !knows(&state) && state.refused().is_none() {
             self.changed.wait(&mut state);
         }
-        state.positions.as_ref().map_or_else(T::default, |positions| ask(positions, &state.overlay))
+        state
+            .positions
+            .as_ref()
+            .or(state.sources.as_ref().filter(|_| is_source))
+            .map_or_else(T::default, |positions| ask(positions, &state.overlay))
     }
 
     /// No more commits.
@@ -228,7 +250,8 @@ impl QueueState {
     fn settle(&mut self, pending: &Pending, counts: bool) {
         self.bytes = self.bytes.saturating_sub(pending.bytes);
         for (key, value) in &pending.commit.positions {
-            if let Some(positions) = self.positions.as_mut().filter(|_| counts) {
+            let known = self.positions.as_mut().or(self.sources.as_mut());
+            if let Some(positions) = known.filter(|_| counts) {
                 if value.is_empty() {
                     positions.remove(key);
                 } else {

@@ -1,7 +1,7 @@
 //! Which cluster, and as whom: from options of the command, or from a component of a pipeline file.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flumen_kafka::Settings;
@@ -100,7 +100,7 @@ impl Args {
             Some(_) if !self.brokers.is_empty() || self.security.is_given() => {
                 Err(usage("--config takes brokers and security from the component; leave one of the two out"))
             }
-            Some(config) => self.from_config(config),
+            Some(config) => self.of_component(config),
             None if self.brokers.is_empty() => {
                 Err(usage("which cluster? Give --brokers HOST:PORT, or --config FILE of a pipeline"))
             }
@@ -132,8 +132,8 @@ impl Args {
         Ok(Options(all))
     }
 
-    fn from_config(&self, config: &PathBuf) -> Result<Connection, Failure> {
-        let (plan, sources) = cmd::load(std::slice::from_ref(config))?;
+    fn of_component(&self, config: &Path) -> Result<Connection, Failure> {
+        let (plan, sources) = cmd::load(&[config.to_owned()])?;
         let found = find(&plan, self.component.as_deref())?;
         let mut options = found.options.clone();
         if let Some(Value::TextMap(properties)) = options.0.get_mut("properties") {

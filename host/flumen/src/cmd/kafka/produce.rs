@@ -92,12 +92,15 @@ fn lines() -> Result<Receiver<std::io::Result<Vec<u8>>>, Failure> {
         let mut input = std::io::stdin().lock();
         loop {
             let mut line = Vec::new();
-            let read = input.read_until(b'\n', &mut line);
+            let read = match input.read_until(b'\n', &mut line) {
+                Ok(0) => return,
+                read => read,
+            };
             if line.ends_with(b"\n") {
                 line.pop();
             }
-            let is_end = !matches!(read, Ok(1..));
-            if (!is_end || read.is_err()) && send.send(read.map(|_| line)).is_err() || is_end {
+            let is_end = read.is_err();
+            if send.send(read.map(|_| line)).is_err() || is_end {
                 return;
             }
         }
