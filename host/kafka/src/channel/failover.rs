@@ -120,9 +120,6 @@ pub(super) struct Moved {
 }
 
 /// The file side.
-/// Keys and values.
-type Positions = BTreeMap<Vec<u8>, Vec<u8>>;
-
 pub(super) struct Failover {
     pub health: Arc<Health>,
     journal: Arc<dyn Journal>,
