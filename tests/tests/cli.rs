@@ -209,3 +209,26 @@ fn errors_of_components_and_plugins_come_together() {
         }
     }
 }
+
+/// A sink that keeps its own cursor, on a channel that agents share: what `check` promises, and what it refuses.
+#[test]
+fn a_kafka_sink_on_a_shared_channel_promises_less_and_takes_one_lane() {
+    let scene = Scene::new().unwrap();
+    let check = |channel: &str, more: &str| {
+        scene
+            .pipeline(&format!(
+                "[source.in]\ntype = \"stdin\"\n\n[channel.main]\n{channel}\n[sink.out]\ntype = \"kafka\"\nbrokers = [\"k:9092\"]\ntopic = \"t\"\n{more}"
+            ))
+            .unwrap();
+        let config = scene.config().display().to_string();
+        scene.flumen(&["check", &config]).unwrap()
+    };
+    let shared = "kind = \"kafka\"\nbrokers = [\"k:9092\"]\n";
+    let fine = check(shared, "");
+    assert!(fine.status.success() && fine.stdout.contains("at-least-once"), "{}{}", fine.stdout, fine.stderr);
+    let own = check("kind = \"file\"\n", "lanes = 2\n");
+    assert!(own.status.success() && own.stdout.contains("exactly-once"), "{}{}", own.stdout, own.stderr);
+    let refused = check(shared, "lanes = 2\n");
+    assert_eq!(refused.status.code(), Some(78), "{}", refused.stdout);
+    assert!(refused.stderr.contains("2 lanes cannot read a channel of kind \"kafka\""), "{}", refused.stderr);
+}

@@ -187,7 +187,8 @@ pub fn component_errors(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic
             note(ComponentKind::Channel, &channel, error);
         }
         for sink in &pipeline.sinks {
-            if let Err(error) = registry::build_sink(sink) {
+            let fits = registry::build_sink(sink).and_then(|_| registry::check_place(pipeline, sink));
+            if let Err(error) = fits {
                 note(ComponentKind::Sink, &sink.name, error);
             }
         }

@@ -54,9 +54,36 @@ pub fn build_sink(plan: &SinkPlan) -> Result<Box<dyn Sink>, BuildError> {
 }
 
 /// What a sink of the plan promises.
-pub fn delivery(plan: &SinkPlan) -> &'static str {
+///
+/// A sink that keeps its own cursor at its destination, on a channel that agents share: what it delivered and had not
+/// acknowledged when it died may be delivered again by the agent that gets its partitions.
+pub fn delivery(pipeline: &PipelinePlan, plan: &SinkPlan) -> &'static str {
     let found = sinks::sinks().into_iter().find(|sink| sink.spec.kind == plan.kind);
-    found.map_or("unknown", |sink| (sink.delivery)(&plan.options))
+    match found.map_or("unknown", |sink| (sink.delivery)(&plan.options)) {
+        "exactly-once" if keeps_cursor(plan) && is_shared(pipeline, plan) => "at-least-once",
+        promise => promise,
+    }
+}
+
+/// What a sink cannot do in its place, whatever its own options are.
+pub fn check_place(pipeline: &PipelinePlan, plan: &SinkPlan) -> Result<(), BuildError> {
+    let lanes = plan.options.integer_opt("lanes").unwrap_or(1);
+    if lanes > 1 && keeps_cursor(plan) && is_shared(pipeline, plan) {
+        let reason = format!(
+            "{lanes} lanes cannot read a channel of kind \"kafka\": its order changes with its readers"
+        );
+        return Err(BuildError::new("lanes", reason, "leave it out, and let more agents share the channel"));
+    }
+    Ok(())
+}
+
+/// True for the sinks that store the journal's mark at their destination.
+fn keeps_cursor(plan: &SinkPlan) -> bool {
+    plan.kind == "kafka"
+}
+
+fn is_shared(pipeline: &PipelinePlan, plan: &SinkPlan) -> bool {
+    pipeline.channels.iter().any(|channel| channel.name == plan.channel && channel.is_shared())
 }
 
 fn unknown(kind: &str) -> BuildError {

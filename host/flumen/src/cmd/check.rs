@@ -95,7 +95,7 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
         let sink = |sink: &flumen_pipeline::plan::SinkPlan| SinkReport {
             name: sink.name.clone(),
             kind: sink.kind.clone(),
-            delivery: registry::delivery(sink),
+            delivery: registry::delivery(pipeline, sink),
         };
         report.pipelines.push(PipelineReport {
             name: pipeline.name.clone(),
