@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use flumen_tests::kafka::packages;
 use flumen_tests::locate;
 
 use crate::report::step;
@@ -40,11 +41,20 @@ pub fn check(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// What builds librdkafka and OpenSSL, which the host brings with it.
+const NATIVE_TOOLS: [(&str, &str); 3] = [("make", "make"), ("g++", "g++"), ("perl", "perl")];
+
+/// Makes sure that the host can be built on a fresh machine.
+fn native_tools() -> Result<()> {
+    NATIVE_TOOLS.into_iter().try_for_each(|(program, package)| packages::need(program, package))
+}
+
 /// Builds the binary and returns its path.
 ///
 /// # Errors
 /// If it does not build.
 pub fn host(is_release: bool) -> Result<PathBuf> {
+    native_tools()?;
     let profile = if is_release { "release" } else { "dev" };
     let binary = locate::target_dir()?.join(if is_release { "release" } else { "debug" }).join("flumen");
     step(
@@ -72,6 +82,7 @@ pub fn host(is_release: bool) -> Result<PathBuf> {
 /// # Errors
 /// If something does not build.
 pub fn host_and_tests() -> Result<PathBuf> {
+    native_tools()?;
     let root = locate::repository()?;
     step("building flumen and all tests (the first build takes minutes)", || {
         check(cargo().current_dir(&root).args(["build", "--quiet", "--workspace", "--all-targets"]))

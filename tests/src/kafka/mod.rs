@@ -19,7 +19,7 @@ pub mod record;
 pub mod security;
 pub mod tls;
 
-mod packages;
+pub mod packages;
 
 pub use broker::{Broker, BrokerOptions};
 pub use client::{Client, ConsumeOptions};

@@ -1,4 +1,4 @@
-//! Programs of the machine that the broker needs, and the Debian packages that bring them.
+//! Programs of the machine that the broker needs, or that build librdkafka, and the Debian packages that bring them.
 
 use std::env;
 use std::fs;
@@ -18,7 +18,7 @@ const APT_OPTIONS: [&str; 6] =
 ///
 /// # Errors
 /// If it is missing and cannot be installed: names the package.
-pub(super) fn need(program: &str, package: &str) -> Result<()> {
+pub fn need(program: &str, package: &str) -> Result<()> {
     if in_path(program) {
         return Ok(());
     }
