@@ -16,6 +16,7 @@ import argparse
 import base64
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -83,13 +84,15 @@ class Session:
     def connected(self, client):
         """Waits until a broker answers, or says why none will."""
         while True:
-            client.poll(0)
+            left = self.left()
             try:
-                client.list_topics(topic="", timeout=min(1.0, self.left()))
+                client.list_topics(topic="", timeout=min(1.0, left))
                 return client
             except KafkaException as error:
                 if error.args[0].code() not in (KafkaError._TRANSPORT, KafkaError._TIMED_OUT):
                     raise
+            # The reason comes as an event.
+            client.poll(0.02)
 
     def admin(self):
         return self.connected(AdminClient(self.settings()))
@@ -277,6 +280,63 @@ def drain(session, args, reader, parts, to_lines):
     return total
 
 
+def collect(session, args):
+    """Appends what is new since the last call to DIR/TOPIC/pPARTITION/KEY.log, values alone, a line each.
+
+    Where to go on stands in DIR.offsets.json, written last: a call that failed changes nothing that counts,
+    since files are first cut back to the lengths in it.
+    """
+    state_path = args.output.rstrip("/") + ".offsets.json"
+    os.makedirs(args.output, exist_ok=True)
+    state = {"next": {}, "bytes": {}, "records": 0}
+    if os.path.exists(state_path):
+        with open(state_path) as text:
+            state = json.load(text)
+    reader = consumer(session, args, enable_partition_eof=True, fetch_message_max_bytes=8 << 20, fetch_wait_max_ms=50,
+                      fetch_queue_backoff_ms=2)
+    positions = []
+    for name in args.topics:
+        topic = session.topic(reader, name)
+        if topic is None:
+            raise Failure(f"UNKNOWN_TOPIC_OR_PART: there is no topic {name}")
+        for number in sorted(topic.partitions):
+            offset = state["next"].get(f"{name}/p{number}", OFFSET_BEGINNING)
+            positions.append(TopicPartition(name, number, offset))
+    reader.assign(positions)
+    open_parts = {(part.topic, part.partition) for part in positions}
+    while open_parts:
+        session.left()
+        new = {}
+        for message in reader.consume(BATCH, timeout=0.05):
+            error = message.error()
+            if error is None:
+                place = f"{message.topic()}/p{message.partition()}"
+                key = "none" if message.key() is None else re.sub("[^A-Za-z0-9]", "_", message.key().decode())
+                new.setdefault(f"{place}/{key}.log", []).append(message.value() or b"")
+                state["next"][place] = message.offset() + 1
+                state["records"] += 1
+            elif error.code() == KafkaError._PARTITION_EOF:
+                open_parts.discard((message.topic(), message.partition()))
+            elif not error.retriable():
+                raise KafkaException(error)
+        for name, values in new.items():
+            append(os.path.join(args.output, name), state["bytes"], name, values)
+    reader.close()
+    with open(state_path + ".new", "w") as text:
+        json.dump(state, text)
+    os.replace(state_path + ".new", state_path)
+    print(json.dumps({"records": state["records"]}))
+
+
+def append(path, lengths, name, values):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "ab") as output:
+        output.truncate(lengths.get(name, 0))
+        output.seek(0, os.SEEK_END)
+        output.write(b"\n".join(values) + b"\n")
+        lengths[name] = output.tell()
+
+
 def to_write(args):
     with open(args.input, "rb") as lines:
         for line in lines:
@@ -378,6 +438,10 @@ def arguments():
     read.add_argument("--output", required=True, metavar="FILE", help="in order of partition and offset; -: stdout")
     read.add_argument("--values", action="store_true", help="the values alone, a line each")
     read.add_argument("--count", type=int, help="stop at so many records or at the timeout, not at the end")
+    gather = command(collect)
+    gather.add_argument("output", metavar="DIR")
+    gather.add_argument("topics", nargs="+", metavar="TOPIC")
+    gather.set_defaults(isolation="read_committed")
     for run in (produce, produce_txn):
         feed = command(run, "topic")
         feed.add_argument("input", help="a file of lines of JSON")

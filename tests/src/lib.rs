@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod disk;
 pub mod generator;
+pub mod interceptors;
 pub mod kafka;
 pub mod limits;
 pub mod locate;
@@ -19,4 +20,5 @@ pub mod output;
 pub mod poll;
 pub mod scene;
 pub mod soak;
+pub mod soak_kafka;
 pub mod status;

@@ -30,8 +30,9 @@ pub const PROBLEMS_NAMED: usize = 12;
 /// Size of the image that stands for the machine's disk in power cuts. Sparse: what is not written takes no memory.
 pub const DISK_IMAGE_BYTES: u64 = 1 << 30;
 
-/// From the start of a Kafka broker to its ready line: 5 s, after a SIGKILL 14 s, on a busy machine more.
-pub const BROKER_READY: Duration = Duration::from_secs(60);
+/// From the start of a Kafka broker to its ready line: 3 s of a quiet machine, most of it CPU; 60 s were
+/// too few for four brokers at once beside thirty compilers.
+pub const BROKER_READY: Duration = Duration::from_secs(180);
 
 /// One call of the oracle on Kafka, unless the test says otherwise: reading a million records takes a few seconds.
 pub const KAFKA_CALL: Duration = Duration::from_secs(60);
@@ -50,3 +51,17 @@ pub const PROXY_LOOK: Duration = Duration::from_millis(20);
 
 /// Bytes that the proxy moves at once.
 pub const PROXY_BUFFER_BYTES: usize = 64 << 10;
+
+/// From the word to stop to the end of `feed.py`: a commit that waits for a broker which has just come back.
+pub const KAFKA_FEED_END: Duration = Duration::from_secs(90);
+
+/// As [`NO_PROGRESS`], with Kafka in the flow: a transaction that somebody left open, and a member of a group that
+/// is gone, hold up readers until the broker's patience ends.
+pub const KAFKA_NO_PROGRESS: Duration = Duration::from_secs(90);
+
+/// How often a drain into Kafka is looked at: each look is a process.
+pub const KAFKA_LOOK: Duration = Duration::from_millis(500);
+
+/// From a harm until events flow again: a group's session, a transaction's timeout, a pause between two attempts to
+/// connect. Beyond it the next harm comes all the same.
+pub const KAFKA_FLOW: Duration = Duration::from_secs(30);

@@ -2,7 +2,6 @@
 //! swapped meanwhile, and the oracle at the end.
 
 use std::fmt;
-use std::fs;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,23 +13,13 @@ use serde::Serialize;
 
 use crate::agent::Agent;
 use crate::disk::CuttableDisk;
-use crate::generator::{Generator, Load, Rotation, is_malformed, status_of};
+use crate::generator::{Generator, Load, Rotation};
+pub use crate::interceptors::Plugin;
+use crate::interceptors::Swaps;
 use crate::oracle::{self, Verdict};
 use crate::output::{self, LineCounter};
 use crate::scene::Scene;
-use crate::{limits, locate, poll, scene};
-
-/// The Wasm interceptor in the flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Plugin {
-    /// None at all.
-    None,
-    /// `filter`, which drops the lines with status 404, and `swap`, whose file is copied over meanwhile.
-    Filter,
-    /// `access-log` into buckets by status, and `swap`.
-    AccessLog,
-}
+use crate::{limits, poll, scene};
 
 /// What ends the agent's lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -155,10 +144,6 @@ const EARLY_ODDS: u32 = 4;
 const EARLY_LIFE_MAX: Duration = Duration::from_millis(120);
 /// One life in so many sees a swap.
 const SWAP_ODDS: u32 = 3;
-/// One swap in so many is preceded by a broken file.
-const BROKEN_ODDS: u32 = 3;
-/// How long a broken file stays before the good one comes.
-const BROKEN_STAYS: Duration = Duration::from_millis(150);
 
 /// Runs it.
 ///
@@ -181,8 +166,7 @@ struct Stage<'a> {
     scene: Scene,
     disk: Option<CuttableDisk>,
     random: StdRng,
-    swaps: u32,
-    broken_swaps: u32,
+    swaps: Swaps,
     counter: LineCounter,
 }
 
@@ -201,18 +185,11 @@ impl<'a> Stage<'a> {
             scene.data = disk.dir().join("data");
             scene.output = disk.dir().join("out");
         }
-        match soak.plugin {
-            Plugin::None => {}
-            Plugin::Filter => scene.install("filter", "filter")?,
-            Plugin::AccessLog => scene.install("access-log", "access-log")?,
-        }
-        if soak.plugin != Plugin::None {
-            scene.install("swap-a", "swap")?;
-        }
+        soak.plugin.install(&scene)?;
         scene.pipeline(&pipeline(soak))?;
         let random = StdRng::seed_from_u64(soak.seed);
         let counter = LineCounter::default();
-        Ok(Self { soak, scene, disk, random, swaps: 0, broken_swaps: 0, counter })
+        Ok(Self { soak, scene, disk, random, swaps: Swaps::default(), counter })
     }
 
     fn perform(&mut self, started: Instant) -> Result<Report> {
@@ -241,15 +218,17 @@ impl<'a> Stage<'a> {
         let rotations = generator.rotations();
         let written = generator.stop()?;
         self.drain(&written)?;
-        let verdict = oracle::judge(&output::sequences(&self.scene.output)?, &written, self.is_kept())?;
+        let verdict = oracle::judge(&output::sequences(&self.scene.output)?, &written, |seq| {
+            self.soak.plugin.keeps(seq)
+        })?;
         Ok(Report {
             kills: self.soak.times,
             harm: self.soak.harm,
             plugin: self.soak.plugin,
             verdict,
-            quarantine: self.judge_quarantine(&written)?,
-            swaps: self.swaps,
-            broken_swaps: self.broken_swaps,
+            quarantine: self.soak.plugin.judge_quarantine(&self.scene, &written)?,
+            swaps: self.swaps.good,
+            broken_swaps: self.swaps.broken,
             rotations,
             seconds: started.elapsed().as_secs_f64(),
             seed: self.soak.seed,
@@ -279,7 +258,7 @@ impl<'a> Stage<'a> {
             let before = self.random.random_range(Duration::ZERO..=life);
             // The experiment itself, not a wait for something.
             thread::sleep(before);
-            self.swap()?;
+            self.swaps.swap(&self.scene, &mut self.random)?;
             thread::sleep(life.saturating_sub(before));
         } else {
             thread::sleep(life);
@@ -312,21 +291,6 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Copies another version over the running one, now and then a broken file before it.
-    fn swap(&mut self) -> Result<()> {
-        let target = self.scene.plugin_dir().join("swap.wasm");
-        if self.random.random_ratio(1, BROKEN_ODDS) {
-            let whole = fs::read(locate::plugin("swap-a")?)?;
-            let half = whole.get(..whole.len() / 2).unwrap_or_default();
-            fs::write(&target, half)?;
-            thread::sleep(BROKEN_STAYS);
-            self.broken_swaps += 1;
-        }
-        self.swaps += 1;
-        let next = if self.swaps % 2 == 1 { "swap-b" } else { "swap-a" };
-        self.scene.install(next, "swap")
-    }
-
     /// A last life without harm: everything has to arrive, and a SIGTERM to end it well.
     fn drain(&mut self, written: &[u64]) -> Result<()> {
         let mut agent = self.scene.start_ready()?;
@@ -337,9 +301,7 @@ impl<'a> Stage<'a> {
     }
 
     fn wait_delivered(&mut self, agent: &mut Agent, written: &[u64]) -> Result<()> {
-        let is_kept = self.is_kept();
-        let expected: u64 =
-            written.iter().map(|lines| (0..*lines).filter(|seq| is_kept(*seq)).count() as u64).sum();
+        let expected = self.soak.plugin.kept(written);
         let (mut most, mut progress) = (0, Instant::now());
         // No limit on the whole as long as it goes on; POLL paces it.
         let waited = poll::until("all events in the output", Duration::from_secs(3_600), || {
@@ -355,25 +317,6 @@ impl<'a> Stage<'a> {
         });
         waited.with_context(|| agent.log_tail())
     }
-
-    /// Which lines have to be in the output.
-    fn is_kept(&self) -> impl Fn(u64) -> bool + use<> {
-        let plugin = self.soak.plugin;
-        move |seq| match plugin {
-            Plugin::None => true,
-            Plugin::Filter => status_of(seq) != 404,
-            Plugin::AccessLog => !is_malformed(seq),
-        }
-    }
-
-    /// The quarantine has to hold the malformed lines, each once, and nothing else.
-    fn judge_quarantine(&self, written: &[u64]) -> Result<Verdict> {
-        let dir = tempfile::tempdir()?;
-        let lines: String = self.scene.quarantine()?.iter().map(|entry| format!("{entry}\n")).collect();
-        fs::write(dir.path().join("quarantine.log"), lines)?;
-        let is_rejected = |seq: u64| self.soak.plugin == Plugin::AccessLog && is_malformed(seq);
-        oracle::judge(&output::sequences(dir.path())?, written, is_rejected)
-    }
 }
 
 /// The pipeline of a soak. Small files and segments: much happens at their borders.
@@ -384,17 +327,10 @@ fn pipeline(soak: &Soak) -> String {
         _ => "web-*.log*",
     };
     let source = format!("[source.access]\ntype = \"tail\"\npaths = [\"{{in}}/{pattern}\"]\n");
-    let swap = "[[interceptor]]\nplugin = \"swap\"\n";
-    let (interceptors, path, encoding) = match soak.plugin {
-        Plugin::None => (String::new(), "{out}/all.log", "text"),
-        Plugin::Filter => {
-            let filter =
-                "[[interceptor]]\nplugin = \"filter\"\nconfig = { drop = { contains = '\" 404 ' } }\n";
-            (format!("{filter}{swap}"), "{out}/all.log", "text")
-        }
-        Plugin::AccessLog => {
-            (format!("[[interceptor]]\nplugin = \"access-log\"\n{swap}"), "{out}/{header.status}.log", "json")
-        }
+    let interceptors = soak.plugin.interceptors();
+    let (path, encoding) = match soak.plugin {
+        Plugin::None | Plugin::Filter => ("{out}/all.log", "text"),
+        Plugin::AccessLog => ("{out}/{header.status}.log", "json"),
     };
     let durability = if soak.is_durable { "durable" } else { "os" };
     format!(

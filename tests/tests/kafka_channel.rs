@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use flumen_tests::agent::Agent;
 use flumen_tests::generator::{Generator, Load, Rotation, status_of};
-use flumen_tests::kafka::{Broker, BrokerOptions};
+use flumen_tests::kafka::{Broker, BrokerOptions, ConsumeOptions, Message, client};
 use flumen_tests::oracle::Verdict;
 use flumen_tests::output::LineCounter;
 use flumen_tests::scene::Scene;
@@ -15,6 +15,9 @@ use flumen_tests::{oracle, output, poll};
 
 /// Everything is delivered, on a busy machine, after a broker's restart and an open transaction's end.
 const DELIVERED: Duration = Duration::from_secs(120);
+
+/// What a reader says when the group gives it partitions.
+const TAKEN_OVER: &str = "partitions of the channel come";
 
 /// An agent around a channel. `{brokers}` in the text stands for the broker.
 fn scene(name: &str, broker: &Broker, text: &str) -> Scene {
@@ -83,8 +86,7 @@ fn judge(outputs: &[&Scene], written: &[u64], is_kept: impl Fn(u64) -> bool) -> 
 fn wait_progress(outputs: &[&Scene], lines: u64) {
     let mut counters: Vec<LineCounter> = outputs.iter().map(|_| LineCounter::default()).collect();
     let before = count(outputs, &mut counters);
-    // A broker's restart takes a while; no progress at all is found at the end.
-    let _late = poll::until("progress", DELIVERED, || Ok(count(outputs, &mut counters) >= before + lines));
+    poll::until("progress", DELIVERED, || Ok(count(outputs, &mut counters) >= before + lines)).unwrap();
 }
 
 /// File to channel on agent A with a Wasm interceptor in the way, channel to file on agent B; A, B and the broker killed.
@@ -150,9 +152,12 @@ fn agents_that_share_a_channel_deliver_each_event_once() {
         let (killed, other) = (kill % 2, (kill + 1) % 2);
         agents.remove(killed).kill().unwrap();
         // Its session ends, and the other gets everything.
-        let topic_came = "partitions of the channel come";
-        wait_progress(&[&scenes[other]], 6_000);
-        assert!(agents[0].log().unwrap().contains(topic_came));
+        let before = agents[0].log().unwrap().matches(TAKEN_OVER).count();
+        poll::until("the others' partitions", DELIVERED, || {
+            Ok(agents[0].log()?.matches(TAKEN_OVER).count() > before)
+        })
+        .unwrap();
+        wait_progress(&[&scenes[other]], 2_000);
         agents.insert(killed, scenes[killed].start().unwrap());
         wait_progress(&[&scenes[killed]], 500);
     }
@@ -162,6 +167,108 @@ fn agents_that_share_a_channel_deliver_each_event_once() {
     agent_a.stop().unwrap();
     agents.into_iter().for_each(|agent| agent.stop().unwrap());
     let verdict = judge(&outputs, &written, |_| true);
+    eprintln!("{verdict}");
+    assert!(verdict.holds() && verdict.events > 20_000, "{verdict}");
+}
+
+/// The bytes of wire.md, D6: what Flume's channel writes is read, and what we write Flume reads.
+#[test]
+fn flumes_events_are_read_and_written() {
+    let broker = Broker::shared().unwrap();
+    let flume = "topic = \"as-flume\"\nparse_as_flume_event = true";
+    let header = "type = \"tail\"\nfile_header = true";
+    let a = scene("fa", broker, &source_only(flume).replace("type = \"tail\"", header));
+    let agent_a = a.start_ready().unwrap();
+    std::fs::write(a.input().join("web-0.log"), "hello\n").unwrap();
+    let mut first = ConsumeOptions::new(&broker.client(), "as-flume");
+    first.count = Some(1);
+    let records = poll::until_some("the record", DELIVERED, || {
+        let exists = broker.client().offsets("as-flume").is_ok_and(|all| all.iter().any(|one| one.end > 0));
+        if exists { Ok(Some(client::consume(&first)?)) } else { Ok(None) }
+    });
+    let record = &records.unwrap()[0];
+    let path = a.input().join("web-0.log").display().to_string();
+    assert!(path.len() < 64, "the length is one byte");
+    let length = [path.len() as u8 * 2];
+    let golden = [b"\x02\x08file", &length[..], path.as_bytes(), b"\x00\x0ahello"].concat();
+    assert_eq!(record.value.as_ref().unwrap().0, golden);
+    agent_a.stop().unwrap();
+
+    // As another producer leaves them: a block with its size, no headers, no Flume event at all.
+    let foreign = [&b"\x01\x14\x08host\x08web2\x00\x0athere"[..], b"\x00\x06all", b"plain"];
+    let messages: Vec<Message> = foreign.iter().map(|value| Message::value(value.to_vec())).collect();
+    broker.client().produce("as-flume", &messages).unwrap();
+    let json = "encoding = \"json\"\n";
+    let b = scene("fb", broker, &format!("{}{json}", sink_only(flume)));
+    let mut agent_b = b.start_ready().unwrap();
+    wait_lines(&[&b], &mut [&mut agent_b], 4);
+    agent_b.stop().unwrap();
+    let mut lines: Vec<String> =
+        output::lines(&b.output).unwrap().into_iter().map(|line| String::from_utf8(line).unwrap()).collect();
+    lines.sort_by_key(|line| line.contains("problem"));
+    let has =
+        |words: [&str; 2]| lines.iter().filter(|line| words.iter().all(|word| line.contains(word))).count();
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    for words in [["hello", "web-0.log"], ["there", "web2"], ["all", ""], ["plain", "not a Flume event"]] {
+        assert_eq!(has(words), 1, "{words:?} in {lines:?}");
+    }
+}
+
+/// While the broker is away events go to the file; when it is back they are moved, in order, through kills of the agent in
+/// both states. A pipeline with a sink: it reads Kafka, and its acknowledgements wait meanwhile.
+#[test]
+fn events_go_to_a_file_while_kafka_is_away_and_are_moved_back_in_order() {
+    const AWAY: &str = "events go to the file";
+    const RETURNS: &str = "the file's events are moved to it";
+    const BACK: &str = "events go to Kafka again";
+    let mut broker = Broker::start(&BrokerOptions::default()).unwrap();
+    let failover = "failover = { check_interval = \"300ms\", fail_after = 2, return_after = 2 }\n";
+    let filter = "[[interceptor]]\nplugin = \"filter\"\nconfig = { drop = { contains = '\" 404 ' } }\n";
+    let sink = sink_only("").split_once("[sink]").map(|(_, sink)| format!("[sink]{sink}")).unwrap();
+    let a = scene("a", &broker, &format!("{filter}{}{sink}", source_only(failover)));
+    a.install("filter", "filter").unwrap();
+    let mut agent = a.start().unwrap();
+    let generator = writer(&a, 3);
+    let mode = |word: &str| {
+        poll::until(word, DELIVERED, || {
+            Ok(a.status()?.is_some_and(|status| status.mentions(&format!("\"failover\":\"{word}\""))))
+        })
+        .unwrap();
+    };
+    for round in 0..2 {
+        wait_progress(&[&a], 1_500);
+        mode("shared");
+        broker.kill().unwrap();
+        agent.wait_log(AWAY, DELIVERED).unwrap();
+        mode("file");
+        // Sources go on, without Kafka, in this life and in the next.
+        let before: u64 = generator.written().iter().sum();
+        let taken = |agent: &Agent| {
+            let _running = agent.id();
+            Ok(a.status()?.is_some_and(|status| status.metric("source", "events_out") > 3_000))
+        };
+        poll::until("events in the file", DELIVERED, || taken(&agent)).unwrap();
+        agent.kill().unwrap();
+        agent = a.start().unwrap();
+        poll::until("events in the file of the next life", DELIVERED, || taken(&agent)).unwrap();
+        assert!(generator.written().iter().sum::<u64>() > before);
+        broker.restart().unwrap();
+        agent.wait_log(RETURNS, DELIVERED).unwrap();
+        if round == 0 {
+            // In the middle of the way back.
+            agent.kill().unwrap();
+            agent = a.start().unwrap();
+        }
+        agent.wait_log(BACK, DELIVERED).unwrap();
+        mode("shared");
+    }
+    let written = generator.stop().unwrap();
+    let is_kept = |seq: u64| status_of(seq) != 404;
+    let expected: u64 =
+        written.iter().map(|lines| (0..*lines).filter(|seq| is_kept(*seq)).count() as u64).sum();
+    wait_lines(&[&a], &mut [&mut agent], expected);
+    agent.stop().unwrap();
+    let verdict = judge(&[&a], &written, is_kept);
     eprintln!("{verdict}");
     assert!(verdict.holds() && verdict.events > 20_000, "{verdict}");
 }

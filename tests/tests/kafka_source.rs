@@ -12,6 +12,7 @@ use flumen_tests::kafka::client::{self as kafka_client, TxnEnd};
 use flumen_tests::kafka::{Broker, BrokerOptions, Client, ConsumeOptions, Message};
 use flumen_tests::scene::Scene;
 use flumen_tests::{limits, output, poll};
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// A pipeline from the source to files of its own, one file, as text.
@@ -24,6 +25,13 @@ fn sink(scene: &Scene, brokers: &str, options: &str, sink: &str) {
         "[source]\ntype = \"kafka\"\nbrokers = [\"{brokers}\"]\n{options}\n\n[sink]\ntype = \"file\"\npath = \"{{out}}/all.log\"\n{sink}\nflush_interval = \"20ms\"\n"
     );
     scene.pipeline(&text).unwrap();
+}
+
+/// So that the source is in the middle of its input for long.
+fn small_batches(scene: &Scene) {
+    let path = scene.root().join(format!("{}.toml", flumen_tests::scene::PIPELINE));
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{text}\n[batch]\nrows = 4\n")).unwrap();
 }
 
 fn message(partition: i32, number: usize) -> Message {
@@ -120,6 +128,10 @@ fn committed_records_arrive_once_with_their_place() {
         Ok(offsets.iter().map(|o| o.offset).sum::<i64>() >= 50 + 50 + 1 + 50 + 1 + 10)
     })
     .unwrap();
+    poll::until("the lag", limits::CONDITION, || {
+        Ok(scene.status()?.is_some_and(|status| status.mentions("\"kafka/plain/1/lag\":0")))
+    })
+    .unwrap();
     agent.stop().unwrap();
     assert_eq!(all.len(), 110);
     assert_eq!(client.members(group).unwrap().members.len(), 0);
@@ -163,6 +175,20 @@ fn oracle(client: &Client, topic: &str) -> BTreeMap<i32, Vec<String>> {
     all
 }
 
+/// As `assert_eq`, with a few words instead of thousands of lines.
+fn assert_same(found: &BTreeMap<i32, Vec<String>>, expected: &BTreeMap<i32, Vec<String>>) {
+    for (partition, expected) in expected {
+        let found = found.get(partition).cloned().unwrap_or_default();
+        let first = found.iter().zip(expected).find(|(a, b)| a != b);
+        let (count, of) = (found.len(), expected.len());
+        assert!(
+            first.is_none() && count == of,
+            "partition {partition}: {count} of {of}, first unlike: {first:?}"
+        );
+    }
+    assert_eq!(found.len(), expected.len());
+}
+
 fn bodies(lines: &[String]) -> BTreeMap<i32, Vec<String>> {
     let mut all: BTreeMap<i32, Vec<String>> = BTreeMap::new();
     for line in lines {
@@ -180,8 +206,11 @@ fn each_record_once_over_kills_of_agent_and_broker() {
     pipeline(
         &scene,
         &broker.bootstrap(),
-        "topics = [\"kills\"]\ninstance = \"a\"\nsession_timeout = \"30s\"",
+        "topics = [\"kills\"]\ninstance = \"a\"\nsession_timeout = \"10s\"",
     );
+    // Small batches and a backlog: whatever happens, happens in the middle.
+    small_batches(&scene);
+    client.produce("kills", &(0..3).flat_map(|p| messages(p, 100_000..104_000)).collect::<Vec<_>>()).unwrap();
     let stop = AtomicBool::new(false);
     let producer = client.clone().within(Duration::from_secs(10));
     std::thread::scope(|scope| {
@@ -204,8 +233,13 @@ fn each_record_once_over_kills_of_agent_and_broker() {
     let count: usize = expected.values().map(Vec::len).sum();
     let mut agent = scene.start_ready().unwrap();
     let all = wait_lines(&scene, &mut agent, count);
+    assert_same(&bodies(&all), &expected);
+    // A stop does not wait for a broker that is away.
+    broker.kill().unwrap();
+    agent.wait_log("nothing listens there", limits::CONDITION).unwrap();
+    let begun = std::time::Instant::now();
     agent.stop().unwrap();
-    assert_eq!(bodies(&all), expected);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert_eq!(lines(&scene).len(), count);
 }
 
@@ -221,6 +255,10 @@ fn agents_of_a_group_come_and_go_and_each_record_is_read_once() {
             "topics = [\"shared\"]\ngroup = \"sharers\"\nsession_timeout = \"6s\"",
         );
     }
+    scenes.iter().for_each(small_batches);
+    client
+        .produce("shared", &(0..4).flat_map(|p| messages(p, 100_000..105_000)).collect::<Vec<_>>())
+        .unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _stop = StopAtEnd(&stop);
@@ -254,7 +292,7 @@ fn agents_of_a_group_come_and_go_and_each_record_is_read_once() {
         all.values_mut().for_each(|values| values.sort());
         all
     };
-    assert_eq!(sorted(bodies(&both())), sorted(expected.clone()));
+    assert_same(&sorted(bodies(&both())), &sorted(expected.clone()));
     assert!(scenes.iter().all(|scene| lines(scene).len() >= 20));
     // In order within a partition, in each agent's output.
     for scene in &scenes {
@@ -263,6 +301,76 @@ fn agents_of_a_group_come_and_go_and_each_record_is_read_once() {
             assert!(found.iter().all(|line| order.any(|other| other == line)), "partition {partition}");
         }
     }
+}
+
+#[test]
+fn an_agent_that_stood_still_says_what_may_come_twice() {
+    let broker = Broker::shared().unwrap();
+    let client = client(broker, "still", 2);
+    let scenes = [Scene::new().unwrap(), Scene::new().unwrap()];
+    for scene in &scenes {
+        let options = "topics = [\"still\"]\ngroup = \"still\"\nsession_timeout = \"6s\"";
+        pipeline(scene, &broker.bootstrap(), options);
+    }
+    client.produce("still", &[messages(0, 0..50), messages(1, 0..50)].concat()).unwrap();
+    let mut first = scenes[0].start_ready().unwrap();
+    wait_lines(&scenes[0], &mut first, 100);
+    poll::until("the group's offsets", limits::CONDITION, || {
+        Ok(client.group_offsets("still")?.iter().map(|offset| offset.offset).sum::<i64>() == 100)
+    })
+    .unwrap();
+    first.signal(Signal::STOP).unwrap();
+    let mut second = scenes[1].start_ready().unwrap();
+    client.produce("still", &[messages(0, 50..60), messages(1, 50..60)].concat()).unwrap();
+    wait_lines(&scenes[1], &mut second, 20);
+    first.signal(Signal::CONT).unwrap();
+    first.wait_log("the group gave partitions of this agent to others", limits::CONDITION).unwrap();
+    // It joins again, and the partitions are shared.
+    first.wait_log("partitions=1", limits::CONDITION).unwrap();
+    client.produce("still", &[messages(0, 60..70), messages(1, 60..70)].concat()).unwrap();
+    let both = || [lines(&scenes[0]), lines(&scenes[1])].concat();
+    poll::until("all lines", limits::CONDITION, || Ok(both().len() >= 140)).unwrap();
+    let mut found = both();
+    found.sort();
+    let mut expected = [messages(0, 0..70), messages(1, 0..70)].concat();
+    expected.sort_by_key(|message| message.value.as_ref().unwrap().text());
+    assert_eq!(
+        found,
+        expected.iter().map(|message| message.value.as_ref().unwrap().text()).collect::<Vec<_>>()
+    );
+    // All it had read was known to the group.
+    assert_eq!(gauge(&scenes[0], "records_perhaps_twice"), 0);
+    first.stop().unwrap();
+    second.stop().unwrap();
+}
+
+#[test]
+fn two_agents_of_one_instance_do_not_take_the_partitions_from_each_other_for_ever() {
+    let broker = Broker::shared().unwrap();
+    let client = client(broker, "rivals", 1);
+    client.produce("rivals", &messages(0, 0..20)).unwrap();
+    let scenes = [Scene::new().unwrap(), Scene::new().unwrap()];
+    for scene in &scenes {
+        let options =
+            "topics = [\"rivals\"]\ngroup = \"rivals\"\ninstance = \"a\"\nsession_timeout = \"30s\"";
+        pipeline(scene, &broker.bootstrap(), options);
+    }
+    let mut first = scenes[0].start_ready().unwrap();
+    wait_lines(&scenes[0], &mut first, 20);
+    let second = scenes[1].start_ready().unwrap();
+    first.wait_log("joining anew", limits::CONDITION).unwrap();
+    poll::until("one of them to give in", limits::CONDITION, || {
+        Ok([&first, &second]
+            .iter()
+            .any(|agent| agent.log().unwrap().contains("give each agent its own `instance`")))
+    })
+    .unwrap();
+    client.produce("rivals", &messages(0, 20..40)).unwrap();
+    let both = || [lines(&scenes[0]), lines(&scenes[1])].concat();
+    poll::until("the record behind", limits::CONDITION, || Ok(both().contains(&text(0, 39)))).unwrap();
+    assert!((0..40).all(|number| both().contains(&text(0, number))));
+    first.stop().unwrap();
+    second.stop().unwrap();
 }
 
 #[test]

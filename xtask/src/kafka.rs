@@ -24,6 +24,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         dir: arguments.dir.clone(),
         first_port: Some(arguments.port),
         properties: vec![("auto.create.topics.enable".to_owned(), "true".to_owned())],
+        jvm: Vec::new(),
         ..BrokerOptions::default()
     };
     let mut broker = Broker::start(&options)?;

@@ -8,6 +8,7 @@ mod kafka;
 mod report;
 mod schema;
 mod soak;
+mod soak_kafka;
 mod test;
 mod toolchain;
 
@@ -33,7 +34,7 @@ enum Command {
     Plugins,
     /// Writes the JSON Schema of the configuration; --check: says whether it is up to date
     Schema(schema::Arguments),
-    /// Kills the agent (or cuts the power) again and again while data flows and plugins are swapped
+    /// Kills the agent (or cuts the power, or harms Kafka) again and again while data flows and plugins are swapped
     Soak(soak::Arguments),
     /// Measures, beside yardsticks from the same run
     #[command(subcommand)]

@@ -10,9 +10,10 @@ use flumen_tests::disk;
 use flumen_tests::generator::Rotation;
 use flumen_tests::oracle::Verdict;
 use flumen_tests::soak::{self, Plugin, Report, Soak};
+use flumen_tests::soak_kafka::{Flow, KafkaSoak, Mix};
 use serde_json::json;
 
-use crate::build;
+use crate::{build, soak_kafka};
 
 /// What to do to the agent.
 #[derive(clap::Args)]
@@ -47,6 +48,8 @@ pub struct Arguments {
     /// One JSON object as the last line
     #[arg(long)]
     json: bool,
+    #[command(flatten, next_help_heading = "Kafka")]
+    kafka: soak_kafka::KafkaArguments,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -74,8 +77,8 @@ impl From<Interceptors> for Plugin {
 
 /// Soaks; succeeds if nothing was lost, doubled or out of order.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    if arguments.kills == 0 && arguments.power_cuts == 0 {
-        bail!("nothing to do: give --kills N or --power-cuts N");
+    if arguments.kills == 0 && arguments.power_cuts == 0 && !arguments.kafka.is_asked() {
+        bail!("nothing to do: give --kills N, --power-cuts N, --kafka N or --away SECONDS");
     }
     if arguments.power_cuts > 0 {
         disk::require_root("--power-cuts")?;
@@ -91,19 +94,38 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         println!("{report}");
         reports.push(report);
     }
-    let holds = reports.iter().all(Report::holds);
+    let mut holds = reports.iter().all(Report::holds);
+    let mut summary = summary(&reports, seed);
+    if arguments.kafka.is_asked() {
+        let mut base = KafkaSoak::new(Flow::FileToKafka, Plugin::None, Mix::default(), seed);
+        base.bytes_per_s = arguments.bytes_per_s.unwrap_or(base.bytes_per_s);
+        base.dir.clone_from(&arguments.dir);
+        base.binary = Some(binary);
+        (base.keep, base.is_talkative) = (arguments.keep, true);
+        let (holds_with_kafka, with_kafka) = arguments.kafka.run(&base, &plugins(arguments))?;
+        holds &= holds_with_kafka;
+        if reports.is_empty() {
+            summary = with_kafka;
+        } else if let Some(summary) = summary.as_object_mut() {
+            summary.insert("kafka".to_owned(), with_kafka);
+        }
+    }
     println!("{}", if holds { "nothing lost, nothing twice, in order" } else { "THE PROMISE DOES NOT HOLD" });
     if arguments.json {
-        println!("{}", summary(&reports, seed));
+        println!("{summary}");
     }
     Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn soaks(arguments: &Arguments, seed: u64) -> Vec<Soak> {
-    let plugins = match arguments.plugin {
+fn plugins(arguments: &Arguments) -> Vec<Plugin> {
+    match arguments.plugin {
         Some(plugin) => vec![Plugin::from(plugin)],
         None => vec![Plugin::None, Plugin::Filter, Plugin::AccessLog],
-    };
+    }
+}
+
+fn soaks(arguments: &Arguments, seed: u64) -> Vec<Soak> {
+    let plugins = plugins(arguments);
     let count = plugins.len() as u32;
     let mut soaks = Vec::new();
     for (at, plugin) in (0_u32..).zip(plugins) {

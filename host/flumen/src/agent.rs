@@ -280,7 +280,7 @@ fn start_pipeline(
     let journal: Arc<dyn Journal> = match kafka {
         None => open_journal(main, channel_specs(plan))?,
         Some(options) => {
-            let local = open_journal(main, vec![quarantine::channel_spec()])?;
+            let local = open_journal(main, KafkaJournal::local_channels(&options))?;
             KafkaJournal::open(options, local).context("cannot open the journal of a Kafka channel")?
         }
     };

@@ -58,7 +58,7 @@ enum Command {
     #[command(subcommand)]
     Quarantine(cmd::quarantine::Command),
     /// Look into a Kafka cluster and at who reads it; write and read records.
-    Kafka(cmd::kafka::Args),
+    Kafka(Box<cmd::kafka::Args>),
     /// Print the JSON Schema of the configuration files.
     Schema(cmd::schema::Args),
 }
@@ -96,7 +96,7 @@ fn main() -> ExitCode {
         Command::Plugin(command) => cmd::plugin::run(command, cli.output),
         Command::Journal(command) => cmd::journal::run(command, cli.output),
         Command::Quarantine(command) => cmd::quarantine::run(command, cli.output),
-        Command::Kafka(args) => cmd::kafka::run(args, cli.output),
+        Command::Kafka(args) => cmd::kafka::run(*args, cli.output),
         Command::Schema(args) => cmd::schema::run(args),
     });
     match outcome {

@@ -4,7 +4,7 @@ use flumen_builtin::{bridge, sinks, sources};
 use flumen_config::Registry;
 use flumen_kafka::channel::JournalOptions;
 use flumen_pipeline::plan::{ChannelKind, PipelinePlan, SinkPlan, SourcePlan};
-use flumen_pipeline::{BuildError, Sink, Source};
+use flumen_pipeline::{BuildError, Options, Sink, Source};
 
 /// The specs, for the configuration.
 pub fn registry() -> Registry {
@@ -30,8 +30,13 @@ pub fn kafka_journal(
     if channels.is_empty() {
         return Ok(None);
     }
+    // The configuration has seen that all are alike.
+    let failover = plan.channels.iter().find_map(|channel| match &channel.kind {
+        ChannelKind::Shared { failover, .. } => *failover,
+        ChannelKind::File => None,
+    });
     let made = JournalOptions::new(agent, &plan.name, &channels);
-    made.map(Some).map_err(|(index, error)| {
+    made.map(|options| Some(JournalOptions { failover, ..options })).map_err(|(index, error)| {
         (channels.get(index).map(|(name, ..)| (*name).to_owned()).unwrap_or_default(), error)
     })
 }
@@ -56,4 +61,13 @@ pub fn delivery(plan: &SinkPlan) -> &'static str {
 
 fn unknown(kind: &str) -> BuildError {
     BuildError::new("type", format!("there is no {kind:?}"), "see `flumen schema`")
+}
+
+/// Whether files that a component's options name are there and of the right kind. Building one touches no file.
+pub fn check_files(options: &Options) -> Result<(), BuildError> {
+    match options.list_opt("brokers").map(|_| flumen_kafka::Settings::from_options(options)) {
+        Some(Ok(settings)) => settings.check_files(),
+        // Wrong options are told by whoever builds the component.
+        Some(Err(_)) | None => Ok(()),
+    }
 }

@@ -215,6 +215,10 @@ pub struct JournalStatus {
     pub damaged_commits: u64,
     /// Why puts wait now (full disk), in words.
     pub waiting_for: Option<String>,
+    /// Where events go of a journal that can fail over: `shared`, `file`, or `returning` (to the file, while it is moved).
+    pub failover: Option<String>,
+    /// How often events began to go to the file, since the start.
+    pub failovers: u64,
     /// Per channel.
     pub channels: Vec<ChannelStatus>,
 }

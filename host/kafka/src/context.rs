@@ -14,7 +14,7 @@ use rdkafka::bindings::rd_kafka_resp_err_t as RespErr;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::{Message, TopicPartitionList};
 
@@ -37,15 +37,6 @@ pub trait Rebalance: Send + Sync {
     }
 }
 
-/// What became of offsets that were committed to the group without waiting.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct GroupCommits {
-    /// Answered, well or not.
-    pub answered: u64,
-    /// Of these, refused.
-    pub refused: u64,
-}
-
 /// The context of one client.
 pub struct Context {
     who: String,
@@ -56,14 +47,13 @@ pub struct Context {
     failed: Mutex<Vec<(usize, RDKafkaErrorCode)>>,
     rebalance: Mutex<Option<Arc<dyn Rebalance>>>,
     logged: Mutex<HashMap<String, Instant>>,
-    commits: Mutex<GroupCommits>,
 }
 
 impl Context {
     /// `who`: the component as the log names it (`sink out`). `metrics` gets the statistics.
     pub fn new(who: &str, settings: Arc<Settings>, metrics: Option<Arc<ComponentMetrics>>) -> Context {
-        let (last_error, failed, rebalance, logged, commits) = Default::default();
-        Context { who: who.into(), settings, metrics, last_error, failed, rebalance, logged, commits }
+        let (last_error, failed, rebalance, logged) = Default::default();
+        Context { who: who.into(), settings, metrics, last_error, failed, rebalance, logged }
     }
 
     /// Whom to tell of rebalances.
@@ -75,11 +65,6 @@ impl Context {
     /// takes over is dropped, because its end waits until its partitions are given up.
     pub fn clear_rebalance(&self) {
         *self.rebalance.lock() = None;
-    }
-
-    /// How many commits of group offsets were answered so far.
-    pub fn group_commits(&self) -> GroupCommits {
-        *self.commits.lock()
     }
 
     /// The newest error of the connection in words: the reason behind a timeout.
@@ -128,7 +113,9 @@ impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         // A port that ends the connection at once is told of by the log alone, not as an error.
         let early_end = (facility == "FAIL").then(|| words::early_end(line, &self.settings)).flatten();
-        if let Some(text) = early_end {
+        // Why a transaction failed: its records are only reported as purged.
+        let failed = (facility == "TXNERR").then(|| words::transaction(line));
+        if let Some(text) = early_end.or(failed) {
             *self.last_error.lock() = Some(text);
         }
         if !self.is_new(line) {
@@ -215,18 +202,6 @@ impl ConsumerContext for Context {
         };
         if let Err(error) = outcome {
             tracing::error!(who = self.who, %error, "the change of partitions was refused");
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        let mut commits = self.commits.lock();
-        commits.answered += 1;
-        if let Err(error) = result {
-            commits.refused += 1;
-            let text = format!("offsets were not committed to the group: {error}");
-            if self.is_new(&text) {
-                tracing::warn!(who = self.who, "{text}");
-            }
         }
     }
 }

@@ -86,6 +86,8 @@ pub fn of_creation(reason: &str, settings: &Settings) -> String {
         "`tls_certificate` cannot be used"
     } else if lower.contains("ssl.ca.location") {
         "`tls_ca` cannot be used"
+    } else if lower.starts_with("token") || lower.starts_with("the token") {
+        return reason.to_string();
     } else {
         return format!("the client cannot be made: {reason}");
     };

@@ -4,7 +4,8 @@
 //! of it), [`context`] (what librdkafka calls back: log, statistics, errors, tokens, delivery reports, rebalances),
 //! [`words`] (errors as a person reads them). On top: the parts that components are made of.
 //!
-//! [`flume_avro`] is the format of record values that Flume reads and writes; [`admin`] is what `flumen kafka` asks.
+//! [`flume_avro`] is the format of record values that Flume reads and writes; [`group_commits`] commits a
+//! group's offsets without waiting; [`admin`] is what `flumen kafka` asks.
 //!
 //! The sink and the source stand in `host/builtin` like all others; they use this crate.
 
@@ -15,6 +16,7 @@ pub mod context;
 mod diagnosis;
 mod files;
 pub mod flume_avro;
+pub mod group_commits;
 pub mod lane;
 pub mod limits;
 mod oauth;

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn brokers_are_named_and_foreign_bytes_are_nothing() {
+    fn brokers_are_named() {
         let report = r#"{"msg_cnt":3,"msg_size":300,"brokers":{"k1:9092/1":{"nodeid":1,"nodename":"k1:9092","source":"learned","rtt":{"p99":512},"txretries":2,"outbuf_cnt":-1},"boot":{"nodeid":-1,"nodename":"k1:9092"},"GroupCoordinator":{"nodeid":1,"nodename":"k1:9092","source":"logical"}}}"#;
         let gauges = gauges(&serde_json::from_str(report).unwrap());
         assert_eq!(gauges.len(), 9);
@@ -92,6 +92,22 @@ mod tests {
         let expected = [("kafka/t/0/lag", 0), ("kafka/t/1/lag", 7), ("kafka/t/2/lag", 60)];
         lag.sort();
         assert_eq!(lag, expected.map(|(name, value)| (name.to_string(), value)));
+    }
+
+    /// Recorded of the sink `kafka` while it delivered (librdkafka 2.12.1, one broker that also coordinates).
+    #[test]
+    fn a_real_report_is_understood() {
+        let gauges = gauges(&serde_json::from_str(include_str!("statistics_test.json")).unwrap());
+        let of = |name: &str| gauges.iter().find(|(known, _)| known == name).unwrap().1;
+        assert_eq!((of("kafka/out_queue_events"), of("kafka/out_queue_bytes")), (42, 5376));
+        assert_eq!(of("kafka/127.0.0.1:23150/rtt_p99_us"), 74_751);
+        assert_eq!(of("kafka/127.0.0.1:23150/retries"), 0);
+        assert!(of("kafka/127.0.0.1:23150/sent_bytes") > 0 && of("kafka/127.0.0.1:23150/received_bytes") > 0);
+        assert_eq!(gauges.len(), 9, "the coordinator is the same broker: {gauges:?}");
+    }
+
+    #[test]
+    fn bytes_that_are_no_report_change_nothing() {
         let metrics = ComponentMetrics::new(flumen_pipeline::ComponentKind::Sink, "s".into());
         publish(b"\xff{", &metrics);
         assert!(metrics.gauges().is_empty());

@@ -8,13 +8,16 @@ use std::thread::Thread;
 use std::time::Instant;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 
 use crate::context::Context;
 use crate::limits;
 use crate::settings::Settings;
+
+/// Events that are served before a question goes on: more than wait after any trouble.
+const EVENTS_AT_ONCE: usize = 64;
 
 /// Asks the brokers. Never makes a topic by asking, whatever `auto.create.topics.enable` says.
 pub struct Topics {
@@ -52,14 +55,20 @@ impl Topics {
         self.consumer.client().context().explain(error)
     }
 
+    /// Serves what waits: errors, lines of the log, the question for a token. Nothing else polls this client.
     fn serve(&self) {
-        if let Some(Err(error)) = self.consumer.poll(std::time::Duration::ZERO) {
-            tracing::debug!(who = self.who, %error, "while asking about topics");
+        for _ in 0..EVENTS_AT_ONCE {
+            match self.consumer.poll(limits::SERVE) {
+                Some(Err(error)) => tracing::debug!(who = self.who, %error, "while asking about topics"),
+                Some(Ok(_)) => {}
+                None => return,
+            }
         }
     }
 
     /// How many partitions a topic has; `None` if there is no such topic.
     pub fn partitions(&self, topic: &str) -> KafkaResult<Option<i32>> {
+        self.serve();
         let metadata = self.consumer.fetch_metadata(Some(topic), limits::REQUEST)?;
         let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
             return Ok(None);
@@ -75,12 +84,12 @@ impl Topics {
 
     /// The end of a partition, with what open transactions wrote.
     pub fn end(&self, topic: &str, partition: i32) -> KafkaResult<i64> {
+        self.serve();
         self.consumer.fetch_watermarks(topic, partition, limits::REQUEST).map(|(_, end)| end)
     }
 
     fn admin(&self) -> KafkaResult<AdminClient<Context>> {
-        let config: ClientConfig = self.settings.config(&self.who);
-        AdminClient::from_config_and_context(&config, Context::new(&self.who, self.settings.clone(), None))
+        crate::admin::admin_client(&self.who, &self.settings)
     }
 
     /// Makes a topic. It may be there already.

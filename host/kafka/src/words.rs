@@ -28,14 +28,13 @@ pub fn explain(error: &KafkaError, settings: &Settings, behind: Option<&str>) ->
         Some(Code::InvalidTopic) => {
             "the topic's name is not legal: letters, digits, `.`, `_` and `-` only, at most 249"
         }
-        Some(Code::TopicAuthorizationFailed) => {
-            "not authorised for the topic; ask for WRITE and DESCRIBE (a sink) or READ (a source)"
+        Some(Code::TopicAuthorizationFailed) => NO_TOPIC_ACCESS,
+        Some(Code::PurgeQueue | Code::PurgeInflight) if behind.is_some() => {
+            return behind.unwrap_or_default().to_string();
         }
         Some(Code::GroupAuthorizationFailed) => "not authorised for the consumer group; ask for READ on it",
         Some(Code::ClusterAuthorizationFailed) => "not authorised for the cluster; ask for IDEMPOTENT_WRITE",
-        Some(Code::TransactionalIdAuthorizationFailed) => {
-            "not authorised for the transactional id; ask for WRITE and DESCRIBE on transactional ids that begin with `flumen/`"
-        }
+        Some(Code::TransactionalIdAuthorizationFailed) => NO_ID_ACCESS,
         Some(Code::SaslAuthenticationFailed | Code::Authentication) => {
             return connection(error, &error.to_string(), settings);
         }
@@ -69,6 +68,26 @@ pub fn explain(error: &KafkaError, settings: &Settings, behind: Option<&str>) ->
 pub fn connection(error: &KafkaError, reason: &str, settings: &Settings) -> String {
     diagnosis::of(code(error), reason, settings)
 }
+
+/// A line of librdkafka's log about a transaction that failed.
+pub fn transaction(line: &str) -> String {
+    // In which of its states it failed says nothing to a person.
+    let behind_state = line.split_once("failed in state ").and_then(|(_, rest)| rest.split_once(": "));
+    let what = behind_state.map_or(line, |(_, what)| what);
+    let advice = if what.contains("TOPIC_AUTHORIZATION_FAILED") {
+        NO_TOPIC_ACCESS
+    } else if what.contains("TRANSACTIONAL_ID_AUTHORIZATION_FAILED") {
+        NO_ID_ACCESS
+    } else {
+        return what.to_string();
+    };
+    format!("{advice} ({})", what.split(" (after ").next().unwrap_or(what))
+}
+
+const NO_TOPIC_ACCESS: &str =
+    "not authorised for the topic; ask for WRITE and DESCRIBE (a sink) or READ (a source)";
+
+const NO_ID_ACCESS: &str = "not authorised for the transactional id; ask for WRITE and DESCRIBE on transactional ids that begin with `flumen/`";
 
 /// A line of librdkafka's log, if it tells of a connection that the other side ended before anything was said.
 pub fn early_end(line: &str, settings: &Settings) -> Option<String> {

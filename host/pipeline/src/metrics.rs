@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// What a metric belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +146,7 @@ pub struct ComponentMetrics {
     pub name: Arc<str>,
     values: Vec<AtomicU64>,
     gauges: parking_lot::Mutex<BTreeMap<String, u64>>,
-    last_error: parking_lot::Mutex<Option<String>>,
+    last_error: parking_lot::Mutex<Option<(String, Instant)>>,
 }
 
 impl ComponentMetrics {
@@ -190,11 +191,19 @@ impl ComponentMetrics {
 
     /// Remembers why the component is not working now; `None`: it works again.
     pub fn set_error(&self, error: Option<String>) {
-        *self.last_error.lock() = error;
+        let mut last = self.last_error.lock();
+        // Another reason does not end the trouble, so its beginning stays.
+        let since = last.as_ref().map_or_else(Instant::now, |(_, since)| *since);
+        *last = error.map(|error| (error, since));
     }
 
     /// The present error, in words.
     pub fn error(&self) -> Option<String> {
-        self.last_error.lock().clone()
+        self.last_error.lock().as_ref().map(|(error, _)| error.clone())
+    }
+
+    /// How long it has not been working.
+    pub fn error_for(&self) -> Option<Duration> {
+        self.last_error.lock().as_ref().map(|(_, since)| since.elapsed())
     }
 }

@@ -41,6 +41,8 @@ pub struct ComponentStatus {
     pub state: String,
     /// Why it is not working now.
     pub error: Option<String>,
+    /// How long it has not been working, in seconds, whatever the reasons were.
+    pub error_for_s: Option<f64>,
     /// Every metric of its kind ([`Metric`]).
     pub metrics: BTreeMap<String, u64>,
 }
@@ -99,6 +101,10 @@ pub struct JournalFigures {
     pub damaged_commits: u64,
     /// Why puts wait now.
     pub waiting_for: Option<String>,
+    /// Where events go of a journal that can fail over: `shared`, `file` or `returning`.
+    pub failover: Option<String>,
+    /// How often events began to go to the file since the start.
+    pub failovers: u64,
 }
 
 /// The quarantine.
@@ -136,6 +142,7 @@ pub fn component(metrics: &ComponentMetrics, state: &str) -> ComponentStatus {
         name: metrics.name.to_string(),
         state: state.to_string(),
         error: metrics.error(),
+        error_for_s: metrics.error_for().map(|since| since.as_secs_f64()),
         metrics: Metric::ALL
             .iter()
             .filter(|metric| metric.component() == metrics.kind)
@@ -174,5 +181,7 @@ pub fn journal(status: &JournalStatus) -> JournalFigures {
         segment_bytes: status.segment_bytes,
         damaged_commits: status.damaged_commits,
         waiting_for: status.waiting_for.clone(),
+        failover: status.failover.clone(),
+        failovers: status.failovers,
     }
 }

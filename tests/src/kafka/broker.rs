@@ -1,20 +1,17 @@
 //! One Kafka node of its own: a directory, ports, a process.
 
 use std::fs::{self, File, OpenOptions};
-use std::hash::{BuildHasher, RandomState};
 use std::io::{Read, Seek, SeekFrom};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio, id as process_id};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow, bail};
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::install::{self, Installed};
-use super::properties::{self, PORTS, Ports};
+use super::ports::{Ports, free_ports};
+use super::properties;
 use super::security::{Listener, Mechanism, sasl};
 use super::tls::TlsFiles;
 use super::{Client, Proxy, process};
@@ -31,19 +28,29 @@ const PORT_TAKEN_WORDS: &str = "Address already in use";
 pub struct BrokerOptions {
     /// `-Xmx`, in MiB.
     pub heap_mib: u32,
+    /// Further options of java. Without C2 a start costs 2.7 s of CPU instead of 4.4; to measure, empty it.
+    pub jvm: Vec<String>,
     /// Whether rules of access count. Without a rule everything is allowed.
     pub has_authorizer: bool,
     /// Further lines of `server.properties`; they replace those of the same name.
     pub properties: Vec<(String, String)>,
     /// Where its data lies, and stays; `None`: in a directory that goes with the broker.
     pub dir: Option<PathBuf>,
-    /// The first of its [`PORTS`] ports; `None`: any.
+    /// The first of its [`super::ports::PORTS`] ports; `None`: any.
     pub first_port: Option<u16>,
 }
 
 impl Default for BrokerOptions {
     fn default() -> Self {
-        Self { heap_mib: 512, has_authorizer: false, properties: Vec::new(), dir: None, first_port: None }
+        let jvm = vec!["-XX:TieredStopAtLevel=1".to_owned()];
+        Self {
+            heap_mib: 512,
+            jvm,
+            has_authorizer: false,
+            properties: Vec::new(),
+            dir: None,
+            first_port: None,
+        }
     }
 }
 
@@ -150,7 +157,7 @@ impl Broker {
         self.log_start = log.metadata()?.len();
         let mut java = process::bound("java");
         java.current_dir(&self.dir);
-        java.args(["-Xms256m", &format!("-Xmx{}m", options.heap_mib)]);
+        java.args(["-Xms256m", &format!("-Xmx{}m", options.heap_mib)]).args(&options.jvm);
         java.arg("-Dlog4j2.configurationFile=log4j2.properties");
         java.args(["-cp", &format!("{}/*", self.installed.lib.display()), "kafka.Kafka"]).arg(&config);
         java.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -368,28 +375,4 @@ impl Drop for Broker {
             eprintln!("the broker's directory is kept for a look: {}", temp.keep().display());
         }
     }
-}
-
-/// A block of ports that nobody listens on. Below the ports that the kernel gives to outgoing
-/// connections: a broker that restarts must find its own again.
-fn free_ports(first: Option<u16>) -> Result<Ports> {
-    if let Some(first) = first {
-        let ports = Ports { first };
-        first.checked_add(PORTS).context("there are no ports behind that one")?;
-        for port in ports.all() {
-            is_free(port)
-                .with_context(|| format!("port {port} is taken; the broker needs {PORTS} in a row"))?;
-        }
-        return Ok(ports);
-    }
-    // Processes and threads that ask at the same time look at different ones.
-    let mut random = SmallRng::seed_from_u64(RandomState::new().hash_one(process_id()));
-    poll::until_some("free ports", limits::CONDITION, || {
-        let ports = Ports { first: random.random_range(1_500..4_000) * PORTS };
-        Ok(ports.all().all(|port| is_free(port).is_ok()).then_some(ports))
-    })
-}
-
-fn is_free(port: u16) -> std::io::Result<()> {
-    TcpListener::bind(("127.0.0.1", port)).map(drop)
 }

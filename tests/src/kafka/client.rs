@@ -289,11 +289,26 @@ pub fn records_to_file(options: &ConsumeOptions, output: &Path) -> Result<u64> {
     read_into(options, output, false)
 }
 
+/// Appends the committed values that are new since the last call to a file per topic, partition and key:
+/// `DIR/TOPIC/pN/none.log` without a key, else `DIR/TOPIC/pN/KEY.log`, all but letters and digits as `_`. Gives how many there are now.
+///
+/// # Errors
+/// If there is no such topic, or the end does not come in time; nothing is doubled by a call that failed.
+pub fn collect(client: &Client, topics: &[String], dir: &Path) -> Result<u64> {
+    let dir = path(dir);
+    let mut words = vec!["collect", &dir];
+    words.extend(topics.iter().map(String::as_str));
+    let read: Read = serde_json::from_str(&client.call(&words)?)?;
+    Ok(read.records)
+}
+
+/// What `client.py` says after reading.
+#[derive(Deserialize)]
+struct Read {
+    records: u64,
+}
+
 fn read_into(options: &ConsumeOptions, output: &Path, is_values: bool) -> Result<u64> {
-    #[derive(Deserialize)]
-    struct Read {
-        records: u64,
-    }
     let output = path(output);
     let isolation = if options.is_uncommitted { "read_uncommitted" } else { "read_committed" };
     let mut words = vec!["consume", &options.topic, "--output", &output, "--isolation", isolation];

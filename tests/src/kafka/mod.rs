@@ -11,6 +11,7 @@
 pub mod broker;
 pub mod client;
 pub mod install;
+pub mod ports;
 pub mod process;
 pub mod properties;
 pub mod proxy;

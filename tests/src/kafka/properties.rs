@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::ports::Ports;
 use super::security::Listener;
 use super::tls::TlsFiles;
 
@@ -13,38 +14,6 @@ pub const USER: (&str, &str) = ("alice", "alice-secret");
 pub(super) const LOG4J: &str = "rootLogger.level=info\nrootLogger.appenderRefs=out\n\
     rootLogger.appenderRef.out.ref=out\nappender.out.type=Console\nappender.out.name=out\n\
     appender.out.layout.type=PatternLayout\nappender.out.layout.pattern=%d{ISO8601} %p %c{1}: %m%n\n";
-
-/// Ports that one broker takes, from the first on: its listeners, the proxy, the controller.
-pub const PORTS: u16 = 8;
-
-/// Consecutive ports on the loopback.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ports {
-    /// The first of [`PORTS`]; the plaintext listener's.
-    pub first: u16,
-}
-
-impl Ports {
-    /// Where the broker itself listens.
-    #[must_use]
-    pub fn of(self, listener: Listener) -> u16 {
-        self.first + listener.offset()
-    }
-
-    /// What the PROXIED listener is advertised as; a test's proxy listens there.
-    #[must_use]
-    pub fn proxy(self) -> u16 {
-        self.first + PORTS - 2
-    }
-
-    pub(super) fn controller(self) -> u16 {
-        self.first + PORTS - 1
-    }
-
-    pub(super) fn all(self) -> impl Iterator<Item = u16> {
-        self.first..self.first + PORTS
-    }
-}
 
 /// What `StorageTool format` needs; nothing of it but the directory ends up in the result.
 pub(super) fn for_format(data: &Path) -> String {

@@ -7,6 +7,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -40,6 +41,7 @@ struct Shared {
     target_port: u16,
     state: Mutex<State>,
     changed: Condvar,
+    moved_bytes: AtomicU64,
 }
 
 /// A running proxy. Dropped, it closes its port and its connections.
@@ -56,8 +58,13 @@ impl Proxy {
     /// If it cannot listen.
     pub fn start(listen_port: u16, target_port: u16) -> Result<Self> {
         let state = State { mode: Mode::Flowing, is_listening: false, pumps: 0, error: None };
-        let shared =
-            Arc::new(Shared { listen_port, target_port, state: Mutex::new(state), changed: Condvar::new() });
+        let shared = Arc::new(Shared {
+            listen_port,
+            target_port,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            moved_bytes: AtomicU64::new(0),
+        });
         let acceptor = thread::spawn({
             let shared = Arc::clone(&shared);
             move || shared.accept_until_ended()
@@ -106,6 +113,12 @@ impl Proxy {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.shared.state().pumps / 2
+    }
+
+    /// Bytes that were passed on so far, both ways together.
+    #[must_use]
+    pub fn moved_bytes(&self) -> u64 {
+        self.shared.moved_bytes.load(Ordering::Relaxed)
     }
 
     fn wait(&self, is_done: impl Fn(&State) -> bool) -> Result<()> {
@@ -243,7 +256,10 @@ impl Shared {
             }
             match to.write(rest) {
                 Ok(0) => bail!("closed"),
-                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Ok(written) => {
+                    self.moved_bytes.fetch_add(written as u64, Ordering::Relaxed);
+                    rest = rest.get(written..).unwrap_or_default();
+                }
                 Err(error) if is_nothing_yet(error.kind()) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -3,7 +3,6 @@
 //! The progress is sealed like a manifest: the next bucket, and where its reading begins in each partition. It is written
 //! after the bucket's `_SUCCESS`; a crash between the two finds the bucket finished, and goes on.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -12,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::calendar::{Bucket, text_time};
 use super::durable::replace;
 use super::error::{BridgeError, io_error};
+use super::kafka::{Before, Known};
 use super::limits::{PAUSE, POLL};
 use super::manifest::{load_sealed, seal};
 use super::{Bridge, Done, Held, Input, kafka};
@@ -22,8 +22,8 @@ struct Progress {
     name: String,
     /// The start of the next bucket.
     next: String,
-    /// Where its reading begins: partition and offset.
-    read_start: Vec<(i32, i64)>,
+    /// Where its reading begins, and where the bucket before ended: partition and both offsets.
+    partitions: Vec<(i32, i64, i64)>,
 }
 
 const FIX: &str =
@@ -41,18 +41,22 @@ impl Bridge {
         let Some((mut bucket, mut known)) = self.begin(held, from, stop)? else { return Ok(()) };
         tracing::info!(topic = held.name, bucket = bucket.label(), "following");
         loop {
-            match self.make_from(held, bucket, &known, true, stop) {
+            match self.make_from(held, bucket, known.as_ref(), true, stop) {
                 Ok(done) => {
                     bucket = self.next(bucket);
-                    known =
-                        done.manifest.partitions.iter().map(|p| (p.partition, p.next_read_start)).collect();
-                    self.save(held, bucket, &known)?;
+                    self.save(held, bucket, known.insert(done.manifest.known()))?;
                     report(&done);
                 }
                 Err(BridgeError::Stopped) if stop.load(Ordering::Relaxed) => return Ok(()),
                 // A tree's done files are still to come.
                 Err(BridgeError::Incomplete { .. }) => pause(stop),
-                Err(error @ (BridgeError::Kafka(_) | BridgeError::Io { .. } | BridgeError::Input { .. })) => {
+                // What a person mends on the brokers or the disk (a right, a topic, space) needs no restart here.
+                Err(
+                    error @ (BridgeError::Kafka(_)
+                    | BridgeError::Refused(_)
+                    | BridgeError::Io { .. }
+                    | BridgeError::Input { .. }),
+                ) => {
                     tracing::warn!(topic = held.name, bucket = bucket.label(), "{error}; trying again");
                     pause(stop);
                 }
@@ -64,10 +68,10 @@ impl Bridge {
         }
     }
 
-    fn save(&self, held: &Held, next: Bucket, known: &BTreeMap<i32, i64>) -> Result<(), BridgeError> {
+    fn save(&self, held: &Held, next: Bucket, known: &Known) -> Result<(), BridgeError> {
         let path = self.progress_path(held);
-        let read_start = known.iter().map(|(partition, offset)| (*partition, *offset)).collect();
-        let progress = Progress { name: held.name.clone(), next: next.label(), read_start };
+        let partitions = known.iter().map(|(partition, at)| (*partition, at.read_start, at.commit)).collect();
+        let progress = Progress { name: held.name.clone(), next: next.label(), partitions };
         let bytes = seal(&progress)
             .map_err(|reason| io_error("cannot write", &path)(std::io::Error::other(reason)))?;
         replace(&path, &bytes)
@@ -79,7 +83,15 @@ impl Bridge {
         held: &Held,
         from: Option<i64>,
         stop: &AtomicBool,
-    ) -> Result<Option<(Bucket, BTreeMap<i32, i64>)>, BridgeError> {
+    ) -> Result<Option<(Bucket, Option<Known>)>, BridgeError> {
+        // A wrong name is said at once; brokers that are down are waited for.
+        if let Input::Kafka(input) = &self.input {
+            match kafka::check(input, &held.name) {
+                Err(error @ BridgeError::Refused(_)) => return Err(error),
+                Err(error) => tracing::warn!(topic = held.name, "{error}"),
+                Ok(()) => {}
+            }
+        }
         let path = self.progress_path(held);
         if let Some(progress) = load_sealed::<Progress>(&path, FIX)? {
             let broken =
@@ -96,18 +108,18 @@ impl Bridge {
                     "going on where it ended; `--from` is for a first start"
                 );
             }
-            return Ok(Some((bucket, progress.read_start.into_iter().collect())));
+            let before = |(partition, read_start, commit)| (partition, Before { read_start, commit });
+            return Ok(Some((bucket, Some(progress.partitions.into_iter().map(before).collect()))));
         }
-        let known = BTreeMap::new();
         if let Some(from) = from {
-            return Ok(Some((self.bucket(from), known)));
+            return Ok(Some((self.bucket(from), None)));
         }
         let Input::Kafka(input) = &self.input else {
             return Err(BridgeError::Refused("a tree has no first bucket by itself: say `--from`".into()));
         };
         while !stop.load(Ordering::Relaxed) {
             match kafka::first_bucket(input, &self.settings, &held.name) {
-                Ok(Some(bucket)) => return Ok(Some((bucket, known))),
+                Ok(Some(bucket)) => return Ok(Some((bucket, None))),
                 Ok(None) => {}
                 Err(BridgeError::Kafka(reason)) => {
                     tracing::warn!(topic = held.name, "{reason}; trying again")

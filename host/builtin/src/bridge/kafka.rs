@@ -19,8 +19,10 @@ use super::error::BridgeError;
 use super::limits::PARTITIONS_MAX;
 use super::manifest::{ClosedBy, Manifest, PartitionEntry};
 use super::options::{KafkaInput, Late, Settings};
+use super::partition::{Finished, Stretch};
 use super::publish::Parts;
-use super::reading::{Finished, Run, Stretch, consumer, read};
+use super::reading::{Run, consumer, read};
+use super::scan::End;
 
 /// A question about a topic failed.
 fn failed(consumer: &BaseConsumer<Context>, topic: &str, error: &KafkaError) -> BridgeError {
@@ -59,12 +61,41 @@ fn partitions(consumer: &BaseConsumer<Context>, topic: &str) -> Result<Vec<i32>,
     }
 }
 
+/// Whether there is such a topic.
+pub(super) fn check(input: &KafkaInput, topic: &str) -> Result<(), BridgeError> {
+    partitions(&consumer(input)?, topic).map(drop)
+}
+
+/// What the bucket before has recorded, by partition; empty: there is no record of it.
+pub(super) type Known = BTreeMap<i32, Before>;
+
+/// Where a later bucket took over, by partition.
+pub(super) type Ends = BTreeMap<i32, End>;
+
+/// Where the bucket before ended in a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Before {
+    /// Where reading for the next bucket begins.
+    pub read_start: i64,
+    /// Where that bucket ended.
+    pub commit: i64,
+}
+
+impl Manifest {
+    /// For the run of the next bucket.
+    pub(super) fn known(&self) -> Known {
+        let before = |p: &PartitionEntry| Before { read_start: p.next_read_start, commit: p.commit };
+        self.partitions.iter().map(|p| (p.partition, before(p))).collect()
+    }
+}
+
 /// Where to begin in each partition.
 fn stretches(
     input: &KafkaInput,
     topic: &str,
     bucket: Bucket,
-    known: &BTreeMap<i32, i64>,
+    known: &Known,
+    ends: &Ends,
 ) -> Result<Vec<Stretch>, BridgeError> {
     let consumer = consumer(input)?;
     let explain = |error: &KafkaError| failed(&consumer, topic, error);
@@ -82,25 +113,35 @@ fn stretches(
             .map_err(|error| explain(&error))?;
     }
     let answer = consumer.offsets_for_times(question, REQUEST).map_err(|error| explain(&error))?;
-    let mut stretches = Vec::new();
+    let mut indexed = BTreeMap::new();
     for element in answer.elements() {
         element.error().map_err(|error| explain(&error))?;
-        let partition = element.partition();
-        let Some((low, high)) = watermarks.get(&partition).copied() else { continue };
+        let Some((_, high)) = watermarks.get(&element.partition()).copied() else { continue };
         // The end was asked for before the index: no record below it is of the bucket if the index names none.
-        let indexed = if let Offset::Offset(offset) = element.offset() { offset } else { high };
-        let (begin, missing) = match known.get(&partition) {
-            Some(known) => ((*known).max(low), low.saturating_sub(*known).max(0)),
-            None => (indexed, 0),
-        };
-        let may_lack =
-            missing > 0 || (!known.contains_key(&partition) && low > 0 && indexed <= low && low < high);
-        if may_lack && !input.may_miss {
-            return Err(gap(topic, partition, low, known.get(&partition).copied(), bucket));
-        }
-        stretches.push(Stretch { partition, begin, fixed_commit: None, missing: missing.unsigned_abs() });
+        let offset = if let Offset::Offset(offset) = element.offset() { offset } else { high };
+        indexed.insert(element.partition(), offset);
     }
-    stretches.sort_by_key(|stretch| stretch.partition);
+    // Retention is known to reach back to before the bucket.
+    let reaches =
+        watermarks.iter().any(|(p, (low, high))| low < high && indexed.get(p).is_some_and(|at| at > low));
+    let mut stretches = Vec::new();
+    for (partition, (low, high)) in watermarks {
+        let indexed = indexed.get(&partition).copied().unwrap_or(low);
+        let (begin, late_from, missing) = match known.get(&partition) {
+            Some(known) => (known.read_start.max(low), Some(known.commit), (low - known.read_start).max(0)),
+            // The bucket before was closed without this partition: it is new, and all of it is to be seen.
+            None if !known.is_empty() => (low, Some(low), 0),
+            None => (indexed, None, 0),
+        };
+        let may_lack = known.is_empty() && low > 0 && indexed <= low && (low < high || !reaches);
+        if (may_lack || missing > 0) && !input.may_miss {
+            let known = known.get(&partition).map(|known| known.read_start);
+            return Err(gap(topic, partition, low, known, bucket));
+        }
+        let missing = missing.unsigned_abs();
+        let end = ends.get(&partition).copied();
+        stretches.push(Stretch { partition, begin, late_from, end, missing });
+    }
     Ok(stretches)
 }
 
@@ -146,7 +187,7 @@ pub(super) fn first_bucket(
         let partition = match consumer.poll(super::limits::POLL) {
             Some(Ok(message)) => {
                 let record_ns = message.timestamp().to_millis().unwrap_or(0).saturating_mul(1_000_000);
-                let header = |name: &str| super::reading::header(&message, name);
+                let header = |name: &str| super::partition::header(&message, name);
                 let (time_ns, _) = input.time.of(record_ns, message.payload().unwrap_or_default(), header);
                 if let Some(low) = lows.get(&message.partition()) {
                     // Times are not in order: what lies before the first record is allowed to be this much older.
@@ -181,9 +222,9 @@ pub(super) struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Reads a bucket. `known`: where to begin, as the bucket before said.
-    pub fn read(&self, known: &BTreeMap<i32, i64>) -> Result<(Manifest, Parts), BridgeError> {
-        let finished = self.read_all(&stretches(self.input, self.topic, self.bucket, known)?)?;
+    /// Reads a bucket.
+    pub fn read(&self, known: &Known, ends: &Ends) -> Result<(Manifest, Parts), BridgeError> {
+        let finished = self.read_all(&stretches(self.input, self.topic, self.bucket, known, ends)?)?;
         let mut manifest = Manifest::new(self.topic, self.bucket);
         let late = |finished: &Finished| {
             let side = finished.side.as_ref().map_or(0, |spool| spool.records());
@@ -198,6 +239,7 @@ impl Job<'_> {
             manifest.partitions.push(PartitionEntry {
                 partition: part.stretch.partition,
                 read_start: offsets.read_start,
+                late_from: offsets.late_from,
                 commit: offsets.commit,
                 next_read_start: offsets.next_read_start,
                 records: part.own.as_ref().map_or(0, |spool| spool.records()),
@@ -221,13 +263,15 @@ impl Job<'_> {
             let (low, _) = consumer
                 .fetch_watermarks(self.topic, part.partition, REQUEST)
                 .map_err(|error| failed(&consumer, self.topic, &error))?;
-            if low > part.read_start && part.read_start < part.commit {
-                return Err(gap(self.topic, part.partition, low, Some(part.read_start), self.bucket));
+            let begin = part.read_start.min(part.late_from);
+            if low > begin && begin < part.commit {
+                return Err(gap(self.topic, part.partition, low, Some(begin), self.bucket));
             }
             stretches.push(Stretch {
                 partition: part.partition,
-                begin: part.read_start,
-                fixed_commit: Some(part.commit),
+                begin,
+                late_from: Some(part.late_from),
+                end: Some(End { commit: part.commit, is_exact: true }),
                 missing: 0,
             });
         }

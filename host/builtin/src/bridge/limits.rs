@@ -12,6 +12,10 @@ pub const LATE_BUCKETS_MAX: usize = 64;
 /// Buckets of one `--from --to`: ten years of hours. More is a typing mistake.
 pub const BUCKETS_MAX: usize = 100_000;
 
+/// Later buckets that are looked at to find one that was made before: a week of hours. It matters only where a partition
+/// was silent, and buckets are made out of order while records still come.
+pub const LATER_BUCKETS: usize = 168;
+
 /// Bytes of a `_SUCCESS` file: thousands of files and partitions.
 pub const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 

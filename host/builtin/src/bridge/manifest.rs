@@ -70,6 +70,8 @@ pub struct PartitionEntry {
     pub partition: i32,
     /// The first offset with a time of the bucket or later: reading begins here.
     pub read_start: i64,
+    /// Where the bucket before ended: records of earlier buckets are late from here on.
+    pub late_from: i64,
     /// The first offset from which on all records belong to later buckets or are late.
     pub commit: i64,
     /// Where reading for the next bucket begins.
@@ -183,7 +185,8 @@ impl Manifest {
         let mut seen = BTreeSet::new();
         for part in &self.partitions {
             let order = [0, part.read_start, part.next_read_start, part.commit];
-            if !order.is_sorted() || part.partition < 0 || !seen.insert(part.partition) {
+            let late = [0, part.late_from, part.commit];
+            if !order.is_sorted() || !late.is_sorted() || part.partition < 0 || !seen.insert(part.partition) {
                 return Err(format!("the offsets of partition {} make no sense", part.partition));
             }
         }
@@ -308,6 +311,7 @@ mod tests {
         manifest.partitions.push(PartitionEntry {
             partition: 0,
             read_start: 3,
+            late_from: 4,
             commit: 12,
             next_read_start: 10,
             records: 2,
@@ -341,12 +345,13 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused_even_under_a_right_sum() {
         type Change = fn(&mut Manifest);
-        let changes: [(Change, &str); 9] = [
+        let changes: [(Change, &str); 10] = [
             (|m| m.format = 2, "format 2"),
             (|m| m.end = "soon".into(), "span of time"),
             (|m| m.name = "other".into(), "it is of other"),
             (|m| m.start = "1970-01-01T00:30:00Z".into(), "it is of access from"),
             (|m| m.partitions[0].commit = 1, "partition 0 make no sense"),
+            (|m| m.partitions[0].late_from = 13, "partition 0 make no sense"),
             (|m| m.files[0].name = "../../etc/passwd".into(), "not a file of it"),
             (|m| m.files[0].name = "_SUCCESS".into(), "not a file of it"),
             (|m| m.late_files[0].name = "late/..".into(), "not a file of it"),

@@ -23,6 +23,7 @@ mod kafka;
 pub mod limits;
 mod manifest;
 mod options;
+mod partition;
 mod publish;
 mod reading;
 mod scan;
@@ -30,7 +31,6 @@ mod spool;
 mod time;
 mod tree;
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -151,17 +151,17 @@ impl Bridge {
         }
     }
 
-    /// Makes a bucket, or finds it made. `live`: waits for records (or done files) that are still to come.
+    /// Makes a bucket, or finds it made.
     pub fn make(&self, held: &Held, bucket: Bucket, stop: &AtomicBool) -> Result<Done, BridgeError> {
-        self.make_from(held, bucket, &BTreeMap::new(), false, stop)
+        self.make_from(held, bucket, None, false, stop)
     }
 
-    /// `known`: where to begin in each partition, as the bucket before said.
+    /// `live`: waits for records that are still to come. `known`: what the bucket before has recorded; otherwise its `_SUCCESS` is asked.
     fn make_from(
         &self,
         held: &Held,
         bucket: Bucket,
-        known: &BTreeMap<i32, i64>,
+        known: Option<&kafka::Known>,
         live: bool,
         stop: &AtomicBool,
     ) -> Result<Done, BridgeError> {
@@ -189,7 +189,13 @@ impl Bridge {
                 };
                 match before {
                     Some(before) => (Manifest::new(name, bucket), job.read_again(before)?),
-                    None => job.read(known)?,
+                    None => {
+                        let ends = self.recorded_after(name, bucket)?;
+                        match known {
+                            Some(known) => job.read(known, &ends)?,
+                            None => job.read(&self.recorded_before(name, bucket)?, &ends)?,
+                        }
+                    }
                 }
             }
             (Input::Tree(input), _) => tree::read(&self.settings, input, bucket, &work, stop)?,
@@ -197,6 +203,28 @@ impl Bridge {
         let manifest = publish::publish(&self.settings, &work, bucket, manifest, &parts, before)?;
         empty_directory(&work)?;
         Ok(Done { dir, manifest, made: true })
+    }
+
+    /// What the `_SUCCESS` of the bucket before says; nothing if it was not made.
+    fn recorded_before(&self, name: &str, bucket: Bucket) -> Result<kafka::Known, BridgeError> {
+        let before = self.bucket(bucket.start_ns.saturating_sub(1));
+        let manifest = manifest::load(&self.settings.directory(name, before), name, before)?;
+        Ok(manifest.map(|manifest| manifest.known()).unwrap_or_default())
+    }
+
+    /// Where a later bucket, made before, took over in each partition.
+    fn recorded_after(&self, name: &str, bucket: Bucket) -> Result<kafka::Ends, BridgeError> {
+        let mut later = bucket;
+        for _ in 0..limits::LATER_BUCKETS {
+            later = self.next(later);
+            let dir = self.settings.directory(name, later);
+            if let Some(manifest) = manifest::load(&dir, name, later)? {
+                let is_exact = later.start_ns == bucket.end_ns;
+                let end = |p: &PartitionEntry| scan::End { commit: p.late_from, is_exact };
+                return Ok(manifest.partitions.iter().map(|p| (p.partition, end(p))).collect());
+            }
+        }
+        Ok(kafka::Ends::new())
     }
 
     fn progress_path(&self, held: &Held) -> PathBuf {

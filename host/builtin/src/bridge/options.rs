@@ -358,13 +358,11 @@ impl TreeInput {
             let first = settings.calendar.bucket(1_795_244_400_000_000_000);
             let wrong =
                 |reason: String| BuildError::new(option, reason, "write for instance `access-%Y%m%d%H*.log`");
-            let text = expand(pattern, first, settings).map_err(|reason| wrong(reason))?;
+            let text = expand(pattern, first, settings).map_err(&wrong)?;
             if Path::new(&text).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
                 return Err(wrong("leads out of the producer's directory".into()));
             }
-            if text
-                == expand(pattern, settings.calendar.next(first), settings).map_err(|reason| wrong(reason))?
-            {
+            if text == expand(pattern, settings.calendar.next(first), settings).map_err(&wrong)? {
                 return Err(wrong("is the same for every bucket".into()));
             }
             Glob::new(&text).map_err(|cause| wrong(cause.to_string()))?;

@@ -85,10 +85,11 @@ fn write(dir: &Path, manifest: &Manifest) -> Result<(), BridgeError> {
 
 /// What was read again must be what the bucket had: anything else is for a person to decide.
 fn check_same(dir: &Path, before: &Manifest, now: &Manifest) -> Result<(), BridgeError> {
-    let added = before.added.iter().flat_map(|addition| &addition.files).map(|file| dir.join(&file.name));
-    if let Some(path) = added.into_iter().find(|path| !path.is_file()) {
+    let lacking = manifest::lacking(dir, before);
+    let mut added = before.added.iter().flat_map(|addition| &addition.files).map(|file| dir.join(&file.name));
+    if let Some(path) = added.find(|path| lacking.contains(path)) {
         return Err(BridgeError::Differs(format!(
-            "{} is missing: late records that the run of a later bucket appended, which that run alone can make again. Nothing was \
+            "{} is missing or cut: late records that the run of a later bucket appended, which that run alone can make again. Nothing was \
              changed. Put the file back, or remove it from {}",
             path.display(),
             dir.join(MARKER).display()

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use flumen_config::{Diagnostic, Sources as ConfigFiles};
+use flumen_pipeline::ComponentKind;
+use flumen_pipeline::plan::AgentPlan;
 use flumen_plugin::{HostConfig, PluginHost};
 use serde::Serialize;
 
@@ -76,6 +79,7 @@ pub fn run(args: Args, output: Output) -> Result<(), Failure> {
 fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
     let (plan, files) = cmd::load(paths)?;
     let mut wrong = component_errors(&plan, &files);
+    wrong.extend(file_errors(&plan, &files));
     // A check leaves nothing behind, so it compiles into a directory of its own.
     let cache = cmd::Scratch::new()?;
     let config = HostConfig { cache_dir: cache.path().to_path_buf(), watch: false };
@@ -102,4 +106,20 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
         });
     }
     if wrong.is_empty() { Ok(report) } else { Err(Failure::Config(wrong)) }
+}
+
+/// Files that options name and that are not there, or not what they should be.
+fn file_errors(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic> {
+    let mut wrong = Vec::new();
+    for pipeline in &plan.pipelines {
+        let sources =
+            pipeline.sources.iter().map(|source| (ComponentKind::Source, &source.name, &source.options));
+        let sinks = pipeline.sinks.iter().map(|sink| (ComponentKind::Sink, &sink.name, &sink.options));
+        for (kind, name, options) in sources.chain(sinks) {
+            if let Err(error) = registry::check_files(options) {
+                wrong.push(files.diagnostic_for(&pipeline.name, kind, name, &error));
+            }
+        }
+    }
+    wrong
 }

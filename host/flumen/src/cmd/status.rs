@@ -1,5 +1,6 @@
 //! `flumen status`: what the running agent says of itself.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -99,8 +100,32 @@ fn print(status: &Value) {
 fn line(kind: &str, component: &Value, figures: &str) {
     println!("  {kind:<12} {:<16} {:<9} {figures}", text(component, "name"), text(component, "state"));
     if let Some(error) = component.get("error").and_then(Value::as_str) {
-        println!("               error: {error}");
+        let since = component.get("error_for_s").and_then(Value::as_f64).unwrap_or(0.0);
+        println!("               error for {since:.0} s: {error}");
     }
+    gauges(component).iter().for_each(|line| println!("               {line}"));
+}
+
+/// What a component tells besides the metrics of its kind: names with `/`, one line for what is before the last.
+fn gauges(component: &Value) -> Vec<String> {
+    let mut groups: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (name, value) in component.get("metrics").and_then(Value::as_object).into_iter().flatten() {
+        if let (Some((group, name)), Some(value)) = (name.rsplit_once('/'), value.as_u64()) {
+            groups.entry(group).or_default().push(gauge(name, value));
+        }
+    }
+    groups.into_iter().map(|(group, gauges)| format!("{group}: {}", gauges.join(", "))).collect()
+}
+
+/// `rtt_p99_us` of 1500 is `rtt p99 1.5 ms`.
+fn gauge(name: &str, value: u64) -> String {
+    let (words, shown) = match name.rsplit_once('_') {
+        Some((words, "us")) => (words, format!("{:.1} ms", value as f64 / 1_000.0)),
+        Some((words, "bytes")) => (words, size(value)),
+        Some((words, "events")) => (words, format!("{value} events")),
+        _ => (name, value.to_string()),
+    };
+    format!("{} {shown}", words.replace('_', " "))
 }
 
 fn interceptor_line(kind: &str, interceptor: &Value) {
@@ -155,4 +180,21 @@ pub fn size(bytes: u64) -> String {
         || format!("{bytes} B"),
         |(name, unit)| format!("{:.1} {name}", bytes as f64 / *unit as f64),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gauges_of_one_broker_stand_in_one_line() {
+        let component = serde_json::json!({ "metrics": {
+            "events_delivered": 7, "kafka/out_queue_events": 3, "kafka/out_queue_bytes": 2048,
+            "kafka/k1:9092/rtt_p99_us": 1500, "kafka/k1:9092/retries": 2,
+        }});
+        assert_eq!(
+            gauges(&component),
+            ["kafka: out queue 2.0 KiB, out queue 3 events", "kafka/k1:9092: retries 2, rtt p99 1.5 ms"]
+        );
+    }
 }

@@ -53,10 +53,4 @@ impl<'a> Reader<'a> {
         }
         None
     }
-
-    /// Avro's long: a [`Reader::varint`] whose lowest bit is the sign.
-    pub fn zigzag(&mut self) -> Option<i64> {
-        let value = self.varint()?;
-        Some((value >> 1).cast_signed() ^ -((value & 1).cast_signed()))
-    }
 }

@@ -67,8 +67,10 @@ pub struct Target {
     pub topics: Vec<String>,
     /// It writes in transactions.
     pub is_transactional: bool,
-    /// What its transactional ids begin with, behind [`ID_PREFIX`]: `agent/pipeline/channel/sink`; empty for a source.
+    /// What its transactional ids begin with, behind [`ID_PREFIX`]: `agent/pipeline/sink/`; empty for a source.
     pub id_prefix: String,
+    /// Whose progress: `agent/pipeline/channel/sink`; empty for a source.
+    pub progress_of: String,
     /// Where it keeps its progress.
     pub progress_topic: String,
 }
@@ -291,7 +293,7 @@ impl Look {
     fn records(&mut self, link: &Link, cluster: &Cluster, target: Option<&Target>) -> Option<Records> {
         let name = target.map_or(PROGRESS_TOPIC, |target| &target.progress_topic);
         let topic = cluster.topics.iter().find(|topic| topic.name == name)?;
-        match progress::read(link, topic, target.map_or("", |target| &target.id_prefix)) {
+        match progress::read(link, topic, target.map_or("", |target| &target.progress_of)) {
             Ok(records) => {
                 if records.unreadable > 0 {
                     let text = format!("{} keys have a record that cannot be read", records.unreadable);

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use rdkafka::consumer::Consumer;
+use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::groups::GroupInfo;
 use rdkafka::{Offset, TopicPartitionList};
 use serde::Serialize;
 
-use crate::limits;
+use crate::{limits, words};
 
 use super::link::{Link, Trouble};
 use super::offsets;
@@ -119,9 +120,22 @@ fn committed(link: &Link, group: &str, topics: &[Topic]) -> Result<BTreeMap<(Str
         return Ok(BTreeMap::new());
     }
     let reader = link.reader(Some(group), false)?;
-    let answer = reader
-        .committed_offsets(list, limits::ADMIN)
-        .map_err(|error| Trouble(reader.client().context().explain(&error)))?;
+    let answer = reader.committed_offsets(list, limits::ADMIN).map_err(|error| {
+        let context = reader.client().context();
+        // librdkafka asks on and on for the coordinator of a group that this login may not see.
+        let is_hidden = match words::code(&error) {
+            Some(Code::GroupAuthorizationFailed) => true,
+            Some(Code::OperationTimedOut) => context.last_error().is_none(),
+            _ => false,
+        };
+        Trouble(match is_hidden {
+            true => format!(
+                "this login may not see group {group:?}, or the group has no coordinator (`flumen kafka check` tells): ask \
+                 for DESCRIBE and READ on it"
+            ),
+            false => context.explain(&error),
+        })
+    })?;
     let mut committed = BTreeMap::new();
     for element in answer.elements() {
         if let Offset::Offset(offset) = element.offset() {

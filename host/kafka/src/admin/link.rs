@@ -19,8 +19,8 @@ use rdkafka::metadata::Metadata;
 use rdkafka::producer::{Producer, ThreadedProducer};
 
 use crate::context::Context;
+use crate::limits;
 use crate::settings::{Sasl, Settings};
-use crate::{limits, oauth};
 
 use super::native;
 
@@ -97,15 +97,8 @@ impl Link {
     where
         F: Future<Output = KafkaResult<T>>,
     {
-        let settings = &self.settings;
-        let config = settings.config("flumen-kafka");
-        let context = Context::new("kafka", settings.clone(), None);
         let admin =
-            AdminClient::from_config_and_context(&config, context).map_err(|error| self.trouble(&error))?;
-        if settings.sasl == Some(Sasl::OauthBearer) {
-            let token = oauth::token(settings).map_err(|error| Trouble(error.to_string()))?;
-            native::set_token(admin.inner(), token).map_err(Trouble)?;
-        }
+            native::admin_client("flumen-kafka", &self.settings).map_err(|error| self.trouble(&error))?;
         let options =
             AdminOptions::new().request_timeout(Some(limits::ADMIN)).operation_timeout(Some(limits::ADMIN));
         let future = request(&admin, &options);

@@ -21,3 +21,4 @@ pub mod transactions;
 pub mod value;
 
 pub use link::{Link, Trouble};
+pub(crate) use native::admin_client;

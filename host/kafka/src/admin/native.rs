@@ -5,12 +5,18 @@
 )]
 
 use std::ffi::CString;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rdkafka::admin::AdminClient;
 use rdkafka::bindings as c;
 use rdkafka::client::{Client, OAuthToken};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::error::{KafkaError, KafkaResult};
 
 use crate::context::Context;
+use crate::oauth;
+use crate::settings::{Sasl, Settings};
 
 /// Room for librdkafka's reason.
 const REASON_BYTES: usize = 512;
@@ -24,8 +30,18 @@ pub fn controller(client: &Client<Context>, limit: Duration) -> Option<i32> {
     (id >= 0).then_some(id)
 }
 
-/// Gives the client its token at once. An admin client of rdkafka serves no events, so it would never ask for one.
-pub fn set_token(client: &Client<Context>, token: OAuthToken) -> Result<(), String> {
+/// An admin client. One of rdkafka serves no events, so it would wait for a token for ever: it gets one at once.
+pub fn admin_client(who: &str, settings: &Arc<Settings>) -> KafkaResult<AdminClient<Context>> {
+    let context = Context::new(who, settings.clone(), None);
+    let admin = AdminClient::from_config_and_context(&settings.config(who), context)?;
+    if settings.sasl == Some(Sasl::OauthBearer) {
+        let token = oauth::token(settings).map_err(|error| error.to_string());
+        token.and_then(|token| set_token(admin.inner(), token)).map_err(KafkaError::ClientCreation)?;
+    }
+    Ok(admin)
+}
+
+fn set_token(client: &Client<Context>, token: OAuthToken) -> Result<(), String> {
     let no_nul = |_| "the token holds a zero byte".to_string();
     let text = CString::new(token.token).map_err(no_nul)?;
     let principal = CString::new(token.principal_name).map_err(no_nul)?;

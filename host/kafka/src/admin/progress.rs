@@ -38,8 +38,8 @@ pub struct Records {
     pub is_complete: bool,
 }
 
-/// Reads the newest records of all sinks, or of those below `agent/pipeline/…`.
-pub fn read(link: &Link, topic: &Topic, below: &str) -> Result<Records, Trouble> {
+/// Reads the newest records of a sink (`agent/pipeline/channel/sink`), or of all if it is empty.
+pub fn read(link: &Link, topic: &Topic, of: &str) -> Result<Records, Trouble> {
     let mut found: BTreeMap<Vec<u8>, Option<Record>> = BTreeMap::new();
     let is_complete = transactions::newest(link, topic, |key, value| {
         match value {
@@ -49,7 +49,7 @@ pub fn read(link: &Link, topic: &Topic, below: &str) -> Result<Records, Trouble>
     })?;
     let unreadable = found.values().filter(|record| record.is_none()).count();
     let mut known: Vec<Record> =
-        found.into_values().flatten().filter(|record| record.sink.starts_with(below)).collect();
+        found.into_values().flatten().filter(|record| of.is_empty() || record.sink == of).collect();
     known.sort_by(|a, b| (&a.sink, a.lane).cmp(&(&b.sink, b.lane)));
     Ok(Records { known, unreadable: u64::try_from(unreadable).unwrap_or(u64::MAX), is_complete })
 }

@@ -1,6 +1,7 @@
 //! Topics: which there are, how their partitions are, how they are configured; making and deleting them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use rdkafka::admin::{ConfigEntry, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -8,7 +9,7 @@ use rdkafka::metadata::Metadata;
 use serde::Serialize;
 
 use crate::settings::Settings;
-use crate::words;
+use crate::{limits, words};
 
 use super::link::{Link, Trouble};
 
@@ -147,7 +148,23 @@ pub fn create(
         topic = topic.set(key, value);
     }
     let results = link.admin(|admin, options| admin.create_topics([&topic], options))?;
-    each(link, results)
+    each(link, results)?;
+    wait_until_led(link, name);
+    Ok(())
+}
+
+/// The controller says that a topic is made before all brokers know of it. Without it in time all is well too: what
+/// is asked next may only find it missing for a moment.
+fn wait_until_led(link: &Link, name: &str) {
+    let end = Instant::now() + limits::ADMIN;
+    while Instant::now() < end {
+        let is_led = |topic: &Topic| !topic.partitions.is_empty() && topic.leaderless().next().is_none();
+        let all = link.metadata(None).map(|metadata| of(&metadata)).unwrap_or_default();
+        if all.iter().any(|topic| topic.name == name && is_led(topic)) {
+            return;
+        }
+        std::thread::sleep(limits::ADMIN_SLICE / 20);
+    }
 }
 
 /// Deletes a topic with all that is in it.

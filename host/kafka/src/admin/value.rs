@@ -4,16 +4,7 @@
 //! (`useFlumeEventFormat`, `parseAsFlumeEvent`): a map of headers, then the body. Read as text it begins with
 //! strange characters. A value counts as Flume's only if all of it reads as one, to the last byte.
 
-use super::bytes::Reader;
-
-/// One event in Flume's Avro.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FlumeEvent<'a> {
-    /// In the order of the bytes.
-    pub headers: Vec<(&'a str, &'a str)>,
-    /// The event's own bytes.
-    pub body: &'a [u8],
-}
+use crate::flume_avro;
 
 /// What a value seems to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +13,7 @@ pub enum Look {
     Empty,
     /// A JSON object or list.
     Json,
-    /// [`FlumeEvent`].
+    /// [`flume_avro::Event`].
     FlumeAvro,
     /// UTF-8 without control characters, but for tab and line ends.
     Text,
@@ -55,39 +46,9 @@ pub fn look(value: &[u8]) -> Look {
             Look::Json
         }
         Ok(text) if is_text(text) => Look::Text,
-        _ if flume_event(value).is_some() => Look::FlumeAvro,
+        _ if flume_avro::decode(value).is_ok() => Look::FlumeAvro,
         _ => Look::Binary,
     }
-}
-
-/// Reads a value as an event of Flume.
-pub fn flume_event(value: &[u8]) -> Option<FlumeEvent<'_>> {
-    let mut bytes = Reader(value);
-    let mut headers = Vec::new();
-    loop {
-        let count = bytes.zigzag()?;
-        if count == 0 {
-            break;
-        }
-        // A negative count is followed by the block's length in bytes, for readers that skip it.
-        if count < 0 {
-            bytes.zigzag()?;
-        }
-        for _ in 0..count.unsigned_abs() {
-            headers.push((text(&mut bytes)?, text(&mut bytes)?));
-        }
-    }
-    let body = counted(&mut bytes)?;
-    bytes.0.is_empty().then_some(FlumeEvent { headers, body })
-}
-
-fn counted<'a>(bytes: &mut Reader<'a>) -> Option<&'a [u8]> {
-    let length = usize::try_from(bytes.zigzag()?).ok()?;
-    bytes.take(length)
-}
-
-fn text<'a>(bytes: &mut Reader<'a>) -> Option<&'a str> {
-    std::str::from_utf8(counted(bytes)?).ok()
 }
 
 #[cfg(test)]
@@ -96,15 +57,6 @@ mod tests {
     use proptest::prelude::*;
 
     const GOLDEN: &[u8] = b"\x02\x08host\x08web1\x00\x0ahello";
-
-    #[test]
-    fn flumes_bytes_are_read() {
-        let event = flume_event(GOLDEN).unwrap();
-        assert_eq!((event.headers, event.body), (vec![("host", "web1")], &b"hello"[..]));
-        assert_eq!(flume_event(b"\x00\x0ahello").unwrap().body, b"hello");
-        assert_eq!(flume_event(b"\x01\x14\x08host\x08web1\x00\x0ahello").unwrap().headers.len(), 1);
-        assert_eq!(flume_event(b"\x00\x0ahello!"), None);
-    }
 
     #[test]
     fn values_look_like_what_they_are() {

@@ -19,7 +19,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::connection::{Connection, ReadBack};
+use super::connection::{Connection, ReadBack, in_slices};
+use super::failover::Failover;
 use super::limbo::Limbo;
 use super::options::JournalOptions;
 use super::queue::{Pending, Queue};
@@ -38,6 +39,9 @@ pub(super) struct Figures {
     pub bytes: AtomicU64,
     pub encode_ns: AtomicU64,
     pub commit_ns: AtomicU64,
+    /// Where events go, if there is a failover.
+    pub failover: Mutex<Option<String>>,
+    pub failovers: AtomicU64,
     /// Why nothing goes on now.
     pub waiting_for: Mutex<Option<String>>,
     /// Events that were sent to each channel since the start.
@@ -47,7 +51,7 @@ pub(super) struct Figures {
 }
 
 /// Why a group did not count.
-enum Trouble {
+pub(super) enum Trouble {
     /// The transaction was aborted; the group, or what is left of it, can be sent at once.
     Again,
     /// Nobody knows; ask, then perhaps send again.
@@ -65,12 +69,21 @@ pub(super) struct Committer {
     pub figures: Arc<Figures>,
     session: u64,
     /// Of the last group that counted.
-    number: u64,
+    pub number: u64,
     /// Where to look for the commit record.
     read_from: i64,
-    connection: Option<Connection>,
+    pub connection: Option<Connection>,
     /// What was taken from the queue and has no outcome.
-    group: Vec<Pending>,
+    pub group: Vec<Pending>,
+    /// A transaction with the group was begun, and nobody knows whether it counts.
+    pub is_in_doubt: bool,
+    pub failover: Option<Failover>,
+    /// Events go to the file.
+    pub is_away: bool,
+    /// Acknowledgements that wait for Kafka.
+    pub held: Vec<Pending>,
+    /// Those of a group in doubt, and its number.
+    pub held_in_doubt: (u64, Vec<Pending>),
 }
 
 impl Committer {
@@ -79,16 +92,37 @@ impl Committer {
         queue: Arc<Queue>,
         limbo: Limbo,
         figures: Arc<Figures>,
+        failover: Option<Failover>,
     ) -> Committer {
         let owner = Owner::new(&options.agent, &options.pipeline);
         let session = RandomState::new().build_hasher().finish();
-        let (number, read_from, connection, group) = (0, 0, None, Vec::new());
-        Committer { options, owner, queue, limbo, figures, session, number, read_from, connection, group }
+        let (held, held_in_doubt) = Default::default();
+        Committer {
+            options,
+            owner,
+            queue,
+            limbo,
+            figures,
+            session,
+            number: 0,
+            read_from: 0,
+            connection: None,
+            group: Vec::new(),
+            is_in_doubt: false,
+            failover,
+            is_away: false,
+            held,
+            held_in_doubt,
+        }
     }
 
     /// Runs until the journal closes and everything handed in counts, or cannot be made to.
     pub fn run(mut self) {
         let mut pause = limits::RECONNECT_FIRST;
+        if let Err(Trouble::Fatal(reason)) = self.begin() {
+            tracing::error!(pipeline = &*self.options.pipeline, "{reason}");
+            return self.give_up(Some(reason));
+        }
         loop {
             let trouble = match self.step() {
                 Ok(true) => {
@@ -105,7 +139,7 @@ impl Committer {
                     return self.give_up(Some(reason));
                 }
                 Trouble::Unknown(reason) => {
-                    self.connection = None;
+                    self.disconnect();
                     let first = self.figures.waiting_for.lock().replace(reason.clone()).is_none();
                     let retry_in_ms = pause.as_millis() as u64;
                     if first {
@@ -121,7 +155,9 @@ impl Committer {
                             "Kafka journal: {reason}"
                         );
                     }
-                    if self.wait(pause) {
+                    // With a file to go to nobody waits long, and a close makes everything handed in durable there.
+                    let now = if self.is_away { limits::RECONNECT_FIRST } else { pause };
+                    if self.wait(now) && !self.is_away {
                         return self.give_up(None);
                     }
                     pause = (pause * 2).min(limits::RECONNECT_MAX);
@@ -142,7 +178,7 @@ impl Committer {
     fn give_up(self, reason: Option<String>) {
         let reason: Option<Arc<str>> = reason.map(Into::into);
         let error = reason.clone().map_or(CommitError::Closing, CommitError::Failed);
-        for pending in &self.group {
+        for pending in self.group.iter().chain(&self.held).chain(&self.held_in_doubt.1) {
             pending.slot.answer(Err(error.clone()));
         }
         self.queue.fail(reason);
@@ -150,6 +186,13 @@ impl Committer {
 
     /// One group, if there is one. False: closed, and nothing is left.
     fn step(&mut self) -> Result<bool, Trouble> {
+        if self.is_away {
+            return self.step_away();
+        }
+        if self.is_given_up() && self.queue.is_open() {
+            self.leave()?;
+            return Ok(true);
+        }
         if self.connection.is_none() {
             self.connect()?;
         }
@@ -163,21 +206,50 @@ impl Committer {
             return Ok(!self.queue.is_closing() || !self.queue.is_empty());
         }
         self.drop_late();
-        if !self.group.is_empty() {
-            self.send()?;
-            self.finish()?;
-        }
+        self.send_group()?;
         Ok(true)
     }
 
+    /// Makes the group count.
+    pub fn send_group(&mut self) -> Result<(), Trouble> {
+        if self.group.is_empty() {
+            return Ok(());
+        }
+        self.is_in_doubt = true;
+        let sent = self.send();
+        // Aborted: it does not count.
+        self.is_in_doubt = !matches!(sent, Ok(()) | Err(Trouble::Again));
+        sent?;
+        self.finish()
+    }
+
+    /// The brokers are thought to be away, and there is somewhere else to go.
+    pub fn is_given_up(&self) -> bool {
+        self.failover.as_ref().is_some_and(|failover| failover.health.is_down())
+    }
+
+    fn disconnect(&mut self) {
+        self.connection = None;
+        if let Some(failover) = &mut self.failover {
+            failover.break_return();
+        }
+    }
+
+    /// The last transaction counts.
+    pub fn count(&mut self) -> Result<(), Trouble> {
+        self.number += 1;
+        self.limbo.settle(self.number).map_err(|error| Trouble::Fatal(error.to_string()))
+    }
+
     /// A producer, what it finds, and what that says of the group in doubt.
-    fn connect(&mut self) -> Result<(), Trouble> {
+    pub fn connect(&mut self) -> Result<(), Trouble> {
         let is_first = !self.queue.is_open();
-        let connection = Connection::open(&self.options, &self.owner, is_first).map_err(Trouble::Unknown)?;
-        let queue = self.queue.clone();
-        let read = connection
-            .read_back(&self.options, &self.owner, self.read_from, || queue.is_closing())
-            .map_err(Trouble::Unknown)?;
+        let give_up = || self.queue.is_closing() || self.is_given_up();
+        let connection = Connection::open(&self.options, &self.owner, is_first, &give_up);
+        let connection = connection.map_err(Trouble::Unknown)?;
+        let read = connection.read_back(&self.options, &self.owner, self.read_from, give_up);
+        let read = read.map_err(Trouble::Unknown)?;
+        self.note_marks(&read);
         *self.figures.topics.lock() = connection.topics.clone();
         if is_first {
             self.open(&connection, read)?;
@@ -199,10 +271,9 @@ impl Committer {
         let unknown = |error: KafkaError| Trouble::Unknown(connection.producer.context().explain(&error));
         connection.producer.begin_transaction().map_err(unknown)?;
         self.write_record(connection, self.number)?;
-        connection.producer.commit_transaction(limits::TRANSACTION).map_err(unknown)?;
+        self.end(&connection.producer)?;
         self.read_from = read.next;
-        let positions: BTreeMap<_, _> =
-            read.positions.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        let positions = self.merge(read.positions);
         tracing::info!(
             pipeline = &*self.options.pipeline,
             positions = positions.len(),
@@ -224,19 +295,22 @@ impl Committer {
                 self.options.agent, self.options.pipeline
             )));
         }
-        if record.number == self.number + 1 && !self.group.is_empty() {
-            tracing::info!(
-                pipeline = &*self.options.pipeline,
-                group = record.number,
-                "the transaction in doubt counts"
-            );
-            self.finish()?;
+        if record.number == self.number + 1 {
+            let group = record.number;
+            tracing::info!(pipeline = &*self.options.pipeline, group, "the transaction in doubt counts");
+            if self.is_away {
+                // A step of the way back from the file: its mark was read too.
+                self.count()?;
+            } else {
+                self.finish()?;
+            }
         }
+        self.is_in_doubt = false;
         Ok(())
     }
 
     /// Acknowledgements that come too late are refused, with everything that is in one commit with them.
-    fn drop_late(&mut self) {
+    pub fn drop_late(&mut self) {
         let group = std::mem::take(&mut self.group);
         for pending in group {
             // The state may change with each refusal: one after the other.
@@ -253,11 +327,18 @@ impl Committer {
 
     /// The group counts.
     fn finish(&mut self) -> Result<(), Trouble> {
-        self.number += 1;
-        self.limbo.settle(self.number).map_err(|error| Trouble::Fatal(error.to_string()))?;
+        self.count()?;
+        self.is_in_doubt = false;
         let group = std::mem::take(&mut self.group);
-        self.queue.committed(&group);
-        for pending in &group {
+        self.answer(&group);
+        self.figures.groups.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// These commits count.
+    pub fn answer(&self, group: &[Pending]) {
+        self.queue.committed(group);
+        for pending in group {
             pending.acks.iter().for_each(|ack| ack.reader.committed(ack));
             for (channel, rows) in puts(pending).map(|(channel, batch)| (channel, batch.rows())) {
                 if let Some(events) = self.figures.events.get(channel) {
@@ -266,10 +347,17 @@ impl Committer {
             }
             pending.slot.answer(Ok(self.number));
         }
-        self.figures.groups.fetch_add(1, Ordering::Relaxed);
         self.figures.commits.fetch_add(group.len() as u64, Ordering::Relaxed);
         self.figures.bytes.fetch_add(group.iter().map(|p| p.bytes as u64).sum(), Ordering::Relaxed);
-        Ok(())
+    }
+
+    /// Commits the transaction.
+    pub fn end(&self, producer: &BaseProducer<Context>) -> Result<(), Trouble> {
+        let give_up = || self.is_given_up();
+        // librdkafka's own flush inside of the commit polls nothing.
+        in_slices(producer, &give_up, |slice| producer.flush(slice))
+            .and_then(|()| in_slices(producer, &give_up, |slice| producer.commit_transaction(slice)))
+            .map_err(|error| Trouble::Unknown(producer.context().explain(&error)))
     }
 
     /// One transaction with the whole group.
@@ -297,7 +385,7 @@ impl Committer {
         let begin = Instant::now();
         // Before the offsets: they are acknowledgements of what the same transaction may put.
         self.send_offsets(producer)?;
-        producer.commit_transaction(limits::TRANSACTION * 2).map_err(unknown)?;
+        self.end(producer)?;
         self.figures.commit_ns.fetch_add(begin.elapsed().as_nanos() as u64, Ordering::Relaxed);
         producer.context().works();
         Ok(())
@@ -335,7 +423,7 @@ impl Committer {
         Ok(())
     }
 
-    fn write_record(&self, connection: &Connection, number: u64) -> Result<(), Trouble> {
+    pub fn write_record(&self, connection: &Connection, number: u64) -> Result<(), Trouble> {
         let record = CommitRecord { session: self.session, number }.encode();
         let key = self.owner.commit_key();
         let partition = connection.positions_partition;
@@ -382,7 +470,7 @@ impl Committer {
                         | Code::UnknownMemberId
                         | Code::FencedInstanceId
                         | Code::RebalanceInProgress,
-                    ) => refuse(text),
+                    ) => refuse(format!("the members of the group {} have changed", reader.group)),
                     _ => Trouble::Unknown(text),
                 });
             }
@@ -392,7 +480,7 @@ impl Committer {
 }
 
 /// Puts to channels that are topics.
-fn puts(pending: &Pending) -> impl Iterator<Item = (usize, &Batch)> {
+pub(super) fn puts(pending: &Pending) -> impl Iterator<Item = (usize, &Batch)> {
     let channels = |put: &'_ flumen_journal::Put| put.channels.clone();
     pending.commit.puts.iter().flat_map(move |put| {
         channels(put).into_iter().map(move |channel| (usize::from(channel.0), &put.batch))
@@ -400,19 +488,24 @@ fn puts(pending: &Pending) -> impl Iterator<Item = (usize, &Batch)> {
 }
 
 fn abort(producer: &BaseProducer<Context>) -> Trouble {
-    match producer.abort_transaction(limits::TRANSACTION) {
+    // The abort waits for delivery reports that only a poll takes off: the flush polls.
+    let flushed = producer.flush(limits::TRANSACTION);
+    match flushed.and_then(|()| producer.abort_transaction(limits::TRANSACTION)) {
         Ok(()) => Trouble::Again,
         Err(error) => Trouble::Unknown(producer.context().explain(&error)),
     }
 }
 
-/// The rows that the topic does not take, with their reason.
-fn too_large(topic: &Topic, batch: &Batch) -> Option<Batch> {
+/// Numbers of the rows that the topic does not take.
+pub(super) fn too_large_rows(topic: &Topic, batch: &Batch) -> Vec<u32> {
     let encoder = Encoder::new(batch, topic.is_flume);
-    let rows: Vec<u32> = (0..batch.rows())
-        .filter(|row| encoder.bytes(*row) > topic.record_bytes)
-        .map(|row| row as u32)
-        .collect();
+    (0..batch.rows()).filter(|row| encoder.bytes(*row) > topic.record_bytes).map(|row| row as u32).collect()
+}
+
+/// The rows that the topic does not take, with their reason.
+pub(super) fn too_large(topic: &Topic, batch: &Batch) -> Option<Batch> {
+    let encoder = Encoder::new(batch, topic.is_flume);
+    let rows = too_large_rows(topic, batch);
     if rows.is_empty() {
         return None;
     }
@@ -427,7 +520,11 @@ fn too_large(topic: &Topic, batch: &Batch) -> Option<Batch> {
     Some(quarantine::labelled(Quarantined { batch, reasons, by, hash, rejected }).unwrap_or(plain))
 }
 
-fn send_batch(producer: &BaseProducer<Context>, topic: &Topic, batch: &Batch) -> Result<(), Trouble> {
+pub(super) fn send_batch(
+    producer: &BaseProducer<Context>,
+    topic: &Topic,
+    batch: &Batch,
+) -> Result<(), Trouble> {
     let mut encoder = Encoder::new(batch, topic.is_flume);
     let partitions = u64::from(topic.partitions.unsigned_abs().max(1));
     for row in 0..batch.rows() {
@@ -446,7 +543,7 @@ fn send_batch(producer: &BaseProducer<Context>, topic: &Topic, batch: &Batch) ->
     Ok(())
 }
 
-fn send_register(
+pub(super) fn send_register(
     producer: &BaseProducer<Context>,
     topic: &str,
     partition: i32,

@@ -36,7 +36,12 @@ pub(super) struct ReadBack {
 
 impl Connection {
     /// Fences every earlier producer of this agent and pipeline, and ends its transaction.
-    pub fn open(options: &JournalOptions, owner: &Owner, is_first: bool) -> Result<Connection, String> {
+    pub fn open(
+        options: &JournalOptions,
+        owner: &Owner,
+        is_first: bool,
+        give_up: &dyn Fn() -> bool,
+    ) -> Result<Connection, String> {
         if is_first {
             topics::make_missing(options)?;
         }
@@ -44,8 +49,7 @@ impl Connection {
         let producer = producer(options, &topics)?;
         // Serves what must be served before the first request: a token for oauthbearer.
         producer.poll(std::time::Duration::from_millis(10));
-        producer
-            .init_transactions(limits::TRANSACTION)
+        in_slices(&producer, give_up, |slice| producer.init_transactions(slice))
             .map_err(|error| format!("beginning transactions: {}", producer.context().explain(&error)))?;
         let positions_partition = owner.partition(topics::partitions_of(&producer, POSITIONS)?);
         let state_partition = owner.partition(topics::partitions_of(&producer, STATE)?);
@@ -99,6 +103,31 @@ impl Connection {
                 return Err(format!("reading {POSITIONS}: no end within {} s", limits::READ_BACK.as_secs()));
             }
         }
+    }
+}
+
+/// A step of a transaction that may take long: asked again until it is done, [`limits::TRANSACTION`] passed, or
+/// nobody wants it any more.
+pub(super) fn in_slices(
+    producer: &BaseProducer<Context>,
+    give_up: &dyn Fn() -> bool,
+    step: impl Fn(std::time::Duration) -> Result<(), KafkaError>,
+) -> Result<(), KafkaError> {
+    let until = Instant::now() + limits::TRANSACTION;
+    loop {
+        let error = match step(limits::SLICE) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let may_go_on = match &error {
+            KafkaError::Transaction(error) => error.is_retriable() && !error.is_fatal(),
+            KafkaError::Flush(code) => *code == Code::OperationTimedOut,
+            _ => false,
+        };
+        if !may_go_on || give_up() || Instant::now() > until {
+            return Err(error);
+        }
+        producer.poll(std::time::Duration::ZERO);
     }
 }
 

@@ -6,7 +6,8 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use flumen_journal::{
-    ChannelId, ChannelStatus, Commit, CommitError, Journal, JournalStatus, Reader, ReaderId, Ticket,
+    ChannelId, ChannelSpec, ChannelStatus, Commit, CommitError, Journal, JournalStatus, Reader, ReaderId,
+    Ticket,
 };
 use flumen_pipeline::quarantine;
 use flumen_pipeline::source::Wake;
@@ -14,6 +15,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 
 use super::committer::{Committer, Figures};
+use super::failover::{self, Failover, Health, SOURCES};
 use super::limbo::Limbo;
 use super::monitor::{Ends, Monitor};
 use super::options::JournalOptions;
@@ -48,8 +50,16 @@ pub struct KafkaJournal {
 }
 
 impl KafkaJournal {
+    /// The channels that the file journal beside must have.
+    pub fn local_channels(options: &JournalOptions) -> Vec<ChannelSpec> {
+        let files = options.channels.iter().filter(|_| options.failover.is_some());
+        let files = files.map(|channel| failover::channel_spec(&channel.name));
+        files.chain([quarantine::channel_spec()]).collect()
+    }
+
     /// Begins to open: the cluster is reached from a thread. `local` is a file journal with the quarantine's
     /// channel ([`quarantine::channel_spec`]); it is closed with this one.
+    /// With a failover, it has the channels of [`KafkaJournal::local_channels`] too.
     pub fn open(
         options: JournalOptions,
         local: Arc<dyn Journal>,
@@ -69,8 +79,14 @@ impl KafkaJournal {
             })
             .collect();
         let limbo = Limbo { journal: local.clone(), channel: local_quarantine };
-        let committer = Committer::new(options.clone(), queue.clone(), limbo, figures.clone());
         let (wake, ends) = (Wake::default(), Arc::new(Mutex::new(Vec::new())));
+        let health = options.failover.map(|plan| Health::new(plan, options.clone(), wake.clone()));
+        let failover = health
+            .clone()
+            .map(|health| Failover::new(health, local.clone(), local_quarantine, &options))
+            .map(|failover| failover.ok_or(KafkaOpenError::NoQuarantine))
+            .transpose()?;
+        let committer = Committer::new(options.clone(), queue.clone(), limbo, figures.clone(), failover);
         let monitor = Monitor {
             options: options.clone(),
             figures: figures.clone(),
@@ -79,6 +95,9 @@ impl KafkaJournal {
         };
         let thread = |name: String| std::thread::Builder::new().name(name);
         thread(format!("watch-{}", options.pipeline)).spawn(move || monitor.run())?;
+        if let Some(health) = health {
+            thread(format!("health-{}", options.pipeline)).spawn(move || health.run())?;
+        }
         let committer = thread(format!("kafka-{}", options.pipeline)).spawn(move || committer.run())?;
         let committer = Mutex::new(Some(committer));
         Ok(Arc::new(KafkaJournal {
@@ -161,14 +180,14 @@ impl Journal for KafkaJournal {
     }
 
     fn position(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.queue.with_positions(|durable, newer| {
+        self.queue.with_positions(key.starts_with(SOURCES), |durable, newer| {
             let value = newer.get(key).map(|(_, value)| value).or_else(|| durable.get(key));
             value.filter(|value| !value.is_empty()).cloned()
         })
     }
 
     fn positions(&self, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
-        self.queue.with_positions(|durable, newer| {
+        self.queue.with_positions(prefix.starts_with(SOURCES), |durable, newer| {
             let mut all = std::collections::BTreeMap::new();
             let has_prefix = |key: &&Vec<u8>| key.starts_with(prefix);
             all.extend(durable.iter().filter(|(key, _)| has_prefix(key)));
@@ -190,7 +209,15 @@ impl Journal for KafkaJournal {
     fn status(&self) -> JournalStatus {
         let mut channels: Vec<ChannelStatus> =
             (0..self.options.channels.len()).map(|index| self.channel_status(index)).collect();
-        channels.extend(self.local.status().channels);
+        let mut local = self.local.status().channels;
+        // What waits in the file is of the channel.
+        for channel in &mut channels {
+            let file = local.iter().find(|file| file.name == channel.name);
+            channel.events += file.map_or(0, |file| file.events);
+            channel.bytes += file.map_or(0, |file| file.bytes);
+        }
+        local.retain(|file| file.name == quarantine::CHANNEL);
+        channels.extend(local);
         let get = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
         let figures = &self.figures;
         let failed = self.queue.failed().map(|reason| reason.to_string());
@@ -201,6 +228,8 @@ impl Journal for KafkaJournal {
             bytes_written: get(&figures.bytes),
             encode_ns: get(&figures.encode_ns),
             sync_ns: get(&figures.commit_ns),
+            failover: figures.failover.lock().clone(),
+            failovers: get(&figures.failovers),
             waiting_for: failed.or_else(|| figures.waiting_for.lock().clone()),
             channels,
             ..JournalStatus::default()

@@ -14,7 +14,7 @@ use arrow_buffer::Buffer;
 use flumen_event::{Batch, layout};
 use flumen_journal::{ChannelId, Commit, CommitError, Journal, Put};
 
-const KEY: &[u8] = b"limbo";
+pub(super) const KEY: &[u8] = b"limbo";
 
 /// The quarantine's side of a Kafka journal.
 pub(super) struct Limbo {

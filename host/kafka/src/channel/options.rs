@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flumen_pipeline::component::option;
+use flumen_pipeline::plan::FailoverPlan;
 use flumen_pipeline::{BuildError, ComponentSpec, OptionKind, OptionSpec, Options};
 
 use crate::settings::{CLIENT_OPTIONS, Settings, with_client_options};
@@ -75,6 +76,8 @@ pub struct JournalOptions {
     pub replication: Option<i32>,
     /// See the option.
     pub session_timeout: Duration,
+    /// What becomes of events while the cluster cannot be reached.
+    pub failover: Option<FailoverPlan>,
     /// The channels, in the order of the plan.
     pub channels: Vec<ChannelTopic>,
 }
@@ -121,6 +124,7 @@ impl JournalOptions {
                         settings: Arc::new(settings),
                         replication,
                         session_timeout,
+                        failover: None,
                         channels: vec![topic],
                     });
                 }

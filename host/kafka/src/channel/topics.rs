@@ -111,9 +111,8 @@ fn counted(metadata: &rdkafka::metadata::Metadata, topic: &str) -> Result<i32, S
 
 fn admin(options: &JournalOptions) -> Result<AdminClient<Context>, String> {
     let who = format!("journal {}", options.pipeline);
-    let context = Context::new(&who, options.settings.clone(), None);
-    let config = options.settings.config(&options.id());
-    config.create_with_context(context).map_err(|error| error.to_string())
+    crate::admin::admin_client(&who, &options.settings)
+        .map_err(|error| crate::words::explain(&error, &options.settings, None))
 }
 
 fn admin_options() -> AdminOptions {

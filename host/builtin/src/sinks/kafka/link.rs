@@ -59,6 +59,8 @@ pub(super) struct Link {
     /// Until there, lanes are at different cursors.
     pub until: u64,
     pub is_fenced: bool,
+    /// Bytes of a batch of records: `batch_bytes`, or what the topics take.
+    pub batch_bytes: u64,
 }
 
 impl Link {

@@ -19,7 +19,7 @@
 //! # How it fails
 //! Any error drops the producers, and recovery finds out what the broker holds; the outcome of a commit is never
 //! guessed. A record that the broker refuses for good goes to quarantine: the transaction is aborted, the guilty record is
-//! found by sending the suspects alone, and the others are sent again ([`sending`]). *Fenced* has two causes, another
+//! found by sending the suspects alone, and the others are sent again ([`refusals`]). *Fenced* has two causes, another
 //! agent with the same name, or a transaction that took longer than `transaction_timeout`: the claim tells them
 //! apart, and only the first stops the sink for good.
 //!
@@ -41,6 +41,7 @@ mod options;
 mod outbox;
 mod patience;
 mod recovery;
+mod refusals;
 mod routes;
 mod sending;
 mod template;
@@ -58,7 +59,9 @@ pub fn build(options: &Options) -> Result<Box<dyn Sink>, BuildError> {
     let settings = Arc::new(Settings::from_options(options)?);
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
     let by = By { instance: format!("{:016x}", routes::random()), host, pid: std::process::id() };
-    Ok(Box::new(KafkaSink { settings, by, link: None, is_fenced: false, outbox: Outbox::default() }))
+    let batch_bytes = settings.batch_bytes;
+    let outbox = Outbox::default();
+    Ok(Box::new(KafkaSink { settings, by, link: None, is_fenced: false, batch_bytes, outbox }))
 }
 
 struct KafkaSink {
@@ -69,6 +72,8 @@ struct KafkaSink {
     link: Option<Link>,
     /// The broker said that another has our transactional id, or that we were too slow.
     is_fenced: bool,
+    /// See [`Link::batch_bytes`].
+    batch_bytes: u64,
     outbox: Outbox,
 }
 
@@ -86,7 +91,7 @@ impl KafkaSink {
         let done = step(&mut link, context, &patience);
         match done.is_ok() {
             true => self.link = Some(link),
-            false => self.is_fenced = link.is_fenced,
+            false => (self.is_fenced, self.batch_bytes) = (link.is_fenced, link.batch_bytes),
         }
         done
     }
@@ -106,7 +111,8 @@ impl Sink for KafkaSink {
             recovery::look_for_another(&self.settings, &self.by, context, &patience)?;
             self.is_fenced = false;
         }
-        let (link, stored) = recovery::recover(&self.settings, &self.by, context, cursors, &patience)?;
+        let (link, stored) =
+            recovery::recover(&self.settings, &self.by, self.batch_bytes, context, cursors, &patience)?;
         self.link = Some(link);
         Ok(stored)
     }

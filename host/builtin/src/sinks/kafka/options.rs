@@ -146,6 +146,7 @@ pub fn delivery(options: &Options) -> &'static str {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::enum_variant_names, reason = "these are their names everywhere")]
 pub(super) enum Delivery {
     ExactlyOnce,
     AtLeastOnce,
@@ -233,6 +234,15 @@ impl Settings {
                 "list the topics that it may come to, for instance [\"web-*\"]",
             ));
         }
+        let (interval, timeout) =
+            (options.duration("transaction_interval")?, options.duration("transaction_timeout")?);
+        if interval * 2 > timeout {
+            return Err(BuildError::new(
+                "transaction_interval",
+                "is more than half of `transaction_timeout`: the broker would abort transactions that are on time",
+                "make it shorter, or `transaction_timeout` longer",
+            ));
+        }
         Ok(Settings {
             client: Arc::new(Client::from_options(options)?),
             topics: globs(patterns)?,
@@ -253,9 +263,9 @@ impl Settings {
             delivery: Delivery::from_options(options),
             lanes: options.integer("lanes")?.max(1) as usize,
             progress_topic: legal(options, "progress_topic")?.unwrap_or_default(),
-            transaction_interval: options.duration("transaction_interval")?,
+            transaction_interval: interval,
             transaction_bytes: options.size("transaction_bytes")?,
-            transaction_timeout: options.duration("transaction_timeout")?,
+            transaction_timeout: timeout,
             compression: options.text("compression")?.to_owned(),
             linger: options.duration("linger")?,
             batch_bytes: options.size("batch_bytes")?,
@@ -263,19 +273,16 @@ impl Settings {
         })
     }
 
-    /// librdkafka's configuration of a producer, but for the transactional id.
+    /// librdkafka's configuration of a producer, but for the transactional id and the size of batches.
     pub fn producer(&self, who: &str) -> ClientConfig {
         let mut config = self.client.config(who);
         let ms = |duration: Duration| duration.as_millis().to_string();
         config.set("compression.type", &self.compression);
         config.set("linger.ms", ms(self.linger));
-        config.set("batch.size", self.batch_bytes.to_string());
         // What is too large is for the broker to say: it counts compressed bytes.
         config.set("message.max.bytes", limits::KAFKA_RECORD_BYTES_MAX.to_string());
         config.set("queue.buffering.max.kbytes", (limits::KAFKA_QUEUE_BYTES / 1024).to_string());
         config.set("queue.buffering.max.messages", limits::KAFKA_QUEUE_EVENTS.to_string());
-        // Flumen chooses partitions itself, but for the progress.
-        config.set("partitioner", "murmur2_random");
         match self.delivery {
             Delivery::ExactlyOnce => {
                 config.set("enable.idempotence", "true").set("acks", "all");
@@ -368,6 +375,7 @@ pub(super) mod tests {
         ]);
         for (name, value) in values {
             let value = match *name {
+                "transaction_interval" => Value::Duration(Duration::from_secs(value.parse().unwrap())),
                 "topics" | "headers" => Value::TextList(value.split(',').map(str::to_owned).collect()),
                 "partition" => Value::Integer(value.parse().unwrap()),
                 _ => Value::Text((*value).to_owned()),
@@ -385,6 +393,7 @@ pub(super) mod tests {
             (vec![("topics", "web-[")], "topics", "unclosed"),
             (vec![("topic_default", "a/b")], "topic_default", "not a legal name"),
             (vec![("progress_topic", "")], "progress_topic", "not a legal name"),
+            (vec![("transaction_interval", "31")], "transaction_interval", "half"),
             (vec![("key", "host")], "key", "header.NAME"),
             (vec![("partitioner", "header")], "partition_header", "missing"),
             (vec![("partitioner", "fixed")], "partition", "missing"),

@@ -23,6 +23,7 @@ use crate::sinks::limits;
 pub(super) fn recover(
     settings: &Arc<Settings>,
     by: &By,
+    batch_bytes: u64,
     context: &SinkContext,
     cursors: &mut Cursors<'_>,
     patience: &Patience,
@@ -42,15 +43,17 @@ pub(super) fn recover(
         reached: AtomicU64::new(0),
         until: 0,
         is_fenced: false,
+        batch_bytes,
     };
+    link.check_topic()?;
     if settings.delivery != Delivery::ExactlyOnce {
         link.add_lanes(settings.lanes, context, patience)?;
-        link.check_topic()?;
         return Ok((link, None));
     }
     link.check_progress_topic(patience)?;
     link.add_lanes(settings.lanes, context, patience)?;
     link.claim(patience)?;
+    tracing::info!(sink = link.who.sink, id = transactional_id(&link.who, 0), "takes over");
     let mut found = link.read_progress(patience)?;
     let recorded = found.lanes.get(&0).map_or(0, |progress| usize::from(progress.lanes));
     if recorded > link.lanes.len() {
@@ -69,7 +72,6 @@ pub(super) fn recover(
     }
     context.metrics.set_gauges("progress_corrupted", [("progress_corrupted".to_owned(), found.corrupted)]);
     let stored = link.take_up(&found.lanes, cursors);
-    link.check_topic()?;
     Ok((link, Some(stored)))
 }
 
@@ -146,15 +148,17 @@ impl Link {
     /// The plain topic is looked for at once, not at the first event.
     fn check_topic(&mut self) -> Result<(), SinkError> {
         let Some(name) = self.settings.topic.plain() else { return Ok(()) };
-        match self.topics.partitions(name) {
-            Ok(Some(_)) => Ok(()),
-            // Said when there is something to deliver.
-            Ok(None) => {
-                tracing::warn!(sink = self.who.sink, topic = name, "the topic does not exist yet");
-                Ok(())
-            }
-            Err(error) => Err(SinkError::Retry(self.topics.explain(&error))),
+        let found = self.routes.find(name, &self.topics);
+        let index = found.map_err(|error| SinkError::Retry(self.topics.explain(&error)))?;
+        if self.routes.get_mut(index).is_none_or(|route| route.partitions.is_none()) {
+            // Said again, as an error, when there is something to deliver.
+            tracing::warn!(sink = self.who.sink, topic = name, "the topic does not exist yet");
+            self.routes.forget();
         }
+        if let Some(limit) = self.routes.known_limit(name) {
+            self.batch_bytes = self.batch_bytes.min(limit as u64);
+        }
+        Ok(())
     }
 
     fn check_progress_topic(&self, patience: &Patience) -> Result<(), SinkError> {
@@ -209,7 +213,8 @@ impl Link {
         patience: &Patience,
     ) -> Result<(), SinkError> {
         let name = format!("sink {}", context.name);
-        let config = self.settings.producer(&name);
+        let mut config = self.settings.producer(&name);
+        config.set("batch.size", self.batch_bytes.to_string());
         let is_transactional = self.settings.delivery == Delivery::ExactlyOnce;
         let first = self.lanes.len();
         for number in first..count {
@@ -236,15 +241,26 @@ impl Link {
         }
     }
 
+    /// The same lanes with fresh producers: what is open is aborted.
+    pub fn renew_lanes(&mut self, context: &SinkContext, patience: &Patience) -> Result<(), SinkError> {
+        let cursors: Vec<u64> = self.lanes.drain(..).map(|lane| lane.cursor).collect();
+        self.add_lanes(cursors.len(), context, patience)?;
+        self.lanes.iter_mut().zip(cursors).for_each(|(lane, cursor)| lane.cursor = cursor);
+        Ok(())
+    }
+
     fn take_over_error(&mut self, error: &KafkaError) -> SinkError {
-        let (text, id) = (error.to_string(), transactional_id(&self.who, 0));
-        let about_coordinator = text.contains("oordinator")
-            || words::code(error).is_some_and(|code| {
-                matches!(
-                    code,
-                    Code::CoordinatorNotAvailable | Code::CoordinatorLoadInProgress | Code::NotCoordinator
-                )
-            });
+        let id = transactional_id(&self.who, 0);
+        // Brokers answered about topics a moment ago: who does not answer is the coordinator.
+        let about_coordinator = words::code(error).is_some_and(|code| {
+            matches!(
+                code,
+                Code::CoordinatorNotAvailable
+                    | Code::CoordinatorLoadInProgress
+                    | Code::NotCoordinator
+                    | Code::OperationTimedOut
+            )
+        });
         let has_connection_trouble =
             self.lanes.iter().any(|lane| lane.lane.producer.context().last_error().is_some());
         if about_coordinator && !has_connection_trouble {

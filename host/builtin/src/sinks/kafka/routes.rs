@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use arrow_array::{Array, StringArray};
 use flumen_event::Batch;
+use flumen_kafka::partition;
 use flumen_kafka::rdkafka::error::KafkaResult;
 use flumen_kafka::topics::Topics;
-use flumen_kafka::{partition, words};
 
 use super::options::{KeyOf, Partitioner, Settings};
 use super::template;
@@ -55,33 +55,32 @@ impl Routes {
     /// The route of a topic; asks the brokers about one that is new, was missing, or was last asked for long ago.
     pub fn find(&mut self, name: &str, topics: &Topics) -> KafkaResult<usize> {
         let known = self.by_name.get(name).copied();
-        if let Some(route) = known.and_then(|index| self.routes.get(index)) {
-            if route.asked.elapsed() < limits::TOPIC_KNOWN {
-                return Ok(known.unwrap_or_default());
-            }
+        let route = known.and_then(|index| Some((index, self.routes.get(index)?)));
+        if let Some((index, _)) = route.filter(|(_, route)| route.asked.elapsed() < limits::TOPIC_KNOWN) {
+            return Ok(index);
         }
-        let partitions = topics.partitions(name)?;
-        let index = known.unwrap_or_else(|| {
-            let index = self.routes.len();
-            self.routes.push(Route {
-                name: name.to_owned(),
-                partitions: None,
-                record_bytes_max: None,
-                asked: Instant::now(),
-                sticky: (any_partition(), 0),
-                next: random() as u32,
-            });
+        let asked = topics.partitions(name);
+        if let (Some((index, Some(_))), Err(error)) =
+            (route.map(|(index, route)| (index, route.partitions)), &asked)
+        {
+            // What is known goes on to count: the producers find out themselves what is wrong.
+            tracing::debug!(topic = name, %error, "the topic could not be asked for again");
+            self.routes.iter_mut().skip(index).take(1).for_each(|route| route.asked = Instant::now());
+            return Ok(index);
+        }
+        let partitions = asked?;
+        let index = known.unwrap_or(self.routes.len());
+        if known.is_none() {
+            self.routes.push(Route::new(name));
             self.by_name.insert(name.to_owned(), index);
-            index
-        });
+        }
         if let Some(route) = self.routes.get_mut(index) {
             (route.asked, route.partitions) = (Instant::now(), partitions);
-            if partitions.is_some() {
+            if partitions.is_some() && route.record_bytes_max.is_none() {
                 match topics.limits(name) {
                     Ok(limits) => route.record_bytes_max = limits.record_bytes_max,
                     Err(error) => {
-                        let code = words::code(&error);
-                        tracing::debug!(topic = name, ?code, "the limits of a topic are not known");
+                        tracing::debug!(topic = name, %error, "the limits of a topic are not known")
                     }
                 }
             }
@@ -102,6 +101,17 @@ impl Routes {
 }
 
 impl Route {
+    fn new(name: &str) -> Route {
+        Route {
+            name: name.to_owned(),
+            partitions: None,
+            record_bytes_max: None,
+            asked: Instant::now(),
+            sticky: (any_partition(), 0),
+            next: random() as u32,
+        }
+    }
+
     /// The partition of a row of `bytes` bytes. An error is a reason for quarantine.
     pub fn partition(
         &mut self,
@@ -224,14 +234,7 @@ mod tests {
     use flumen_event::{BatchBuilder, HeaderColumn};
 
     fn route(partitions: i32) -> Route {
-        Route {
-            name: "t".into(),
-            partitions: Some(partitions),
-            record_bytes_max: None,
-            asked: Instant::now(),
-            sticky: (4, 0),
-            next: 0,
-        }
+        Route { partitions: Some(partitions), sticky: (4, 0), next: 0, ..Route::new("t") }
     }
 
     #[test]

@@ -1,11 +1,10 @@
-//! Rows to records, and what becomes of those that the broker refuses.
+//! Rows to records.
 
 use std::ffi::CString;
 use std::time::Instant;
 
 use arrow_array::Array;
 use flumen_event::Batch;
-use flumen_kafka::lane;
 use flumen_kafka::produce::Record;
 use flumen_kafka::rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use flumen_pipeline::SinkError;
@@ -25,12 +24,12 @@ fn id(batch: usize, row: usize) -> usize {
     batch << ROW_BITS | row
 }
 
-fn batch_and_row(id: usize) -> (usize, usize) {
+pub(super) fn batch_and_row(id: usize) -> (usize, usize) {
     (id >> ROW_BITS, id & ((1 << ROW_BITS) - 1))
 }
 
 /// Why a batch was not handed over as a whole.
-enum Broken {
+pub(super) enum Broken {
     /// A record before was refused: nothing more can be sent until that is settled.
     Refused,
     Error(SinkError),
@@ -56,35 +55,6 @@ impl Link {
             Ok(()) => Ok(()),
             Err(Broken::Error(error)) => Err(error),
             Err(Broken::Refused) => self.settle(context, patience),
-        }
-    }
-
-    /// Waits until the brokers have everything. Then no record can be refused any more.
-    pub fn settle(&mut self, context: &mut SinkContext, patience: &Patience) -> Result<(), SinkError> {
-        loop {
-            let failed = self.drain(context, patience)?;
-            if failed.is_empty() {
-                return Ok(());
-            }
-            let suspects: Vec<(usize, Code)> =
-                failed.iter().copied().filter(|(_, code)| lane::is_refusal(*code)).collect();
-            if suspects.is_empty() {
-                let is_cause = |code: &Code| !matches!(code, Code::PurgeQueue | Code::PurgeInflight);
-                let code = failed.iter().map(|(_, code)| *code).find(is_cause);
-                let error = KafkaError::MessageProduction(code.unwrap_or(Code::PurgeQueue));
-                return Err(self.error(&error));
-            }
-            self.abort(patience)?;
-            self.try_alone(context, &suspects, patience)?;
-            if self.settings.delivery == Delivery::ExactlyOnce {
-                match self.send_all(context, patience) {
-                    Ok(()) | Err(Broken::Refused) => {}
-                    Err(Broken::Error(error)) => return Err(error),
-                }
-            } else {
-                // All others were not held up, and the suspects that passed have arrived.
-                return self.settle(context, patience);
-            }
         }
     }
 
@@ -134,120 +104,17 @@ impl Link {
         Ok(dropped + refused + failed.len() as u64)
     }
 
-    fn send_all(&mut self, context: &mut SinkContext, patience: &Patience) -> Result<(), Broken> {
+    pub fn send_all(&mut self, context: &mut SinkContext, patience: &Patience) -> Result<(), Broken> {
         (0..self.delivered.len()).try_for_each(|index| self.send_batch(context, index, patience))
     }
 
-    fn abort(&mut self, patience: &Patience) -> Result<(), SinkError> {
-        let timeout = self.settings.transaction_timeout;
-        let aborted =
-            self.lanes.iter_mut().try_for_each(|lane| lane.lane.abort(timeout, &|| patience.go_on()));
-        aborted.map_err(|error| self.error(&error))
-    }
-
-    /// Waits for the brokers; stops at the first failure. Returns the failures.
-    fn drain(&mut self, context: &SinkContext, patience: &Patience) -> Result<Vec<(usize, Code)>, SinkError> {
-        let begin = Instant::now();
-        let mut said = begin;
-        loop {
-            let mut is_done = true;
-            let mut failed = Vec::new();
-            for lane in &self.lanes {
-                // Only one step: a refusal in a transaction holds up all that is behind it.
-                is_done &= lane.lane.producer.drain(std::time::Duration::ZERO, || true);
-                failed.append(&mut lane.lane.producer.failed());
-            }
-            if is_done || !failed.is_empty() {
-                return Ok(failed);
-            }
-            if let Some(error) = self.lanes.iter().find_map(|lane| lane.lane.producer.fatal()) {
-                return Err(self.error(&error));
-            }
-            if !patience.go_on() {
-                return Err(SinkError::Stopped);
-            }
-            if begin.elapsed() > self.settings.transaction_timeout * 2 {
-                return Err(self.error(&KafkaError::Flush(Code::OperationTimedOut)));
-            }
-            if said.elapsed() > limits::BROKER_SLOW {
-                said = Instant::now();
-                self.say_what_is_waited_for(context);
-            }
-        }
-    }
-
-    fn say_what_is_waited_for(&self, context: &SinkContext) {
+    pub fn say_what_is_waited_for(&self, context: &SinkContext) {
         let reason = self.lanes.iter().find_map(|lane| lane.lane.producer.context().last_error());
         let reason = reason.unwrap_or_else(|| "the broker takes its time".into());
         context.metrics.set_error(Some(format!("waiting for the broker: {reason}")));
     }
 
-    /// Sends each suspect alone, and takes it back: those that are refused again are guilty.
-    fn try_alone(
-        &mut self,
-        context: &mut SinkContext,
-        suspects: &[(usize, Code)],
-        patience: &Patience,
-    ) -> Result<(), SinkError> {
-        for (id, _) in suspects {
-            let (index, row) = batch_and_row(*id);
-            if self.delivered.get(index).is_none_or(|delivered| delivered.refused.contains(&row)) {
-                continue;
-            }
-            self.alone.insert(*id);
-            match self.send_rows(context, index, row..row + 1, patience) {
-                Ok(()) | Err(Broken::Refused) => {}
-                Err(Broken::Error(error)) => return Err(error),
-            }
-            let failed = self.drain(context, patience)?;
-            self.abort(patience)?;
-            match failed.first() {
-                None => {}
-                Some((_, code)) if lane::is_refusal(*code) => self.refuse(context, index, row, *code)?,
-                Some((_, code)) => return Err(self.error(&KafkaError::MessageProduction(*code))),
-            }
-        }
-        Ok(())
-    }
-
-    /// To quarantine with a row that the broker refused.
-    fn refuse(
-        &mut self,
-        context: &mut SinkContext,
-        index: usize,
-        row: usize,
-        code: Code,
-    ) -> Result<(), SinkError> {
-        let Some(delivered) = self.delivered.get_mut(index) else { return Ok(()) };
-        delivered.refused.insert(row);
-        let bytes = delivered.values.get(row).len();
-        let batch = delivered.batch.slice(row, 1);
-        let topic = match TopicNames::new(&self.settings, &batch).of(0) {
-            Ok(name) => name.to_owned(),
-            Err(_) => self.settings.topic_default.clone().unwrap_or_default(),
-        };
-        let limit = self.routes.known_limit(&topic);
-        let reason = match (code, limit) {
-            (Code::InvalidTimestamp, _) => format!(
-                "topic {topic:?} refuses the time of the record (message.timestamp.before.max.ms and \
-                 message.timestamp.after.max.ms); `timestamp = \"broker\"` sends its own"
-            ),
-            (
-                Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge,
-                Some(limit),
-            ) => {
-                format!("the value has {bytes} bytes; topic {topic:?} takes {limit} (max.message.bytes)")
-            }
-            (Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge, None) => {
-                format!("the value has {bytes} bytes, more than topic {topic:?} takes (max.message.bytes)")
-            }
-            (code, _) => format!("topic {topic:?} refuses the record of {bytes} bytes: {code}"),
-        };
-        context.quarantine(batch, vec![reason]);
-        Ok(())
-    }
-
-    fn send_batch(
+    pub fn send_batch(
         &mut self,
         context: &mut SinkContext,
         index: usize,
@@ -258,7 +125,7 @@ impl Link {
     }
 
     /// Hands rows of a batch to the lanes. Those that cannot go at all are put into quarantine.
-    fn send_rows(
+    pub fn send_rows(
         &mut self,
         context: &mut SinkContext,
         index: usize,
@@ -427,6 +294,7 @@ impl Link {
         patience: &Patience,
         context: &SinkContext,
     ) -> Result<(), Broken> {
+        let is_transactional = self.settings.delivery == Delivery::ExactlyOnce;
         let Some(state) = self.lanes.get_mut(lane) else { return Ok(()) };
         if let Err(error) = state.lane.begin() {
             return Err(self.error(&error).into());
@@ -439,13 +307,10 @@ impl Link {
                 Ok(()) => return Ok(()),
                 Err(code) => code,
             };
-            if code == Code::QueueFull {
-                producer.poll(limits::KAFKA_QUEUE_WAIT);
-            } else {
-                // Reports of what went wrong before may only be on their way.
-                producer.poll(limits::KAFKA_QUEUE_WAIT);
-            }
-            if producer.has_failed() {
+            // Reports of what went wrong before may only be on their way.
+            producer.poll(limits::KAFKA_QUEUE_WAIT);
+            // Without transactions a refusal holds up nothing else.
+            if is_transactional && producer.has_failed() {
                 return Err(Broken::Refused);
             }
             if code != Code::QueueFull {

@@ -1,11 +1,11 @@
 //! A position that the broker does not have: records were deleted before they were read, or the log is another one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flumen_kafka::Context;
 use flumen_kafka::rdkafka::Offset;
-use flumen_kafka::rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use flumen_pipeline::{Metric, SourceError};
+use flumen_kafka::rdkafka::consumer::{BaseConsumer, Consumer};
+use flumen_pipeline::{Metric, SourceError, Stopped};
 
 use super::limits;
 use super::partitions::Position;
@@ -53,7 +53,7 @@ impl Reader<'_> {
         }
         self.emit()?;
         if is_new_log && self.settings.uses_group() {
-            self.overrule_group(consumer, &moved)?;
+            self.overrule_group(&moved)?;
         }
         self.read_again(consumer, &moved).map_err(SourceError::Retry)
     }
@@ -65,7 +65,14 @@ impl Reader<'_> {
         indexes: &[usize],
     ) -> Result<(Vec<Option<i64>>, Vec<Option<i64>>), String> {
         let first = offsets_at(consumer, &mut self.table, indexes, Offset::Beginning)?;
-        let end = offsets_at(consumer, &mut self.table, indexes, Offset::End)?;
+        // For a reader of committed records the end is before the first open transaction. A group's offset may lie
+        // behind that, and is no sign of another log.
+        let mut config = self.settings.client.config("flumen-end");
+        config.set("isolation.level", "read_uncommitted");
+        let context = Context::new(&self.context.name, self.settings.client.clone(), None);
+        let witness: BaseConsumer<Context> =
+            config.create_with_context(context).map_err(|error| error.to_string())?;
+        let end = offsets_at(&witness, &mut self.table, indexes, Offset::End)?;
         Ok((first, end))
     }
 
@@ -113,28 +120,24 @@ impl Reader<'_> {
     }
 
     /// The group's offset is of the old log and further; a restart must not take it.
-    fn overrule_group(
-        &mut self,
-        consumer: &BaseConsumer<Context>,
-        indexes: &[usize],
-    ) -> Result<(), SourceError> {
+    fn overrule_group(&mut self, indexes: &[usize]) -> Result<(), SourceError> {
         self.context.settle()?;
         self.note_durable();
-        let offset = |index| Offset::Offset(self.table.get(index).map_or(0, |partition| partition.durable));
-        let list = list(&self.table, indexes, offset).map_err(SourceError::Retry)?;
-        match consumer.commit(&list, CommitMode::Sync) {
-            Ok(()) => {
-                for index in indexes {
-                    if let Some(partition) = self.table.get_mut(*index) {
-                        partition.group = partition.durable;
-                    }
-                }
+        let begun = Instant::now();
+        loop {
+            self.send(indexes);
+            if !self.commits.is_under_way() {
+                return Ok(());
             }
-            Err(error) => {
-                tracing::warn!(source = %self.context.name, %error, "the group still has the offset of the old log")
+            let refused = self.answered(limits::POLL);
+            if refused.is_some() || begun.elapsed() > limits::ASK {
+                tracing::warn!(source = %self.context.name, error = refused, "the group still has the offset of the old log");
+                return Ok(());
+            }
+            if self.context.stopping() {
+                return Err(Stopped.into());
             }
         }
-        Ok(())
     }
 
     /// librdkafka stopped fetching what was out of range, and a seek does not start it.

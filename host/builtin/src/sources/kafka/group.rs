@@ -5,9 +5,9 @@
 use std::time::{Duration, Instant};
 
 use flumen_kafka::Context;
-use flumen_kafka::rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use flumen_kafka::rdkafka::consumer::{BaseConsumer, Consumer};
 use flumen_kafka::rdkafka::{Offset, TopicPartitionList};
-use flumen_pipeline::{Metric, SourceError};
+use flumen_pipeline::{Metric, SourceError, Stopped};
 
 use super::changes::Change;
 use super::limits;
@@ -69,6 +69,8 @@ impl Reader<'_> {
             if let Some(partition) = self.table.get_mut(*index) {
                 partition.is_assigned = true;
                 partition.group = group.unwrap_or(-1);
+                // Not before it is durable here: an older one of this agent would set the group back.
+                partition.durable = if is_new { -1 } else { *offset };
                 // What `start` meant is decided once: it goes into the journal before the first record.
                 if is_new {
                     self.out.touch(*index, partition);
@@ -92,7 +94,7 @@ impl Reader<'_> {
             // One that is missing must not hold up the others.
             for index in &waiting {
                 if self.context.stopping() {
-                    return Err(flumen_pipeline::Stopped.into());
+                    return Err(Stopped.into());
                 }
                 if let Err(text) = self.take_over(consumer, &[*index]) {
                     failed.push((*index, text));
@@ -112,38 +114,39 @@ impl Reader<'_> {
     fn hand_over(&mut self, consumer: &BaseConsumer<Context>, indexes: &[usize]) -> Result<(), SourceError> {
         self.emit()?;
         self.context.settle()?;
-        self.note_durable();
-        let behind: Vec<usize> = indexes
-            .iter()
-            .copied()
-            .filter(|index| self.table.get(*index).is_some_and(|p| p.durable >= 0 && p.durable != p.group))
-            .collect();
-        if !behind.is_empty() {
-            let offset =
-                |index| Offset::Offset(self.table.get(index).map_or(0, |partition| partition.durable));
-            let committed = list(&self.table, &behind, offset)
-                .and_then(|list| consumer.commit(&list, CommitMode::Sync).map_err(|e| e.to_string()));
-            match committed {
-                Ok(()) => {
-                    for index in &behind {
-                        if let Some(partition) = self.table.get_mut(*index) {
-                            partition.group = partition.durable;
-                        }
-                    }
+        let mut refused = None;
+        for _ in 0..limits::HAND_OVER_TRIES {
+            self.note_durable();
+            if self.behind(indexes).is_empty() {
+                self.forget(indexes);
+                return Ok(());
+            }
+            if consumer.assignment_lost() {
+                break;
+            }
+            self.send(indexes);
+            while self.commits.is_under_way() && !consumer.assignment_lost() {
+                if self.context.stopping() {
+                    return Err(Stopped.into());
                 }
-                Err(error) => {
-                    tracing::error!(source = %self.context.name, %error, "the group does not take the offsets of partitions that are given up");
-                    self.count_twice(indexes);
-                }
+                refused = self.answered(limits::POLL);
+            }
+            if refused.is_some() {
+                self.context.wait(limits::HAND_OVER_AGAIN)?;
             }
         }
-        self.forget(indexes);
+        tracing::error!(source = %self.context.name, error = refused, "the group does not take the offsets of partitions that are given up");
+        self.lost(indexes);
         Ok(())
     }
 
     /// Others may read these already.
     pub(super) fn lost(&mut self, indexes: &[usize]) {
         self.note_durable();
+        let is_read = |index: &usize| self.table.get(*index).is_some_and(|partition| partition.is_assigned);
+        if !indexes.iter().any(is_read) {
+            return;
+        }
         let twice = self.count_twice(indexes);
         self.forget(indexes);
         if self.table.assigned().is_empty() {
@@ -178,6 +181,10 @@ impl Reader<'_> {
             }
             self.trouble.forget(*index);
         }
+        // What becomes durable later must not set the group's offset when the partition comes back.
+        for (_, moved) in &mut self.emissions {
+            moved.retain(|(index, _)| !indexes.contains(index));
+        }
     }
 
     /// Looks which emissions have become durable.
@@ -193,63 +200,74 @@ impl Reader<'_> {
     }
 
     /// Tells the group how far the journal is, without waiting for the answer.
-    pub(super) fn commit_durable(&mut self, consumer: &BaseConsumer<Context>) {
+    pub(super) fn commit_durable(&mut self) {
         self.committed = Instant::now();
-        if !self.settings.uses_group() {
-            return;
-        }
         self.note_durable();
-        let refused = consumer.context().group_commits().refused;
-        if refused != self.refused {
-            // Which ones is not known, and sending an offset twice costs nothing.
-            self.refused = refused;
-            self.table.iter_mut().for_each(|partition| partition.group = -1);
+        if let Some(error) = self.answered(Duration::ZERO) {
+            // Usual while the group changes; it goes again with the next.
+            tracing::debug!(source = %self.context.name, error, "the group did not take the offsets");
         }
-        let behind: Vec<usize> = self
-            .table
-            .iter()
-            .filter(|(_, p)| p.is_assigned && p.durable >= 0 && p.durable != p.group)
-            .map(|(index, _)| index)
-            .collect();
-        if behind.is_empty() {
-            return;
+        self.send(&self.table.assigned());
+    }
+
+    /// Those of which the group does not know how far they are.
+    fn behind(&self, indexes: &[usize]) -> Vec<usize> {
+        let is_behind = |index: &usize| {
+            self.table.get(*index).is_some_and(|p| p.is_assigned && p.durable >= 0 && p.durable != p.group)
+        };
+        match self.settings.uses_group() {
+            true => indexes.iter().copied().filter(is_behind).collect(),
+            false => Vec::new(),
         }
-        let offset = |index| Offset::Offset(self.table.get(index).map_or(0, |partition| partition.durable));
-        let sent = list(&self.table, &behind, offset)
-            .and_then(|list| consumer.commit(&list, CommitMode::Async).map_err(|error| error.to_string()));
-        match sent {
-            Ok(()) => {
-                self.sent += 1;
-                for index in behind {
-                    if let Some(partition) = self.table.get_mut(index) {
-                        partition.group = partition.durable;
-                    }
-                }
+    }
+
+    /// Sends the group what it does not know yet, unless an answer is awaited.
+    pub(super) fn send(&mut self, indexes: &[usize]) {
+        let behind = self.behind(indexes);
+        if !behind.is_empty() && !self.commits.is_under_way() {
+            let offset =
+                |index: &usize| self.table.get(*index).map(|p| (p.topic.clone(), p.number, p.durable));
+            self.commits.send(behind.iter().filter_map(offset).collect());
+        }
+    }
+
+    /// Notes the group's answer, if it comes within this time; the error if it refused.
+    pub(super) fn answered(&mut self, wait: Duration) -> Option<String> {
+        let answer = self.commits.answer(wait)?;
+        if let Err(error) = answer.outcome {
+            return Some(error.to_string());
+        }
+        for (topic, number, offset) in answer.offsets {
+            let index = self.table.index(&topic, number);
+            if let Some(partition) = self.table.get_mut(index) {
+                partition.group = offset;
             }
-            Err(error) => tracing::debug!(%error, "offsets could not be sent to the group; tried again"),
         }
+        None
     }
 
     /// The end of a run: what was read becomes durable, the group learns of it, then the consumer may go. What is
     /// in the unfinished batch is read again.
     pub fn leave(&mut self) {
-        let consumer = self.consumer.clone();
         let begun = Instant::now();
-        let settled = |reader: &Self| {
-            let progress = reader.context.progress();
-            progress.durable >= progress.emitted
-        };
-        while !settled(self) && begun.elapsed() < limits::LEAVE {
+        while begun.elapsed() < limits::LEAVE {
+            let progress = self.context.progress();
+            if progress.durable >= progress.emitted {
+                break;
+            }
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.changes.abandon(&consumer);
-        self.commit_durable(&consumer);
         let begun = Instant::now();
-        while consumer.context().group_commits().answered < self.sent
-            && begun.elapsed() < limits::LEAVE_COMMIT
-        {
-            // Records that come now are read again.
-            drop(consumer.poll(Duration::from_millis(10)));
+        while begun.elapsed() < limits::LEAVE_COMMIT {
+            self.note_durable();
+            self.send(&self.table.assigned());
+            if !self.commits.is_under_way() {
+                break;
+            }
+            if let Some(error) = self.answered(limits::POLL) {
+                tracing::warn!(source = %self.context.name, error, "the group does not take the last offsets");
+                break;
+            }
         }
         self.table.iter_mut().for_each(|partition| partition.is_assigned = false);
         self.context.metrics.set(Metric::SourcePartitions, 0);

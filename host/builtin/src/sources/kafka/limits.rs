@@ -65,3 +65,10 @@ pub const POLL_INTERVAL_MAX: Duration = Duration::from_secs(86_400);
 
 /// Missing topics that a message names.
 pub const NAMED_MAX: usize = 5;
+
+/// How often the offsets of partitions that are given up are sent when the group refuses them: a coordinator that
+/// moves refuses for a moment, and the other members wait meanwhile.
+pub const HAND_OVER_TRIES: usize = 10;
+
+/// Pause between them.
+pub const HAND_OVER_AGAIN: Duration = Duration::from_millis(500);

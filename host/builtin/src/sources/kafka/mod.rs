@@ -46,6 +46,8 @@ mod reader;
 mod start;
 mod trouble;
 
+use std::time::Instant;
+
 use flumen_pipeline::{BuildError, Options, Source, SourceContext, SourceError};
 
 pub use options::SPEC;
@@ -54,18 +56,47 @@ use reader::Reader;
 
 /// Builds the source.
 pub fn build(options: &Options) -> Result<Box<dyn Source>, BuildError> {
-    Ok(Box::new(Kafka { settings: Settings::new(options)? }))
+    Ok(Box::new(Kafka { settings: Settings::new(options)?, fenced: None }))
 }
 
 struct Kafka {
     settings: Settings,
+    /// When this agent was last fenced.
+    fenced: Option<Instant>,
 }
 
 impl Source for Kafka {
     fn run(&mut self, context: &mut SourceContext) -> Result<(), SourceError> {
-        let mut reader = Reader::new(&self.settings, context)?;
-        let outcome = reader.run();
-        reader.leave();
-        outcome
+        loop {
+            let mut reader = Reader::new(&self.settings, context)?;
+            let outcome = reader.run();
+            reader.leave();
+            if !reader.is_fenced {
+                return outcome;
+            }
+            drop(reader);
+            context.settle()?;
+            if self.fenced.is_some_and(|at| at.elapsed() < self.settings.session_timeout * 2) {
+                return rest(&self.settings, context);
+            }
+            // After an outage longer than `session_timeout` librdkafka fences itself: it sends an old commit again
+            // after it joined anew. So once is no proof of another agent; twice is.
+            tracing::warn!(source = %context.name, "fenced: another member of the group has this one's `instance`, or had it before an outage; joining anew");
+            self.fenced = Some(Instant::now());
+        }
+    }
+}
+
+/// To go on would mean that both agents take the partitions from each other without end.
+fn rest(settings: &Settings, context: &mut SourceContext) -> Result<(), SourceError> {
+    let instance = settings.instance.as_deref().unwrap_or_default();
+    let text = format!(
+        "fenced: another agent has joined the group as instance {instance:?} and reads instead of this one; give each \
+         agent its own `instance`, then restart this one"
+    );
+    tracing::error!(source = %context.name, "{text}");
+    context.metrics.set_error(Some(text));
+    loop {
+        context.wait(limits::ASK_AGAIN)?;
     }
 }

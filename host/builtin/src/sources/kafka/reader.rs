@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flumen_kafka::Context;
+use flumen_kafka::group_commits::GroupCommits;
 use flumen_kafka::rdkafka::ClientConfig;
 use flumen_kafka::rdkafka::Message;
 use flumen_kafka::rdkafka::consumer::{BaseConsumer, Consumer};
 use flumen_kafka::rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use flumen_kafka::rdkafka::message::BorrowedMessage;
-use flumen_pipeline::{Metric, SourceContext, SourceError};
+use flumen_pipeline::{Metric, SourceContext, SourceError, Stopped};
 
 use super::changes::Changes;
 use super::limits;
@@ -32,12 +33,11 @@ pub struct Reader<'a> {
     /// Emissions that may not be durable yet: their number, and where they move partitions.
     pub(super) emissions: VecDeque<(u64, Vec<(usize, i64)>)>,
     pub(super) committed: Instant,
-    /// Commits to the group that were refused, as far as they were looked at.
-    pub(super) refused: u64,
-    /// Commits to the group that were sent.
-    pub(super) sent: u64,
+    pub(super) commits: GroupCommits,
     /// Partitions of a fixed list whose start is not known yet.
     pub(super) waiting: Vec<usize>,
+    /// Another member with the same `instance` has taken over.
+    pub(super) is_fenced: bool,
     shape: Shape,
     asked: Instant,
 }
@@ -55,17 +55,20 @@ impl<'a> Reader<'a> {
         let config = config(settings, &id);
         let consumer: BaseConsumer<Context> =
             config.create_with_context(client).map_err(|error| SourceError::Retry(error.to_string()))?;
+        let consumer = Arc::new(consumer);
+        let commits = GroupCommits::start(&context.name, consumer.clone())
+            .map_err(|error| SourceError::Retry(format!("cannot start a thread: {error}")))?;
         Ok(Reader {
-            consumer: Arc::new(consumer),
+            consumer,
             changes,
             table,
             out: Out::new(context.name.clone(), context.batch),
             trouble: Trouble::new(context.name.clone(), context.metrics.clone()),
             emissions: VecDeque::new(),
             committed: Instant::now(),
-            refused: 0,
-            sent: 0,
+            commits,
             waiting: Vec::new(),
+            is_fenced: false,
             shape: Shape { value: settings.value, own: settings.headers },
             asked: Instant::now(),
             settings,
@@ -78,11 +81,9 @@ impl<'a> Reader<'a> {
         let consumer = self.consumer.clone();
         self.begin(&consumer)?;
         loop {
-            self.context
-                .wake
-                .stopping()
-                .then_some(())
-                .map_or(Ok(()), |()| Err(SourceError::Stopped(flumen_pipeline::Stopped)))?;
+            if self.context.stopping() {
+                return Err(Stopped.into());
+            }
             self.carry_out(&consumer)?;
             self.poll(&consumer)?;
             if self.out.is_full() || self.out.due_in().is_some_and(|due| due.is_zero()) {
@@ -170,7 +171,7 @@ impl<'a> Reader<'a> {
     /// What is done by time.
     fn tick(&mut self, consumer: &BaseConsumer<Context>) -> Result<(), SourceError> {
         if self.committed.elapsed() >= limits::COMMIT_EVERY {
-            self.commit_durable(consumer);
+            self.commit_durable();
         }
         if !self.waiting.is_empty() && self.asked.elapsed() >= limits::ASK_AGAIN {
             self.begin_waiting(consumer)?;
@@ -230,18 +231,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Another agent has the same `instance`: to go on would mean that both take the partitions from each other.
+    /// Another member has joined the group with the same `instance`.
     fn fenced(&mut self) -> Result<(), SourceError> {
         self.lost(&self.table.assigned());
         self.out.discard(&mut self.table);
-        let instance = self.settings.instance.as_deref().unwrap_or_default();
-        self.trouble.say(format!(
-            "fenced: another agent has joined the group as instance {instance:?} and reads instead of this one; \
-             give each agent its own `instance`, then restart this one"
-        ));
-        loop {
-            self.context.wait(limits::ASK_AGAIN)?;
-        }
+        self.is_fenced = true;
+        Err(SourceError::Retry("fenced by another member of the group with the same `instance`".into()))
     }
 }
 
@@ -272,7 +267,9 @@ fn config(settings: &Settings, id: &str) -> ClientConfig {
         ("fetch.max.bytes", limits::FETCH_BYTES.to_string()),
         ("fetch.queue.backoff.ms", ms(limits::READ_AHEAD_PAUSE)),
     ] {
-        if !chosen(&config, name) {
+        // A smaller answer that the user wants must hold what is fetched.
+        let is_bounded = name == "fetch.max.bytes" && chosen(&config, "receive.message.max.bytes");
+        if !chosen(&config, name) && !is_bounded {
             config.set(name, value);
         }
     }

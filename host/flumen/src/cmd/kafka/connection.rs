@@ -1,7 +1,7 @@
 //! Which cluster, and as whom: from options of the command, or from a component of a pipeline file.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flumen_kafka::Settings;
@@ -100,7 +100,7 @@ impl Args {
             Some(_) if !self.brokers.is_empty() || self.security.is_given() => {
                 Err(usage("--config takes brokers and security from the component; leave one of the two out"))
             }
-            Some(config) => self.from_config(config),
+            Some(config) => self.of_component(config),
             None if self.brokers.is_empty() => {
                 Err(usage("which cluster? Give --brokers HOST:PORT, or --config FILE of a pipeline"))
             }
@@ -132,8 +132,8 @@ impl Args {
         Ok(Options(all))
     }
 
-    fn from_config(&self, config: &PathBuf) -> Result<Connection, Failure> {
-        let (plan, sources) = cmd::load(std::slice::from_ref(config))?;
+    fn of_component(&self, config: &Path) -> Result<Connection, Failure> {
+        let (plan, sources) = cmd::load(&[config.to_owned()])?;
         let found = find(&plan, self.component.as_deref())?;
         let mut options = found.options.clone();
         if let Some(Value::TextMap(properties)) = options.0.get_mut("properties") {
@@ -171,7 +171,8 @@ impl Found {
             topics: topics.filter(is_plain).cloned().collect(),
             is_transactional: is_sink
                 && options.text_opt("delivery").is_none_or(|delivery| delivery == "exactly-once"),
-            id_prefix: if is_sink { format!("{agent}/{pipeline}/{channel}/{name}") } else { String::new() },
+            id_prefix: if is_sink { format!("{agent}/{pipeline}/{name}/") } else { String::new() },
+            progress_of: if is_sink { format!("{agent}/{pipeline}/{channel}/{name}") } else { String::new() },
             progress_topic: options.text_opt("progress_topic").unwrap_or(PROGRESS_TOPIC).to_owned(),
         }
     }

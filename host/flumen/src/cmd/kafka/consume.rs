@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use flumen_kafka::admin::offsets::Range;
 use flumen_kafka::admin::topics::Topic;
-use flumen_kafka::admin::value::{Look, flume_event, look};
+use flumen_kafka::admin::value::{Look, look};
 use flumen_kafka::admin::{Link, offsets, topics};
+use flumen_kafka::flume_avro;
 use flumen_kafka::rdkafka::consumer::Consumer;
 use flumen_kafka::rdkafka::error::KafkaError;
 use flumen_kafka::rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -174,12 +175,12 @@ impl Printer {
                 Ok(())
             }
             Format::Json => print_json(&self.record(record, value, None)),
-            Format::FlumeAvro => match flume_event(value) {
-                Some(event) => {
+            Format::FlumeAvro => match flume_avro::decode(value) {
+                Ok(event) => {
                     let headers = event.headers.iter().map(|(name, value)| (name.to_string(), json!(value)));
                     print_json(&self.record(record, event.body, Some(headers.collect())))
                 }
-                None => {
+                Err(_) => {
                     let seen = look(value).word();
                     self.warn(&format!("not all values are Flume's Avro; one looks like {seen}"));
                     print_json(&self.record(record, value, None))

@@ -26,6 +26,9 @@ const LINES_AHEAD: usize = 1_024;
 /// Failures that are told one by one.
 const TOLD_MAX: usize = 5;
 
+/// What librdkafka takes as `message.max.bytes`.
+const MESSAGE_MAX_BYTES: (u64, u64) = (1_000, 1_000_000_000);
+
 /// Arguments of `flumen kafka produce`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -58,6 +61,14 @@ pub fn run(args: &Args, connection: &Connection) -> Result<(), Failure> {
     let mut config: ClientConfig = settings.config("flumen-kafka");
     config.set("acks", "all").set("enable.idempotence", "true").set("partitioner", "murmur2_random");
     config.set("linger.ms", "20").set("delivery.timeout.ms", PATIENCE.as_millis().to_string());
+    // The broker's limit is for a whole batch: without it here, one large line would take its neighbours along.
+    if let Ok(configs) = topics::configs(&link, &args.topic)
+        && let Some(limit) = configs.iter().find(|config| config.name == "max.message.bytes")
+        && let Some(bytes) = limit.value.as_ref().and_then(|value| value.parse::<u64>().ok())
+    {
+        let (least, most) = MESSAGE_MAX_BYTES;
+        config.set("message.max.bytes", bytes.clamp(least, most).to_string());
+    }
     let context = Context::new("kafka", settings.clone(), None);
     let producer: ThreadedProducer<Context> = ThreadedProducer::from_config_and_context(&config, context)
         .map_err(|error| anyhow::anyhow!(words::explain(&error, settings, None)))?;
@@ -81,12 +92,15 @@ fn lines() -> Result<Receiver<std::io::Result<Vec<u8>>>, Failure> {
         let mut input = std::io::stdin().lock();
         loop {
             let mut line = Vec::new();
-            let read = input.read_until(b'\n', &mut line);
+            let read = match input.read_until(b'\n', &mut line) {
+                Ok(0) => return,
+                read => read,
+            };
             if line.ends_with(b"\n") {
                 line.pop();
             }
-            let is_end = !matches!(read, Ok(1..));
-            if (!is_end || read.is_err()) && send.send(read.map(|_| line)).is_err() || is_end {
+            let is_end = read.is_err();
+            if send.send(read.map(|_| line)).is_err() || is_end {
                 return;
             }
         }
