@@ -23,6 +23,13 @@ pub const TOKEN_LIFE: Duration = Duration::from_secs(300);
 /// One wait for records to be acknowledged before failures are looked at: short, so that a refusal is seen soon.
 pub const DRAIN_STEP: Duration = Duration::from_millis(20);
 
+/// Records under way that go by themselves are given this time, again and again, before those that fill no batch are
+/// sent with them: longer than a batch takes on a busy broker, short beside a transaction.
+pub const DRAIN_PROGRESS: Duration = Duration::from_millis(15);
+
+/// So many full batches at most are waited for while librdkafka flushes, which keeps a processor busy.
+pub const DRAIN_BATCHES: u64 = 2;
+
 /// How often it is asked whether an open transaction still hides the end of the progress topic.
 pub const STABLE_POLL: Duration = Duration::from_millis(50);
 

@@ -85,6 +85,11 @@ pub struct Producer {
     client: BaseProducer<Context>,
     held: VecDeque<Arc<Values>>,
     fields: Vec<sys::rd_kafka_vu_t>,
+    /// `batch.size`.
+    batch_bytes: u64,
+    /// Records handed to librdkafka since it had none, and the bytes of their values.
+    sent: u64,
+    sent_bytes: u64,
 }
 
 impl Producer {
@@ -93,8 +98,9 @@ impl Producer {
         let mut config = config.clone();
         config.set("delivery.report.only.error", "true");
         let client = BaseProducer::from_config_and_context(&config, context)?;
-        let (topics, by_name, held, fields) = Default::default();
-        Ok(Producer { topics, by_name, client, held, fields })
+        let batch_bytes = config.get("batch.size").and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
+        let (topics, by_name, held, fields, sent, sent_bytes) = Default::default();
+        Ok(Producer { topics, by_name, client, held, fields, batch_bytes, sent, sent_bytes })
     }
 
     /// rdkafka's own, for transactions and questions.
@@ -129,6 +135,7 @@ impl Producer {
         let is_empty = self.client.in_flight_count() == 0;
         if is_empty {
             self.held.clear();
+            (self.sent, self.sent_bytes) = (0, 0);
         }
         is_empty
     }
@@ -137,7 +144,11 @@ impl Producer {
     pub fn send(&mut self, record: &Record<'_>, row: usize) -> Result<(), Code> {
         let values = self.held.back().ok_or(Code::InvalidArgument)?;
         let topic = self.topics.get(record.topic.0).ok_or(Code::UnknownTopic)?;
-        send(&self.client, topic, record, values.get(row), &mut self.fields)
+        let value = values.get(row);
+        send(&self.client, topic, record, value, &mut self.fields)?;
+        self.sent += 1;
+        self.sent_bytes += value.len() as u64;
+        Ok(())
     }
 
     /// Hands a record of its own to librdkafka, which copies the value.
@@ -147,24 +158,55 @@ impl Producer {
         self.send(record, 0)
     }
 
-    /// Serves what librdkafka has to tell, for `wait` at most.
+    /// Waits, then serves what librdkafka has to tell. rdkafka's own `poll` with a timeout does not sleep in its last
+    /// millisecond, but asks without a pause.
     pub fn poll(&self, wait: Duration) {
-        self.client.poll(wait);
+        std::thread::sleep(wait);
+        self.client.poll(Duration::ZERO);
     }
 
     /// Waits until librdkafka has no record left; false when `timeout` passed first.
     pub fn drain(&self, timeout: Duration, mut go_on: impl FnMut() -> bool) -> bool {
         let begin = Instant::now();
         loop {
-            if drain_for(&self.client, limits::DRAIN_STEP) {
+            if self.drain_step() {
                 return true;
             }
             // Reports of failures count as records until they are served.
-            self.client.poll(limits::SERVE);
+            self.serve();
+            if self.has_failed() {
+                self.client.poll(limits::SERVE);
+            }
             if begin.elapsed() >= timeout || !go_on() {
                 return self.client.in_flight_count() == 0;
             }
         }
+    }
+
+    /// One step of [`Producer::drain`].
+    ///
+    /// librdkafka's flush sends what fills no batch yet. But while a partition with an idempotent producer has a request
+    /// under way, and a record of it is older than `linger.ms`, its thread asks in a loop without a pause whether
+    /// it may send (2.12, `rd_kafka_toppar_producer_serve`), and a flush makes every record that old. So full batches are left to go by
+    /// themselves as long as they go, and only the rest is flushed.
+    fn drain_step(&self) -> bool {
+        let before = self.client.in_flight_count();
+        let left_bytes = u64::from(before.unsigned_abs()) * self.sent_bytes / self.sent.max(1);
+        if left_bytes > self.batch_bytes * limits::DRAIN_BATCHES {
+            let begin = Instant::now();
+            while begin.elapsed() < limits::DRAIN_PROGRESS && !self.has_failed() {
+                self.poll(limits::SERVE);
+                if self.client.in_flight_count() < before {
+                    return false;
+                }
+            }
+        }
+        drain_for(&self.client, limits::DRAIN_STEP)
+    }
+
+    /// Sends what fills no batch yet, and waits for it so long at most.
+    pub fn kick(&self, wait: Duration) {
+        drain_for(&self.client, wait);
     }
 
     /// The records that failed since the last call.

@@ -52,6 +52,18 @@ pub const KAFKA_QUEUE_EVENTS: usize = 100_000;
 /// One wait for room in a lane's client. Short beside what the queue holds: the broker must not run dry.
 pub const KAFKA_QUEUE_WAIT: Duration = Duration::from_millis(2);
 
+/// `linger.ms` of a lane's client at least: longer than what its queue holds takes to a slow broker.
+pub const KAFKA_LINGER: Duration = Duration::from_secs(1);
+
+/// A batch that comes so long after the one before is sent at once: nothing more is waiting in the channel.
+pub const KAFKA_NOTHING_MORE: Duration = Duration::from_millis(2);
+
+/// How long it is waited for such a batch: an answer takes a millisecond or two; more only holds the next one up.
+pub const KAFKA_KICK: Duration = Duration::from_millis(10);
+
+/// Without room in a lane's client for so long, batches are sent that are not full.
+pub const KAFKA_STUCK: Duration = Duration::from_millis(30);
+
 /// How long what a topic is (partitions, limits) is believed. Partitions that were added are used after this time.
 pub const TOPIC_KNOWN: Duration = Duration::from_secs(60);
 

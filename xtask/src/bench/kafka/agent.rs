@@ -1,7 +1,7 @@
-//! Flumen with a Kafka sink: its pipeline file, and one run over a file that is there already.
+//! Flumen with a Kafka sink: its pipeline file, and one run over a file.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use flumen_tests::agent::Agent;
 use flumen_tests::poll;
 use flumen_tests::scene::Scene;
 use flumen_tests::status::Status;
 use serde::Serialize;
 
 use super::ground::{BATCH_BYTES, Ground, LINGER_MS};
-use super::lines::Lines;
+use super::lines::{self, Lines};
 
 /// Longest run: ten times what a busy machine needs.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -59,13 +60,15 @@ impl Delivery {
 /// What was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct Run {
-    /// From ready until all was delivered and acknowledged.
+    /// From ready until the first events were delivered and acknowledged.
+    pub connect_ms: f64,
+    /// From the file's appearance until all was delivered and acknowledged.
     pub seconds: f64,
     /// Events per second by that.
     pub events_s: f64,
     /// Their bytes.
     pub mb_s: f64,
-    /// Processor time of the agent, its start included.
+    /// Processor time of the agent meanwhile.
     pub cpu_ns_per_event: f64,
     /// Processor time of the broker meanwhile.
     pub broker_cpu_ns_per_event: f64,
@@ -105,7 +108,8 @@ pub fn scene(ground: &Ground, binary: &Path, pipeline: &str) -> Result<Scene> {
     Ok(scene)
 }
 
-/// Runs it once over a file.
+/// Runs it once over a file. As with the yardsticks, the time begins when everything is connected and the transactional
+/// id is there: a few lines are delivered, then the whole file appears.
 ///
 /// # Errors
 /// If it does not deliver everything.
@@ -117,23 +121,24 @@ pub fn run(
     variant: Variant,
     more: &str,
 ) -> Result<Run> {
-    let pipeline = tail(&lines.path) + &sink(ground, topic, variant, more);
+    let pipeline = tail(Path::new("{in}/*.log")) + &sink(ground, topic, variant, more);
     let scene = scene(ground, binary, &pipeline)?;
-    let broker_before = ground.cpu_ns()?;
+    lines::write_prelude(&scene.input().join("prelude.log"), lines.event_bytes)?;
     let mut agent = scene.start_ready()?;
+    let ready = Instant::now();
+    delivered(&scene, &mut agent, lines::PRELUDE)?;
+    let connect_ms = ready.elapsed().as_secs_f64() * 1e3;
+    let before = (agent.cpu_ns()?, ground.cpu_ns()?);
     let begin = Instant::now();
-    let delivered = poll::until_some("all events delivered and acknowledged", LIMIT, || {
-        agent.expect_running()?;
-        let status = ask(&scene)?;
-        Ok((status.metric("sink", "events_delivered") >= lines.events).then_some(status))
-    });
-    let status = delivered.with_context(|| agent.log_tail())?;
+    fs::hard_link(&lines.path, scene.input().join("all.log"))?;
+    let status = delivered(&scene, &mut agent, lines::PRELUDE + lines.events)?;
     let seconds = begin.elapsed().as_secs_f64();
-    let (cpu_ns, memory) = (agent.cpu_ns()?, agent.memory()?);
-    let broker_ns = ground.cpu_ns()? - broker_before;
+    let (cpu_ns, memory) = (agent.cpu_ns()? - before.0, agent.memory()?);
+    let broker_ns = ground.cpu_ns()? - before.1;
     agent.stop()?;
     let events = lines.events as f64;
     Ok(Run {
+        connect_ms,
         seconds,
         events_s: events / seconds,
         mb_s: lines.bytes() as f64 / 1e6 / seconds,
@@ -142,6 +147,15 @@ pub fn run(
         peak_rss_mb: memory.peak as f64 / 1e6,
         ns_per_event: steps(&status, events),
     })
+}
+
+fn delivered(scene: &Scene, agent: &mut Agent, events: u64) -> Result<Status> {
+    let waited = poll::until_some("all events delivered and acknowledged", LIMIT, || {
+        agent.expect_running()?;
+        let status = ask(scene)?;
+        Ok((status.metric("sink", "events_delivered") >= events).then_some(status))
+    });
+    waited.with_context(|| agent.log_tail())
 }
 
 fn steps(status: &Status, events: f64) -> BTreeMap<&'static str, f64> {

@@ -18,6 +18,10 @@ use crate::report::step;
 const NUMBER: std::ops::Range<usize> = 14..24;
 /// Printable, without a newline, and no line's filler is the next one's.
 const FILLER: &str = "GET /wiki/The_Ladder_of_Log_Lines?rev=20817 HTTP/1.1\" 200 18201 \"https://example.org/list?page=7\" \"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\" ";
+/// The number of lines that only show that everything is connected; nobody counts them.
+const PRELUDE_NUMBER: u64 = 9_999_999_999;
+/// How many of them there are.
+pub const PRELUDE: u64 = 10;
 /// How often a paced writer writes.
 const TICK: Duration = Duration::from_millis(5);
 
@@ -62,6 +66,16 @@ pub fn of_size(megabytes: u64, event_bytes: usize) -> Result<Lines> {
         })?;
     }
     Ok(Lines { path, events, event_bytes })
+}
+
+/// A file of [`PRELUDE`] lines.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_prelude(path: &Path, event_bytes: usize) -> Result<()> {
+    let mut text = Vec::new();
+    (0..PRELUDE).for_each(|_| push(&mut text, PRELUDE_NUMBER, now_ms(), event_bytes));
+    Ok(fs::write(path, text)?)
 }
 
 fn push(text: &mut Vec<u8>, number: u64, time_ms: u64, event_bytes: usize) {
@@ -165,6 +179,9 @@ pub fn tally(path: &Path, events: u64, event_bytes: usize) -> Result<Tally> {
         }
         let body = line.strip_suffix(b"\n").unwrap_or(&line);
         let number = body.get(NUMBER).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+        if number == Some(PRELUDE_NUMBER as usize) {
+            continue;
+        }
         match number.and_then(|number: usize| seen.get_mut(number)) {
             Some(count) if body.len() == event_bytes => *count += 1,
             _ => tally.foreign += 1,
@@ -184,7 +201,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lines");
         let mut text = Vec::new();
-        [0, 1, 1, 1, 4].into_iter().for_each(|number| push(&mut text, number, now_ms(), 170));
+        [0, 1, PRELUDE_NUMBER, 1, 1, 4].into_iter().for_each(|number| push(&mut text, number, now_ms(), 170));
         text.extend_from_slice(b"another\n");
         fs::write(&path, text).unwrap();
         let expected = Tally { events: 5, lost: 2, doubled: 2, foreign: 1 };

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::Arguments;
 use super::agent::{self, Delivery, Variant};
 use super::ground::{Ground, remove};
-use super::lines::Writer;
+use super::lines::{Writer, write_prelude};
 use super::peer::{self, Channel, Flume};
 use super::sustained::row;
 use super::yardstick::{AgeOf, DelayConsumer, Window};
@@ -24,8 +24,6 @@ const SECONDS: u64 = 60;
 /// The last stretch is what the table shows.
 const WINDOW_S: u64 = 5;
 const BATCHES: [u32; 3] = [200, 2_000, 10_000];
-/// Lines before the load: when they have come, everything is connected.
-const PRELUDE: u64 = 10;
 /// Past it, a batch goes on with fewer events: for what comes last.
 const BATCH_LINGER: &str = "1s";
 
@@ -86,7 +84,8 @@ fn measure(ground: &Ground, binary: &Path, who: Who, batch: u32, seconds: u64, m
     let topic = format!("table-{}-{batch}", who as u8);
     let input = ground.path("table.log");
     remove(&input)?;
-    Writer::start(&input, EVENTS_S, PRELUDE, EVENT_BYTES)?.stop()?;
+    // When these have come, everything is connected.
+    write_prelude(&input, EVENT_BYTES)?;
     let windows = ground.with_topic(&topic, |topic| match who {
         Who::Flume => {
             let flume = Flume::new(ground, topic, &input, Channel::Memory, batch)?;

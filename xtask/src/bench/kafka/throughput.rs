@@ -179,6 +179,7 @@ impl Figures {
                 "cpu_ns_per_event": self.of(at, |run| run.cpu_ns_per_event),
                 "broker_cpu_ns_per_event": self.of(at, |run| run.broker_cpu_ns_per_event),
                 "peak_rss_mb": self.of(at, |run| run.peak_rss_mb),
+                "connect_ms": self.of(at, |run| run.connect_ms),
                 "ns_per_event": self.flumen.get(at).and_then(|runs| runs.last()).map(|run| &run.ns_per_event),
             });
             variants.insert(variant.name(), figures);

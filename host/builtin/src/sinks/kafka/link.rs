@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use arrow_buffer::ScalarBuffer;
 use flumen_event::Batch;
@@ -59,6 +60,8 @@ pub(super) struct Link {
     /// Until there, lanes are at different cursors.
     pub until: u64,
     pub is_fenced: bool,
+    /// When the last batch was handed over.
+    pub handed: Option<Instant>,
     /// Bytes of a batch of records: `batch_bytes`, or what the topics take.
     pub batch_bytes: u64,
 }

@@ -43,6 +43,7 @@ pub(super) fn recover(
         reached: AtomicU64::new(0),
         until: 0,
         is_fenced: false,
+        handed: None,
         batch_bytes,
     };
     link.check_topic()?;

@@ -51,7 +51,14 @@ impl Link {
     ) -> Result<(), SinkError> {
         let values = values::values(self.settings.value, &batch);
         self.delivered.push(Delivered { batch, values, refused: Default::default() });
-        match self.send_batch(context, self.delivered.len() - 1, patience) {
+        let is_alone = self.handed.is_none_or(|at| at.elapsed() > limits::KAFKA_NOTHING_MORE);
+        let sent = self.send_batch(context, self.delivered.len() - 1, patience);
+        if is_alone && self.settings.delivery == Delivery::AtLeastOnce {
+            // Few events come: each batch goes at once. With transactions nobody would see it before their end.
+            self.lanes.iter().for_each(|lane| lane.lane.producer.kick(limits::KAFKA_KICK));
+        }
+        self.handed = Some(Instant::now());
+        match sent {
             Ok(()) => Ok(()),
             Err(Broken::Error(error)) => Err(error),
             Err(Broken::Refused) => self.settle(context, patience),
@@ -309,6 +316,10 @@ impl Link {
             };
             // Reports of what went wrong before may only be on their way.
             producer.poll(limits::KAFKA_QUEUE_WAIT);
+            if code == Code::QueueFull && waiting_since.is_some_and(|at| at.elapsed() > limits::KAFKA_STUCK) {
+                // Full of records that fill no batch, of very many partitions: they do not go by themselves.
+                producer.kick(limits::KAFKA_QUEUE_WAIT);
+            }
             // Without transactions a refusal holds up nothing else.
             if is_transactional && producer.has_failed() {
                 return Err(Broken::Refused);
