@@ -176,8 +176,8 @@ fn agents_that_share_a_channel_deliver_each_event_once() {
 fn flumes_events_are_read_and_written() {
     let broker = Broker::shared().unwrap();
     let flume = "topic = \"as-flume\"\nparse_as_flume_event = true";
-    let a =
-        scene("fa", broker, &source_only(flume).replace("tail\"", "tail\"\nheaders = { host = \"web1\" }"));
+    let header = "type = \"tail\"\nfile_header = true";
+    let a = scene("fa", broker, &source_only(flume).replace("type = \"tail\"", header));
     let agent_a = a.start_ready().unwrap();
     std::fs::write(a.input().join("web-0.log"), "hello\n").unwrap();
     let mut first = ConsumeOptions::new(&broker.client(), "as-flume");
@@ -187,7 +187,11 @@ fn flumes_events_are_read_and_written() {
         if exists { Ok(Some(client::consume(&first)?)) } else { Ok(None) }
     });
     let record = &records.unwrap()[0];
-    assert_eq!(record.value.as_ref().unwrap().0, b"\x02\x08host\x08web1\x00\x0ahello");
+    let path = a.input().join("web-0.log").display().to_string();
+    assert!(path.len() < 64, "the length is one byte");
+    let length = [path.len() as u8 * 2];
+    let golden = [b"\x02\x08file", &length[..], path.as_bytes(), b"\x00\x0ahello"].concat();
+    assert_eq!(record.value.as_ref().unwrap().0, golden);
     agent_a.stop().unwrap();
 
     // As another producer leaves them: a block with its size, no headers, no Flume event at all.
@@ -205,7 +209,66 @@ fn flumes_events_are_read_and_written() {
     let has =
         |words: [&str; 2]| lines.iter().filter(|line| words.iter().all(|word| line.contains(word))).count();
     assert_eq!(lines.len(), 4, "{lines:?}");
-    for words in [["hello", "web1"], ["there", "web2"], ["all", ""], ["plain", "not a Flume event"]] {
+    for words in [["hello", "web-0.log"], ["there", "web2"], ["all", ""], ["plain", "not a Flume event"]] {
         assert_eq!(has(words), 1, "{words:?} in {lines:?}");
     }
+}
+
+/// While the broker is away events go to the file; when it is back they are moved, in order, through kills of the agent in
+/// both states. A pipeline with a sink: it reads Kafka, and its acknowledgements wait meanwhile.
+#[test]
+fn events_go_to_a_file_while_kafka_is_away_and_are_moved_back_in_order() {
+    const AWAY: &str = "events go to the file";
+    const RETURNS: &str = "the file's events are moved to it";
+    const BACK: &str = "events go to Kafka again";
+    let mut broker = Broker::start(&BrokerOptions::default()).unwrap();
+    let failover = "failover = { check_interval = \"300ms\", fail_after = 2, return_after = 2 }\n";
+    let filter = "[[interceptor]]\nplugin = \"filter\"\nconfig = { drop = { contains = '\" 404 ' } }\n";
+    let sink = sink_only("").split_once("[sink]").map(|(_, sink)| format!("[sink]{sink}")).unwrap();
+    let a = scene("a", &broker, &format!("{filter}{}{sink}", source_only(failover)));
+    a.install("filter", "filter").unwrap();
+    let mut agent = a.start().unwrap();
+    let generator = writer(&a, 3);
+    let mode = |word: &str| {
+        poll::until(word, DELIVERED, || {
+            Ok(a.status()?.is_some_and(|status| status.mentions(&format!("\"failover\":\"{word}\""))))
+        })
+        .unwrap();
+    };
+    for round in 0..2 {
+        wait_progress(&[&a], 1_500);
+        mode("shared");
+        broker.kill().unwrap();
+        agent.wait_log(AWAY, DELIVERED).unwrap();
+        mode("file");
+        // Sources go on, without Kafka, in this life and in the next.
+        let before: u64 = generator.written().iter().sum();
+        let taken = |agent: &Agent| {
+            let _running = agent.id();
+            Ok(a.status()?.is_some_and(|status| status.metric("source", "events_out") > 3_000))
+        };
+        poll::until("events in the file", DELIVERED, || taken(&agent)).unwrap();
+        agent.kill().unwrap();
+        agent = a.start().unwrap();
+        poll::until("events in the file of the next life", DELIVERED, || taken(&agent)).unwrap();
+        assert!(generator.written().iter().sum::<u64>() > before);
+        broker.restart().unwrap();
+        agent.wait_log(RETURNS, DELIVERED).unwrap();
+        if round == 0 {
+            // In the middle of the way back.
+            agent.kill().unwrap();
+            agent = a.start().unwrap();
+        }
+        agent.wait_log(BACK, DELIVERED).unwrap();
+        mode("shared");
+    }
+    let written = generator.stop().unwrap();
+    let is_kept = |seq: u64| status_of(seq) != 404;
+    let expected: u64 =
+        written.iter().map(|lines| (0..*lines).filter(|seq| is_kept(*seq)).count() as u64).sum();
+    wait_lines(&[&a], &mut [&mut agent], expected);
+    agent.stop().unwrap();
+    let verdict = judge(&[&a], &written, is_kept);
+    eprintln!("{verdict}");
+    assert!(verdict.holds() && verdict.events > 20_000, "{verdict}");
 }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ use flumen_tests::kafka::{
 use flumen_tests::scene::{self, Scene};
 use flumen_tests::{limits, poll};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
+
+/// A broker has one proxy.
+static PROXY: Mutex<()> = Mutex::new(());
 
 /// One input, and what came of it.
 struct Flow {
@@ -61,7 +65,7 @@ impl Flow {
     fn write(&mut self, lines: u64) {
         let mut text = String::new();
         for seq in self.written..self.written + lines {
-            text.push_str(&format!("seq={seq} {}\n", "x".repeat(100 + (seq % 50) as usize)));
+            text.push_str(&line(seq));
         }
         self.file.write_all(text.as_bytes()).unwrap();
         self.written += lines;
@@ -122,6 +126,10 @@ impl Flow {
         })
         .unwrap_or_else(|error| panic!("{error}: {:?}", self.scene.status()));
     }
+}
+
+fn line(seq: u64) -> String {
+    format!("seq={seq} {}\n", "x".repeat(100 + (seq % 50) as usize))
 }
 
 fn seq(record: &Record) -> u64 {
@@ -208,9 +216,7 @@ fn a_second_agent_with_the_same_data_fences_the_first() {
     scene::copy_tree(&flow.scene.data, &copy).unwrap();
 
     let mut first = flow.scene.start_ready().unwrap();
-    flow.write(1_000);
-    flow.expect_all(true);
-    // The twin reads the same input, and knows nothing of what the first has done since.
+    first.wait_log("takes over", limits::CONDITION).unwrap();
     let config = fs::read_to_string(flow.scene.config()).unwrap();
     let data = flow.scene.data.display().to_string();
     let twin_config = flow.scene.root().join("twin.toml");
@@ -332,6 +338,7 @@ fn a_corrupted_progress_record_is_passed_over() {
 #[test]
 fn a_connection_that_hangs_beyond_the_transaction_is_no_second_agent() {
     let broker = Broker::shared().unwrap();
+    let _alone = PROXY.lock().unwrap();
     let proxy = broker.proxy().unwrap();
     let options = "transaction_timeout = \"17s\"\ntransaction_interval = \"8s\"";
     let mut flow = Flow::of(broker.client(), &broker.bootstrap_proxied(), "hangs", "hangs", options);
@@ -365,25 +372,107 @@ fn a_connection_that_hangs_beyond_the_transaction_is_no_second_agent() {
     agent.stop().unwrap();
 }
 
+impl Flow {
+    /// Lets the agent take lines into its journal while there is no topic, and copies its data then: a journal that
+    /// holds everything and has acknowledged nothing, as after a crash right behind a commit of the broker.
+    fn journal_unacknowledged(&mut self, partitions: u32, lines: u64) -> std::path::PathBuf {
+        self.write(lines);
+        let agent = self.scene.start_ready().unwrap();
+        poll::until("the lines in the journal", limits::CONDITION, || {
+            Ok(self.scene.status()?.is_some_and(|status| status.metric("source", "events_out") == lines))
+        })
+        .unwrap();
+        agent.kill().unwrap();
+        let copy = self.scene.root().join("copy");
+        scene::copy_tree(&self.scene.data, &copy).unwrap();
+        self.client.create_topic(&self.topic, partitions, &[]).unwrap();
+        copy
+    }
+
+    fn go_back_to(&self, copy: &std::path::Path) {
+        fs::remove_dir_all(&self.scene.data).unwrap();
+        scene::copy_tree(copy, &self.scene.data).unwrap();
+    }
+}
+
 /// Another producer's open transaction stands before our newest progress: it is waited for, not overlooked.
 #[test]
 fn progress_behind_an_open_transaction_is_not_overlooked() {
     let broker = Broker::shared().unwrap();
-    let mut flow = Flow::new(broker, "hidden", 1, "progress_topic = \"hidden-progress\"");
+    let _alone = PROXY.lock().unwrap();
+    let proxy = broker.proxy().unwrap();
+    let options = "progress_topic = \"hidden-progress\"\ntransaction_bytes = \"8 KiB\"";
+    let mut flow = Flow::of(broker.client(), &broker.bootstrap_proxied(), "hidden", "hidden", options);
+    let copy = flow.journal_unacknowledged(1, 30_000);
     let agent = flow.scene.start_ready().unwrap();
-    flow.write(1_000);
-    flow.expect_all(true);
+    poll::until("the first lines", limits::CONDITION, || Ok(flow.count() > 0)).unwrap();
+    proxy.pause().unwrap();
+    assert!((flow.records().len() as u64) < flow.written, "everything was delivered before the pause");
     let other = [Message { key: Some("k".into()), partition: Some(0), ..Message::value("of another") }];
     flow.client.produce_txn("hidden-progress", "other", &other, TxnEnd::Open).unwrap();
-    flow.write(1_000);
+    proxy.resume().unwrap();
     flow.expect_all(true);
     agent.kill().unwrap();
-    let agent = flow.scene.start_ready().unwrap();
-    flow.write(1_000);
-    // Ends what was left open.
+    flow.go_back_to(&copy);
+    let mut agent = flow.scene.start_ready().unwrap();
+    agent.wait_log("takes over", limits::CONDITION).unwrap();
     flow.client.produce_txn("hidden-progress", "other", &other, TxnEnd::Commit).unwrap();
+    flow.write(100);
     flow.expect_all(true);
     agent.stop().unwrap();
+}
+
+/// One lane is set back to an old progress, as if it alone had not committed: its rows come again, and no others.
+#[test]
+fn a_lane_that_is_behind_gets_its_own_rows_and_no_others() {
+    const LINES: u64 = 40_000;
+    let broker = Broker::shared().unwrap();
+    let progress = "behind-progress";
+    let options = format!("lanes = 4\ntransaction_bytes = \"256 KiB\"\nprogress_topic = \"{progress}\"");
+    let mut flow = Flow::without_topic(broker, "behind", &options);
+    let copy = flow.journal_unacknowledged(1, LINES);
+    let agent = flow.scene.start_ready().unwrap();
+    flow.expect_all(false);
+    agent.stop().unwrap();
+    let mut by_key: BTreeMap<String, Vec<Record>> = BTreeMap::new();
+    for record in client::consume(&ConsumeOptions::new(&flow.client, progress)).unwrap() {
+        if record.text().contains("\"lanes\":4") {
+            by_key.entry(record.key.clone().unwrap().text()).or_default().push(record);
+        }
+    }
+    // The one that began first: later parts of the file belong to others.
+    let begun = by_key.values().filter(|records| records.len() > 2).min_by_key(|records| records[0].offset);
+    let lane = begun.expect("a lane with a few transactions");
+    let old = Message {
+        key: lane[0].key.clone(),
+        value: lane[0].value.clone(),
+        partition: Some(0),
+        ..Message::default()
+    };
+    flow.client.produce(progress, &[old]).unwrap();
+    flow.go_back_to(&copy);
+    let agent = flow.scene.start_ready().unwrap();
+    flow.write(1);
+    poll::until("the last line", limits::CONDITION, || {
+        Ok(flow.records().iter().any(|record| seq(record) == LINES))
+    })
+    .unwrap();
+    agent.stop().unwrap();
+    let mut times = BTreeMap::<u64, u64>::new();
+    flow.records().iter().for_each(|record| *times.entry(seq(record)).or_default() += 1);
+    assert_eq!((times.len() as u64, times.values().max()), (LINES + 1, Some(&2)));
+    // By MiB of the file, which is what a lane gets as a whole.
+    let (mut at, mut parts) = (0, BTreeMap::<u64, u64>::new());
+    for seq in 0..LINES {
+        *parts.entry(at >> 20).or_default() += times[&seq] - 1;
+        at += line(seq).len() as u64;
+    }
+    let first = parts.iter().find(|(_, doubled)| **doubled > 0).map(|(part, _)| *part);
+    let first = first.expect("what the lane lacks comes again");
+    assert!(
+        parts.iter().any(|(part, doubled)| *part > first && *doubled == 0),
+        "rows of other lanes: {parts:?}"
+    );
 }
 
 #[test]

@@ -345,6 +345,35 @@ fn an_agent_that_stood_still_says_what_may_come_twice() {
 }
 
 #[test]
+fn two_agents_of_one_instance_do_not_take_the_partitions_from_each_other_for_ever() {
+    let broker = Broker::shared().unwrap();
+    let client = client(broker, "rivals", 1);
+    client.produce("rivals", &messages(0, 0..20)).unwrap();
+    let scenes = [Scene::new().unwrap(), Scene::new().unwrap()];
+    for scene in &scenes {
+        let options =
+            "topics = [\"rivals\"]\ngroup = \"rivals\"\ninstance = \"a\"\nsession_timeout = \"30s\"";
+        pipeline(scene, &broker.bootstrap(), options);
+    }
+    let mut first = scenes[0].start_ready().unwrap();
+    wait_lines(&scenes[0], &mut first, 20);
+    let second = scenes[1].start_ready().unwrap();
+    first.wait_log("joining anew", limits::CONDITION).unwrap();
+    poll::until("one of them to give in", limits::CONDITION, || {
+        Ok([&first, &second]
+            .iter()
+            .any(|agent| agent.log().unwrap().contains("give each agent its own `instance`")))
+    })
+    .unwrap();
+    client.produce("rivals", &messages(0, 20..40)).unwrap();
+    let both = || [lines(&scenes[0]), lines(&scenes[1])].concat();
+    poll::until("the record behind", limits::CONDITION, || Ok(both().contains(&text(0, 39)))).unwrap();
+    assert!((0..40).all(|number| both().contains(&text(0, number))));
+    first.stop().unwrap();
+    second.stop().unwrap();
+}
+
+#[test]
 fn topics_and_partitions_that_come_later_are_read_from_their_first_record() {
     let broker = Broker::shared().unwrap();
     let client = broker.client();

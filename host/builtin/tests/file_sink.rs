@@ -108,7 +108,15 @@ fn expect(root: &Path, expected: &[(&str, &str)]) {
 fn the_registry_says_what_each_sink_promises() {
     let promises: Vec<_> =
         sinks().iter().map(|kind| (kind.spec.kind, (kind.delivery)(&Options::default()))).collect();
-    assert_eq!(promises, [("file", "exactly-once"), ("console", "at-least-once"), ("null", "at-least-once")]);
+    assert_eq!(
+        promises,
+        [
+            ("file", "exactly-once"),
+            ("kafka", "exactly-once"),
+            ("console", "at-least-once"),
+            ("null", "at-least-once")
+        ]
+    );
 }
 
 #[test]

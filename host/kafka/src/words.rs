@@ -71,7 +71,9 @@ pub fn connection(error: &KafkaError, reason: &str, settings: &Settings) -> Stri
 
 /// A line of librdkafka's log about a transaction that failed.
 pub fn transaction(line: &str) -> String {
-    let (_, what) = line.split_once(": ").unwrap_or(("", line));
+    // In which of its states it failed says nothing to a person.
+    let behind_state = line.split_once("failed in state ").and_then(|(_, rest)| rest.split_once(": "));
+    let what = behind_state.map_or(line, |(_, what)| what);
     let advice = if what.contains("TOPIC_AUTHORIZATION_FAILED") {
         NO_TOPIC_ACCESS
     } else if what.contains("TRANSACTIONAL_ID_AUTHORIZATION_FAILED") {

@@ -19,8 +19,9 @@ use super::error::BridgeError;
 use super::limits::PARTITIONS_MAX;
 use super::manifest::{ClosedBy, Manifest, PartitionEntry};
 use super::options::{KafkaInput, Late, Settings};
+use super::partition::{Finished, Stretch};
 use super::publish::Parts;
-use super::reading::{Finished, Run, Stretch, consumer, read};
+use super::reading::{Run, consumer, read};
 use super::scan::End;
 
 /// A question about a topic failed.
@@ -186,7 +187,7 @@ pub(super) fn first_bucket(
         let partition = match consumer.poll(super::limits::POLL) {
             Some(Ok(message)) => {
                 let record_ns = message.timestamp().to_millis().unwrap_or(0).saturating_mul(1_000_000);
-                let header = |name: &str| super::reading::header(&message, name);
+                let header = |name: &str| super::partition::header(&message, name);
                 let (time_ns, _) = input.time.of(record_ns, message.payload().unwrap_or_default(), header);
                 if let Some(low) = lows.get(&message.partition()) {
                     // Times are not in order: what lies before the first record is allowed to be this much older.

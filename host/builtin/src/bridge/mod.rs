@@ -23,6 +23,7 @@ mod kafka;
 pub mod limits;
 mod manifest;
 mod options;
+mod partition;
 mod publish;
 mod reading;
 mod scan;

@@ -123,11 +123,15 @@ fn committed(link: &Link, group: &str, topics: &[Topic]) -> Result<BTreeMap<(Str
     let answer = reader.committed_offsets(list, limits::ADMIN).map_err(|error| {
         let context = reader.client().context();
         // librdkafka asks on and on for the coordinator of a group that this login may not see.
-        let is_hidden = words::code(&error) == Some(Code::OperationTimedOut) && context.last_error().is_none();
+        let is_hidden = match words::code(&error) {
+            Some(Code::GroupAuthorizationFailed) => true,
+            Some(Code::OperationTimedOut) => context.last_error().is_none(),
+            _ => false,
+        };
         Trouble(match is_hidden {
             true => format!(
-                "no coordinator of group {group:?} was found; if `flumen kafka check` finds all well, this login may not \
-                 see the group: ask for DESCRIBE and READ on it"
+                "this login may not see group {group:?}, or the group has no coordinator (`flumen kafka check` tells): ask \
+                 for DESCRIBE and READ on it"
             ),
             false => context.explain(&error),
         })

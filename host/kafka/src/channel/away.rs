@@ -1,6 +1,5 @@
 //! The committer while Kafka is away, and on its way back: see [`super::failover`].
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -12,11 +11,9 @@ use rdkafka::producer::Producer;
 use super::committer::{Committer, Trouble, puts, send_batch, send_register, too_large, too_large_rows};
 use super::connection::ReadBack;
 use super::failover::{CURSOR, Moved, SOURCES};
-use super::queue::Pending;
+use super::queue::{Pending, Positions};
 use super::topics::{POSITIONS, Topic};
 use crate::limits;
-
-type Positions = BTreeMap<Vec<u8>, Vec<u8>>;
 
 fn fatal(error: CommitError) -> Trouble {
     Trouble::Fatal(format!("the file that takes events while Kafka is away: {error}"))
@@ -104,7 +101,7 @@ impl Committer {
     /// One group to the file, and a step of the way back if Kafka answers.
     pub fn step_away(&mut self) -> Result<bool, Trouble> {
         let is_up = !self.is_given_up() && !self.queue.is_closing();
-        let mut is_idle = true;
+        let mut wait = limits::SLICE;
         if is_up {
             if self.connection.is_none() {
                 self.connect()?;
@@ -112,16 +109,22 @@ impl Committer {
                 self.say();
             }
             self.send_held()?;
-            is_idle = !self.move_some()?;
+            let moved = self.move_some()?;
+            if self.group.is_empty() && self.held.is_empty() {
+                if moved == 0 {
+                    self.come_back()?;
+                    return Ok(true);
+                }
+                // Nearly there: what is still in the queue waits for Kafka, or a busy source would never let it end.
+                if moved < limits::GROUP_BYTES {
+                    return Ok(true);
+                }
+            }
+            wait = Duration::ZERO;
         } else if self.connection.take().is_some() {
             self.say();
         }
         if self.group.is_empty() {
-            let wait = match (is_up, is_idle) {
-                (true, true) => Duration::from_millis(20),
-                (true, false) => Duration::ZERO,
-                (false, _) => limits::SLICE,
-            };
             self.group = self.queue.take_group(wait);
         }
         if !self.group.is_empty() {
@@ -131,8 +134,6 @@ impl Committer {
             let held = self.held.drain(..).chain(self.held_in_doubt.1.drain(..));
             held.for_each(|pending| pending.slot.answer(Err(CommitError::Closing)));
             return Ok(!self.queue.is_empty());
-        } else if is_up && is_idle && self.held.is_empty() && self.queue.is_empty() {
-            self.come_back()?;
         }
         Ok(true)
     }
@@ -209,12 +210,12 @@ impl Committer {
         sent
     }
 
-    /// Moves a part of the file. False: there was nothing.
-    fn move_some(&mut self) -> Result<bool, Trouble> {
-        let Some(failover) = &mut self.failover else { return Ok(false) };
+    /// Moves a part of the file; its bytes.
+    fn move_some(&mut self) -> Result<usize, Trouble> {
+        let Some(failover) = &mut self.failover else { return Ok(0) };
         let moved = failover.read().map_err(Trouble::Unknown)?;
         if moved.is_empty() {
-            return Ok(false);
+            return Ok(0);
         }
         let keys = moved.iter().map(|one| (failover.mark_key(one.channel), one.mark.clone()));
         let keys: Vec<(Vec<u8>, Vec<u8>)> = keys.collect();
@@ -223,7 +224,7 @@ impl Committer {
             failover.marks.extend(keys);
             failover.moved(&moved).map_err(fatal)?;
         }
-        Ok(true)
+        Ok(moved.iter().map(|one| one.batch.bytes()).sum())
     }
 
     /// The file is empty: its positions go to Kafka, it is closed, and Kafka takes the next commit.

@@ -15,7 +15,6 @@
 //! doubt, then per channel u64 cursor behind its events), [`POSITION`] and a position's key. In Kafka: [`CURSOR`] and a
 //! channel's name.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,6 +26,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::limbo;
 use super::options::JournalOptions;
+use super::queue::Positions;
 use super::topics::POSITIONS;
 use crate::context::Context;
 use crate::limits;
@@ -128,7 +128,7 @@ pub(super) struct Failover {
     /// Source positions that Kafka has: what the last step has to remove if it is gone.
     pub kafka_keys: Vec<Vec<u8>>,
     /// Marks that Kafka has.
-    pub marks: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub marks: Positions,
 }
 
 impl Failover {
@@ -149,7 +149,7 @@ impl Failover {
     }
 
     /// The source positions of the file, if it is open. Takes a new number: what is put from now on is of this life.
-    pub fn reopen(&self) -> Result<Option<BTreeMap<Vec<u8>, Vec<u8>>>, CommitError> {
+    pub fn reopen(&self) -> Result<Option<Positions>, CommitError> {
         let Some(number) = self.number() else { return Ok(None) };
         self.settle(Commit { positions: vec![state(number + 1)], ..Commit::default() })?;
         let all = self.journal.positions(POSITION).into_iter();
@@ -165,7 +165,7 @@ impl Failover {
     /// Opens the file with the sources' positions, and with the group in doubt if there is one.
     pub fn open(
         &self,
-        positions: BTreeMap<Vec<u8>, Vec<u8>>,
+        positions: Positions,
         doubt: Option<u64>,
         group: Vec<Commit>,
     ) -> Result<(), CommitError> {

@@ -10,6 +10,9 @@ use parking_lot::{Condvar, Mutex};
 use super::reader::ReaderAck;
 use crate::limits;
 
+/// Positions by key.
+pub(super) type Positions = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// A commit that was handed in.
 pub(super) struct Pending {
     /// Rises by one with each commit of this session.
@@ -69,9 +72,9 @@ struct QueueState {
     bytes: usize,
     next: u64,
     /// Positions as Kafka has them; `None` until they were read.
-    positions: Option<BTreeMap<Vec<u8>, Vec<u8>>>,
+    positions: Option<Positions>,
     /// Positions of sources, if a file has them and Kafka was not reached yet.
-    sources: Option<BTreeMap<Vec<u8>, Vec<u8>>>,
+    sources: Option<Positions>,
     /// Newer values that are on their way, with the number of their commit.
     overlay: BTreeMap<Vec<u8>, (u64, Vec<u8>)>,
     is_closing: bool,
@@ -171,19 +174,19 @@ impl Queue {
     }
 
     /// Positions as they were read; whoever waits for them goes on.
-    pub fn set_positions(&self, positions: BTreeMap<Vec<u8>, Vec<u8>>) {
+    pub fn set_positions(&self, positions: Positions) {
         self.state.lock().positions = Some(positions);
         self.changed.notify_all();
     }
 
     /// Positions of sources that a file has: sources can begin without Kafka.
-    pub fn set_sources(&self, sources: BTreeMap<Vec<u8>, Vec<u8>>) {
+    pub fn set_sources(&self, sources: Positions) {
         self.state.lock().sources = Some(sources);
         self.changed.notify_all();
     }
 
     /// The positions with a prefix that count now, without those on their way.
-    pub fn durable(&self, prefix: &[u8]) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    pub fn durable(&self, prefix: &[u8]) -> Positions {
         let state = self.state.lock();
         let known = state.positions.as_ref().or(state.sources.as_ref()).into_iter().flatten();
         let own = known.filter(|(key, _)| key.starts_with(prefix));
@@ -199,7 +202,7 @@ impl Queue {
     pub fn with_positions<T: Default>(
         &self,
         is_source: bool,
-        ask: impl FnOnce(&BTreeMap<Vec<u8>, Vec<u8>>, &BTreeMap<Vec<u8>, (u64, Vec<u8>)>) -> T,
+        ask: impl FnOnce(&Positions, &BTreeMap<Vec<u8>, (u64, Vec<u8>)>) -> T,
     ) -> T {
         let mut state = self.state.lock();
         let knows = |state: &QueueState| state.positions.is_some() || (is_source && state.sources.is_some());
