@@ -126,7 +126,7 @@ pub struct Tally {
     pub broker_kills: u32,
     /// Pauses of the connection.
     pub pauses: u32,
-    /// Of these and of the broker's stops: longer than a transaction may last.
+    /// Of these, the cuts and the stops: longer than a transaction may last.
     pub long: u32,
     /// Cuts of the connection.
     pub cuts: u32,

@@ -4,7 +4,7 @@
 //! - [`harm`]: what is done, in which mix, and the random choices in it.
 //! - [`pipelines`]: the agents' configuration for each [`Flow`].
 //! - [`feeder`]: a producer on another client, for the flows that begin in Kafka.
-//! - [`stage`]: one run from the first start to the verdict.
+//! - `stage`, `acts`, `outcome`: one run: who takes part, what is done to them, and what came of it.
 //! - [`away`]: memory while the broker is away, and the way back.
 //!
 //! What comes out of Kafka is read by `confluent-kafka` with `read_committed`, into a file per topic, partition and
@@ -16,6 +16,9 @@ pub mod away;
 pub mod feeder;
 pub mod harm;
 pub mod pipelines;
+
+mod acts;
+mod outcome;
 mod stage;
 
 use std::fmt;
@@ -28,8 +31,8 @@ use serde::Serialize;
 pub use crate::interceptors::Plugin;
 use crate::oracle::Verdict;
 pub use harm::{Mix, Tally};
+pub use outcome::spread_keys;
 use stage::Stage;
-pub use stage::spread_keys;
 
 /// Where events come from and go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
