@@ -23,10 +23,6 @@ use crate::{limits, poll, scene};
 
 /// Files written side by side.
 const INPUT_FILES: u32 = 3;
-/// Kafka's own default. With the shorter interval of the other tests a broker that starts again aborts old
-/// transactions before it has a leader for their partitions, and then leaves the markers out ([`SKIPPED_MARKERS`]).
-const ABORT_LATER: (&str, &str) = ("transaction.abort.timed.out.transaction.cleanup.interval.ms", "10000");
-
 /// One run's state.
 pub(super) struct Stage<'a> {
     pub soak: &'a KafkaSoak,
@@ -107,11 +103,8 @@ impl<'a> Stage<'a> {
     pub fn new(soak: &'a KafkaSoak) -> Result<Self> {
         let mut hosts = vec![Host::new(soak)?];
         let first = hosts.first().context("no scene")?;
-        let options = BrokerOptions {
-            dir: Some(first.scene.root().join("broker")),
-            properties: vec![(ABORT_LATER.0.to_owned(), ABORT_LATER.1.to_owned())],
-            ..BrokerOptions::default()
-        };
+        let options =
+            BrokerOptions { dir: Some(first.scene.root().join("broker")), ..BrokerOptions::default() };
         let broker = Broker::start(&options)?;
         let proxy = broker.proxy()?;
         for topic in pipelines::topics(soak) {
