@@ -403,7 +403,7 @@ fn progress_behind_an_open_transaction_is_not_overlooked() {
     let proxy = broker.proxy().unwrap();
     let options = "progress_topic = \"hidden-progress\"\ntransaction_bytes = \"8 KiB\"";
     let mut flow = Flow::of(broker.client(), &broker.bootstrap_proxied(), "hidden", "hidden", options);
-    let copy = flow.journal_unacknowledged(1, 30_000);
+    let copy = flow.journal_unacknowledged(1, 400_000);
     let agent = flow.scene.start_ready().unwrap();
     poll::until("the first lines", limits::CONDITION, || Ok(flow.count() > 0)).unwrap();
     proxy.pause().unwrap();
