@@ -52,7 +52,7 @@ pub const KAFKA_QUEUE_EVENTS: usize = 100_000;
 /// One wait for room in a lane's client. Short beside what the queue holds: the broker must not run dry.
 pub const KAFKA_QUEUE_WAIT: Duration = Duration::from_millis(2);
 
-/// `linger.ms` of a lane's client at least: longer than what its queue holds takes to a slow broker.
+/// `linger.ms` of a lane's client: longer than what its queue holds takes to a slow broker.
 pub const KAFKA_LINGER: Duration = Duration::from_secs(1);
 
 /// A batch that comes so long after the one before is sent at once: nothing more is waiting in the channel.

@@ -15,7 +15,7 @@ use flumen_tests::scene::Scene;
 use flumen_tests::status::Status;
 use serde::Serialize;
 
-use super::ground::{BATCH_BYTES, Ground, LINGER_MS};
+use super::ground::{BATCH_BYTES, Ground};
 use super::lines::{self, Lines};
 
 /// Longest run: ten times what a busy machine needs.
@@ -83,7 +83,7 @@ pub struct Run {
 pub fn sink(ground: &Ground, topic: &str, variant: Variant, more: &str) -> String {
     format!(
         "[sink.out]\ntype = \"kafka\"\nbrokers = [\"{}\"]\ntopic = \"{topic}\"\npartitioner = \"sticky\"\n\
-         value = \"raw\"\ncompression = \"none\"\nlinger = \"{LINGER_MS}ms\"\nbatch_bytes = {BATCH_BYTES}\n\
+         value = \"raw\"\ncompression = \"none\"\nbatch_bytes = {BATCH_BYTES}\n\
          delivery = \"{}\"\nlanes = {}\n{more}",
         ground.bootstrap(),
         variant.delivery.word(),

@@ -13,8 +13,12 @@ use super::super::input;
 /// Partitions of every topic that is measured.
 pub const PARTITIONS: u32 = 4;
 
-/// How long a batch waits for more, for every producer.
-pub const LINGER_MS: u32 = 5;
+/// How long a batch waits for more, for every producer of the same library as Flumen's, and as Flumen has it: batches
+/// are full all the time, and a shorter wait only makes librdkafka's thread ask without a pause.
+pub const LINGER_MS: u32 = 1_000;
+
+/// The same for Java's producers, which wait on a flush.
+pub const JAVA_LINGER_MS: u32 = 5;
 
 /// Bytes of a batch, for every producer: librdkafka's default.
 pub const BATCH_BYTES: u32 = 1_000_000;

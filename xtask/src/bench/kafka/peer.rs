@@ -10,7 +10,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use super::super::flume::{self, Daemon};
-use super::ground::{BATCH_BYTES, Ground, LINGER_MS};
+use super::ground::{BATCH_BYTES, Ground, JAVA_LINGER_MS};
 use super::lines::Lines;
 
 /// It would need minutes for the whole input: measured over this time.
@@ -138,7 +138,7 @@ fn configuration(
          a1.sinks.k.type=org.apache.flume.sink.kafka.KafkaSink\na1.sinks.k.channel=c\n\
          a1.sinks.k.kafka.bootstrap.servers={}\na1.sinks.k.kafka.topic={topic}\na1.sinks.k.flumeBatchSize={batch}\n\
          a1.sinks.k.kafka.producer.acks=all\na1.sinks.k.kafka.producer.compression.type=none\n\
-         a1.sinks.k.kafka.producer.linger.ms={LINGER_MS}\na1.sinks.k.kafka.producer.batch.size={BATCH_BYTES}\n",
+         a1.sinks.k.kafka.producer.linger.ms={JAVA_LINGER_MS}\na1.sinks.k.kafka.producer.batch.size={BATCH_BYTES}\n",
         input.display(),
         ground.bootstrap(),
     )

@@ -9,7 +9,7 @@ use flumen_tests::kafka::install;
 use flumen_tests::{locate, scene};
 use serde::{Deserialize, Serialize};
 
-use super::ground::{BATCH_BYTES, Ground, LINGER_MS};
+use super::ground::{BATCH_BYTES, Ground, JAVA_LINGER_MS, LINGER_MS};
 use super::lines::Lines;
 use crate::build;
 use crate::report::step;
@@ -93,7 +93,7 @@ pub fn java(ground: &Ground, topic: &str, lines: &Lines) -> Result<Speed> {
     command.args(["--bootstrap-server", &ground.bootstrap()]);
     command.args(["--num-records", &lines.events.to_string()]);
     command.args(["--record-size", &lines.event_bytes.to_string(), "--command-property", "acks=all"]);
-    command.args(["compression.type=none", &format!("linger.ms={LINGER_MS}")]);
+    command.args(["compression.type=none", &format!("linger.ms={JAVA_LINGER_MS}")]);
     command.arg(format!("batch.size={BATCH_BYTES}"));
     let before = ground.cpu_ns()?;
     let answer = scene::run(command, LIMIT)?;

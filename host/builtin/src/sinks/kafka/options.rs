@@ -13,7 +13,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use super::template::{self, Template};
 use crate::sinks::limits;
 
-const OWN: [OptionSpec; 19] = [
+const OWN: [OptionSpec; 18] = [
     OptionSpec {
         name: "topic",
         kind: OptionKind::Text,
@@ -118,12 +118,6 @@ const OWN: [OptionSpec; 19] = [
         "Compression of batches of records.",
     ),
     option(
-        "linger",
-        OptionKind::Duration { min: Duration::ZERO, max: Duration::from_secs(60) },
-        Some("\"10ms\""),
-        "How long a batch of records waits for more.",
-    ),
-    option(
         "batch_bytes",
         OptionKind::Size { min: 1, max: 100 << 20 },
         Some("\"1 MB\""),
@@ -219,7 +213,6 @@ pub(super) struct Settings {
     pub transaction_bytes: u64,
     pub transaction_timeout: Duration,
     pub compression: String,
-    pub linger: Duration,
     pub batch_bytes: u64,
 }
 
@@ -267,7 +260,6 @@ impl Settings {
             transaction_bytes: options.size("transaction_bytes")?,
             transaction_timeout: timeout,
             compression: options.text("compression")?.to_owned(),
-            linger: options.duration("linger")?,
             batch_bytes: options.size("batch_bytes")?,
             topic,
         })
@@ -280,7 +272,7 @@ impl Settings {
         config.set("compression.type", &self.compression);
         // What fills no batch is sent at the latest by the flush, and by `Link::deliver` when nothing more comes. A
         // short linger would keep a processor busy: see `Producer::drain_step`.
-        config.set("linger.ms", ms(self.linger.max(limits::KAFKA_LINGER)));
+        config.set("linger.ms", ms(limits::KAFKA_LINGER));
         // What is too large is for the broker to say: it counts compressed bytes.
         config.set("message.max.bytes", limits::KAFKA_RECORD_BYTES_MAX.to_string());
         config.set("queue.buffering.max.kbytes", (limits::KAFKA_QUEUE_BYTES / 1024).to_string());
@@ -372,7 +364,6 @@ pub(super) mod tests {
             ("transaction_bytes".to_owned(), Value::Size(1)),
             ("transaction_timeout".to_owned(), Value::Duration(Duration::from_secs(60))),
             ("compression".to_owned(), Value::Text("lz4".into())),
-            ("linger".to_owned(), Value::Duration(Duration::from_millis(5))),
             ("batch_bytes".to_owned(), Value::Size(1_000_000)),
         ]);
         for (name, value) in values {
