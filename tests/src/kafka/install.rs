@@ -14,12 +14,13 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{FlockOperation, flock};
 
+use super::maven::{self, Artifact};
 use super::tls::{self, TlsFiles};
 use super::{packages, properties};
 use crate::{limits, locate, scene};
 
-/// Group, artifact, version. The newest listed release of Kafka does not resolve; this one does.
-const JARS: [(&str, &str, &str); 3] = [
+/// The newest listed release of Kafka does not resolve; this one does.
+const JARS: [Artifact; 3] = [
     ("org.apache.kafka", "kafka_2.13", "4.3.1"),
     ("org.apache.kafka", "kafka-tools", "4.3.1"),
     ("org.apache.logging.log4j", "log4j-slf4j-impl", "2.25.1"),
@@ -64,7 +65,7 @@ fn ensure_in(peers: &Path) -> Result<Installed> {
     packages::need("python3", "python3")?;
     let _lock = lock(peers)?;
     let lib = kafka.join("lib");
-    part(&lib, &pom(), fill_jars)?;
+    maven::ensure(&lib, "kafka", &JARS, "Kafka's jars with mvn (54 MB)")?;
     let python = peers.join("python");
     part(&python, &format!("{PYTHON_CLIENT}, {}", python_version()?), fill_python)?;
     let certificates = kafka.join("tls");
@@ -76,14 +77,14 @@ fn ensure_in(peers: &Path) -> Result<Installed> {
 }
 
 /// Held until the file is closed. Other processes wait here while one installs.
-fn lock(peers: &Path) -> Result<File> {
+pub(super) fn lock(peers: &Path) -> Result<File> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(peers.join(".lock"))?;
     flock(&file, FlockOperation::LockExclusive).context("cannot lock the directory of peers")?;
     Ok(file)
 }
 
 /// Fills a directory unless it is there and was made of the same `recipe`.
-fn part(dest: &Path, recipe: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(super) fn part(dest: &Path, recipe: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if fs::read_to_string(dest.join(COMPLETE)).is_ok_and(|found| found == recipe) {
         return Ok(());
     }
@@ -95,33 +96,6 @@ fn part(dest: &Path, recipe: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Re
         fs::remove_dir_all(dest)?;
     }
     fs::rename(work.keep(), dest).with_context(|| format!("cannot put {} in place", dest.display()))
-}
-
-fn pom() -> String {
-    let dependencies: String = JARS
-        .iter()
-        .map(|(group, artifact, version)| {
-            format!(
-                "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId>\
-                 <version>{version}</version></dependency>\n"
-            )
-        })
-        .collect();
-    format!(
-        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\n\
-         <groupId>peers</groupId><artifactId>kafka</artifactId><version>1</version>\
-         <packaging>pom</packaging>\n<dependencies>\n{dependencies}</dependencies></project>\n"
-    )
-}
-
-fn fill_jars(dir: &Path) -> Result<()> {
-    packages::need("mvn", "maven")?;
-    step("fetching Kafka's jars with mvn (54 MB)");
-    fs::write(dir.join("pom.xml"), pom())?;
-    let mut maven = Command::new("mvn");
-    maven.current_dir(dir).args(["-B", "-q", "-ntp", "dependency:copy-dependencies"]);
-    maven.args(["-DoutputDirectory=.", "-DincludeScope=runtime"]);
-    succeed(maven, limits::FETCH)
 }
 
 fn fill_python(dir: &Path) -> Result<()> {

@@ -3,13 +3,14 @@
 //! [`install`] fetches Apache Kafka, a Python client and makes certificates, once per target directory;
 //! [`broker`] runs one node (KRaft) with a listener for each way to log in; [`proxy`] stands for the
 //! network between a client and the broker; [`client`] asks and feeds the broker through
-//! `confluent-kafka`, so that no test has its own client for a witness.
+//! `confluent-kafka`, so that no test has its own client for a witness; [`flume`] runs Flume beside it.
 //!
 //! Constraints: nothing outlives the process that started it, however that ends ([`process`]); every
 //! port is on the loopback; every wait has a deadline.
 
 pub mod broker;
 pub mod client;
+pub mod flume;
 pub mod install;
 pub mod ports;
 pub mod process;
@@ -20,9 +21,11 @@ pub mod security;
 pub mod tls;
 
 pub mod packages;
+mod maven;
 
 pub use broker::{Broker, BrokerOptions};
 pub use client::{Client, ConsumeOptions};
+pub use flume::Flume;
 pub use proxy::Proxy;
 pub use record::{Bytes, Message, Record};
 pub use security::{Listener, Mechanism};

@@ -84,8 +84,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         figures.synced = attempt("rsyslog, synced disk queue", || {
             rsyslog::run(&input, Queue::SyncedDisk, &dir, PEER_LIMIT)
         });
-        figures.flume =
-            attempt("Flume 1.11, file channel", || flume::run(&flume::ensure(&dir)?, &input, &dir));
+        figures.flume = attempt("Flume 1.11, file channel", || {
+            flume::run(flumen_tests::kafka::flume::ensure()?, &input, &dir)
+        });
     }
     if binary.is_some() {
         figures.wasm = attempt("plugins beside native code", wasm::run);

@@ -1,7 +1,7 @@
-//! Flume 1.11 beside it: its installation, and TAILDIR source, file channel, file_roll sink.
+//! Flume 1.11 beside it ([`flumen_tests::kafka::flume`] installs it): TAILDIR source, file channel, file_roll sink.
 
 use std::fs::{self, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -9,69 +9,12 @@ use anyhow::{Context, Result, bail};
 use flumen_tests::agent;
 use flumen_tests::output;
 use flumen_tests::poll;
-use flumen_tests::scene;
 
 use super::input::Input;
 use super::rsyslog::Peer;
 
-/// Maven fetches 62 MB the first time.
-const FETCH_LIMIT: Duration = Duration::from_secs(240);
 /// It needs minutes for the whole input: measured over this time.
 const RUN_TIME: Duration = Duration::from_secs(45);
-
-const ARTIFACTS: [(&str, &str, &str); 7] = [
-    ("org.apache.flume", "flume-ng-node", "1.11.0"),
-    ("org.apache.flume", "flume-ng-core", "1.11.0"),
-    ("org.apache.flume.flume-ng-channels", "flume-file-channel", "1.11.0"),
-    ("org.apache.flume.flume-ng-sources", "flume-taildir-source", "1.11.0"),
-    ("org.apache.flume.flume-ng-sinks", "flume-ng-kafka-sink", "1.11.0"),
-    ("org.apache.logging.log4j", "log4j-slf4j-impl", "2.18.0"),
-    ("org.apache.logging.log4j", "log4j-core", "2.18.0"),
-];
-
-/// Fetches it with Maven, once. Returns the directory of its jars.
-///
-/// # Errors
-/// If Maven or Java is missing, or the fetch fails.
-pub fn ensure(dir: &Path) -> Result<PathBuf> {
-    let home = dir.join("flume");
-    let lib = home.join("lib");
-    let complete = home.join("complete");
-    let recipe = format!("{ARTIFACTS:?}");
-    if fs::read_to_string(&complete).is_ok_and(|found| found == recipe) {
-        return Ok(lib);
-    }
-    fs::create_dir_all(&home)?;
-    let dependencies: String = ARTIFACTS
-        .iter()
-        .map(|(group, artifact, version)| {
-            format!("<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>\n")
-        })
-        .collect();
-    let pom = format!(
-        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\n<groupId>bench</groupId><artifactId>flume</artifactId><version>1</version><packaging>pom</packaging>\n<dependencies>\n{dependencies}</dependencies></project>\n"
-    );
-    fs::write(home.join("pom.xml"), pom)?;
-    let mut maven = Command::new("mvn");
-    maven.current_dir(&home);
-    maven.args([
-        "-B",
-        "-q",
-        "-ntp",
-        "dependency:copy-dependencies",
-        "-DoutputDirectory=lib",
-        "-DincludeScope=runtime",
-    ]);
-    let answer = scene::run(maven, FETCH_LIMIT).context("mvn does not run here")?;
-    if !answer.status.success() {
-        bail!(
-            "mvn cannot fetch Flume: {}",
-            answer.stdout.lines().rev().take(3).collect::<Vec<_>>().join(" | ")
-        );
-    }
-    fs::write(complete, recipe)?;
-    Ok(lib)
-}
 
 /// Runs it for a while.
 ///

@@ -1,7 +1,7 @@
 //! Flume 1.11 with its Kafka sink: TAILDIR, a file channel or one in memory.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -44,7 +44,7 @@ pub struct Run {
 
 /// An agent over an input, its state in a directory of its own.
 pub struct Flume {
-    lib: PathBuf,
+    lib: &'static Path,
     home: TempDir,
     configuration: String,
 }
@@ -55,7 +55,7 @@ impl Flume {
     /// # Errors
     /// If it cannot be installed.
     pub fn new(ground: &Ground, topic: &str, input: &Path, channel: Channel, batch: u32) -> Result<Self> {
-        let lib = flume::ensure(&super::super::input::dir()?)?;
+        let lib = flumen_tests::kafka::flume::ensure()?;
         let home = ground.scratch("flume-")?;
         let configuration = configuration(ground, topic, input, home.path(), channel, batch);
         Ok(Self { lib, home, configuration })
@@ -66,7 +66,7 @@ impl Flume {
     /// # Errors
     /// If java does not run here.
     pub fn start(&self) -> Result<Daemon> {
-        flume::start_agent(&self.lib, self.home.path(), &self.configuration)
+        flume::start_agent(self.lib, self.home.path(), &self.configuration)
     }
 
     /// The end of its log, for errors.

@@ -66,7 +66,7 @@ const OPTIONS: [OptionSpec; CLIENT_OPTIONS.len() + OWN] = with_client_options([
         "headers",
         OptionKind::TextList,
         Some("[\"topic\", \"partition\", \"offset\", \"timestamp\", \"key\", \"record\"]"),
-        "Headers that events get; `record`: those of the record itself, under their own names. What an event brings itself is kept.",
+        "Headers that events get; `record`: those of the record itself, under their own names. What an event brings itself is kept, but for `key`: the record's replaces it, as in Flume.",
     ),
     option(
         "tombstones",

@@ -25,6 +25,8 @@ pub const PART_HEADER: &str = "flumen.part";
 /// Header of a row of the quarantine: the record's headers as lines `name=hex of the value`, where they cannot be headers.
 pub const RAW_HEADERS_HEADER: &str = "flumen.record_headers";
 
+/// Header that holds the record's key, here and in Flume.
+const KEY_HEADER: &str = "key";
 const HEX_SUFFIX: &str = ".hex";
 
 /// What became of a record.
@@ -67,8 +69,16 @@ impl Shape {
                 return Outcome::Rejected { rows, reason };
             }
         };
+        // Flume's readers put the record's key over the event's own; here too, so that both see the same.
+        let key = record.key().filter(|_| self.own.key && event.is_some());
+        let key = key.and_then(|key| std::str::from_utf8(key).ok());
+        if let Some(key) = key {
+            kept.header(KEY_HEADER, key);
+        }
         for (name, value) in event.iter().flat_map(|event| &event.headers) {
-            kept.repeated_header(name, value);
+            if key.is_none() || *name != KEY_HEADER {
+                kept.repeated_header(name, value);
+            }
         }
         if has_headers {
             each_header(record, |name, value| put(kept, name, value));
@@ -111,7 +121,8 @@ impl Shape {
         Ok((Some(event), has_headers))
     }
 
-    /// What tells where the record was. An event that brings such a header keeps its own, as with Flume.
+    /// What tells where the record was. An event that brings such a header keeps its own, as with Flume (whose event
+    /// has the record's key by now).
     fn own_headers<M: Message>(&self, record: &M, partition: &Partition, rows: &mut Rows) {
         let mut digits = Digits::default();
         if self.own.topic {
@@ -132,7 +143,7 @@ impl Shape {
             && let Some(key) = record.key()
         {
             match std::str::from_utf8(key) {
-                Ok(key) => rows.header("key", key),
+                Ok(key) => rows.header(KEY_HEADER, key),
                 Err(_) => rows.header("key.hex", &hex(key)),
             };
         }
@@ -346,6 +357,12 @@ mod tests {
             add(Value::FlumeAvro, &record(Some(b"\x02\x08host\x08web1\x00\x0ahello"), None, &[]));
         assert_eq!(outcome, Outcome::Taken);
         assert_eq!((kept.body().value(0), header(&kept, "host")), (&b"hello"[..], Some("web1")));
+        let keyed = b"\x04\x06key\x0ainner\x02a\x021\x00\x00";
+        for (key, expected) in [(&b"outer"[..], "outer"), (b"\xfe", "inner")] {
+            let (_, kept, _) = add(Value::FlumeAvro, &record(Some(keyed), Some(key), &[]));
+            assert_eq!((header(&kept, "key"), header(&kept, "a")), (Some(expected), Some("1")));
+            assert_eq!(header(&kept, "key.2"), None);
+        }
         let poison = record(Some(b"plain text"), Some(b"k"), &[("a", Some(b"1"))]);
         let (outcome, kept, rejected) = add(Value::FlumeAvro, &poison);
         let Outcome::Rejected { rows: 1, reason } = outcome else { panic!("{outcome:?}") };
