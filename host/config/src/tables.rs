@@ -57,8 +57,7 @@ pub(crate) fn read_tables(
     let mut tables = BTreeMap::new();
     if let Some(mut reader) = TableReader::new("the file", root, report) {
         for entry in foreign.iter().filter_map(|table| reader.take_unknown(table)).collect::<Vec<_>>() {
-            let reason =
-                format!("a file with [{needed}] has no key `{}`: that is of another kind of file", entry.key);
+            let reason = format!("a file with [{needed}] is no pipeline and has no key `{}`", entry.key);
             report.error(Code::UnknownKey, &entry.key_span, reason, "make two files of it");
         }
         for spec in specs {

@@ -28,8 +28,7 @@ struct Progress {
     partitions: Vec<(i32, i64, i64)>,
 }
 
-const FIX: &str =
-    "To begin anew, remove the file and say `--from` which bucket; finished ones are not made twice";
+const FIX: &str = "To begin anew, remove the file and say `--from` (or `from` in [bridge]) which bucket; finished ones are not made twice";
 
 impl Bridge {
     /// Makes all buckets as they close, until `stop`. `from`: the first one, if the bridge never ran here; without it
