@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use flumen_pipeline::plan::{AgentPlan, PipelinePlan};
+use flumen_pipeline::plan::{AgentPlan, BridgePlan, PipelinePlan};
 
 use crate::agent::{self, AGENT_FILE, AgentSettings};
 use crate::code::Code;
@@ -13,12 +13,15 @@ use crate::pipeline::read_pipeline;
 use crate::registry::Registry;
 use crate::report::{Report, UserFile};
 use crate::sources::Sources;
-use crate::tree::Node;
+use crate::specs;
+use crate::table::check_name;
+use crate::tables::read_tables;
+use crate::tree::{Item, Node};
 
 /// Reads an agent's whole configuration; all errors of all files at once.
 ///
-/// A path is an agent file (by its name `flumen.toml`, or its `[agent]` table), a pipeline file, or a
-/// directory: of one with a `flumen.toml` that file is read, of another all pipeline files. Without an
+/// A path is an agent file (by its name `flumen.toml`, or its `[agent]` table), a pipeline file, a bridge file (by
+/// its `[bridge]` table; the agent runs it beside its pipelines), or a directory: of one with a `flumen.toml` that file is read, of another all pipeline files. Without an
 /// agent file, data lives in `.flumen` and plugins in `plugins`, both beside the first pipeline file.
 pub fn load_agent(
     paths: &[PathBuf],
@@ -30,6 +33,7 @@ pub fn load_agent(
         env,
         agent: None,
         pipelines: Vec::new(),
+        bridges: Vec::new(),
         seen: BTreeSet::new(),
         sources: Sources::default(),
         diagnostics: Vec::new(),
@@ -40,11 +44,15 @@ pub fn load_agent(
     loader.finish(paths)
 }
 
+/// The table that makes a file a bridge.
+const BRIDGE_TABLE: &str = "bridge";
+
 struct Loader<'a> {
     registry: &'a Registry,
     env: &'a dyn Env,
     agent: Option<(PathBuf, AgentSettings)>,
     pipelines: Vec<PipelinePlan>,
+    bridges: Vec<BridgePlan>,
     seen: BTreeSet<PathBuf>,
     sources: Sources,
     diagnostics: Vec<Diagnostic>,
@@ -79,7 +87,7 @@ impl Loader<'_> {
         }
     }
 
-    /// A file that is either of the agent or of a pipeline.
+    /// A file of the agent, of a pipeline or of a bridge.
     fn file(&mut self, path: &Path) {
         if !self.seen.insert(path.to_owned()) {
             return;
@@ -97,7 +105,7 @@ impl Loader<'_> {
         let is_agent = agent::is_agent_file(&file.path, root.as_ref());
         match root {
             Some(root) if is_agent => self.agent(&root, report),
-            Some(root) => self.pipeline(&root, report),
+            Some(root) => self.flow(&root, report),
             None => self.done(report),
         }
     }
@@ -144,9 +152,39 @@ impl Loader<'_> {
             self.sources.files.insert(pipeline.path.clone());
             let mut report = Report::new(&pipeline);
             match report.parse(Some(self.env)) {
-                Some(root) => self.pipeline(&root, report),
+                Some(root) => self.flow(&root, report),
                 None => self.done(report),
             }
+        }
+    }
+
+    /// A pipeline or a bridge, as its tables say.
+    fn flow(&mut self, root: &Node, report: Report<'_>) {
+        let is_bridge = match &root.item {
+            Item::Table(entries) => entries.iter().any(|entry| entry.key == BRIDGE_TABLE),
+            _ => false,
+        };
+        if is_bridge { self.bridge(root, report) } else { self.pipeline(root, report) }
+    }
+
+    fn bridge(&mut self, root: &Node, mut report: Report<'_>) {
+        let tables =
+            read_tables(root, &self.registry.bridge, BRIDGE_TABLE, specs::PIPELINE_TABLES, &mut report);
+        let name = report.file.stem();
+        check_name("bridge", &name, &(0..0), &mut report);
+        self.check_unique(&name, "rename the file", &mut report);
+        let file = report.file.path.clone();
+        self.bridges.push(BridgePlan { name: name.clone(), file, tables: tables.all_options() });
+        self.sources.bridges.insert(name, tables);
+        self.done(report);
+    }
+
+    fn check_unique(&self, name: &str, fix: &str, report: &mut Report<'_>) {
+        let pipelines = self.pipelines.iter().map(|plan| ("pipeline", &plan.name, &plan.file));
+        let mut all = pipelines.chain(self.bridges.iter().map(|plan| ("bridge", &plan.name, &plan.file)));
+        if let Some((what, _, file)) = all.find(|(_, other, _)| *other == name) {
+            let reason = format!("the {what} `{name}` exists already, in `{}`", file.display());
+            report.error(Code::DuplicateName, &(0..0), reason, fix);
         }
     }
 
@@ -154,12 +192,8 @@ impl Loader<'_> {
         let Some((plan, spans)) = read_pipeline(root, self.registry, &mut report) else {
             return self.done(report);
         };
-        if let Some(other) = self.pipelines.iter().find(|other| other.name == plan.name) {
-            let reason =
-                format!("the pipeline `{}` exists already, in `{}`", plan.name, other.file.display());
-            let fix = "rename the file, or add name = \"…\" to it as the first line";
-            report.error(Code::DuplicateName, &(0..0), reason, fix);
-        }
+        let fix = "rename the file, or add name = \"…\" to it as the first line";
+        self.check_unique(&plan.name, fix, &mut report);
         self.sources.pipelines.insert(plan.name.clone(), spans);
         self.pipelines.push(plan);
         self.done(report);
@@ -171,7 +205,7 @@ impl Loader<'_> {
     }
 
     fn finish(mut self, paths: &[PathBuf]) -> Result<(AgentPlan, Sources), Vec<Diagnostic>> {
-        if self.pipelines.is_empty() && self.diagnostics.is_empty() {
+        if self.pipelines.is_empty() && self.bridges.is_empty() && self.diagnostics.is_empty() {
             let none = PathBuf::new();
             let place = self.agent.as_ref().map(|(path, _)| path).or(paths.first()).unwrap_or(&none);
             self.diagnostics.push(Diagnostic::whole(
@@ -184,8 +218,9 @@ impl Loader<'_> {
         if !self.diagnostics.is_empty() {
             return Err(self.diagnostics);
         }
-        let beside =
-            self.pipelines.first().and_then(|pipeline| pipeline.file.parent()).unwrap_or(Path::new(""));
+        let first = self.pipelines.first().map(|plan| &plan.file);
+        let first = first.or(self.bridges.first().map(|plan| &plan.file));
+        let beside = first.and_then(|file| file.parent()).unwrap_or(Path::new(""));
         let settings =
             self.agent.map(|(_, settings)| settings).unwrap_or_else(|| agent::default_settings(beside));
         let plan = AgentPlan {
@@ -194,6 +229,7 @@ impl Loader<'_> {
             plugin_dir: settings.plugin_dir,
             drain_timeout: settings.drain_timeout,
             pipelines: self.pipelines,
+            bridges: self.bridges,
         };
         Ok((plan, self.sources))
     }

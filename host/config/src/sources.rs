@@ -10,12 +10,14 @@ use crate::code::Code;
 use crate::diagnostic::Diagnostic;
 use crate::report::UserFile;
 use crate::substitute::redact;
+use crate::tables::Tables;
 use crate::tree::Span;
 
 /// The files of a plan and the places of its components.
 #[derive(Default)]
 pub struct Sources {
     pub(crate) pipelines: BTreeMap<String, PipelineSpans>,
+    pub(crate) bridges: BTreeMap<String, Tables>,
     pub(crate) files: BTreeSet<PathBuf>,
     pub(crate) directories: BTreeSet<PathBuf>,
 }
@@ -74,6 +76,17 @@ impl Sources {
                 Diagnostic::at(Code::BadOption, &spans.file.path, &spans.file.text, span, reason, fix)
             }
             None => Diagnostic::whole(Code::BadOption, &spans.file.path, reason, fix),
+        }
+    }
+
+    /// The error of a bridge that could not be built, with the caret at the option of one of its tables.
+    pub fn bridge_diagnostic_for(&self, bridge: &str, table: &str, error: &BuildError) -> Diagnostic {
+        match self.bridges.get(bridge) {
+            Some(tables) => tables.diagnostic_for(table, error),
+            None => {
+                let reason = format!("bridge `{bridge}`, [{table}]: {error}");
+                Diagnostic::whole(Code::BadOption, Path::new(bridge), reason, &error.fix)
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use crate::report::{Report, UserFile};
 use crate::sources::ComponentSpans;
 use crate::substitute::redact;
 use crate::table::TableReader;
+use crate::tree::Node;
 
 /// The tables that a file has, checked, and where they stood.
 pub struct Tables {
@@ -36,10 +37,29 @@ pub fn load_tables(
 ) -> Result<Tables, Vec<Diagnostic>> {
     let file = UserFile::read(env, path).map_err(|error| vec![*error])?;
     let mut report = Report::new(&file);
+    let tables = report.parse(Some(env)).map(|root| read_tables(&root, specs, needed, &[], &mut report));
+    let wrong = report.into_sorted();
+    match tables {
+        Some(tables) if wrong.is_empty() => Ok(tables),
+        _ => Err(wrong),
+    }
+}
+
+/// Reads the tables of a file. If the report has errors afterwards, they are not to be used. `foreign`: tables of files of
+/// another kind, which have an error of their own.
+pub(crate) fn read_tables(
+    root: &Node,
+    specs: &[ComponentSpec],
+    needed: &str,
+    foreign: &[&str],
+    report: &mut Report<'_>,
+) -> Tables {
     let mut tables = BTreeMap::new();
-    if let Some(root) = report.parse(Some(env))
-        && let Some(mut reader) = TableReader::new("the file", &root, &mut report)
-    {
+    if let Some(mut reader) = TableReader::new("the file", root, report) {
+        for entry in foreign.iter().filter_map(|table| reader.take_unknown(table)).collect::<Vec<_>>() {
+            let reason = format!("a file with [{needed}] is no pipeline and has no key `{}`", entry.key);
+            report.error(Code::UnknownKey, &entry.key_span, reason, "make two files of it");
+        }
         for spec in specs {
             let Some(entry) = reader.get(spec.kind) else {
                 if spec.kind == needed {
@@ -50,23 +70,26 @@ pub fn load_tables(
                 continue;
             };
             let what = format!("`[{}]`", spec.kind);
-            let Some(mut table) = TableReader::new(what, &entry.value, &mut report) else { continue };
-            let checked = table.options(spec.options, &mut report);
-            table.finish(&mut report);
+            let Some(mut table) = TableReader::new(what, &entry.value, report) else { continue };
+            let checked = table.options(spec.options, report);
+            table.finish(report);
             let spans = ComponentSpans { header: entry.key_span.clone(), options: checked.spans };
             tables.insert(spec.kind, (checked.options, spans));
         }
-        reader.finish(&mut report);
+        reader.finish(report);
     }
-    let secrets = report.secrets.clone();
-    let wrong = report.into_sorted();
-    if wrong.is_empty() { Ok(Tables { file, secrets, tables }) } else { Err(wrong) }
+    Tables { file: report.file.clone(), secrets: report.secrets.clone(), tables }
 }
 
 impl Tables {
     /// The options of a table; `None`: the file does not have it.
     pub fn options(&self, table: &str) -> Option<&Options> {
         self.tables.get(table).map(|(options, _)| options)
+    }
+
+    /// The options of all tables that the file has.
+    pub(crate) fn all_options(&self) -> BTreeMap<&'static str, Options> {
+        self.tables.iter().map(|(table, (options, _))| (*table, options.clone())).collect()
     }
 
     /// An error that was found in checked options, with the caret at the option.

@@ -261,3 +261,31 @@ fn numbers_may_be_text_only_if_substituted() {
     assert_eq!(rate("${env:NOT_SET:-7}"), Value::Integer(7));
     assert_eq!(generator("250").unwrap_err()[0].code, Code::WrongType);
 }
+
+#[test]
+fn a_file_with_a_bridge_table_is_a_bridge() {
+    use flumen_pipeline::{ComponentSpec, component::option};
+    const OPTIONS: [flumen_pipeline::OptionSpec; 1] =
+        [option("path", flumen_pipeline::OptionKind::Text, Some("\"/x\""), "Where.")];
+    let bridge = vec![ComponentSpec { kind: "bridge", about: "A bridge.", options: &OPTIONS }];
+    let registry = flumen_config::Registry { bridge, ..registry() };
+    let mut env = MemoryEnv::default();
+    env.files.insert("c/flumen.toml".into(), b"[agent]\npipelines = [\"p/*.toml\"]\n".to_vec());
+    env.files.insert("c/p/a.toml".into(), MINIMAL.into());
+    env.files.insert("c/p/hours.toml".into(), b"[bridge]\npath = \"/h\"\n".to_vec());
+    let (plan, sources) = load_agent(&["c/flumen.toml".into()], &registry, &env).unwrap();
+    let [bridge] = plan.bridges.as_slice() else { panic!("{:?}", plan.bridges) };
+    assert_eq!((plan.pipelines.len(), bridge.name.as_str()), (1, "hours"));
+    assert_eq!(bridge.tables["bridge"].text("path").unwrap(), "/h");
+    let error = BuildError::new("path", "is wrong", "mend it");
+    assert_eq!(sources.bridge_diagnostic_for("hours", "bridge", &error).place.unwrap().line, 2);
+
+    let (plan, _) = load_agent(&["c/p/hours.toml".into()], &registry, &env).unwrap();
+    assert_eq!((plan.pipelines.len(), plan.data_dir), (0, PathBuf::from("c/p/.flumen")));
+
+    // One name is one line in `status`, whatever has it.
+    env.files.insert("d/a.toml".into(), b"[bridge]\n".to_vec());
+    let wrong = load_agent(&["c/p/a.toml".into(), "d/a.toml".into()], &registry, &env).unwrap_err();
+    assert_eq!(wrong[0].code, Code::DuplicateName);
+    assert!(wrong[0].reason.contains("the pipeline `a` exists already"), "{}", wrong[0].reason);
+}

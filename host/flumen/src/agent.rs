@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::bridges::{self, BridgeView, RunningBridge};
 use anyhow::Context;
 use flumen_config::{Diagnostic, Sources as ConfigFiles};
 use flumen_journal::{Durability, FileConfig, FileJournal, Journal, OpenError, OsClock, OsDisk};
@@ -37,6 +38,7 @@ pub struct Agent {
     /// Its plan.
     pub plan: AgentPlan,
     pipelines: Vec<(Pipeline, Vec<Arc<PluginSlot>>)>,
+    bridges: Vec<RunningBridge>,
     started: Instant,
     _host: Arc<PluginHost>,
     _lock: File,
@@ -53,8 +55,18 @@ pub struct AgentStatus {
     pub pid: u32,
     /// Seconds since it was ready.
     pub uptime_s: f64,
-    /// Its pipelines.
-    pub pipelines: Vec<PipelineView>,
+    /// Its pipelines, then its bridges.
+    pub pipelines: Vec<FlowView>,
+}
+
+/// A pipeline or a bridge: the fields are the same as far as they have the same.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum FlowView {
+    /// A pipeline.
+    Pipeline(Box<PipelineView>),
+    /// A bridge; `kind` says so.
+    Bridge(BridgeView),
 }
 
 /// A pipeline and its plugins.
@@ -75,12 +87,19 @@ impl Agent {
         let lock = lock(&plan.data_dir)?;
         let host = PluginHost::new(HostConfig::new(plan.data_dir.join(CACHE_DIR)))
             .map_err(|error| anyhow::anyhow!("cannot start the plugin host: {error}"))?;
-        let mut agent =
-            Agent { plan, pipelines: Vec::new(), started: Instant::now(), _host: host.clone(), _lock: lock };
+        let mut agent = Agent {
+            plan,
+            pipelines: Vec::new(),
+            bridges: Vec::new(),
+            started: Instant::now(),
+            _host: host.clone(),
+            _lock: lock,
+        };
         let plan = agent.plan.clone();
         // All plugins first: a pipeline whose plugin is missing must not start another one half.
         let mut opened = Vec::new();
         let mut unfit = component_errors(&plan, files);
+        unfit.extend(bridges::errors(&plan, files));
         for pipeline in &plan.pipelines {
             opened.push(open_plugins(&host, pipeline, &plan.plugin_dir, files, &mut unfit));
         }
@@ -100,26 +119,38 @@ impl Agent {
                 }
             }
         }
+        for bridge in &plan.bridges {
+            match RunningBridge::start(bridge, files) {
+                Ok(running) => agent.bridges.push(running),
+                Err(failure) => {
+                    agent.stop();
+                    return Err(failure);
+                }
+            }
+        }
         agent.started = Instant::now();
         Ok(agent)
     }
 
-    /// True when no source of any pipeline will bring more.
+    /// True when no source of any pipeline will bring more, and no bridge gets on (else one never ends).
     pub fn sources_ended(&self) -> bool {
         self.pipelines.iter().all(|(pipeline, _)| pipeline.sources_ended())
+            && self.bridges.iter().all(|bridge| bridge.failure().is_some())
     }
 
-    /// Why no pipeline can go on, if none can.
+    /// Why no pipeline and no bridge can go on, if none can.
     pub fn failure(&self) -> Option<String> {
-        let failures: Vec<String> =
-            self.pipelines.iter().filter_map(|(pipeline, _)| pipeline.failure()).collect();
-        (failures.len() == self.pipelines.len()).then(|| failures.join("; "))
+        let pipelines = self.pipelines.iter().map(|(pipeline, _)| pipeline.failure());
+        let all: Option<Vec<String>> =
+            pipelines.chain(self.bridges.iter().map(RunningBridge::failure)).collect();
+        all.map(|failures| failures.join("; "))
     }
 
-    /// Stops all pipelines within the plan's limit. True if none had failed.
+    /// Stops all pipelines and bridges within the plan's limit. True if none had failed.
     pub fn stop(&self) -> bool {
         let deadline = Instant::now() + self.plan.drain_timeout;
         let mut fine = true;
+        self.bridges.iter().for_each(RunningBridge::ask_to_stop);
         for (pipeline, _) in &self.pipelines {
             let name = &pipeline.plan().name;
             match pipeline.stop(deadline) {
@@ -137,21 +168,25 @@ impl Agent {
                 }
             }
         }
+        for bridge in &self.bridges {
+            fine &= bridge.wait(deadline);
+        }
         fine
     }
 
     /// Figures of everything.
     pub fn status(&self) -> AgentStatus {
-        let view = |(pipeline, slots): &(Pipeline, Vec<Arc<PluginSlot>>)| PipelineView {
-            pipeline: pipeline.status(),
-            plugins: slots.iter().map(|slot| slot.status()).collect(),
+        let view = |(pipeline, slots): &(Pipeline, Vec<Arc<PluginSlot>>)| {
+            let plugins = slots.iter().map(|slot| slot.status()).collect();
+            FlowView::Pipeline(Box::new(PipelineView { pipeline: pipeline.status(), plugins }))
         };
+        let bridges = self.bridges.iter().map(|bridge| FlowView::Bridge(bridge.status()));
         AgentStatus {
             agent: self.plan.name.clone(),
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs_f64(),
-            pipelines: self.pipelines.iter().map(view).collect(),
+            pipelines: self.pipelines.iter().map(view).chain(bridges).collect(),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! outcome into an exit code.
 
 mod agent;
+mod bridges;
 mod cmd;
 mod control;
 mod exit;

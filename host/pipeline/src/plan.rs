@@ -1,5 +1,6 @@
 //! A pipeline as plain values: what the user's text means, after all checks.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,6 +19,19 @@ pub struct AgentPlan {
     pub drain_timeout: Duration,
     /// The pipelines.
     pub pipelines: Vec<PipelinePlan>,
+    /// The bridges that run beside them.
+    pub bridges: Vec<BridgePlan>,
+}
+
+/// A bridge: a TOML file of flat tables, one of them `[bridge]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BridgePlan {
+    /// The file's stem.
+    pub name: String,
+    /// The file that it came from.
+    pub file: PathBuf,
+    /// Checked options of the tables that the file has, by their names.
+    pub tables: BTreeMap<&'static str, Options>,
 }
 
 /// One pipeline: one TOML file.

@@ -22,6 +22,9 @@ pub enum BridgeError {
     /// The brokers refuse for good: the topic does not exist, or is not ours to read.
     #[error("{0}")]
     Refused(String),
+    /// A tree, and nobody said with which bucket to begin.
+    #[error("a tree has no first bucket by itself: say `--from` (or `from` in [bridge])")]
+    NoBegin,
     /// Retention has removed what the bucket needs.
     #[error("{0}")]
     Gap(String),

@@ -23,6 +23,7 @@ use super::partition::{Finished, Stretch};
 use super::publish::Parts;
 use super::reading::{Run, consumer, read};
 use super::scan::End;
+use super::watch::Watch;
 
 /// A question about a topic failed.
 fn failed(consumer: &BaseConsumer<Context>, topic: &str, error: &KafkaError) -> BridgeError {
@@ -63,7 +64,7 @@ fn partitions(consumer: &BaseConsumer<Context>, topic: &str) -> Result<Vec<i32>,
 
 /// Whether there is such a topic.
 pub(super) fn check(input: &KafkaInput, topic: &str) -> Result<(), BridgeError> {
-    partitions(&consumer(input)?, topic).map(drop)
+    partitions(&consumer(input, None)?, topic).map(drop)
 }
 
 /// What the bucket before has recorded, by partition; empty: there is no record of it.
@@ -97,7 +98,7 @@ fn stretches(
     known: &Known,
     ends: &Ends,
 ) -> Result<Vec<Stretch>, BridgeError> {
-    let consumer = consumer(input)?;
+    let consumer = consumer(input, None)?;
     let explain = |error: &KafkaError| failed(&consumer, topic, error);
     let partitions = partitions(&consumer, topic)?;
     let earliest_ns = bucket.start_ns.saturating_sub(input.time.ahead_ns());
@@ -166,7 +167,7 @@ pub(super) fn first_bucket(
     settings: &Settings,
     topic: &str,
 ) -> Result<Option<Bucket>, BridgeError> {
-    let consumer = consumer(input)?;
+    let consumer = consumer(input, None)?;
     let explain = |error: &KafkaError| failed(&consumer, topic, error);
     let mut assignment = TopicPartitionList::new();
     let mut lows = BTreeMap::new();
@@ -218,6 +219,7 @@ pub(super) struct Job<'a> {
     pub bucket: Bucket,
     pub live: bool,
     pub stop: &'a AtomicBool,
+    pub watch: &'a Watch,
     pub work: &'a Path,
 }
 
@@ -257,7 +259,7 @@ impl Job<'_> {
 
     /// Reads what a finished bucket was made of.
     pub fn read_again(&self, before: &Manifest) -> Result<Parts, BridgeError> {
-        let consumer = consumer(self.input)?;
+        let consumer = consumer(self.input, None)?;
         let mut stretches = Vec::new();
         for part in &before.partitions {
             let (low, _) = consumer
@@ -292,6 +294,7 @@ impl Job<'_> {
             bucket: self.bucket,
             live: self.live,
             stop: self.stop,
+            watch: self.watch,
             failed: &failed,
             work: self.work,
         };

@@ -32,8 +32,17 @@ pub const IDLE_QUIET: Duration = Duration::from_millis(1_500);
 /// Without a word from the brokers for this long a run for named buckets gives up.
 pub const SILENCE: Duration = Duration::from_secs(60);
 
-/// `--follow` looks for done files this often, and waits this long after an error before it tries again.
+/// `--follow` looks for done files this often.
 pub const PAUSE: Duration = Duration::from_secs(2);
+
+/// Brokers that are in trouble are asked this often whether they answer again.
+pub const PROBE_EVERY: Duration = Duration::from_secs(2);
+
+/// For one such answer: a stop waits for it.
+pub const PROBE: Duration = Duration::from_secs(1);
+
+/// Records that a worker reads before it adds them to the shared counters.
+pub const TELL_RECORDS: u64 = 1_000;
 
 /// Kilobytes that librdkafka reads ahead for all partitions of one worker.
 pub const READ_AHEAD_KB: u32 = 16 << 10;

@@ -30,6 +30,7 @@ mod scan;
 mod spool;
 mod time;
 mod tree;
+mod watch;
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -39,9 +40,11 @@ use flumen_pipeline::{BuildError, ComponentSpec, Options};
 
 pub use calendar::Bucket;
 pub use error::BridgeError;
+pub use follow::Pauses;
 pub use manifest::{
     Addition, ClosedBy, FileEntry, LateEntry, MARKER, Manifest, PartitionEntry, ProducerEntry,
 };
+pub use watch::{Watch, WatchStatus};
 
 use durable::{empty_directory, make_directories};
 use error::io_error;
@@ -83,6 +86,13 @@ pub struct Held {
     name: String,
     state: PathBuf,
     _lock: File,
+}
+
+impl Held {
+    /// The topic, or the tree's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 impl Bridge {
@@ -153,7 +163,7 @@ impl Bridge {
 
     /// Makes a bucket, or finds it made.
     pub fn make(&self, held: &Held, bucket: Bucket, stop: &AtomicBool) -> Result<Done, BridgeError> {
-        self.make_from(held, bucket, None, false, stop)
+        self.make_from(held, bucket, None, false, stop, &Watch::new(&held.name))
     }
 
     /// `live`: waits for records that are still to come. `known`: what the bucket before has recorded; otherwise its `_SUCCESS` is asked.
@@ -164,6 +174,7 @@ impl Bridge {
         known: Option<&kafka::Known>,
         live: bool,
         stop: &AtomicBool,
+        watch: &Watch,
     ) -> Result<Done, BridgeError> {
         let name = held.name.as_str();
         let dir = self.settings.directory(name, bucket);
@@ -185,6 +196,7 @@ impl Bridge {
                     bucket,
                     live,
                     stop,
+                    watch,
                     work: &work,
                 };
                 match before {

@@ -54,6 +54,12 @@ pub const BRIDGE: ComponentSpec = ComponentSpec {
             "Allowed lateness: a bucket is closed when every partition has shown a time this long after its end.",
         ),
         option(
+            "from",
+            OptionKind::Text,
+            None,
+            "Where following begins if the bridge never ran here, a time as for `--from`; without it at the oldest record.",
+        ),
+        option(
             "late",
             OptionKind::Choice(&["side", "append", "drop"]),
             Some("\"side\""),
@@ -191,6 +197,8 @@ pub(super) struct Settings {
     pub calendar: Calendar,
     pub lateness_ns: i64,
     pub late: Late,
+    /// Where following begins, if it never ran.
+    pub from_ns: Option<i64>,
     pub output: Output,
     template: Template,
     /// The directory above all buckets.
@@ -221,7 +229,15 @@ impl Settings {
             let reason = format!("has `{{header.{}}}`: a bucket is of a topic and a time only", other.name);
             return Err(BuildError::new("path", reason, "use `{topic}` and `{time:…}`"));
         }
+        let from_ns = match options.text_opt("from") {
+            None => None,
+            Some(text) => Some(calendar.parse(text).ok_or_else(|| {
+                let fix = "write for instance 2026-11-21T07 or 2026-11-21T07:00+01:00";
+                BuildError::new("from", format!("{text:?} is no time"), fix)
+            })?),
+        };
         let settings = Settings {
+            from_ns,
             calendar,
             lateness_ns: nanoseconds(options, "lateness")?,
             late: match options.text("late")? {

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,17 +14,22 @@ use flumen_kafka::rdkafka::consumer::{BaseConsumer, Consumer};
 use flumen_kafka::rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use flumen_kafka::rdkafka::{Message, Offset, TopicPartitionList};
 use flumen_kafka::{Context, words};
+use flumen_pipeline::ComponentMetrics;
 
 use super::calendar::{Bucket, time_text};
 use super::error::BridgeError;
-use super::limits::{IDLE_QUIET, POLL, READ_AHEAD_KB, SILENCE};
+use super::limits::{IDLE_QUIET, POLL, PROBE, PROBE_EVERY, READ_AHEAD_KB, SILENCE, TELL_RECORDS};
 use super::options::{KafkaInput, Settings};
 use super::partition::{Finished, Reading, Stretch};
 use super::spool::Press;
+use super::watch::Watch;
 
 /// A consumer for looking and reading.
-pub(super) fn consumer(input: &KafkaInput) -> Result<BaseConsumer<Context>, BridgeError> {
-    let context = Context::new("bridge", input.client.clone(), None);
+pub(super) fn consumer(
+    input: &KafkaInput,
+    metrics: Option<Arc<ComponentMetrics>>,
+) -> Result<BaseConsumer<Context>, BridgeError> {
+    let context = Context::new("bridge", input.client.clone(), metrics);
     let mut config = input.client.config("flumen-bridge");
     // librdkafka wants a name even where no group is joined.
     config.set("group.id", "flumen-bridge");
@@ -47,6 +53,8 @@ pub(super) struct Run<'a> {
     pub live: bool,
     /// Asked to stop from outside.
     pub stop: &'a AtomicBool,
+    /// Told of what is read.
+    pub watch: &'a Watch,
     /// Another worker has failed.
     pub failed: &'a AtomicBool,
     pub work: &'a Path,
@@ -73,11 +81,16 @@ struct Worker<'a> {
     open: usize,
     /// When the brokers last gave a sign of life.
     heard: Instant,
+    /// When brokers in trouble were last asked whether they answer again.
+    probed: Instant,
+    is_in_trouble: bool,
+    /// Records and bytes that were read and not told of yet.
+    read: (u64, u64),
 }
 
 impl<'a> Worker<'a> {
     fn new(run: &'a Run<'a>, stretches: &[Stretch]) -> Result<Worker<'a>, BridgeError> {
-        let consumer = consumer(run.input)?;
+        let consumer = consumer(run.input, run.live.then(|| run.watch.worker()))?;
         let mut assignment = TopicPartitionList::new();
         let mut readings = HashMap::new();
         for stretch in stretches {
@@ -89,7 +102,20 @@ impl<'a> Worker<'a> {
         consumer.assign(&assignment).map_err(|error| BridgeError::Kafka(error.to_string()))?;
         let open = readings.len();
         let press = Press::new(&run.settings.output);
-        Ok(Worker { run, consumer, press, readings, open, heard: Instant::now() })
+        let now = Instant::now();
+        // What was wrong before is over with the first word from a broker.
+        let is_in_trouble = run.live;
+        Ok(Worker {
+            run,
+            consumer,
+            press,
+            readings,
+            open,
+            heard: now,
+            probed: now,
+            is_in_trouble,
+            read: (0, 0),
+        })
     }
 
     fn read(&mut self) -> Result<(), BridgeError> {
@@ -99,11 +125,15 @@ impl<'a> Worker<'a> {
             }
             let finished = match self.consumer.poll(POLL) {
                 None => {
+                    self.tell();
+                    self.look_at_trouble();
                     self.look_at_silent()?;
                     continue;
                 }
                 Some(Ok(message)) => {
                     self.heard = Instant::now();
+                    self.read.0 += 1;
+                    self.read.1 += message.payload().map_or(0, |body| body.len() as u64);
                     let Some(reading) = self.readings.get_mut(&message.partition()) else { continue };
                     if reading.scan.is_done() {
                         continue;
@@ -115,6 +145,7 @@ impl<'a> Worker<'a> {
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     self.heard = Instant::now();
+                    self.tell();
                     if let Some(reading) = self.readings.get_mut(&partition) {
                         reading.is_at_end = true;
                     }
@@ -128,14 +159,49 @@ impl<'a> Worker<'a> {
             };
             if let Some(partition) = finished {
                 self.closed(partition)?;
+            } else if self.read.0 >= TELL_RECORDS {
+                self.tell();
             }
         }
         Ok(())
     }
 
+    /// What was read since the last time. Not with each record: workers share the counters.
+    fn tell(&mut self) {
+        let (records, bytes) = std::mem::take(&mut self.read);
+        if records > 0 {
+            self.run.watch.reads(records, bytes);
+        }
+        if self.is_in_trouble && self.heard > self.probed {
+            self.is_in_trouble = false;
+            self.consumer.context().works();
+            self.run.watch.works();
+        }
+    }
+
+    /// Brokers that do not answer are waited for, and shown until they do. librdkafka tells of errors, not of their end, and
+    /// where there is nothing to read no record shows it: so they are asked.
+    fn look_at_trouble(&mut self) {
+        if !self.run.live || self.heard.elapsed() < PROBE_EVERY || self.probed.elapsed() < PROBE_EVERY {
+            return;
+        }
+        let Some(reason) = self.consumer.context().last_error() else { return };
+        self.is_in_trouble = true;
+        self.run.watch.waits(format!("topic `{}`: {reason}", self.run.topic));
+        let mut open = self.readings.iter().filter(|(_, reading)| !reading.scan.is_done());
+        let answers = |partition| self.consumer.fetch_watermarks(self.run.topic, partition, PROBE).is_ok();
+        let is_well = open.all(|(partition, _)| answers(*partition));
+        self.probed = Instant::now();
+        if is_well {
+            self.heard = Instant::now();
+            self.tell();
+        }
+    }
+
     /// Nothing more is wanted of a partition.
     fn closed(&mut self, partition: i32) -> Result<(), BridgeError> {
         self.open -= 1;
+        self.tell();
         self.consumer.context().works();
         let mut list = TopicPartitionList::new();
         list.add_partition(self.run.topic, partition);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::ArgGroup;
-use flumen_builtin::bridge::{Bridge, BridgeError, Bucket, Done, Held, TABLES, limits};
+use flumen_builtin::bridge::{Bridge, BridgeError, Bucket, Done, Held, TABLES, Watch, limits};
 use flumen_config::SystemEnv;
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -125,8 +125,10 @@ fn follow(bridge: &Bridge, from: Option<i64>, stop: &AtomicBool, output: Output)
         bridge.names().iter().map(|name| bridge.hold(name)).collect::<Result<_, _>>().map_err(failure)?;
     let report = |done: &Done| print(done, output);
     let failed = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            held.iter().map(|held| scope.spawn(|| bridge.follow(held, from, stop, &report))).collect();
+        let threads: Vec<_> = held
+            .iter()
+            .map(|held| scope.spawn(|| bridge.follow(held, from, stop, &Watch::new(held.name()), &report)))
+            .collect();
         let mut failed = 0;
         for thread in threads {
             match thread.join() {

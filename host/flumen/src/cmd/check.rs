@@ -4,24 +4,38 @@ use std::path::PathBuf;
 
 use flumen_config::{Diagnostic, Sources as ConfigFiles};
 use flumen_pipeline::ComponentKind;
-use flumen_pipeline::plan::AgentPlan;
+use flumen_pipeline::plan::{AgentPlan, BridgePlan};
 use flumen_plugin::{HostConfig, PluginHost};
 use serde::Serialize;
 
 use crate::agent::{component_errors, open_plugins};
 use crate::exit::{Failure, counted};
-use crate::{Output, cmd, registry};
+use crate::{Output, bridges, cmd, registry};
 
 /// Arguments of `flumen check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// flumen.toml, or pipeline files, or directories of them. Default: flumen.toml in this directory.
+    /// flumen.toml, or pipeline and bridge files, or directories of them. Default: flumen.toml in this directory.
     paths: Vec<PathBuf>,
 }
 
 #[derive(Debug, Serialize)]
 struct Report {
     pipelines: Vec<PipelineReport>,
+    bridges: Vec<BridgeReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct BridgeReport {
+    name: String,
+    file: PathBuf,
+    /// `kafka` or `tree`.
+    kind: &'static str,
+    /// Topics, or producers' directories.
+    reads: Vec<String>,
+    writes: String,
+    bucket: String,
+    delivery: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -72,7 +86,17 @@ pub fn run(args: Args, output: Output) -> Result<(), Failure> {
             println!("  sink         {:<16} {} ({})", sink.name, sink.delivery, sink.kind);
         }
     }
-    println!("{}, no errors", counted(report.pipelines.len(), "pipeline"));
+    for bridge in &report.bridges {
+        let BridgeReport { kind, writes, bucket, delivery, .. } = bridge;
+        println!("bridge {} ({})", bridge.name, bridge.file.display());
+        println!("  source       {:<16} {kind}", bridge.reads.join(", "));
+        println!("  sink         {writes}  {delivery} (a bucket for each {bucket}, whole with _SUCCESS)");
+    }
+    let pipelines = counted(report.pipelines.len(), "pipeline");
+    match report.bridges.len() {
+        0 => println!("{pipelines}, no errors"),
+        bridges => println!("{pipelines}, {}, no errors", counted(bridges, "bridge")),
+    }
     Ok(())
 }
 
@@ -80,12 +104,15 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
     let (plan, files) = cmd::load(paths)?;
     let mut wrong = component_errors(&plan, &files);
     wrong.extend(file_errors(&plan, &files));
+    wrong.extend(bridges::errors(&plan, &files));
+    wrong.extend(bridges::file_errors(&plan, &files));
     // A check leaves nothing behind, so it compiles into a directory of its own.
     let cache = cmd::Scratch::new()?;
     let config = HostConfig { cache_dir: cache.path().to_path_buf(), watch: false };
     let host =
         PluginHost::new(config).map_err(|error| anyhow::anyhow!("cannot start the plugin host: {error}"))?;
-    let mut report = Report { pipelines: Vec::new() };
+    let bridges = plan.bridges.iter().map(bridge_report).collect();
+    let mut report = Report { pipelines: Vec::new(), bridges };
     for pipeline in &plan.pipelines {
         let opened = open_plugins(&host, pipeline, &plan.plugin_dir, &files, &mut wrong);
         let plugins = opened.chain.iter().chain(opened.sinks.iter().flatten()).map(|slot| {
@@ -106,6 +133,29 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
         });
     }
     if wrong.is_empty() { Ok(report) } else { Err(Failure::Config(wrong)) }
+}
+
+fn bridge_report(plan: &BridgePlan) -> BridgeReport {
+    let text = |table: &str, option: &str| {
+        plan.tables.get(table).and_then(|options| options.text_opt(option)).unwrap_or_default().to_owned()
+    };
+    let list = |table: &str, option: &str| {
+        plan.tables.get(table).and_then(|options| options.list_opt(option)).map(<[String]>::to_vec)
+    };
+    let (kind, reads) = match list("kafka", "topics") {
+        Some(topics) => ("kafka", topics),
+        None => ("tree", list("tree", "producers").unwrap_or_default()),
+    };
+    BridgeReport {
+        name: plan.name.clone(),
+        file: plan.file.clone(),
+        kind,
+        reads,
+        writes: text("bridge", "path"),
+        bucket: text("bridge", "bucket"),
+        // Each record once, in its bucket or late: whatever was killed is made again with the same bytes.
+        delivery: "exactly-once",
+    }
 }
 
 /// Files that options name and that are not there, or not what they should be.

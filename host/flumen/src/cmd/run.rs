@@ -16,7 +16,7 @@ use crate::{cmd, control};
 /// Arguments of `flumen run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// flumen.toml, or pipeline files, or directories of them. Default: flumen.toml in this directory.
+    /// flumen.toml, or pipeline and bridge files, or directories of them. Default: flumen.toml in this directory.
     paths: Vec<PathBuf>,
 }
 
@@ -46,7 +46,14 @@ pub fn run(args: Args, repeats: Repeats) -> Result<(), Failure> {
         _ => None,
     })?;
     let data_dir = agent.plan.data_dir.display().to_string();
-    tracing::info!(agent = agent.plan.name, pipelines = agent.plan.pipelines.len(), data_dir, "ready");
+    let bridges = agent.plan.bridges.len();
+    tracing::info!(
+        agent = agent.plan.name,
+        pipelines = agent.plan.pipelines.len(),
+        bridges,
+        data_dir,
+        "ready"
+    );
     let failure = loop {
         match signals.recv_timeout(LOOK) {
             Ok(()) | Err(RecvTimeoutError::Disconnected) => {

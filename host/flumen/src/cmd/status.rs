@@ -42,6 +42,10 @@ fn print(status: &Value) {
         status.get("uptime_s").and_then(Value::as_f64).unwrap_or(0.0)
     );
     for pipeline in list(status, "pipelines") {
+        if pipeline.get("kind").and_then(Value::as_str) == Some("bridge") {
+            bridge(pipeline);
+            continue;
+        }
         println!("\npipeline {}", text(pipeline, "name"));
         if let Some(failure) = pipeline.get("failure").and_then(Value::as_str) {
             println!("  FAILED: {failure}");
@@ -94,6 +98,22 @@ fn print(status: &Value) {
                 println!("  journal      WAITING: {reason}");
             }
         }
+    }
+}
+
+fn bridge(bridge: &Value) {
+    println!("\nbridge {} ({})", text(bridge, "name"), text(bridge, "file"));
+    if let Some(failure) = bridge.get("failure").and_then(Value::as_str) {
+        println!("  FAILED: {failure}");
+    }
+    for source in list(bridge, "sources") {
+        let (events, bytes) = (metric(source, "events_out"), metric(source, "bytes_out"));
+        line("source", source, &format!("{events} records read, {}", size(bytes)));
+    }
+    for sink in list(bridge, "sinks") {
+        let (records, files) = (metric(sink, "events_delivered"), metric(sink, "files_finished"));
+        let open = sink.get("open_bucket").and_then(Value::as_str).unwrap_or("none yet");
+        line("sink", sink, &format!("{records} records in {files} files, open bucket {open}"));
     }
 }
 

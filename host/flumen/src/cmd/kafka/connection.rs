@@ -193,6 +193,11 @@ fn find(plan: &AgentPlan, wanted: Option<&str>) -> Result<Found, Failure> {
         all.extend(pipeline.sources.iter().map(|source| found(Source, "", &source.name, &source.options)));
         all.extend(pipeline.sinks.iter().map(|sink| found(Sink, &sink.channel, &sink.name, &sink.options)));
     }
+    for bridge in &plan.bridges {
+        let kafka = bridge.tables.get("kafka").cloned();
+        let (pipeline, name, channel) = (bridge.name.clone(), bridge.name.clone(), String::new());
+        all.extend(kafka.map(|options| Found { kind: Source, pipeline, channel, name, options }));
+    }
     all.retain(|found| found.options.list_opt("brokers").is_some());
     let names = all.iter().map(|found| found.name.clone()).collect::<Vec<_>>().join(", ");
     all.retain(|found| wanted.is_none_or(|wanted| wanted == found.name));
