@@ -20,8 +20,8 @@ pub mod record;
 pub mod security;
 pub mod tls;
 
-pub mod packages;
 mod maven;
+pub mod packages;
 
 pub use broker::{Broker, BrokerOptions};
 pub use client::{Client, ConsumeOptions};
