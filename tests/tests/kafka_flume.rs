@@ -260,43 +260,46 @@ fn what_flumes_sink_writes_is_read() {
     assert!(reader.quarantine().unwrap().is_empty());
 }
 
+fn our_channel(topic: &str) -> String {
+    format!(
+        "[channel]\nkind = \"kafka\"\nbrokers = [\"{{brokers}}\"]\ntopic = \"{topic}\"\nparse_as_flume_event = true\n\
+         partitions = 2\nsession_timeout = \"6s\"\n"
+    )
+}
+
+/// Its group is named as the topic.
+fn their_channel(name: &str, broker: &Broker, topic: &str) -> String {
+    let c = format!("a1.channels.{name}");
+    format!(
+        "{c}.type=org.apache.flume.channel.kafka.KafkaChannel\n{c}.kafka.bootstrap.servers={}\n{c}.kafka.topic={topic}\n\
+         {c}.kafka.consumer.group.id={topic}\n{c}.parseAsFlumeEvent=true\n\
+         {c}.kafka.consumer.auto.offset.reset=earliest\n{c}.kafka.consumer.isolation.level=read_committed\n",
+        broker.bootstrap()
+    )
+}
+
 /// One topic as the channel of both: Flumen's sources and Flume's sink, Flume's source and Flumen's sink.
 #[test]
 fn a_kafka_channel_is_shared_with_flume_in_both_directions() {
     let broker = Broker::shared().unwrap();
-    let side = |topic: &str| {
-        format!(
-            "[channel]\nkind = \"kafka\"\nbrokers = [\"{{brokers}}\"]\ntopic = \"{topic}\"\nparse_as_flume_event = true\n\
-             partitions = 2\nsession_timeout = \"6s\"\n\n"
-        )
-    };
     let puts = format!(
         "[source]\ntype = \"tail\"\npaths = [\"{{in}}/*.log\"]\n\n[[interceptor]]\nplugin = \"access-log\"\n\n{}",
-        side("channel-to-flume")
+        our_channel("channel-to-flume")
     );
     let puts = scene("flume-p", broker, &puts);
     puts.install("access-log", "access-log").unwrap();
     write_lines(puts.input().join("web.log"));
-    let takes = scene("flume-t", broker, &format!("{}{TO_FILE}", side("channel-from-flume")));
+    let takes = scene("flume-t", broker, &format!("{}{TO_FILE}", our_channel("channel-from-flume")));
     for topic in ["channel-to-flume", "channel-from-flume"] {
         broker.client().create_topic(topic, 2, &[]).unwrap();
     }
     let theirs = Scene::new().unwrap();
     let file = theirs.input().join("web.log");
     write_lines(file.clone());
-    let channel = |name: &str, topic: &str| {
-        let c = format!("a1.channels.{name}");
-        format!(
-            "{c}.type=org.apache.flume.channel.kafka.KafkaChannel\n{c}.kafka.bootstrap.servers={}\n{c}.kafka.topic={topic}\n\
-             {c}.kafka.consumer.group.id=flume-{topic}\n{c}.parseAsFlumeEvent=true\n\
-             {c}.kafka.consumer.auto.offset.reset=earliest\n{c}.kafka.consumer.isolation.level=read_committed\n",
-            broker.bootstrap()
-        )
-    };
     let configuration = format!(
         "a1.sources=s\na1.channels=in out\na1.sinks=k\n{}{}{}{}",
-        channel("in", "channel-to-flume"),
-        channel("out", "channel-from-flume"),
+        their_channel("in", broker, "channel-to-flume"),
+        their_channel("out", broker, "channel-from-flume"),
         taildir("s", "out", &file),
         file_roll("k", "in", &theirs)
     );
@@ -319,4 +322,63 @@ fn a_kafka_channel_is_shared_with_flume_in_both_directions() {
     assert_lines(&taken);
     assert_taildir(&taken, &file);
     assert_eq!(names(&taken[0].1), ["file", "key", "site"]);
+}
+
+/// Waits until a group has committed all of a topic; a transaction's end may be what is behind the last record.
+fn wait_committed(broker: &Broker, topic: &str) {
+    let client = broker.client();
+    poll::until("the group's offsets", DELIVERED, || {
+        let groups = client.group_offsets(topic)?;
+        let committed =
+            |number| groups.iter().find(|one| one.partition == number).map_or(0, |one| one.offset);
+        Ok(client.offsets(topic)?.iter().all(|one| committed(one.partition) >= one.end - 1))
+    })
+    .unwrap();
+}
+
+/// Who follows Flume in its group goes on where Flume stopped, and Flume goes on where we stopped.
+#[test]
+fn a_group_goes_from_flume_to_us_and_back() {
+    const TOPIC: &str = "handed-over";
+    let broker = Broker::shared().unwrap();
+    broker.client().create_topic(TOPIC, 2, &[]).unwrap();
+    let produce = |numbers: std::ops::Range<usize>| {
+        let value = |number: usize| [b"\x00\x08", format!("{number:04}").as_bytes()].concat();
+        let message =
+            |number| Message { partition: Some(number as i32 % 2), ..Message::value(value(number)) };
+        broker.client().produce(TOPIC, &numbers.map(message).collect::<Vec<_>>()).unwrap();
+    };
+    let bodies = |events: Vec<Event>| events.into_iter().map(|(body, _)| body).collect::<Vec<_>>();
+    let expected =
+        |numbers: std::ops::Range<usize>| numbers.map(|number| format!("{number:04}")).collect::<Vec<_>>();
+    let flume_into = |scene: &Scene| {
+        let (channel, sink) = (their_channel("c", broker, TOPIC), file_roll("k", "c", scene));
+        Flume::start(&format!("a1.channels=c\na1.sinks=k\n{channel}{sink}")).unwrap()
+    };
+    let (first, last) = (Scene::new().unwrap(), Scene::new().unwrap());
+    produce(0..100);
+    let mut flume = flume_into(&first);
+    let seen = wait("Flume's share", 100, &mut [], &mut flume, || flumes(&first));
+    assert_eq!(bodies(seen), expected(0..100));
+    wait_committed(broker, TOPIC);
+    flume.stop().unwrap();
+
+    produce(100..200);
+    let ours = scene("flume-h", broker, &format!("{}group = \"{TOPIC}\"\n\n{TO_FILE}", our_channel(TOPIC)));
+    let mut agent = ours.start().unwrap();
+    let waited = poll::until("our share", DELIVERED, || {
+        agent.expect_running()?;
+        Ok(flumens(&ours).len() >= 100)
+    });
+    waited.unwrap_or_else(|error| panic!("{error:#}\n{}", agent.log_tail()));
+    agent.stop().unwrap();
+
+    produce(200..300);
+    let mut flume = flume_into(&last);
+    let seen = wait("Flume's second share", 100, &mut [], &mut flume, || flumes(&last));
+    wait_committed(broker, TOPIC);
+    flume.stop().unwrap();
+    let mut taken = flumens(&ours);
+    taken.sort();
+    assert_eq!((bodies(taken), bodies(seen)), (expected(100..200), expected(200..300)));
 }

@@ -9,11 +9,12 @@ use std::process::{Child, Stdio};
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::maven::{self, Artifact};
 use super::{install, packages, process};
-use crate::{limits, locate};
+use crate::{limits, locate, poll};
 
 /// The name that begins every line of a configuration.
 pub const AGENT_NAME: &str = "a1";
@@ -116,6 +117,18 @@ impl Flume {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
+    }
+
+    /// SIGTERM: its sources, channels and sinks stop, and its consumers leave their groups.
+    ///
+    /// # Errors
+    /// If it ended by itself before, or does not end in time.
+    pub fn stop(mut self) -> Result<()> {
+        self.expect_running()?;
+        let pid = Pid::from_raw(i32::try_from(self.id())?).context("no process id")?;
+        kill_process(pid, Signal::TERM)?;
+        let ended = poll::until("Flume's end", limits::STOP, || Ok(self.child.try_wait()?.is_some()));
+        ended.with_context(|| self.log_tail())
     }
 
     /// The end of its log, for errors.
