@@ -56,13 +56,17 @@ struct State {
     acknowledged: u64,
     /// Acknowledged in a transaction that counts.
     durable: u64,
-    /// Offsets behind deliveries that are not acknowledged.
-    table: VecDeque<(u64, Offsets)>,
+    /// Offsets behind the last acknowledged delivery and those that are not acknowledged.
+    table: VecDeque<(u64, Behind)>,
     /// Offsets that a destination has; what comes before them is not read again.
     marks: BTreeMap<i32, i64>,
     /// Events that retention took before they were read.
     lost: u64,
 }
+
+/// Partition, its assignment, next offset. A partition that went and came back was read by others meanwhile: what
+/// is known of an earlier assignment says nothing of the present one.
+type Behind = Vec<(i32, u64, i64)>;
 
 #[derive(Debug, Clone, Copy)]
 struct Partition {
@@ -123,11 +127,12 @@ impl ReaderShared {
             let found = state.table.iter().find(|(behind, _)| *behind == cursor);
             let behind = found.map(|(_, offsets)| offsets.clone());
             let behind = behind.ok_or_else(|| format!("no delivery ends at {cursor}"))?;
-            for (number, offset) in behind {
-                let Some(partition) = state.partitions.get_mut(&number) else { continue };
+            for (number, assignment, offset) in behind {
+                let own = state.partitions.get_mut(&number).filter(|own| own.assignment == assignment);
+                let Some(partition) = own else { continue };
                 if partition.acknowledged.is_none_or(|before| before < offset) {
                     partition.acknowledged = Some(offset);
-                    offsets.push((number, partition.assignment, offset));
+                    offsets.push((number, assignment, offset));
                 }
             }
             state.acknowledged = cursor;
@@ -409,7 +414,8 @@ impl KafkaReader {
         let mut state = self.shared.state.lock();
         let first = state.cursor;
         state.cursor += covered;
-        let behind = state.partitions.iter().filter_map(|(number, p)| Some((*number, p.read?))).collect();
+        let behind = state.partitions.iter();
+        let behind = behind.filter_map(|(number, p)| Some((*number, p.assignment, p.read?))).collect();
         let entry = (state.cursor, behind);
         state.table.push_back(entry);
         let lost_before = std::mem::take(&mut state.lost);
@@ -502,8 +508,9 @@ impl Reader for KafkaReader {
             let mut offsets = Vec::new();
             for (number, partition) in &mut state.partitions {
                 partition.acknowledged = partition.durable;
-                let at = behind.iter().find(|(of, _)| of == number).map(|(_, offset)| *offset);
-                partition.read = at.or(partition.durable);
+                let is_own = |(of, assignment, _): &&_| of == number && *assignment == partition.assignment;
+                let at = behind.iter().find(is_own).map(|(_, _, offset)| *offset);
+                partition.read = at.max(partition.durable);
                 partition.is_at_end = false;
                 offsets.extend(partition.read.map(|read| (*number, read)));
             }
@@ -522,11 +529,13 @@ impl Reader for KafkaReader {
 
     fn mark(&self, cursor: u64) -> Vec<u8> {
         let state = self.shared.state.lock();
-        let found =
-            state.table.iter().find(|(behind, _)| *behind == cursor).map(|(_, offsets)| offsets.clone());
-        let acknowledged =
-            || state.partitions.iter().filter_map(|(number, p)| Some((*number, p.acknowledged?))).collect();
-        mark::encode(&self.shared.topic, &found.unwrap_or_else(acknowledged))
+        let offsets: Offsets = match state.table.iter().find(|(behind, _)| *behind == cursor) {
+            Some((_, behind)) => behind.iter().map(|(number, _, offset)| (*number, *offset)).collect(),
+            None => {
+                state.partitions.iter().filter_map(|(number, p)| Some((*number, p.acknowledged?))).collect()
+            }
+        };
+        mark::encode(&self.shared.topic, &offsets)
     }
 
     fn resolve(&mut self, mark: &[u8]) -> Option<u64> {
@@ -550,7 +559,7 @@ impl Reader for KafkaReader {
             let Some(begin) = partition.durable else { continue };
             let offset = stored.unwrap_or(begin).max(begin);
             cursor += offset.abs_diff(begin);
-            behind.push((*number, offset));
+            behind.push((*number, partition.assignment, offset));
         }
         state.marks.extend(offsets);
         if cursor > state.durable {
