@@ -19,7 +19,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::connection::{Connection, ReadBack, in_slices};
+use super::connection::{Connection, ReadBack, in_slices, send_offsets};
 use super::failover::Failover;
 use super::limbo::Limbo;
 use super::options::JournalOptions;
@@ -431,7 +431,7 @@ impl Committer {
     }
 
     /// The acknowledgements of all readers, the newest of each.
-    fn send_offsets(&self, producer: &BaseProducer<Context>) -> Result<(), Trouble> {
+    fn send_offsets(&self, producer: &Arc<BaseProducer<Context>>) -> Result<(), Trouble> {
         let mut readers: Vec<(&Arc<ReaderShared>, Vec<&ReaderAck>)> = Vec::new();
         for ack in self.group.iter().flat_map(|pending| &pending.acks).filter(|ack| !ack.offsets.is_empty()) {
             match readers.iter_mut().find(|(reader, _)| Arc::ptr_eq(reader, &ack.reader)) {
@@ -462,7 +462,8 @@ impl Committer {
                 let added = list.add_partition_offset(&reader.topic, number, rdkafka::Offset::Offset(offset));
                 added.map_err(|error| Trouble::Unknown(error.to_string()))?;
             }
-            if let Err(error) = producer.send_offsets_to_transaction(&list, &member, limits::TRANSACTION) {
+            let give_up = || self.is_given_up();
+            if let Err(error) = send_offsets(producer, list, member, &give_up) {
                 let text = producer.context().explain(&error);
                 return Err(match words::code(&error) {
                     Some(

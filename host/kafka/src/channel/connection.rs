@@ -1,9 +1,10 @@
 //! A transactional producer that is ready, and what was read after `init_transactions` ended all that was open.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::{Message, Offset, TopicPartitionList};
@@ -17,7 +18,7 @@ use crate::words;
 
 /// A producer and the topics that it writes.
 pub(super) struct Connection {
-    pub producer: BaseProducer<Context>,
+    pub producer: Arc<BaseProducer<Context>>,
     pub topics: Vec<Topic>,
     pub positions_partition: i32,
     pub state_partition: i32,
@@ -131,6 +132,34 @@ pub(super) fn in_slices(
     }
 }
 
+/// Sends offsets into the transaction. librdkafka's call has no end while no broker answers, whatever timeout it is
+/// given: it is made on a thread of its own, which is left behind when nobody wants the outcome any more. What it may
+/// still do then is no commit: the transaction ends with the producer's next `init_transactions`, like any other.
+pub(super) fn send_offsets(
+    producer: &Arc<BaseProducer<Context>>,
+    offsets: TopicPartitionList,
+    member: ConsumerGroupMetadata,
+    give_up: &dyn Fn() -> bool,
+) -> Result<(), KafkaError> {
+    let (tell, told) = crossbeam_channel::bounded(1);
+    let own = producer.clone();
+    let call = move || {
+        let outcome = own.send_offsets_to_transaction(&offsets, &member, limits::TRANSACTION);
+        // Nobody may be there to hear.
+        tell.send(outcome).ok();
+    };
+    let timed_out = || KafkaError::Flush(Code::OperationTimedOut);
+    std::thread::Builder::new().name("kafka-offsets".into()).spawn(call).map_err(|_| timed_out())?;
+    let until = Instant::now() + limits::TRANSACTION;
+    loop {
+        match told.recv_timeout(limits::SLICE) {
+            Ok(outcome) => return outcome,
+            Err(_) if give_up() || Instant::now() > until => return Err(timed_out()),
+            Err(_) => {}
+        }
+    }
+}
+
 impl ReadBack {
     fn take(&mut self, owner: &Owner, key: &[u8], value: Option<&[u8]>) {
         match (owner.own(key), value) {
@@ -148,7 +177,7 @@ impl ReadBack {
     }
 }
 
-fn producer(options: &JournalOptions, topics: &[Topic]) -> Result<BaseProducer<Context>, String> {
+fn producer(options: &JournalOptions, topics: &[Topic]) -> Result<Arc<BaseProducer<Context>>, String> {
     let largest = topics.iter().map(|topic| topic.record_bytes).max().unwrap_or(limits::RECORD_BYTES_DEFAULT);
     let smallest =
         topics.iter().map(|topic| topic.record_bytes).min().unwrap_or(limits::RECORD_BYTES_DEFAULT);
@@ -159,7 +188,7 @@ fn producer(options: &JournalOptions, topics: &[Topic]) -> Result<BaseProducer<C
     config.set("batch.size", smallest.clamp(1, limits::RECORD_BYTES_DEFAULT).to_string());
     config.set("queue.buffering.max.messages", "1000000");
     let context = Context::new(&format!("journal {}", options.pipeline), options.settings.clone(), None);
-    config.create_with_context(context).map_err(|error| error.to_string())
+    config.create_with_context(context).map(Arc::new).map_err(|error| error.to_string())
 }
 
 fn register_reader(options: &JournalOptions, isolation: &str) -> Result<BaseConsumer<Context>, String> {
