@@ -64,7 +64,11 @@ pub fn names(link: &Link) -> Result<Vec<String>, Trouble> {
 
 /// One group and its lag in the given topics (all that there are). `None`: the cluster does not know it.
 pub fn describe(link: &Link, name: &str, topics: &[Topic]) -> Result<Option<Group>, Trouble> {
-    let list = link.ask(|limit| link.client().fetch_group_list(Some(name), limit))?;
+    let list = link.ask(|limit| match link.client().fetch_group_list(Some(name), limit) {
+        Err(error) if words::code(&error) == Some(Code::GroupAuthorizationFailed) => Ok(None),
+        answer => answer.map(Some),
+    })?;
+    let list = list.ok_or_else(|| hidden(name))?;
     let info = list.groups().iter().find(|group| group.name() == name);
     let owners = info.map(owners).unwrap_or_default();
     let committed = committed(link, name, topics)?;
@@ -128,13 +132,7 @@ fn committed(link: &Link, group: &str, topics: &[Topic]) -> Result<BTreeMap<(Str
             Some(Code::OperationTimedOut) => context.last_error().is_none(),
             _ => false,
         };
-        Trouble(match is_hidden {
-            true => format!(
-                "this login may not see group {group:?}, or the group has no coordinator (`flumen kafka check` tells): ask \
-                 for DESCRIBE and READ on it"
-            ),
-            false => context.explain(&error),
-        })
+        if is_hidden { hidden(group) } else { Trouble(context.explain(&error)) }
     })?;
     let mut committed = BTreeMap::new();
     for element in answer.elements() {
@@ -143,6 +141,13 @@ fn committed(link: &Link, group: &str, topics: &[Topic]) -> Result<BTreeMap<(Str
         }
     }
     Ok(committed)
+}
+
+fn hidden(group: &str) -> Trouble {
+    Trouble(format!(
+        "this login may not see group {group:?}, or the group has no coordinator (`flumen kafka check` tells): ask for \
+         DESCRIBE and READ on it"
+    ))
 }
 
 /// Who reads which partition.
