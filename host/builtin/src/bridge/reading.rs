@@ -186,15 +186,17 @@ impl<'a> Worker<'a> {
             return;
         }
         let Some(reason) = self.consumer.context().last_error() else { return };
-        self.is_in_trouble = true;
-        self.run.watch.waits(format!("topic `{}`: {reason}", self.run.topic));
         let mut open = self.readings.iter().filter(|(_, reading)| !reading.scan.is_done());
         let answers = |partition| self.consumer.fetch_watermarks(self.run.topic, partition, PROBE).is_ok();
         let is_well = open.all(|(partition, _)| answers(*partition));
         self.probed = Instant::now();
+        // A connection that was closed for being idle is an error too, and none that anybody has to see.
+        self.is_in_trouble = true;
         if is_well {
             self.heard = Instant::now();
             self.tell();
+        } else {
+            self.run.watch.waits(format!("topic `{}`: {reason}", self.run.topic));
         }
     }
 
