@@ -18,8 +18,7 @@ const SECONDS: u64 = 180;
 const WINDOW_S: u64 = 30;
 /// Three minutes are 11 GB: the broker keeps the newest GB of it.
 const RETENTION: [(&str, &str); 2] = [("retention.bytes", "268435456"), ("segment.bytes", "67108864")];
-/// The load counts as kept up with if so much of it came over all windows after the first. In a single one an interval of
-/// transactions more or less, 0.5 s of 30, may fall on the other side of its border.
+/// The load counts as kept up with if so much of it came in every window.
 const KEPT_UP: f64 = 0.99;
 /// What the median may grow from the second window to the last one: a transaction's interval, and not more.
 const GROWTH_MS: f64 = 500.0;
@@ -71,13 +70,12 @@ pub fn row(window: &Window) -> String {
 
 /// The first window has the start in it.
 fn holds(windows: &[Window]) -> bool {
+    let keeps_up = |window: &Window| window.events_s >= EVENTS_S as f64 * KEPT_UP;
     let steady = windows.get(1..).filter(|rest| !rest.is_empty()).unwrap_or(windows);
     match (steady.first(), steady.last()) {
         (Some(first), Some(last)) => {
             let grown = last.p50_ms.zip(first.p50_ms).map(|(last, first)| last - first);
-            let sum: f64 = steady.iter().map(|window| window.events_s).sum();
-            let keeps_up = sum >= EVENTS_S as f64 * KEPT_UP * steady.len() as f64;
-            keeps_up && grown.is_some_and(|ms| ms <= GROWTH_MS)
+            steady.iter().all(keeps_up) && grown.is_some_and(|ms| ms <= GROWTH_MS)
         }
         _ => false,
     }
