@@ -11,6 +11,7 @@
 //! that describe a pipeline ([`plan`]) and the machinery that runs it. It names no concrete component.
 
 pub mod chain;
+pub mod codec;
 pub mod component;
 pub mod deliver;
 pub mod feed;
@@ -25,6 +26,7 @@ pub mod sink;
 pub mod source;
 pub mod status;
 
+pub use codec::{Decoder, DecoderLink, DecoderSlot, Encoder, EncoderLink, EncoderSlot};
 pub use component::{BuildError, ComponentSpec, OptionKind, OptionSpec, Options, Place, Value};
 pub use interceptor::{Interceptor, InterceptorVersion, Processed, Quarantined};
 pub use metrics::{ComponentKind, ComponentMetrics, Metric};

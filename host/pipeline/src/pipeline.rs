@@ -13,7 +13,7 @@ use crate::component::{BuildError, Place};
 use crate::deliver::{MakeSink, Outlet, OutletPlace, OutletState};
 use crate::feed::{Feed, FeedState, FeedTarget, MakeSource, spawn};
 use crate::interceptor::Interceptor;
-use crate::metrics::ComponentKind;
+use crate::metrics::{ComponentKind, ComponentMetrics};
 use crate::plan::{OnReject, PipelinePlan};
 use crate::quarantine::{self, Keeper};
 use crate::source::Wake;
@@ -36,6 +36,8 @@ pub struct Parts {
     pub interceptors: Vec<Arc<dyn Interceptor>>,
     /// One per sink of the plan, in its order, with its own interceptors.
     pub sinks: Vec<(MakeSink, Vec<Arc<dyn Interceptor>>)>,
+    /// Counters of the codecs that sources and sinks were made with.
+    pub codecs: Vec<Arc<ComponentMetrics>>,
 }
 
 /// A part that could not be made: which component, and why.
@@ -72,6 +74,7 @@ pub struct Pipeline {
     keeper: Mutex<Option<JoinHandle<()>>>,
     keeper_wake: Wake,
     expired: Arc<AtomicU64>,
+    codecs: Vec<Arc<ComponentMetrics>>,
 }
 
 /// How a stop went.
@@ -89,7 +92,7 @@ impl Pipeline {
     /// Starts sinks first, then sources: what the journal still holds goes out before new events come.
     /// When a part cannot be made, what was started is stopped again and the journals are closed.
     pub fn start(parts: Parts) -> Result<Pipeline, StartError> {
-        let Parts { agent, plan, journal, quarantine, sources, interceptors, sinks } = parts;
+        let Parts { agent, plan, journal, quarantine, sources, interceptors, sinks, codecs } = parts;
         let chain = Arc::new(links(interceptors, plan.interceptors.iter().map(|i| i.on_reject)));
         let mut pipeline = Pipeline {
             plan,
@@ -101,6 +104,7 @@ impl Pipeline {
             keeper: Mutex::new(None),
             keeper_wake: Wake::default(),
             expired: Arc::new(AtomicU64::new(0)),
+            codecs,
         };
         match pipeline.start_threads(&agent, sources, sinks) {
             Ok(()) => Ok(pipeline),
@@ -117,7 +121,7 @@ impl Pipeline {
         sources: Vec<MakeSource>,
         sinks: Vec<(MakeSink, Vec<Arc<dyn Interceptor>>)>,
     ) -> Result<(), StartError> {
-        let Pipeline { plan, journal, quarantine, chain, feeds, outlets, keeper, keeper_wake, expired } =
+        let Pipeline { plan, journal, quarantine, chain, feeds, outlets, keeper, keeper_wake, expired, .. } =
             self;
         let bug = |component: &str, reason: &str| StartError {
             kind: ComponentKind::Sink,
@@ -255,6 +259,7 @@ impl Pipeline {
                 .iter()
                 .map(|link| status::component(&link.metrics, "running"))
                 .collect(),
+            codecs: self.codecs.iter().map(|metrics| status::component(metrics, "running")).collect(),
             channels: journal.channels.iter().map(status::channel).collect(),
             sinks: self
                 .outlets

@@ -41,6 +41,7 @@ pub fn plan(sources: &[&str], channels: &[(&str, u64)], sinks: &[(&str, &str)]) 
             .map(|name| SourcePlan {
                 name: name.to_string(),
                 kind: "script".into(),
+                codec: None,
                 options: Options::default(),
             })
             .collect(),
@@ -62,6 +63,7 @@ pub fn plan(sources: &[&str], channels: &[(&str, u64)], sinks: &[(&str, &str)]) 
                 kind: "destination".into(),
                 channel: channel.to_string(),
                 interceptors: Vec::new(),
+                codec: None,
                 options: Options::default(),
             })
             .collect(),
@@ -123,6 +125,7 @@ impl World {
             sources,
             interceptors,
             sinks,
+            codecs: Vec::new(),
         };
         Running { pipeline: Pipeline::start(parts).unwrap(), journal }
     }
