@@ -44,7 +44,7 @@ pub use duration::{format_duration, parse_duration};
 pub use env::{Env, MemoryEnv, SystemEnv};
 pub use load::load_agent;
 pub use reference::reference_markdown;
-pub use registry::Registry;
+pub use registry::{CodecUse, Registry};
 pub use schema::{agent_schema, json_schema, pipeline_schema, schema_files, tables_schema};
 pub use size::{format_size, parse_size};
 pub use sources::Sources;

@@ -5,7 +5,7 @@ use flumen_pipeline::plan::{BatchPlan, JournalPlan, PipelinePlan, SinkPlan, Sour
 
 use crate::channels::{Channel, check_read, read_channels};
 use crate::code::Code;
-use crate::interceptor::read_chain;
+use crate::interceptor::{read_chain, read_codec};
 use crate::named::{Named, Names, find_spec, is_type, named};
 use crate::registry::Registry;
 use crate::report::Report;
@@ -100,10 +100,12 @@ fn read_sources(
         names.claim(ComponentKind::Source, name, span, report);
         let Some(spec) = find_spec(&what, &mut table, &registry.sources, report) else { continue };
         let checked = table.options(spec.options, report);
+        let used = registry.decoders.iter().find(|used| used.kind == spec.kind);
+        let codec = read_codec(&mut table, used, &checked, names, spans, report);
         let header = table.span().clone();
         table.finish(report);
         spans.add(ComponentKind::Source, name, ComponentSpans { header, options: checked.spans });
-        plans.push(SourcePlan { name: name.into(), kind: spec.kind.into(), options: checked.options });
+        plans.push(SourcePlan { name: name.into(), kind: spec.kind.into(), codec, options: checked.options });
     }
     plans
 }
@@ -132,12 +134,15 @@ fn read_sinks(
         let interceptors = read_chain(chain, names, spans, report);
         let Some(spec) = find_spec(&what, &mut table, &registry.sinks, report) else { continue };
         let mut checked = table.options(spec.options, report);
+        let used = registry.encoders.iter().find(|used| used.kind == spec.kind);
+        let codec = read_codec(&mut table, used, &checked, names, spans, report);
         table.finish(report);
         checked.spans.extend(own.spans);
         spans.add(ComponentKind::Sink, name, ComponentSpans { header, options: checked.spans });
         let channel = channel.unwrap_or_default();
         let kind = spec.kind.into();
-        plans.push(SinkPlan { name: name.into(), kind, channel, interceptors, options: checked.options });
+        let (name, options) = (name.into(), checked.options);
+        plans.push(SinkPlan { name, kind, channel, interceptors, codec, options });
     }
     // After an error in a sink it is not known which channel it reads.
     if !is_empty(entry) && report.diagnostics.len() == errors {

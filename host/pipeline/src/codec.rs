@@ -156,6 +156,11 @@ impl EncoderLink {
         &self.metrics
     }
 
+    /// The codec's name in the pipeline.
+    pub fn name(&self) -> &str {
+        self.slot.name()
+    }
+
     /// The version that a batch is encoded by, as a whole.
     pub fn current(&self) -> Arc<dyn Encoder> {
         self.slot.current()
@@ -171,7 +176,7 @@ impl EncoderLink {
         self.metrics.add(Metric::CodecCalls, 1);
         self.metrics.add(Metric::CodecEventsIn, batch.rows() as u64);
         self.metrics.add(Metric::CodecEventsOut, encoded.rows.rows() as u64);
-        self.metrics.add(Metric::CodecBytesOut, payload_bytes(&encoded.payloads) as u64);
+        self.metrics.add(Metric::CodecBytesOut, encoded.bytes().len() as u64);
         for group in &encoded.quarantined {
             let metric = if group.rejected { Metric::CodecRejected } else { Metric::CodecFailed };
             self.metrics.add(metric, group.batch.rows() as u64);
@@ -197,11 +202,28 @@ impl EncoderLink {
     }
 }
 
-fn payload_bytes(payloads: &BinaryArray) -> usize {
-    let offsets = payloads.value_offsets();
-    match (offsets.first(), offsets.last()) {
-        (Some(first), Some(last)) => (last - first) as usize,
-        _ => 0,
+impl Encoded {
+    /// All payloads, one after the other.
+    pub fn bytes(&self) -> &[u8] {
+        let offsets = self.payloads.value_offsets();
+        match (offsets.first(), offsets.last()) {
+            (Some(first), Some(last)) => {
+                self.payloads.value_data().get(*first as usize..*last as usize).unwrap_or_default()
+            }
+            _ => &[],
+        }
+    }
+}
+
+impl std::fmt::Debug for EncoderLink {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_tuple("EncoderLink").field(&self.slot.name()).finish()
+    }
+}
+
+impl std::fmt::Debug for DecoderLink {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_tuple("DecoderLink").field(&self.slot.name()).finish()
     }
 }
 

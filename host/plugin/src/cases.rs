@@ -12,6 +12,7 @@ use flumen_event::Batch;
 use flumen_pipeline::plan::PluginLimits;
 use flumen_pipeline::{InterceptorVersion, Processed, Quarantined};
 
+use crate::abi::Role;
 use crate::error::LoadError;
 use crate::file::PluginFile;
 use crate::host::PluginHost;
@@ -62,7 +63,7 @@ impl PluginHost {
         let plugin_limits = PluginLimits::default();
         let services = Services::new(case.name.as_str().into(), plugin_limits.log_lines_per_s);
         let needs = &loaded.shape.needs;
-        let opened = self.open_loaded(&loaded, &services, &case.config_json, needs, plugin_limits);
+        let opened = self.open_loaded(&loaded, Role::Interceptor, &services, &case.config_json, needs, plugin_limits);
         let version = match (opened, &case.open_error) {
             (Ok(version), None) => version,
             (Ok(_), Some(part)) => {

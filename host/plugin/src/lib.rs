@@ -12,8 +12,11 @@
 
 mod abi;
 pub mod answer;
+mod byte_isolation;
 mod cache;
 pub mod cases;
+mod codec;
+pub mod codec_answer;
 mod engine;
 mod error;
 mod failure;

@@ -46,6 +46,10 @@ pub const INSTANCE_MEMORY_PERCENT_MAX: u64 = 75;
 /// events but a plugin that fails: what then still fails is quarantined in whole segments.
 pub const GUILTY_ROWS_MAX: u32 = 16;
 
+/// Guilty ranges that are looked for one after the other, without an input that is decoded well between them. Each costs
+/// some twenty calls in instances that are made for it: this many take a second.
+pub const GUILTY_RANGES_MAX: u32 = 64;
+
 /// Time that failed calls of one batch may take before the search for guilty rows ends, as a multiple of the
 /// plugin's time limit. One row that never returns costs about 4.3 limits in a batch of 8,192: two for the batch, a
 /// tenth for each of 13 halvings, one to be sure; the next one 2.3. So three such rows are found, and failed calls of the

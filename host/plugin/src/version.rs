@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use crate::abi::{Guest, Linked, Reads};
 use crate::answer;
+use crate::byte_isolation;
 use crate::failure::{Failure, OpenFailure};
 use crate::host::PluginHost;
 use crate::isolation::{self, Attempt, Isolated};
@@ -32,6 +33,8 @@ pub struct PluginVersion {
     services: Arc<Services>,
     host: Weak<PluginHost>,
     idle: Mutex<Vec<Instance>>,
+    /// A decoder's.
+    pub(crate) search: Mutex<byte_isolation::Spent>,
 }
 
 /// A guest and how much it has done.
@@ -64,6 +67,7 @@ impl PluginVersion {
             services,
             host,
             idle: Mutex::default(),
+            search: Mutex::default(),
         };
         let mut guest = version.instantiate().map_err(OpenFailure::Failed)?;
         version.reads = checked(guest.open(&version.config)?)?;
@@ -144,28 +148,65 @@ impl PluginVersion {
     }
 
     fn call(&self, rows: &Batch, time: Duration, is_fresh: bool) -> Result<Applied, Failure> {
+        self.call_guest(is_fresh, |guest| {
+            let difference = guest.process(rows, &self.reads, time)?;
+            Ok(answer::apply(difference, rows)?)
+        })
+    }
+
+    /// Calls an instance: one that is idle, or a fresh one. It works on only if the call went well.
+    pub(crate) fn call_guest<Answer>(
+        &self,
+        is_fresh: bool,
+        call: impl FnOnce(&mut dyn Guest) -> Result<Answer, Failure>,
+    ) -> Result<Answer, Failure> {
+        self.call_uncounted(is_fresh, call).inspect_err(|failure| self.services.counters.failure(failure))
+    }
+
+    fn call_uncounted<Answer>(
+        &self,
+        is_fresh: bool,
+        call: impl FnOnce(&mut dyn Guest) -> Result<Answer, Failure>,
+    ) -> Result<Answer, Failure> {
         let idle = if is_fresh { None } else { self.idle.lock().pop() };
         let mut instance = match idle {
             Some(instance) => instance,
             None => self.fresh()?,
         };
         let started = Instant::now();
-        let answer = instance.guest.process(rows, &self.reads, time);
+        let answer = call(instance.guest.as_mut());
         self.services.counters.call(started.elapsed(), instance.guest.memory_bytes());
-        let applied = answer::apply(answer?, rows)?;
+        let answer = answer?;
         self.put_back(instance);
-        Ok(applied)
+        Ok(answer)
     }
 
-    fn processed(&self, batch: Batch, isolated: Isolated) -> Processed {
+    pub(crate) fn shared_hash(&self) -> &Arc<str> {
+        &self.hash
+    }
+
+    pub(crate) fn limits(&self) -> &PluginLimits {
+        &self.limits
+    }
+
+    /// Counts what a batch, or an input, cost.
+    pub(crate) fn count(&self, was_retried: bool, was_bisected: bool, was_exhausted: bool) {
+        let counters = &self.services.counters;
+        let happened = [
+            (was_retried, &counters.retries),
+            (was_bisected, &counters.bisections),
+            (was_exhausted, &counters.budgets_exhausted),
+        ];
+        happened.iter().filter(|(is_true, _)| *is_true).for_each(|(_, counter)| bump(counter));
+    }
+
+    pub(crate) fn quarantined(&self, batch: Batch, reasons: Vec<String>, rejected: bool) -> Quarantined {
+        Quarantined { batch, reasons, by: self.name.clone(), hash: self.hash.clone(), rejected }
+    }
+
+    pub(crate) fn processed(&self, batch: Batch, isolated: Isolated) -> Processed {
         let Isolated { kept, rejected, failed, dropped, .. } = isolated;
-        let quarantined = |batch, reasons, rejected| Quarantined {
-            batch,
-            reasons,
-            by: self.name.clone(),
-            hash: self.hash.clone(),
-            rejected,
-        };
+        let quarantined = |batch, reasons, rejected| self.quarantined(batch, reasons, rejected);
         let kept = match Batch::concat(&kept) {
             Ok(kept) => kept,
             // Only headers can be too many here: rows and bytes were counted on the way.
@@ -189,7 +230,7 @@ impl PluginVersion {
 
 impl Attempt for &PluginVersion {
     fn attempt(&mut self, rows: &Batch, time: Duration, is_fresh: bool) -> Result<Applied, Failure> {
-        self.call(rows, time, is_fresh).inspect_err(|failure| self.services.counters.failure(failure))
+        self.call(rows, time, is_fresh)
     }
 }
 
@@ -199,13 +240,7 @@ impl InterceptorVersion for PluginVersion {
             return Processed { kept: batch, quarantined: Vec::new(), dropped: 0 };
         }
         let isolated = isolation::isolate(&mut &*self, &batch, self.limits.time);
-        let counters = &self.services.counters;
-        let happened = [
-            (isolated.was_retried, &counters.retries),
-            (isolated.was_bisected, &counters.bisections),
-            (isolated.was_exhausted, &counters.budgets_exhausted),
-        ];
-        happened.iter().filter(|(is_true, _)| *is_true).for_each(|(_, counter)| bump(counter));
+        self.count(isolated.was_retried, isolated.was_bisected, isolated.was_exhausted);
         self.processed(batch, isolated)
     }
 }

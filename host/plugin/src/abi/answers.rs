@@ -5,6 +5,7 @@ use wasmtime::component::{ComponentType, Lift};
 
 use crate::abi::Reads;
 use crate::answer::{RawAnswer, RawColumn, RawHeader};
+use crate::codec_answer::{RawBad, RawDecoded, RawEncoded, RawEvents};
 
 #[derive(ComponentType, Lift)]
 #[component(record)]
@@ -69,5 +70,70 @@ impl From<DifferenceOut> for RawAnswer {
 impl From<ReadsOut> for Reads {
     fn from(ReadsOut { body, time, identity, headers }: ReadsOut) -> Reads {
         Reads { body, time, identity, headers }
+    }
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct EventsOut {
+    rows: u32,
+    body: BytesOut,
+    time: Option<Vec<u8>>,
+    headers: Vec<HeaderOut>,
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct BadBytesOut {
+    begin: u32,
+    end: u32,
+    reason: String,
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct DecodedOut {
+    consumed: u32,
+    events: EventsOut,
+    ends: Vec<u8>,
+    bad: Vec<BadBytesOut>,
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct EncodedOut {
+    payloads: BytesOut,
+    rejected: Vec<RejectionOut>,
+}
+
+impl From<BytesOut> for RawColumn {
+    fn from(BytesOut { offsets, data }: BytesOut) -> RawColumn {
+        RawColumn { offsets, data }
+    }
+}
+
+impl From<HeaderOut> for RawHeader {
+    fn from(HeaderOut { name, offsets, data, present }: HeaderOut) -> RawHeader {
+        RawHeader { name, offsets, data, present }
+    }
+}
+
+impl From<EventsOut> for RawEvents {
+    fn from(EventsOut { rows, body, time, headers }: EventsOut) -> RawEvents {
+        RawEvents { rows, body: body.into(), time, headers: headers.into_iter().map(RawHeader::from).collect() }
+    }
+}
+
+impl From<DecodedOut> for RawDecoded {
+    fn from(DecodedOut { consumed, events, ends, bad }: DecodedOut) -> RawDecoded {
+        let bad = bad.into_iter().map(|BadBytesOut { begin, end, reason }| RawBad { begin, end, reason });
+        RawDecoded { consumed, events: events.into(), ends, bad: bad.collect() }
+    }
+}
+
+impl From<EncodedOut> for RawEncoded {
+    fn from(EncodedOut { payloads, rejected }: EncodedOut) -> RawEncoded {
+        let rejected = rejected.into_iter().map(|RejectionOut { row, reason }| (row, reason)).collect();
+        RawEncoded { payloads: payloads.into(), rejected }
     }
 }

@@ -5,6 +5,7 @@
 
 mod about;
 mod answers;
+mod codec;
 mod columns;
 mod interceptor;
 mod powers;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flumen_event::{Batch, Difference};
+use flumen_pipeline::codec::Decoded;
 use flumen_pipeline::plan::PluginLimits;
 use serde::Serialize;
 use wasmtime::Engine;
@@ -26,6 +28,7 @@ pub use self::about::Description;
 pub use self::release::Role;
 use self::release::{RELEASES, Release};
 use self::store::HostSide;
+use crate::codec_answer::EncodedRows;
 use crate::error::LoadError;
 use crate::failure::{Failure, OpenFailure};
 use crate::services::Services;
@@ -51,8 +54,44 @@ pub(crate) trait Guest: Send {
     /// `batch` has at least one row. The answer is checked, but not yet against the columns of the batch.
     fn process(&mut self, batch: &Batch, reads: &Reads, time: Duration) -> Result<Difference, Failure>;
 
+    /// An encoder's: `batch` has at least one row. The answer is checked, but not yet against the columns of the batch.
+    fn encode(
+        &mut self,
+        batch: &Batch,
+        reads: &Reads,
+        file: Option<u64>,
+        time: Duration,
+    ) -> Result<EncodedRows, Failure> {
+        let _unused = (batch, reads, file, time);
+        Err(not_this_role())
+    }
+
+    /// An encoder's: what stands at the beginning of a file, or at its end.
+    fn around(&mut self, part: FilePart, seed: u64, time: Duration) -> Result<Vec<u8>, Failure> {
+        let _unused = (part, seed, time);
+        Err(not_this_role())
+    }
+
+    /// A decoder's. The answer is checked.
+    fn decode(&mut self, input: &[u8], is_last: bool, time: Duration) -> Result<Decoded, Failure> {
+        let _unused = (input, is_last, time);
+        Err(not_this_role())
+    }
+
     /// Linear memory that it holds.
     fn memory_bytes(&self) -> u64;
+}
+
+/// A part of a file that is no event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FilePart {
+    Begin,
+    End,
+}
+
+/// A version is linked for one role, and called for no other.
+fn not_this_role() -> Failure {
+    Failure::Refused("the host called it for a role that it was not opened for (a bug of Flumen)".to_owned())
 }
 
 /// A component with its imports resolved, ready to be instantiated.
@@ -121,8 +160,10 @@ fn check_export(
     let exported = exported(engine, types, interface, path)?;
     match role {
         Role::Interceptor => interceptor::check(engine, types, &exported, interface, path),
+        Role::Decoder => codec::check_decoder(engine, types, &exported, interface, path),
+        Role::Encoder => codec::check_encoder(engine, types, &exported, interface, path),
         // No release has an interface for these yet.
-        Role::Aggregator | Role::Decoder | Role::Encoder | Role::Sink => Ok(()),
+        Role::Aggregator | Role::Sink => Ok(()),
     }
 }
 
@@ -147,17 +188,25 @@ fn is_wasi(import: &str) -> bool {
     import.starts_with("wasi:")
 }
 
-/// Resolves the imports of a component that [`shape`] let through, for the role of an interceptor.
+/// Resolves the imports of a component that [`shape`] let through, for one of its roles.
 pub(crate) fn link(
     engine: &Engine,
     component: &Component,
     shape: &Shape,
+    role: Role,
     grants: &[String],
     path: &Path,
 ) -> Result<Box<dyn Linked>, LoadError> {
-    let interface = interface(shape, Role::Interceptor, path)?;
-    let ready = ready(engine, component, shape, grants, path)?;
-    Ok(Box::new(interceptor::Interceptor { engine: engine.clone(), ready, interface }))
+    let interface = interface(shape, role, path)?;
+    let (engine, ready) = (engine.clone(), ready(engine, component, shape, grants, path)?);
+    Ok(match role {
+        Role::Decoder => Box::new(codec::Decoder { engine, ready, interface }),
+        Role::Encoder => Box::new(codec::Encoder { engine, ready, interface }),
+        // `interface` let no role through that no release has.
+        Role::Interceptor | Role::Aggregator | Role::Sink => {
+            Box::new(interceptor::Interceptor { engine, ready, interface })
+        }
+    })
 }
 
 /// What the plugin tells about itself; nothing if it does not.

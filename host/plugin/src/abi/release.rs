@@ -54,7 +54,11 @@ static V0_1: Release = Release {
 };
 
 static V0_2: Release = Release {
-    roles: &[(Role::Interceptor, "flumen:plugin/guest@0.2.0", "flumen:plugin/interceptor@0.2.0")],
+    roles: &[
+        (Role::Interceptor, "flumen:plugin/guest@0.2.0", "flumen:plugin/interceptor@0.2.0"),
+        (Role::Decoder, "flumen:plugin/decoding@0.2.0", "flumen:plugin/decoder@0.2.0"),
+        (Role::Encoder, "flumen:plugin/encoding@0.2.0", "flumen:plugin/encoder@0.2.0"),
+    ],
     powers: &[
         ("log", "flumen:plugin/log@0.2.0"),
         ("metrics", "flumen:plugin/metrics@0.2.0"),
