@@ -10,12 +10,14 @@ use anyhow::Context;
 use flumen_config::{Diagnostic, Sources as ConfigFiles};
 use flumen_journal::{Durability, FileConfig, FileJournal, Journal, OpenError, OsClock, OsDisk};
 use flumen_kafka::channel::KafkaJournal;
-use flumen_pipeline::plan::{AgentPlan, InterceptorPlan, PipelinePlan};
+use flumen_pipeline::plan::{
+    AgentPlan, CodecPlan, InterceptorPlan, OnReject, PipelinePlan, SinkPlan, SourcePlan,
+};
 use flumen_pipeline::status::PipelineStatus;
 use flumen_pipeline::{
-    BuildError, ComponentKind, Interceptor, Parts, Pipeline, StopOutcome, channel_specs, quarantine,
+    BuildError, ComponentKind, DecoderLink, EncoderLink, Interceptor, Parts, Pipeline, StopOutcome, channel_specs, quarantine,
 };
-use flumen_plugin::{HostConfig, LoadError, PluginHost, PluginSlot, SlotStatus};
+use flumen_plugin::{HostConfig, LoadError, PluginHost, PluginSlot, Role, SlotStatus};
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
@@ -75,7 +77,7 @@ pub struct PipelineView {
     /// The pipeline.
     #[serde(flatten)]
     pub pipeline: PipelineStatus,
-    /// Its plugins: those of the chain, then those of each sink.
+    /// Its plugins: decoders, those of the chain, those of each sink, encoders.
     pub plugins: Vec<SlotStatus>,
 }
 
@@ -109,9 +111,7 @@ impl Agent {
         for (pipeline, plugins) in plan.pipelines.iter().zip(opened) {
             match start_pipeline(&plan, pipeline, &plugins, files) {
                 Ok(running) => {
-                    let slots =
-                        plugins.chain.into_iter().chain(plugins.sinks.into_iter().flatten()).collect();
-                    agent.pipelines.push((running, slots));
+                    agent.pipelines.push((running, plugins.all().cloned().collect()));
                 }
                 Err(failure) => {
                     agent.stop();
@@ -214,7 +214,7 @@ pub fn component_errors(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic
             wrong.push(files.diagnostic_for(&pipeline.name, kind, component, &error));
         };
         for source in &pipeline.sources {
-            if let Err(error) = registry::build_source(source) {
+            if let Err(error) = registry::build_source(source, None) {
                 note(ComponentKind::Source, &source.name, error);
             }
         }
@@ -222,7 +222,7 @@ pub fn component_errors(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic
             note(ComponentKind::Channel, &channel, error);
         }
         for sink in &pipeline.sinks {
-            let fits = registry::build_sink(sink).and_then(|_| registry::check_place(pipeline, sink));
+            let fits = registry::build_sink(sink, None).and_then(|_| registry::check_place(pipeline, sink));
             if let Err(error) = fits {
                 note(ComponentKind::Sink, &sink.name, error);
             }
@@ -237,6 +237,19 @@ pub struct Plugins {
     pub chain: Vec<Arc<PluginSlot>>,
     /// Those of each sink.
     pub sinks: Vec<Vec<Arc<PluginSlot>>>,
+    /// The decoder of each source.
+    pub decoders: Vec<Option<Arc<PluginSlot>>>,
+    /// The encoder of each sink.
+    pub encoders: Vec<Option<Arc<PluginSlot>>>,
+}
+
+impl Plugins {
+    /// All of them, in the order of the flow.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<PluginSlot>> {
+        let sources = self.decoders.iter().flatten();
+        let sinks = self.sinks.iter().flatten().chain(self.encoders.iter().flatten());
+        sources.chain(&self.chain).chain(sinks)
+    }
 }
 
 /// Opens every plugin of a pipeline; what does not open is noted with its place in the file.
@@ -247,23 +260,22 @@ pub fn open_plugins(
     files: &ConfigFiles,
     unfit: &mut Vec<Diagnostic>,
 ) -> Plugins {
-    let mut open = |interceptors: &[InterceptorPlan]| {
-        let mut slots = Vec::new();
-        for interceptor in interceptors {
-            match host.slot(interceptor.clone(), plugin_dir) {
-                Ok(slot) => slots.push(slot),
-                Err(error) => {
-                    let (kind, name) = (ComponentKind::Interceptor, &interceptor.name);
-                    unfit.push(files.diagnostic_for(&plan.name, kind, name, &plugin_error(&error)));
-                }
-            }
+    let mut open = |role: Role, plugin: &InterceptorPlan| match host.slot_as(role, plugin.clone(), plugin_dir) {
+        Ok(slot) => Some(slot),
+        Err(error) => {
+            let (kind, name) = (ComponentKind::Interceptor, &plugin.name);
+            unfit.push(files.diagnostic_for(&plan.name, kind, name, &plugin_error(&error)));
+            None
         }
-        slots
     };
-    Plugins {
-        chain: open(&plan.interceptors),
-        sinks: plan.sinks.iter().map(|sink| open(&sink.interceptors)).collect(),
-    }
+    let mut chain = |plugins: &[InterceptorPlan]| {
+        plugins.iter().filter_map(|plugin| open(Role::Interceptor, plugin)).collect()
+    };
+    let (all, sinks) =
+        (chain(&plan.interceptors), plan.sinks.iter().map(|sink| chain(&sink.interceptors)).collect());
+    let decoders = plan.sources.iter().map(|source| open(Role::Decoder, source.codec.as_ref()?)).collect();
+    let encoders = plan.sinks.iter().map(|sink| open(Role::Encoder, sink.codec.as_ref()?)).collect();
+    Plugins { chain: all, sinks, decoders, encoders }
 }
 
 /// A load error as the option that it is about.
@@ -324,24 +336,37 @@ fn start_pipeline(
     let interceptors = |slots: &[Arc<PluginSlot>]| {
         slots.iter().map(|slot| slot.clone() as Arc<dyn Interceptor>).collect::<Vec<Arc<dyn Interceptor>>>()
     };
+    let on_reject = |codec: &Option<CodecPlan>| codec.as_ref().map_or(OnReject::Quarantine, |codec| codec.on_reject);
+    let decoder = |(source, slot): (&SourcePlan, &Option<Arc<PluginSlot>>)| {
+        slot.clone().map(|slot| DecoderLink::new(slot, on_reject(&source.codec)))
+    };
+    let encoder = |(sink, slot): (&SinkPlan, &Option<Arc<PluginSlot>>)| {
+        slot.clone().map(|slot| EncoderLink::new(slot, on_reject(&sink.codec)))
+    };
+    let decoders: Vec<_> = plan.sources.iter().zip(&plugins.decoders).map(decoder).collect();
+    let encoders: Vec<_> = plan.sinks.iter().zip(&plugins.encoders).map(encoder).collect();
+    let codecs = decoders.iter().flatten().map(DecoderLink::metrics);
+    let codecs = codecs.chain(encoders.iter().flatten().map(EncoderLink::metrics)).cloned().collect();
     let parts = Parts {
         agent: agent.name.as_str().into(),
         plan: plan.clone(),
         journal,
         quarantine: kept,
-        sources: (plan.sources.iter().cloned())
-            .map(|source| {
-                Box::new(move || registry::build_source(&source)) as flumen_pipeline::feed::MakeSource
+        sources: (plan.sources.iter().cloned().zip(decoders))
+            .map(|(source, codec)| {
+                Box::new(move || registry::build_source(&source, codec.as_ref()))
+                    as flumen_pipeline::feed::MakeSource
             })
             .collect(),
         interceptors: interceptors(&plugins.chain),
-        sinks: (plan.sinks.iter().cloned().zip(&plugins.sinks))
-            .map(|(sink, slots)| {
-                let make =
-                    Box::new(move || registry::build_sink(&sink)) as flumen_pipeline::deliver::MakeSink;
+        sinks: (plan.sinks.iter().cloned().zip(encoders).zip(&plugins.sinks))
+            .map(|((sink, codec), slots)| {
+                let make = Box::new(move || registry::build_sink(&sink, codec.as_ref()))
+                    as flumen_pipeline::deliver::MakeSink;
                 (make, interceptors(slots))
             })
             .collect(),
+        codecs,
     };
     Pipeline::start(parts).map_err(|error| {
         Failure::Config(vec![files.diagnostic_for(&plan.name, error.kind, &error.component, &error.error)])

@@ -115,7 +115,7 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
     let mut report = Report { pipelines: Vec::new(), bridges };
     for pipeline in &plan.pipelines {
         let opened = open_plugins(&host, pipeline, &plan.plugin_dir, &files, &mut wrong);
-        let plugins = opened.chain.iter().chain(opened.sinks.iter().flatten()).map(|slot| {
+        let plugins = opened.all().map(|slot| {
             let status = slot.status();
             PluginReport { name: status.name, path: status.path, hash: status.hash }
         });

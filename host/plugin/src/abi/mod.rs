@@ -46,6 +46,13 @@ pub struct Reads {
     pub headers: Vec<String>,
 }
 
+impl Reads {
+    /// All headers that a batch has, instead of some by name.
+    pub(crate) fn is_all_headers(&self) -> bool {
+        matches!(self.headers.as_slice(), [all] if all == "*")
+    }
+}
+
 /// One running copy of a plugin. It has one owner, and is dropped after any failure.
 pub(crate) trait Guest: Send {
     /// Called once, first.

@@ -28,6 +28,7 @@
 pub mod abi;
 pub mod batch;
 pub mod bytes;
+pub mod codec;
 pub mod config;
 pub mod difference;
 pub mod event;
