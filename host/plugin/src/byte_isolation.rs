@@ -85,6 +85,10 @@ fn bad(bytes: usize, reason: String) -> Decoded {
     Decoded { consumed: bytes, bad: vec![bad], ..Decoded::nothing() }
 }
 
+fn beginning(input: &[u8], bytes: usize) -> &[u8] {
+    input.get(..bytes).unwrap_or_default()
+}
+
 struct Search<'a> {
     limit: Duration,
     spent: &'a mut Spent,
@@ -112,19 +116,28 @@ impl Search<'_> {
     fn narrow(&mut self, decoder: &mut impl DecodeAttempt, input: &[u8], is_last: bool) -> (Decoded, usize) {
         let (mut whole, mut fails) = (0, input.len());
         let mut best = Decoded::nothing();
-        let time = (self.limit / limits::SUSPECT_TIME_DIVISOR).max(limits::SUSPECT_TIME_MIN).min(self.limit);
+        let suspect = (self.limit / limits::SUSPECT_TIME_DIVISOR).max(limits::SUSPECT_TIME_MIN).min(self.limit);
         if is_last
             && let Ok(decoded) = self.attempt(decoder, input, false, self.limit, false)
         {
             // What it cannot work with is that the input ends here.
             return (decoded, fails);
         }
-        while fails - whole > 1 && !self.is_out_of_time() {
-            let middle = whole + (fails - whole) / 2;
-            let beginning = input.get(..middle).unwrap_or_default();
-            match self.attempt(decoder, beginning, false, time, false) {
-                Ok(decoded) => (whole, best) = (middle, decoded),
-                Err(_) => fails = middle,
+        for time in [suspect, self.limit] {
+            while fails - whole > 1 && !self.is_out_of_time() {
+                let middle = whole + (fails - whole) / 2;
+                match self.attempt(decoder, beginning(input, middle), false, time, false) {
+                    Ok(decoded) => (whole, best) = (middle, decoded),
+                    Err(_) => fails = middle,
+                }
+            }
+            // Guilty is only what fails with the whole time: it may just have been slow.
+            if fails == input.len() || time == self.limit {
+                break;
+            }
+            match self.attempt(decoder, beginning(input, fails), false, self.limit, true) {
+                Ok(decoded) => (whole, best, fails) = (fails, decoded, input.len()),
+                Err(_) => break,
             }
         }
         (best, fails)

@@ -13,6 +13,8 @@ const LIMIT: Duration = Duration::from_millis(40);
 struct Lines {
     slow: bool,
     calls: u32,
+    /// Calls with less time than the limit fail on this many bytes or more.
+    slow_from: Option<usize>,
     /// What the next calls fail with, whatever they are given.
     fails: VecDeque<Failure>,
 }
@@ -22,6 +24,9 @@ impl DecodeAttempt for Lines {
         self.calls += 1;
         if let Some(failure) = self.fails.pop_front() {
             return Err(failure);
+        }
+        if time < LIMIT && self.slow_from.is_some_and(|bytes| input.len() >= bytes) {
+            return Err(Failure::Timeout(time));
         }
         let (mut bodies, mut ends, mut start) = (Vec::new(), Vec::new(), 0);
         let mut lines: Vec<usize> =
@@ -79,6 +84,13 @@ fn a_failure_at_the_end_of_the_stream_costs_what_is_not_whole() {
     let (events, bad, rest) = all(&mut Lines::default(), b"one\ntwo\nE", true);
     assert_eq!((events.len(), rest.len()), (2, 0));
     assert_eq!(bad, [(b"E".to_vec(), "the plugin trapped: a T".to_owned())]);
+}
+
+#[test]
+fn what_is_only_slow_is_not_guilty() {
+    let mut decoder = Lines { slow_from: Some(9), ..Lines::default() };
+    let (events, bad, _) = all(&mut decoder, b"one\ntwo\nthree\nT\nfour\n", false);
+    assert_eq!((events.len(), bad.len()), (4, 1), "{bad:?}");
 }
 
 #[test]
