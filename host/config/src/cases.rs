@@ -12,7 +12,7 @@
 //! row = 0
 //! reason = "part of the reason"
 //! ```
-//! or `config` and `open_error = "part of the message"` alone. `${…}` is not substituted here: bodies are data.
+//! or what a codec must do ([`codec_cases`](crate::codec_cases)), or `config` and `open_error = "part of the message"` alone. `${…}` is not substituted here: bodies are data.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,6 +21,7 @@ use flumen_pipeline::{OptionKind, OptionSpec, Value};
 
 use crate::base64;
 use crate::code::Code;
+use crate::codec_cases::{self, CodecCase};
 use crate::diagnostic::Diagnostic;
 use crate::env::Env;
 use crate::json;
@@ -42,6 +43,8 @@ pub struct CaseFile {
     pub rejected: Vec<(u32, String)>,
     /// The plugin must refuse the configuration, with this part of a message.
     pub open_error: Option<String>,
+    /// What a codec must do; then the plugin is one.
+    pub codec: Option<CodecCase>,
 }
 
 /// One event.
@@ -93,8 +96,10 @@ fn read(root: &Node, report: &mut Report<'_>) -> Option<CaseFile> {
     let input = table.get("input");
     let output = table.get("output");
     let rejected = table.get("rejected");
+    let (decode, encode, bad) = (table.get("decode"), table.get("encode"), table.get("bad"));
     let options = table.options(FILE, report);
     table.finish(report);
+    let codec = codec_cases::read(decode, encode, bad, report);
     let open_error = options.options.text_opt("open_error").map(str::to_owned);
     if open_error.is_some() {
         for entry in [input, output, rejected].into_iter().flatten() {
@@ -109,10 +114,10 @@ fn read(root: &Node, report: &mut Report<'_>) -> Option<CaseFile> {
         .filter_map(|node| read_rejected(node, inputs.len(), report))
         .collect();
     let config_json = json::config_text("a case", config.map(|entry| &entry.value), report)?;
-    Some(CaseFile { config_json, inputs, outputs, rejected, open_error })
+    Some(CaseFile { config_json, inputs, outputs, rejected, open_error, codec })
 }
 
-fn list<'a>(name: &str, entry: Option<&'a Entry>, report: &mut Report<'_>) -> &'a [Node] {
+pub(crate) fn list<'a>(name: &str, entry: Option<&'a Entry>, report: &mut Report<'_>) -> &'a [Node] {
     match entry.map(|entry| &entry.value) {
         None => &[],
         Some(Node { item: Item::List(nodes), .. }) => nodes,

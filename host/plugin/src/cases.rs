@@ -164,7 +164,7 @@ fn event(batch: &Batch, row: usize) -> ExpectedEvent {
     }
 }
 
-fn event_difference(index: usize, expected: &ExpectedEvent, actual: &ExpectedEvent) -> Option<String> {
+pub(crate) fn event_difference(index: usize, expected: &ExpectedEvent, actual: &ExpectedEvent) -> Option<String> {
     let mut out = String::new();
     let mut line = |what: &str, expected: String, actual: String| {
         // Writing to a String does not fail.
@@ -191,12 +191,12 @@ fn event_difference(index: usize, expected: &ExpectedEvent, actual: &ExpectedEve
     (!out.is_empty()).then(|| format!("output {index} differs{out}"))
 }
 
-fn shown(event: &ExpectedEvent) -> String {
+pub(crate) fn shown(event: &ExpectedEvent) -> String {
     format!("{} {:?}", text(&event.body), event.headers)
 }
 
 /// Readable, and cut: a body may be large.
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     let cut = bytes.get(..bytes.len().min(limits::TEXT_BYTES_MAX)).unwrap_or(bytes);
     let text = match std::str::from_utf8(cut) {
         Ok(text) => format!("{text:?}"),

@@ -17,6 +17,7 @@ mod cache;
 pub mod cases;
 mod codec;
 pub mod codec_answer;
+pub mod codec_cases;
 mod engine;
 mod error;
 mod failure;

@@ -120,8 +120,11 @@ fn test(host: &PluginHost, dir: &Path, wasm: Option<PathBuf>, output: Output) ->
     for path in &files {
         let case = flumen_config::load_case(path, &flumen_config::SystemEnv).map_err(Failure::Config)?;
         let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let case = to_case(&name, case)?;
-        let outcome = host.run_case(&wasm, &case).map_err(|error| Failure::Unfit(vec![error.to_string()]))?;
+        let outcome = match case.codec.clone() {
+            Some(codec) => host.run_codec_case(&wasm, &to_codec_case(&name, case, codec)?),
+            None => host.run_case(&wasm, &to_case(&name, case)?),
+        };
+        let outcome = outcome.map_err(|error| Failure::Unfit(vec![error.to_string()]))?;
         let difference = match &outcome {
             CaseOutcome::Passed => None,
             CaseOutcome::Failed(difference) => Some(difference.clone()),
@@ -183,6 +186,30 @@ fn to_case(name: &str, file: CaseFile) -> anyhow::Result<Case> {
         rejected: file.rejected,
         open_error: file.open_error,
     })
+}
+
+fn to_codec_case(
+    name: &str,
+    file: CaseFile,
+    codec: flumen_config::CodecCase,
+) -> anyhow::Result<CodecCase> {
+    let expected =
+        |event: CaseEvent| ExpectedEvent { body: event.body, time: event.time_ns, headers: event.headers };
+    let rejected = file.rejected;
+    let task = match codec {
+        flumen_config::CodecCase::Decode { input, is_last, left, bad } => {
+            let expected = file.outputs.into_iter().map(expected).collect();
+            CodecTask::Decode { input, is_last, left, expected, bad }
+        }
+        flumen_config::CodecCase::Messages(expected) => {
+            CodecTask::Encode { input: to_batch(&file.inputs)?, expected, is_file: false, rejected }
+        }
+        flumen_config::CodecCase::File(file_bytes) => {
+            let expected = vec![file_bytes];
+            CodecTask::Encode { input: to_batch(&file.inputs)?, expected, is_file: true, rejected }
+        }
+    };
+    Ok(CodecCase { name: name.to_string(), config_json: file.config_json, task })
 }
 
 fn to_batch(events: &[CaseEvent]) -> anyhow::Result<Batch> {
