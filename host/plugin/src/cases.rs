@@ -63,7 +63,10 @@ impl PluginHost {
         let plugin_limits = PluginLimits::default();
         let services = Services::new(case.name.as_str().into(), plugin_limits.log_lines_per_s);
         let needs = &loaded.shape.needs;
-        let opened = self.open_loaded(&loaded, Role::Interceptor, &services, &case.config_json, needs, plugin_limits);
+        // A plugin of any kind can be asked to refuse a configuration.
+        let any = loaded.shape.roles.first().copied().filter(|_| case.open_error.is_some());
+        let role = any.unwrap_or(Role::Interceptor);
+        let opened = self.open_loaded(&loaded, role, &services, &case.config_json, needs, plugin_limits);
         let version = match (opened, &case.open_error) {
             (Ok(version), None) => version,
             (Ok(_), Some(part)) => {

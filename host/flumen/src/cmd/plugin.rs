@@ -11,6 +11,7 @@ use flumen_event::{Batch, BatchBuilder, HeaderColumn};
 use flumen_pipeline::InterceptorVersion;
 use flumen_pipeline::plan::PluginLimits;
 use flumen_plugin::cases::{Case, CaseOutcome, ExpectedEvent};
+use flumen_plugin::codec_cases::{CodecCase, CodecTask};
 use flumen_plugin::{HostConfig, PluginHost};
 
 use crate::cmd::{Scratch, event_json, lines_batch, print_json};
