@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use flumen_event::Batch;
 
-use crate::interceptor::{Interceptor, InterceptorVersion, Quarantined};
+use crate::interceptor::{Interceptor, InterceptorVersion, Processed, Quarantined};
 use crate::metrics::{ComponentKind, ComponentMetrics, Metric};
 use crate::plan::OnReject;
 
@@ -18,13 +18,21 @@ pub struct Link {
     pub on_reject: OnReject,
     /// Its counters.
     pub metrics: Arc<ComponentMetrics>,
+    /// It keeps state: how many bytes at most.
+    pub state_bytes: Option<u64>,
 }
 
 impl Link {
     /// A link with counters of its own.
     pub fn new(interceptor: Arc<dyn Interceptor>, on_reject: OnReject) -> Self {
         let metrics = ComponentMetrics::new(ComponentKind::Interceptor, interceptor.name().into());
-        Link { interceptor, on_reject, metrics }
+        Link { interceptor, on_reject, metrics, state_bytes: None }
+    }
+
+    /// The same, keeping state.
+    pub fn with_state(mut self, bytes_max: u64) -> Self {
+        self.state_bytes = Some(bytes_max);
+        self
     }
 }
 
@@ -49,24 +57,33 @@ impl Chain {
         Versions(self.0.iter().map(|link| link.interceptor.current()).collect())
     }
 
-    /// Processes a batch by the versions that it was stamped with.
+    /// The first link that keeps state; the number of links if there is none.
+    pub fn first_with_state(&self) -> usize {
+        self.0.iter().position(|link| link.state_bytes.is_some()).unwrap_or(self.0.len())
+    }
+
+    /// Processes a batch by the versions that it was stamped with, up to the first link that keeps state: from there on
+    /// batches go one by one.
     pub fn process(&self, versions: &Versions, batch: Batch) -> ChainOutput {
         let mut kept = batch;
         let mut quarantined = Vec::new();
-        for (link, version) in self.0.iter().zip(&versions.0) {
+        for (link, version) in
+            self.0.iter().zip(&versions.0).take_while(|(link, _)| link.state_bytes.is_none())
+        {
             if kept.is_empty() {
                 break;
             }
-            kept = link.process(version.as_ref(), kept, &mut quarantined);
+            kept = link.process(|batch| version.process(batch), kept, &mut quarantined);
         }
         ChainOutput { kept, quarantined }
     }
 }
 
 impl Link {
-    fn process(
+    /// One batch through one version, counted; a panic costs the batch its way.
+    pub(crate) fn process(
         &self,
-        version: &dyn InterceptorVersion,
+        call: impl FnOnce(Batch) -> Processed,
         batch: Batch,
         quarantined: &mut Vec<Quarantined>,
     ) -> Batch {
@@ -76,7 +93,7 @@ impl Link {
         let begin = Instant::now();
         let input = batch.clone();
         // A panic here would be a bug of the host. It costs the batch its way, not its events.
-        let processed = catch_unwind(AssertUnwindSafe(|| version.process(batch)));
+        let processed = catch_unwind(AssertUnwindSafe(|| call(batch)));
         metrics.add(Metric::InterceptorNs, begin.elapsed().as_nanos() as u64);
         let Ok(processed) = processed else {
             let name = self.interceptor.name();

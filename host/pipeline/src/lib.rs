@@ -23,6 +23,8 @@ pub mod plan;
 pub mod quarantine;
 pub mod sink;
 pub mod source;
+pub mod state;
+pub mod stateful;
 pub mod status;
 
 pub use component::{BuildError, ComponentSpec, OptionKind, OptionSpec, Options, Place, Value};

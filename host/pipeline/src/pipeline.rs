@@ -14,9 +14,10 @@ use crate::deliver::{MakeSink, Outlet, OutletPlace, OutletState};
 use crate::feed::{Feed, FeedState, FeedTarget, MakeSource, spawn};
 use crate::interceptor::Interceptor;
 use crate::metrics::ComponentKind;
-use crate::plan::{OnReject, PipelinePlan};
+use crate::plan::{InterceptorPlan, PipelinePlan};
 use crate::quarantine::{self, Keeper};
 use crate::source::Wake;
+use crate::stateful::{Stateful, TickTarget, run_ticks};
 use crate::status::{self, PipelineStatus};
 
 /// Everything that a pipeline is made of, bound by the caller: the plan's names are resolved, and
@@ -72,6 +73,9 @@ pub struct Pipeline {
     keeper: Mutex<Option<JoinHandle<()>>>,
     keeper_wake: Wake,
     expired: Arc<AtomicU64>,
+    ticker: Mutex<Option<JoinHandle<()>>>,
+    ticker_wake: Wake,
+    tick_failure: Arc<Mutex<Option<String>>>,
 }
 
 /// How a stop went.
@@ -90,7 +94,7 @@ impl Pipeline {
     /// When a part cannot be made, what was started is stopped again and the journals are closed.
     pub fn start(parts: Parts) -> Result<Pipeline, StartError> {
         let Parts { agent, plan, journal, quarantine, sources, interceptors, sinks } = parts;
-        let chain = Arc::new(links(interceptors, plan.interceptors.iter().map(|i| i.on_reject)));
+        let chain = Arc::new(links(interceptors, &plan.interceptors));
         let mut pipeline = Pipeline {
             plan,
             journal,
@@ -101,6 +105,9 @@ impl Pipeline {
             keeper: Mutex::new(None),
             keeper_wake: Wake::default(),
             expired: Arc::new(AtomicU64::new(0)),
+            ticker: Mutex::new(None),
+            ticker_wake: Wake::default(),
+            tick_failure: Arc::default(),
         };
         match pipeline.start_threads(&agent, sources, sinks) {
             Ok(()) => Ok(pipeline),
@@ -117,8 +124,9 @@ impl Pipeline {
         sources: Vec<MakeSource>,
         sinks: Vec<(MakeSink, Vec<Arc<dyn Interceptor>>)>,
     ) -> Result<(), StartError> {
-        let Pipeline { plan, journal, quarantine, chain, feeds, outlets, keeper, keeper_wake, expired } =
-            self;
+        let Pipeline {
+            plan, journal, quarantine, chain, feeds, outlets, keeper, keeper_wake, expired, ..
+        } = self;
         let bug = |component: &str, reason: &str| StartError {
             kind: ComponentKind::Sink,
             component: component.into(),
@@ -133,12 +141,28 @@ impl Pipeline {
         }
         let quarantine_channel =
             journal.channel(crate::quarantine::CHANNEL).ok_or_else(|| missing("quarantine"))?;
+        let stateful = Stateful::of(chain, &plan.name, journal.as_ref()).map_err(|error| StartError {
+            kind: ComponentKind::Interceptor,
+            component: error.plugin,
+            error: BuildError::new(
+                "",
+                error.reason,
+                "see the plugin's own docs, or take it out of the pipeline",
+            ),
+        })?;
         for (sink, (make, interceptors)) in plan.sinks.iter().zip(sinks) {
             let channel = journal.channel(&sink.channel).ok_or_else(|| missing(&sink.name))?;
             let reader = journal.reader_id(channel, &sink.name).ok_or_else(|| missing(&sink.name))?;
             let place =
                 OutletPlace { journal: journal.clone(), channel, reader, quarantine: quarantine_channel };
-            let own = links(interceptors, sink.interceptors.iter().map(|i| i.on_reject));
+            if let Some(plugin) = sink.interceptors.iter().find(|plugin| plugin.keeps_state()) {
+                return Err(StartError {
+                    kind: ComponentKind::Sink,
+                    component: sink.name.clone(),
+                    error: stateful_sink(plugin),
+                });
+            }
+            let own = links(interceptors, &sink.interceptors);
             let stands = Place {
                 agent: agent.clone(),
                 pipeline: plan.name.as_str().into(),
@@ -160,13 +184,27 @@ impl Pipeline {
         let thread = spawn(&format!("quarantine-{}", plan.name), move || moves.run())
             .map_err(|error| StartError { kind: ComponentKind::Sink, component: String::new(), error })?;
         *keeper.lock() = Some(thread);
+        let channels: Vec<_> =
+            plan.channels.iter().filter_map(|channel| journal.channel(&channel.name)).collect();
+        if let Some(stateful) = stateful.clone() {
+            let target = TickTarget {
+                journal: journal.clone(),
+                channels: channels.clone(),
+                quarantine: quarantine_channel,
+            };
+            *self.ticker.lock() =
+                Some(start_ticks(&plan.name, stateful, target, &self.ticker_wake, &self.tick_failure)?);
+        }
         for (source, make) in plan.sources.iter().zip(sources) {
-            let channels: Vec<_> =
-                plan.channels.iter().filter_map(|channel| journal.channel(&channel.name)).collect();
             if channels.len() != plan.channels.len() {
                 return Err(missing(&source.name));
             }
-            let target = FeedTarget { journal: journal.clone(), channels, quarantine: quarantine_channel };
+            let target = FeedTarget {
+                journal: journal.clone(),
+                channels: channels.clone(),
+                quarantine: quarantine_channel,
+                stateful: stateful.clone(),
+            };
             let stands =
                 Place { agent: agent.clone(), pipeline: plan.name.as_str().into(), channel: "".into() };
             let threads = plan.interceptor_threads;
@@ -198,6 +236,9 @@ impl Pipeline {
         if let Some(feed) = feed {
             return Some(feed.metrics.error().unwrap_or_else(|| "the journal takes no more events".into()));
         }
+        if let Some(reason) = self.tick_failure.lock().clone() {
+            return Some(reason);
+        }
         let outlet = self.outlets.iter().find(|outlet| outlet.state() == OutletState::Failed);
         outlet
             .map(|outlet| outlet.metrics.error().unwrap_or_else(|| "the journal takes no more events".into()))
@@ -209,7 +250,9 @@ impl Pipeline {
         for feed in &self.feeds {
             feed.wake.stop();
         }
-        wait_until(deadline, || self.feeds.iter().all(Feed::finished));
+        self.ticker_wake.stop();
+        let has_ticked = || self.ticker.lock().as_ref().is_none_or(JoinHandle::is_finished);
+        wait_until(deadline, || self.feeds.iter().all(Feed::finished) && has_ticked());
         for outlet in &self.outlets {
             outlet.finish.stop();
         }
@@ -284,17 +327,51 @@ impl Drop for Pipeline {
         self.feeds.iter().for_each(|feed| feed.wake.stop());
         self.outlets.iter().for_each(|outlet| outlet.wake.stop());
         self.keeper_wake.stop();
+        self.ticker_wake.stop();
     }
 }
 
-fn links(interceptors: Vec<Arc<dyn Interceptor>>, on_reject: impl Iterator<Item = OnReject>) -> Chain {
-    Chain(
-        interceptors
-            .into_iter()
-            .zip(on_reject)
-            .map(|(interceptor, on_reject)| Link::new(interceptor, on_reject))
-            .collect(),
+fn links(interceptors: Vec<Arc<dyn Interceptor>>, plans: &[InterceptorPlan]) -> Chain {
+    let link = |(interceptor, plan): (_, &InterceptorPlan)| {
+        let link = Link::new(interceptor, plan.on_reject);
+        if plan.keeps_state() { link.with_state(plan.limits.state_bytes) } else { link }
+    };
+    Chain(interceptors.into_iter().zip(plans).map(link).collect())
+}
+
+/// A lost acknowledgement would be processed again, with state that has seen it already.
+fn stateful_sink(plugin: &InterceptorPlan) -> BuildError {
+    BuildError::new(
+        "grant",
+        format!(
+            "the plugin {} keeps state, which only an interceptor between sources and channels may",
+            plugin.name
+        ),
+        "move it to the interceptors of the pipeline (`[[interceptor]]`)",
     )
+}
+
+fn start_ticks(
+    pipeline: &str,
+    stateful: Arc<Stateful>,
+    target: TickTarget,
+    wake: &Wake,
+    failure: &Arc<Mutex<Option<String>>>,
+) -> Result<JoinHandle<()>, StartError> {
+    let (wake, failure) = (wake.clone(), failure.clone());
+    let ticks = move || {
+        if let Err(error) = run_ticks(&stateful, &target, &wake)
+            && !matches!(error, CommitError::Closing)
+        {
+            tracing::error!(%error, "the journal takes no more events; the pipeline stops");
+            *failure.lock() = Some(error.to_string());
+        }
+    };
+    spawn(&format!("tick-{pipeline}"), ticks).map_err(|error| StartError {
+        kind: ComponentKind::Interceptor,
+        component: String::new(),
+        error,
+    })
 }
 
 /// Threads have no wait with a deadline, and a stop happens once: a short poll is all it takes.

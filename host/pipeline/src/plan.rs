@@ -85,6 +85,13 @@ pub struct InterceptorPlan {
     pub limits: PluginLimits,
 }
 
+impl InterceptorPlan {
+    /// It is granted state: its batches go one by one, in order.
+    pub fn keeps_state(&self) -> bool {
+        self.grants.iter().any(|grant| grant == "state")
+    }
+}
+
 /// What becomes of rejected rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnReject {
@@ -107,6 +114,8 @@ pub struct PluginLimits {
     pub log_lines_per_s: u32,
     /// Bytes that all host calls of one batch may carry.
     pub host_call_bytes: u64,
+    /// Memory of everything that the plugin may remember.
+    pub state_bytes: u64,
 }
 
 impl Default for PluginLimits {
@@ -116,7 +125,9 @@ impl Default for PluginLimits {
             memory_bytes: 64 << 20,
             answer_bytes: 64 << 20,
             log_lines_per_s: 10,
-            host_call_bytes: 1 << 20,
+            // Two times the keys of a full batch, and as much to read.
+            host_call_bytes: 16 << 20,
+            state_bytes: crate::limits::STATE_BYTES_MAX,
         }
     }
 }

@@ -11,5 +11,6 @@ mod quarantined;
 mod restart;
 mod sinks;
 mod sources;
+mod stateful;
 mod stops;
 mod support;
