@@ -94,7 +94,7 @@ impl PluginHost {
         limits: PluginLimits,
     ) -> Result<Arc<PluginVersion>, LoadError> {
         let loaded = self.load(PluginFile::read(path)?)?;
-        let services = Services::new(name.into(), limits.log_lines_per_s);
+        let services = Services::new(name.into(), &limits);
         self.open_loaded(&loaded, &services, config, grants, limits)
     }
 
