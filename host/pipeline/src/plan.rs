@@ -167,18 +167,23 @@ pub struct PluginLimits {
     pub recycle_memory_percent: u8,
 }
 
+impl PluginLimits {
+    /// What counts where the pipeline's file says nothing.
+    pub const DEFAULT: PluginLimits = PluginLimits {
+        time: Duration::from_secs(1),
+        memory_bytes: 64 << 20,
+        answer_bytes: 64 << 20,
+        log_lines_per_s: 10,
+        metric_calls_per_s: 100_000,
+        host_call_bytes: 1 << 20,
+        recycle_batches: 10_000,
+        recycle_memory_percent: 75,
+    };
+}
+
 impl Default for PluginLimits {
     fn default() -> Self {
-        PluginLimits {
-            time: Duration::from_secs(1),
-            memory_bytes: 64 << 20,
-            answer_bytes: 64 << 20,
-            log_lines_per_s: 10,
-            metric_calls_per_s: 100_000,
-            host_call_bytes: 1 << 20,
-            recycle_batches: 10_000,
-            recycle_memory_percent: 75,
-        }
+        Self::DEFAULT
     }
 }
 
