@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use flumen_event::Batch;
 
+use crate::budget::{Budget, Gate};
 use crate::interceptor::{Interceptor, InterceptorVersion, Processed, Quarantined};
 use crate::metrics::{ComponentKind, ComponentMetrics, Metric};
-use crate::plan::OnReject;
+use crate::plan::{ErrorPlan, OnReject};
 
 /// One place of a chain.
 pub struct Link {
@@ -20,19 +21,25 @@ pub struct Link {
     pub metrics: Arc<ComponentMetrics>,
     /// It keeps state: how many bytes at most.
     pub state_bytes: Option<u64>,
+    budget: Budget,
 }
 
 impl Link {
     /// A link with counters of its own.
-    pub fn new(interceptor: Arc<dyn Interceptor>, on_reject: OnReject) -> Self {
+    pub fn new(interceptor: Arc<dyn Interceptor>, on_reject: OnReject, errors: ErrorPlan) -> Self {
         let metrics = ComponentMetrics::new(ComponentKind::Interceptor, interceptor.name().into());
-        Link { interceptor, on_reject, metrics, state_bytes: None }
+        Link { interceptor, on_reject, metrics, state_bytes: None, budget: Budget::new(errors) }
     }
 
     /// The same, keeping state.
     pub fn with_state(mut self, bytes_max: u64) -> Self {
         self.state_bytes = Some(bytes_max);
         self
+    }
+
+    /// What it is doing, in a word.
+    pub fn state(&self) -> &'static str {
+        self.budget.word()
     }
 }
 
@@ -63,8 +70,14 @@ impl Chain {
     }
 
     /// Processes a batch by the versions that it was stamped with, up to the first link that keeps state: from there on
-    /// batches go one by one.
-    pub fn process(&self, versions: &Versions, batch: Batch) -> ChainOutput {
+    /// batches go one by one ([`crate::stateful`]). While a plugin is over its error budget and its policy is to
+    /// stop, `hold` is called again and again; its error ends the wait, and the batch is as if it had never been here.
+    pub fn process<E>(
+        &self,
+        versions: &Versions,
+        batch: Batch,
+        hold: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<ChainOutput, E> {
         let mut kept = batch;
         let mut quarantined = Vec::new();
         for (link, version) in
@@ -73,46 +86,81 @@ impl Chain {
             if kept.is_empty() {
                 break;
             }
-            kept = link.process(|batch| version.process(batch), kept, &mut quarantined);
+            let mut call = |version: &Arc<dyn InterceptorVersion>, batch| version.process(batch);
+            kept = link.process(version, kept, &mut call, &mut quarantined, hold)?;
         }
-        ChainOutput { kept, quarantined }
+        Ok(ChainOutput { kept, quarantined })
     }
 }
 
 impl Link {
-    /// One batch through one version, counted; a panic costs the batch its way.
-    pub(crate) fn process(
+    /// One batch through the version that `call` gives it to. It may be called more than once: only the last call counts.
+    pub(crate) fn process<E>(
         &self,
-        call: impl FnOnce(Batch) -> Processed,
+        version: &Arc<dyn InterceptorVersion>,
         batch: Batch,
+        call: &mut dyn FnMut(&Arc<dyn InterceptorVersion>, Batch) -> Processed,
         quarantined: &mut Vec<Quarantined>,
-    ) -> Batch {
-        let metrics = &self.metrics;
-        metrics.add(Metric::InterceptorCalls, 1);
-        metrics.add(Metric::InterceptorEventsIn, batch.rows() as u64);
+        hold: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<Batch, E> {
+        let rows = batch.rows() as u64;
+        self.metrics.add(Metric::InterceptorCalls, 1);
+        self.metrics.add(Metric::InterceptorEventsIn, rows);
+        let mut version = version.clone();
+        loop {
+            match self.budget.gate(&mut version, || self.interceptor.current(), Instant::now(), &self.metrics)
+            {
+                Gate::Process => {}
+                Gate::Bypass => {
+                    self.metrics.add(Metric::InterceptorBypassed, rows);
+                    self.metrics.add(Metric::InterceptorEventsOut, rows);
+                    return Ok(batch);
+                }
+                Gate::Hold => {
+                    let begin = Instant::now();
+                    hold()?;
+                    self.metrics.add(Metric::InterceptorHeldNs, begin.elapsed().as_nanos() as u64);
+                    continue;
+                }
+            }
+            let processed = self.call(&version, batch.clone(), call);
+            let failed = processed.quarantined.iter().filter(|group| !group.rejected);
+            let failed = failed.map(|group| group.batch.rows() as u64).sum();
+            if !self.budget.judge(&version, rows, failed, Instant::now(), &self.metrics) {
+                return Ok(self.take(processed, quarantined));
+            }
+        }
+    }
+
+    fn call(
+        &self,
+        version: &Arc<dyn InterceptorVersion>,
+        batch: Batch,
+        call: &mut dyn FnMut(&Arc<dyn InterceptorVersion>, Batch) -> Processed,
+    ) -> Processed {
         let begin = Instant::now();
         let input = batch.clone();
         // A panic here would be a bug of the host. It costs the batch its way, not its events.
-        let processed = catch_unwind(AssertUnwindSafe(|| call(batch)));
-        metrics.add(Metric::InterceptorNs, begin.elapsed().as_nanos() as u64);
-        let Ok(processed) = processed else {
+        let processed = catch_unwind(AssertUnwindSafe(|| call(version, batch)));
+        self.metrics.add(Metric::InterceptorNs, begin.elapsed().as_nanos() as u64);
+        processed.unwrap_or_else(|_| {
             let name = self.interceptor.name();
-            tracing::error!(
-                interceptor = name,
-                events = input.rows(),
-                "the plugin host panicked; events go to quarantine"
-            );
-            metrics.add(Metric::InterceptorFailed, input.rows() as u64);
+            tracing::error!(interceptor = name, events = input.rows(), "the plugin host panicked");
             let reasons = vec!["the plugin host panicked (a bug of Flumen)".to_string(); input.rows()];
-            quarantined.push(Quarantined {
+            let quarantined = vec![Quarantined {
                 batch: input,
                 reasons,
                 by: name.into(),
                 hash: "".into(),
                 rejected: false,
-            });
-            return Batch::empty();
-        };
+            }];
+            Processed { kept: Batch::empty(), quarantined, dropped: 0 }
+        })
+    }
+
+    /// Counts what became of a batch, and passes it on.
+    fn take(&self, processed: Processed, quarantined: &mut Vec<Quarantined>) -> Batch {
+        let metrics = &self.metrics;
         metrics.add(Metric::InterceptorEventsOut, processed.kept.rows() as u64);
         metrics.add(Metric::InterceptorDropped, processed.dropped);
         for group in processed.quarantined {

@@ -220,7 +220,9 @@ fn run_source(source: Box<dyn Source>, make: &mut MakeSource, context: &mut Sour
 
 fn run_worker(shared: &Shared, work: &Receiver<Work>, done: &Sender<Done>) {
     for Work { number, versions, emission } in work {
-        let mut output = shared.chain.process(&versions, emission.batch);
+        // A batch that is held when the pipeline stops is not committed: it is read again.
+        let mut hold = || shared.hold();
+        let Ok(mut output) = shared.chain.process(&versions, emission.batch, &mut hold) else { return };
         output.quarantined.extend(emission.quarantined);
         if done.send(Done { number, output, positions: emission.positions }).is_err() {
             return;
@@ -234,6 +236,15 @@ impl Shared {
         let _previous = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |present| {
             (present != FeedState::Failed as u8).then_some(state as u8)
         });
+    }
+
+    /// A moment of a batch that waits for another version of its plugin.
+    fn hold(&self) -> Result<(), Stopped> {
+        if self.failed() || self.wake.stopping() {
+            return Err(Stopped);
+        }
+        std::thread::sleep(limits::HOLD_POLL);
+        Ok(())
     }
 
     fn failed(&self) -> bool {
@@ -345,7 +356,9 @@ impl Committer {
                     self.waiting.insert(result.number, result);
                     while let Some(ready) = self.waiting.remove(&self.next) {
                         self.next += 1;
-                        self.commit(ready)?;
+                        if !self.commit(ready)? {
+                            return self.reap(0);
+                        }
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -355,7 +368,8 @@ impl Committer {
         }
     }
 
-    fn commit(&mut self, done: Done) -> Result<(), CommitError> {
+    /// False: the pipeline stops, and this batch stays out.
+    fn commit(&mut self, done: Done) -> Result<bool, CommitError> {
         let target = &self.shared.target;
         let mut commit = Commit::default();
         let mut put = |batch| commit.puts.push(Put { channels: target.channels.clone(), batch });
@@ -365,7 +379,11 @@ impl Committer {
         match &target.stateful {
             Some(stateful) if !done.output.kept.is_empty() => {
                 let turn = turn.insert(stateful.turn());
-                let output = stateful.process(turn, done.output.kept);
+                let mut hold = || self.shared.hold();
+                // A batch that is held when the pipeline stops is not committed: it is read again.
+                let Ok(output) = stateful.process(turn, done.output.kept, &mut hold) else {
+                    return Ok(false);
+                };
                 output.kept.into_iter().filter(|batch| !batch.is_empty()).for_each(put);
                 commit.state = output.state;
                 quarantined.extend(output.quarantined);
@@ -384,7 +402,7 @@ impl Committer {
         }
         self.shared.pending.lock().in_flight -= 1;
         self.shared.changed.notify_all();
-        Ok(())
+        Ok(true)
     }
 
     /// Takes off what is durable; waits while more than `keep` are not.

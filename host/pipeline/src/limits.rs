@@ -37,6 +37,13 @@ pub const QUARANTINE_BYTES_MAX: u64 = 1 << 30;
 /// have become durable.
 pub const COMMIT_POLL: Duration = Duration::from_millis(2);
 
+/// How often a plugin that is bypassed is given a batch again: often enough to notice that it works, and seldom enough that a
+/// batch on which it always takes its whole time costs little.
+pub const BYPASS_PROBE: Duration = Duration::from_secs(10);
+
+/// How often a batch that is held looks for another version of its plugin, and for the pipeline's stop.
+pub const HOLD_POLL: Duration = Duration::from_millis(20);
+
 /// Bytes of a key of a plugin's state; promised in the WIT.
 pub const STATE_KEY_BYTES_MAX: usize = 1_024;
 

@@ -296,7 +296,7 @@ impl Pipeline {
                 .chain
                 .0
                 .iter()
-                .map(|link| status::component(&link.metrics, "running"))
+                .map(|link| status::component(&link.metrics, link.state()))
                 .collect(),
             channels: journal.channels.iter().map(status::channel).collect(),
             sinks: self
@@ -308,7 +308,7 @@ impl Pipeline {
                         .chain
                         .0
                         .iter()
-                        .map(|l| status::component(&l.metrics, "running"))
+                        .map(|l| status::component(&l.metrics, l.state()))
                         .collect(),
                 })
                 .collect(),
@@ -333,7 +333,7 @@ impl Drop for Pipeline {
 
 fn links(interceptors: Vec<Arc<dyn Interceptor>>, plans: &[InterceptorPlan]) -> Chain {
     let link = |(interceptor, plan): (_, &InterceptorPlan)| {
-        let link = Link::new(interceptor, plan.on_reject);
+        let link = Link::new(interceptor, plan.on_reject, plan.errors);
         if plan.keeps_state() { link.with_state(plan.limits.state_bytes) } else { link }
     };
     Chain(interceptors.into_iter().zip(plans).map(link).collect())

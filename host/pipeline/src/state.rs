@@ -84,6 +84,14 @@ impl Layer {
         }
     }
 
+    /// Takes over what was written later.
+    fn lay_over(&mut self, later: Layer, hasher: &RandomState) {
+        match self.writes.is_empty() {
+            true => *self = later,
+            false => later.writes.iter().for_each(|op| self.put(hasher, op)),
+        }
+    }
+
     /// The newest write of each key.
     fn ops(&self) -> impl Iterator<Item = StateOp<'_>> {
         self.index.iter().filter_map(|at| self.writes.at(*at))
@@ -102,6 +110,9 @@ struct Open {
     bytes_max: u64,
     now_ns: i64,
     hasher: RandomState,
+    /// Of batches before this one that go into the same commit.
+    sealed: Layer,
+    sealed_events: Vec<Emitted>,
     /// Of attempts that succeeded.
     kept: Layer,
     kept_events: Vec<Emitted>,
@@ -126,6 +137,8 @@ impl Session {
             bytes_max,
             now_ns,
             hasher: RandomState::new(),
+            sealed: Layer::new(plugin),
+            sealed_events: Vec::new(),
             kept: Layer::new(plugin),
             kept_events: Vec::new(),
             staged: Layer::new(plugin),
@@ -148,11 +161,7 @@ impl Session {
     pub fn accept(&mut self) {
         let Some(open) = &mut self.0 else { return };
         let staged = std::mem::replace(&mut open.staged, Layer::new(&open.plugin));
-        if open.kept.writes.is_empty() {
-            open.kept = staged;
-        } else {
-            staged.writes.iter().for_each(|op| open.kept.put(&open.hasher, op));
-        }
+        open.kept.lay_over(staged, &open.hasher);
         open.kept_events.append(&mut open.staged_events);
     }
 
@@ -165,13 +174,20 @@ impl Session {
         open.staged_events.clear();
     }
 
-    /// The host itself failed: nothing of this session is written.
+    /// The batch is done: what it wrote stays, whatever becomes of the next one.
+    pub fn seal(&mut self) {
+        let Some(open) = &mut self.0 else { return };
+        let kept = std::mem::replace(&mut open.kept, Layer::new(&open.plugin));
+        open.sealed.lay_over(kept, &open.hasher);
+        open.sealed_events.append(&mut open.kept_events);
+    }
+
+    /// What was made of the batch is thrown away: nothing of it is written.
     pub fn abandon(&mut self) {
         let Some(open) = &mut self.0 else { return };
         (open.staged, open.kept) = (Layer::new(&open.plugin), Layer::new(&open.plugin));
         open.staged_events.clear();
         open.kept_events.clear();
-        open.host = StateWrites::new(open.host.plugin().clone());
     }
 
     /// The values of keys, in their order; `limit` bounds the bytes of the answer.
@@ -296,10 +312,10 @@ impl Session {
         }
     }
 
-    /// The events that the plugin made, with identities.
+    /// The events that the plugin made in batches that are sealed, with identities.
     pub fn take_events(&mut self) -> Vec<Batch> {
         let Some(open) = &mut self.0 else { return Vec::new() };
-        let events = std::mem::take(&mut open.kept_events);
+        let events = std::mem::take(&mut open.sealed_events);
         let rows: u64 = events.iter().map(|batch| batch.rows() as u64).sum();
         if rows == 0 {
             return Vec::new();
@@ -317,16 +333,22 @@ impl Session {
         events.into_iter().map(identified).collect()
     }
 
-    /// What goes into the commit.
+    /// What goes into the commit: of batches that are sealed.
     pub fn into_writes(self) -> Vec<StateWrites> {
         let Some(open) = self.0 else { return Vec::new() };
-        [open.kept.writes, open.host].into_iter().filter(|writes| !writes.is_empty()).collect()
+        [open.sealed.writes, open.host].into_iter().filter(|writes| !writes.is_empty()).collect()
     }
 }
 
 impl Open {
     fn staged_op(&self, key: &[u8]) -> Option<StateOp<'_>> {
-        self.staged.get(&self.hasher, key).or_else(|| self.kept.get(&self.hasher, key))
+        let layers = [&self.staged, &self.kept, &self.sealed];
+        layers.into_iter().find_map(|layer| layer.get(&self.hasher, key))
+    }
+
+    /// All writes so far, the later ones behind.
+    fn ops(&self) -> impl Iterator<Item = StateOp<'_>> {
+        [&self.sealed, &self.kept, &self.staged].into_iter().flat_map(Layer::ops)
     }
 
     fn each(&self, keys: &ByteColumn<'_>, each: &mut dyn FnMut(usize, Option<&[u8]>)) {
@@ -346,7 +368,8 @@ impl Open {
 
     /// Whether so many more bytes may be remembered.
     fn check_room(&self, more: u64) -> Result<(), String> {
-        let roughly = |now: u64| now + self.kept.bytes + self.staged.bytes + more <= self.bytes_max;
+        let roughly =
+            |now: u64| now + self.sealed.bytes + self.kept.bytes + self.staged.bytes + more <= self.bytes_max;
         if roughly(self.store.size(&self.plugin).bytes) {
             return Ok(());
         }
@@ -364,7 +387,7 @@ impl Open {
     /// What the writes so far add: those that replace a key count only for what they are larger.
     fn growth(&self) -> u64 {
         let mut newest: BTreeMap<&[u8], u64> = BTreeMap::new();
-        for op in self.kept.ops().chain(self.staged.ops()) {
+        for op in self.ops() {
             newest.insert(op.key, op.value.map(|value| state_bytes(op.key, value)).unwrap_or_default());
         }
         let (mut offsets, mut data) = (vec![0; 4], Vec::new());
@@ -383,7 +406,7 @@ impl Open {
     fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize, bytes: u64) -> Entries {
         let mut own: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
         let is_wanted = |key: &[u8]| key.starts_with(prefix) && after.is_none_or(|after| key > after);
-        for op in self.kept.ops().chain(self.staged.ops()).filter(|op| is_wanted(op.key)) {
+        for op in self.ops().filter(|op| is_wanted(op.key)) {
             own.insert(op.key, op.value);
         }
         let mut own = own.into_iter().peekable();

@@ -19,7 +19,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::chain::{Chain, Link};
 use crate::interceptor::{InterceptorVersion, Quarantined};
 use crate::metrics::Metric;
-use crate::source::Wake;
+use crate::source::{Stopped, Wake};
 use crate::state::Session;
 use crate::{limits, quarantine};
 
@@ -108,81 +108,99 @@ impl Stateful {
         self.turn.lock()
     }
 
-    /// Processes a batch by the present versions.
-    pub fn process(&self, turn: &mut Turn, batch: Batch) -> StatefulOutput {
+    /// Processes a batch by the present versions. `hold` as in [`Chain::process`].
+    pub fn process<E>(
+        &self,
+        turn: &mut Turn,
+        batch: Batch,
+        hold: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<StatefulOutput, E> {
         let mut out = StatefulOutput { kept: vec![batch], ..StatefulOutput::default() };
-        self.run(turn, 0, &mut out);
-        out
+        self.run(turn, 0, &mut out, hold)?;
+        Ok(out)
     }
 
     /// Tells one link that time passed, and gives what it makes to the links behind it.
-    fn tick(&self, turn: &mut Turn, index: usize) -> StatefulOutput {
+    fn tick<E>(
+        &self,
+        turn: &mut Turn,
+        index: usize,
+        hold: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<StatefulOutput, E> {
         let mut out = StatefulOutput::default();
-        let Some(link) = self.links().get(index) else { return out };
-        let Some(mut session) = self.session(link) else { return out };
-        let version = turn.version(index, link, &mut session);
+        let Some(link) = self.links().get(index) else { return Ok(out) };
+        let Some(mut session) = self.session(link) else { return Ok(out) };
+        let version = turn.version(index, link, link.interceptor.current(), &mut session);
         let begin = Instant::now();
         let ticked = version.tick(&mut session);
         link.metrics.add(Metric::InterceptorNs, begin.elapsed().as_nanos() as u64);
-        link.metrics.set_error(ticked.as_ref().err().cloned());
         match ticked {
             Ok(()) => session.accept(),
             Err(reason) => {
-                session.reject();
+                session.abandon();
+                link.metrics.add(Metric::InterceptorTicksFailed, 1);
                 tracing::error!(interceptor = link.interceptor.name(), reason, "the plugin failed at a tick");
             }
         }
-        out.kept = session.take_events();
-        link.metrics
-            .add(Metric::InterceptorEventsOut, out.kept.iter().map(|batch| batch.rows() as u64).sum());
+        session.seal();
+        out.kept = made_by(link, &mut session);
         out.state = session.into_writes();
-        self.run(turn, index + 1, &mut out);
-        out
+        self.run(turn, index + 1, &mut out, hold)?;
+        Ok(out)
     }
 
     /// What is kept goes through the links from this one on.
-    fn run(&self, turn: &mut Turn, from: usize, out: &mut StatefulOutput) {
+    fn run<E>(
+        &self,
+        turn: &mut Turn,
+        from: usize,
+        out: &mut StatefulOutput,
+        hold: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<(), E> {
         for (index, link) in self.links().iter().enumerate().skip(from) {
             let batches: Vec<Batch> = out.kept.drain(..).filter(|batch| !batch.is_empty()).collect();
             if batches.is_empty() {
-                return;
+                return Ok(());
             }
-            let Some(mut session) = self.session(link) else {
-                let version = link.interceptor.current();
-                let call = |batch| version.process(batch);
-                out.kept = batches
-                    .into_iter()
-                    .map(|batch| link.process(call, batch, &mut out.quarantined))
-                    .collect();
-                continue;
-            };
-            let version = turn.version(index, link, &mut session);
+            let mut session = self.session(link).unwrap_or_default();
             for batch in batches {
-                let mut has_panicked = true;
-                let call = |batch| {
-                    let processed = version.process_with(batch, &mut session);
-                    has_panicked = false;
-                    processed
+                let current = link.interceptor.current();
+                let mut call = |version: &Arc<dyn InterceptorVersion>, batch| match link.state_bytes {
+                    None => version.process(batch),
+                    Some(_) => {
+                        // Of an attempt that is thrown away, or in which the host panicked, nothing is left.
+                        session.abandon();
+                        let version = turn.version(index, link, version.clone(), &mut session);
+                        version.process_with(batch, &mut session)
+                    }
                 };
-                let kept = link.process(call, batch, &mut out.quarantined);
+                let kept = link.process(&current, batch, &mut call, &mut out.quarantined, hold)?;
                 out.kept.push(kept);
-                if has_panicked {
-                    session.abandon();
-                }
+                session.seal();
             }
-            let made = session.take_events();
-            link.metrics
-                .add(Metric::InterceptorEventsOut, made.iter().map(|batch| batch.rows() as u64).sum());
-            out.kept.extend(made);
+            out.kept.extend(made_by(link, &mut session));
             out.state.extend(session.into_writes());
         }
+        Ok(())
     }
+}
+
+/// The events that a link made.
+fn made_by(link: &Link, session: &mut Session) -> Vec<Batch> {
+    let made = session.take_events();
+    link.metrics.add(Metric::InterceptorEventsOut, made.iter().map(|batch| batch.rows() as u64).sum());
+    made
 }
 
 impl Turn {
     /// The version that processes the next batch: the present one, if it takes over the state of the one before.
-    fn version(&mut self, index: usize, link: &Link, session: &mut Session) -> Arc<dyn InterceptorVersion> {
-        let current = link.interceptor.current();
+    fn version(
+        &mut self,
+        index: usize,
+        link: &Link,
+        current: Arc<dyn InterceptorVersion>,
+        session: &mut Session,
+    ) -> Arc<dyn InterceptorVersion> {
         let is_current = |known: &Option<Arc<dyn InterceptorVersion>>| {
             known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &current))
         };
@@ -211,8 +229,9 @@ impl Turn {
             (outcome, _) => {
                 match outcome {
                     Ok(()) => session.accept(),
-                    Err(_) => session.reject(),
+                    Err(_) => session.abandon(),
                 }
+                session.seal();
                 *last = Some(current.clone());
                 current
             }
@@ -283,7 +302,11 @@ pub fn run_ticks(stateful: &Stateful, target: &TickTarget, wake: &Wake) -> Resul
                 outcome?;
             }
             let mut turn = stateful.turn();
-            let out = stateful.tick(&mut turn, index);
+            let mut hold = || match wake.wait(limits::HOLD_POLL) {
+                true => Err(Stopped),
+                false => Ok(()),
+            };
+            let Ok(out) = stateful.tick(&mut turn, index, &mut hold) else { return Ok(()) };
             last = target.commit(out)?;
         }
         if wake.wait(next.saturating_duration_since(Instant::now())) {

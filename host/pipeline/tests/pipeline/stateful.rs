@@ -327,6 +327,7 @@ fn a_session_sees_its_own_writes_over_those_before() {
         .unwrap();
     before.put_many(&column(&["a0"]).get(), &column(&["old"]).get(), Some(0)).unwrap();
     before.accept();
+    before.seal();
     let commit = flumen_journal::Commit { state: before.into_writes(), ..Default::default() };
     journal.commit(commit, None).unwrap();
     let mut now = session();
