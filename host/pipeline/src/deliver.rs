@@ -410,8 +410,8 @@ impl Runner {
             self.context.metrics.add(Metric::SinkLostToDamage, delivery.lost_before);
         }
         if !self.chain.0.is_empty() {
-            let versions = self.chain.versions();
-            let output = self.chain.process(&versions, delivery.batch);
+            let (chain, versions) = (self.chain.clone(), self.chain.versions());
+            let output = chain.process(&versions, delivery.batch, &mut || self.hold(sink))?;
             self.context.quarantine_groups(output.quarantined);
             delivery.batch = output.kept;
         }
@@ -425,6 +425,15 @@ impl Runner {
         unflushed.bytes += bytes;
         self.context.metrics.add(Metric::SinkDeliverNs, begin.elapsed().as_nanos() as u64);
         Ok(())
+    }
+
+    /// A moment of a batch that waits for another version of its plugin. What was delivered before it is finished.
+    fn hold(&mut self, sink: &mut dyn Sink) -> Result<(), SinkError> {
+        if self.unflushed.is_some() {
+            self.flush(sink)?;
+        }
+        self.reap(sink, limits::ACKS_IN_FLIGHT)?;
+        if self.context.wake.wait(limits::HOLD_POLL) { Err(SinkError::Stopped) } else { Ok(()) }
     }
 
     fn flush(&mut self, sink: &mut dyn Sink) -> Result<(), SinkError> {

@@ -10,6 +10,7 @@
 //! This crate has the traits of the parts ([`Source`], [`Interceptor`], [`Sink`]), the plain values
 //! that describe a pipeline ([`plan`]) and the machinery that runs it. It names no concrete component.
 
+mod budget;
 pub mod chain;
 pub mod component;
 pub mod deliver;

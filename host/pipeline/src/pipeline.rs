@@ -14,7 +14,7 @@ use crate::deliver::{MakeSink, Outlet, OutletPlace, OutletState};
 use crate::feed::{Feed, FeedState, FeedTarget, MakeSource, spawn};
 use crate::interceptor::Interceptor;
 use crate::metrics::ComponentKind;
-use crate::plan::{OnReject, PipelinePlan};
+use crate::plan::{InterceptorPlan, PipelinePlan};
 use crate::quarantine::{self, Keeper};
 use crate::source::Wake;
 use crate::status::{self, PipelineStatus};
@@ -90,7 +90,7 @@ impl Pipeline {
     /// When a part cannot be made, what was started is stopped again and the journals are closed.
     pub fn start(parts: Parts) -> Result<Pipeline, StartError> {
         let Parts { agent, plan, journal, quarantine, sources, interceptors, sinks } = parts;
-        let chain = Arc::new(links(interceptors, plan.interceptors.iter().map(|i| i.on_reject)));
+        let chain = Arc::new(links(interceptors, &plan.interceptors));
         let mut pipeline = Pipeline {
             plan,
             journal,
@@ -138,7 +138,7 @@ impl Pipeline {
             let reader = journal.reader_id(channel, &sink.name).ok_or_else(|| missing(&sink.name))?;
             let place =
                 OutletPlace { journal: journal.clone(), channel, reader, quarantine: quarantine_channel };
-            let own = links(interceptors, sink.interceptors.iter().map(|i| i.on_reject));
+            let own = links(interceptors, &sink.interceptors);
             let stands = Place {
                 agent: agent.clone(),
                 pipeline: plan.name.as_str().into(),
@@ -253,7 +253,7 @@ impl Pipeline {
                 .chain
                 .0
                 .iter()
-                .map(|link| status::component(&link.metrics, "running"))
+                .map(|link| status::component(&link.metrics, link.state()))
                 .collect(),
             channels: journal.channels.iter().map(status::channel).collect(),
             sinks: self
@@ -265,7 +265,7 @@ impl Pipeline {
                         .chain
                         .0
                         .iter()
-                        .map(|l| status::component(&l.metrics, "running"))
+                        .map(|l| status::component(&l.metrics, l.state()))
                         .collect(),
                 })
                 .collect(),
@@ -287,14 +287,9 @@ impl Drop for Pipeline {
     }
 }
 
-fn links(interceptors: Vec<Arc<dyn Interceptor>>, on_reject: impl Iterator<Item = OnReject>) -> Chain {
-    Chain(
-        interceptors
-            .into_iter()
-            .zip(on_reject)
-            .map(|(interceptor, on_reject)| Link::new(interceptor, on_reject))
-            .collect(),
-    )
+fn links(interceptors: Vec<Arc<dyn Interceptor>>, plans: &[InterceptorPlan]) -> Chain {
+    let links = interceptors.into_iter().zip(plans);
+    Chain(links.map(|(interceptor, plan)| Link::new(interceptor, plan.on_reject, plan.errors)).collect())
 }
 
 /// Threads have no wait with a deadline, and a stop happens once: a short poll is all it takes.

@@ -37,7 +37,7 @@ pub struct PipelineStatus {
 pub struct ComponentStatus {
     /// Its name in the pipeline.
     pub name: String,
-    /// `running`, `retrying`, `ended` or `failed`.
+    /// `running`, `retrying`, `ended` or `failed`; an interceptor over its error budget: `failing`, `holding` or `bypassed`.
     pub state: String,
     /// Why it is not working now.
     pub error: Option<String>,

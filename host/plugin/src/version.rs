@@ -130,13 +130,16 @@ impl PluginVersion {
 
     fn put_back(&self, mut instance: Instance) {
         instance.batches += 1;
-        let memory_bytes_max = self.limits.memory_bytes / 100 * limits::INSTANCE_MEMORY_PERCENT_MAX;
-        let is_worn = instance.batches >= limits::INSTANCE_BATCHES_MAX
-            || instance.guest.memory_bytes() > memory_bytes_max;
+        let PluginLimits { memory_bytes, recycle_batches, recycle_memory_percent, .. } = self.limits;
+        let is_worn = instance.batches >= recycle_batches
+            || instance.guest.memory_bytes() > memory_bytes / 100 * u64::from(recycle_memory_percent);
         let mut idle = self.idle.lock();
         if !is_worn && idle.len() < limits::IDLE_INSTANCES_MAX {
             idle.push(instance);
         } else {
+            if is_worn {
+                bump(&self.services.counters.recycled);
+            }
             // Unmapping takes longer than the lock should be held.
             drop(idle);
             drop(instance);

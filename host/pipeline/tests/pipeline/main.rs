@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 mod chains;
+mod errors;
 mod failures;
 mod pressure;
 mod quarantined;

@@ -9,8 +9,8 @@ use flumen_pipeline::component::Options;
 use flumen_pipeline::deliver::MakeSink;
 use flumen_pipeline::feed::MakeSource;
 use flumen_pipeline::plan::{
-    BatchPlan, ChannelKind, ChannelPlan, InterceptorPlan, JournalPlan, OnReject, PipelinePlan, PluginLimits,
-    SinkPlan, SourcePlan,
+    BatchPlan, ChannelKind, ChannelPlan, ErrorPlan, InterceptorPlan, JournalPlan, OnReject, PipelinePlan,
+    PluginLimits, SinkPlan, SourcePlan,
 };
 use flumen_pipeline::status::ComponentStatus;
 use flumen_pipeline::{Interceptor, Parts, Pipeline, StopOutcome, channel_specs, quarantine};
@@ -77,6 +77,7 @@ pub fn interceptor(name: &str, on_reject: OnReject) -> InterceptorPlan {
         config: String::new(),
         grants: Vec::new(),
         on_reject,
+        errors: ErrorPlan::default(),
         limits: PluginLimits::default(),
     }
 }
