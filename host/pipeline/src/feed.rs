@@ -222,7 +222,7 @@ fn run_worker(shared: &Shared, work: &Receiver<Work>, done: &Sender<Done>) {
     for Work { number, versions, emission } in work {
         // A batch that is held when the pipeline stops is not committed: it is read again.
         let mut hold = || shared.hold();
-        let Ok(mut output) = shared.chain.process(&versions, emission.batch, &mut hold) else { return };
+        let Ok(mut output) = shared.chain.process(0, &versions, emission.batch, &mut hold) else { return };
         output.quarantined.extend(emission.quarantined);
         if done.send(Done { number, output, positions: emission.positions }).is_err() {
             return;
@@ -385,13 +385,13 @@ impl Committer {
                     return Ok(false);
                 };
                 output.kept.into_iter().filter(|batch| !batch.is_empty()).for_each(put);
-                commit.state = output.state;
+                commit.state = turn.take_state();
                 quarantined.extend(output.quarantined);
             }
             _ if !done.output.kept.is_empty() => put(done.output.kept),
             _ => {}
         }
-        commit.puts.extend(quarantine::puts(target.quarantine, quarantined));
+        commit.puts.extend(quarantine::puts(target.quarantine, quarantined, "source"));
         let prefixed = |key: Vec<u8>| [self.shared.prefix.as_slice(), &key].concat();
         commit.positions = done.positions.into_iter().map(|(key, value)| (prefixed(key), value)).collect();
         if !commit.puts.is_empty() || !commit.positions.is_empty() || !commit.state.is_empty() {

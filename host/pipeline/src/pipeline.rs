@@ -1,7 +1,6 @@
 //! One running pipeline: its feeds, its outlets, its quarantine keeper.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,9 +12,11 @@ use crate::component::{BuildError, Place};
 use crate::deliver::{MakeSink, Outlet, OutletPlace, OutletState};
 use crate::feed::{Feed, FeedState, FeedTarget, MakeSource, spawn};
 use crate::interceptor::Interceptor;
+use crate::kept::Kept;
 use crate::metrics::ComponentKind;
 use crate::plan::{InterceptorPlan, PipelinePlan};
 use crate::quarantine::{self, Keeper};
+use crate::replay::Replayer;
 use crate::source::Wake;
 use crate::stateful::{Stateful, TickTarget, run_ticks};
 use crate::status::{self, PipelineStatus};
@@ -67,15 +68,16 @@ pub struct Pipeline {
     plan: PipelinePlan,
     journal: Arc<dyn Journal>,
     quarantine: Arc<dyn Journal>,
+    kept: Option<Arc<Kept>>,
     chain: Arc<Chain>,
     feeds: Vec<Feed>,
     outlets: Vec<Outlet>,
     keeper: Mutex<Option<JoinHandle<()>>>,
     keeper_wake: Wake,
-    expired: Arc<AtomicU64>,
     ticker: Mutex<Option<JoinHandle<()>>>,
     ticker_wake: Wake,
     tick_failure: Arc<Mutex<Option<String>>>,
+    replayer: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// How a stop went.
@@ -95,19 +97,21 @@ impl Pipeline {
     pub fn start(parts: Parts) -> Result<Pipeline, StartError> {
         let Parts { agent, plan, journal, quarantine, sources, interceptors, sinks } = parts;
         let chain = Arc::new(links(interceptors, &plan.interceptors));
+        let kept = Kept::new(quarantine.clone());
         let mut pipeline = Pipeline {
             plan,
             journal,
             quarantine,
+            kept,
             chain,
             feeds: Vec::new(),
             outlets: Vec::new(),
             keeper: Mutex::new(None),
             keeper_wake: Wake::default(),
-            expired: Arc::new(AtomicU64::new(0)),
             ticker: Mutex::new(None),
             ticker_wake: Wake::default(),
             tick_failure: Arc::default(),
+            replayer: Mutex::new(None),
         };
         match pipeline.start_threads(&agent, sources, sinks) {
             Ok(()) => Ok(pipeline),
@@ -124,9 +128,7 @@ impl Pipeline {
         sources: Vec<MakeSource>,
         sinks: Vec<(MakeSink, Vec<Arc<dyn Interceptor>>)>,
     ) -> Result<(), StartError> {
-        let Pipeline {
-            plan, journal, quarantine, chain, feeds, outlets, keeper, keeper_wake, expired, ..
-        } = self;
+        let Pipeline { plan, journal, kept, chain, feeds, outlets, keeper, keeper_wake, replayer, .. } = self;
         let bug = |component: &str, reason: &str| StartError {
             kind: ComponentKind::Sink,
             component: component.into(),
@@ -175,12 +177,8 @@ impl Pipeline {
                 error,
             })?);
         }
-        let moves = Keeper {
-            from: journal.clone(),
-            to: quarantine.clone(),
-            wake: keeper_wake.clone(),
-            expired: expired.clone(),
-        };
+        let kept = kept.as_ref().ok_or_else(|| missing("quarantine"))?;
+        let moves = Keeper { from: journal.clone(), to: kept.clone(), wake: keeper_wake.clone() };
         let thread = spawn(&format!("quarantine-{}", plan.name), move || moves.run())
             .map_err(|error| StartError { kind: ComponentKind::Sink, component: String::new(), error })?;
         *keeper.lock() = Some(thread);
@@ -195,6 +193,18 @@ impl Pipeline {
             *self.ticker.lock() =
                 Some(start_ticks(&plan.name, stateful, target, &self.ticker_wake, &self.tick_failure)?);
         }
+        let mut replays = Replayer::new(
+            plan,
+            journal.clone(),
+            kept.clone(),
+            chain.clone(),
+            channels.clone(),
+            quarantine_channel,
+        );
+        replays.stateful = stateful.clone();
+        let thread = spawn(&format!("replay-{}", plan.name), move || replays.run())
+            .map_err(|error| StartError { kind: ComponentKind::Sink, component: String::new(), error })?;
+        *replayer.lock() = Some(thread);
         for (source, make) in plan.sources.iter().zip(sources) {
             if channels.len() != plan.channels.len() {
                 return Err(missing(&source.name));
@@ -221,6 +231,11 @@ impl Pipeline {
     /// The plan that it runs.
     pub fn plan(&self) -> &PipelinePlan {
         &self.plan
+    }
+
+    /// The quarantine, to ask for jobs.
+    pub fn kept(&self) -> Option<&Arc<Kept>> {
+        self.kept.as_ref()
     }
 
     /// True when all sources have come to their end (standard input was closed, a generator is done).
@@ -251,8 +266,14 @@ impl Pipeline {
             feed.wake.stop();
         }
         self.ticker_wake.stop();
+        if let Some(kept) = &self.kept {
+            kept.wake.stop();
+        }
         let has_ticked = || self.ticker.lock().as_ref().is_none_or(JoinHandle::is_finished);
         wait_until(deadline, || self.feeds.iter().all(Feed::finished) && has_ticked());
+        if let Some(replayer) = self.replayer.lock().take() {
+            wait_until(deadline, || replayer.is_finished());
+        }
         for outlet in &self.outlets {
             outlet.finish.stop();
         }
@@ -281,7 +302,7 @@ impl Pipeline {
 
     /// Figures for `status`.
     pub fn status(&self) -> PipelineStatus {
-        let mut quarantined = self.quarantine.status();
+        let kept = self.kept.as_ref();
         let journal = self.journal.status();
         PipelineStatus {
             name: self.plan.name.clone(),
@@ -314,8 +335,9 @@ impl Pipeline {
                 .collect(),
             journal: status::journal(&journal),
             quarantine: status::QuarantineStatus {
-                events: quarantined.channels.pop().map_or(0, |channel| channel.events),
-                expired: self.expired.load(Ordering::Relaxed),
+                events: kept.map_or(0, |kept| kept.events()),
+                expired: kept.map_or(0, |kept| kept.expired()),
+                jobs: kept.map_or_else(Vec::new, |kept| kept.reports()),
             },
         }
     }
@@ -328,6 +350,9 @@ impl Drop for Pipeline {
         self.outlets.iter().for_each(|outlet| outlet.wake.stop());
         self.keeper_wake.stop();
         self.ticker_wake.stop();
+        if let Some(kept) = &self.kept {
+            kept.wake.stop();
+        }
     }
 }
 
