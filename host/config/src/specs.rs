@@ -7,7 +7,7 @@ use flumen_pipeline::component::option;
 use flumen_pipeline::{OptionKind, OptionSpec};
 
 /// What a plugin may be granted.
-pub const GRANTS: &[&str] = &["log", "metrics", "clock"];
+pub const GRANTS: &[&str] = &["log", "metrics", "clock", "state"];
 
 /// The name of an unnamed source, channel or sink.
 pub const UNNAMED: &str = "main";
@@ -169,7 +169,7 @@ pub const INTERCEPTOR: &[OptionSpec] = &[
         "grant",
         OptionKind::TextList,
         Some("[]"),
-        "What the plugin may import of the host: log, metrics, clock.",
+        "What the plugin may import of the host: log, metrics, clock, state (only between sources and channels).",
     ),
     option(
         "on_reject",
@@ -250,8 +250,14 @@ pub const LIMITS: &[OptionSpec] = &[
     option(
         "host_call_bytes",
         OptionKind::Size { min: 0, max: 1 << 30 },
-        Some("\"1 MiB\""),
+        Some("\"16 MiB\""),
         "Bytes that all calls of the host may carry for one batch.",
+    ),
+    option(
+        "state",
+        OptionKind::Size { min: 1 << 16, max: 1 << 40 },
+        Some("\"256 MiB\""),
+        "Memory of everything that the plugin remembers: some 100 bytes for each key of 40.",
     ),
     option(
         "recycle_batches",
