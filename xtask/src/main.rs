@@ -11,7 +11,6 @@ mod schema;
 mod soak;
 mod soak_kafka;
 mod test;
-mod toolchain;
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-module plugin
+module keep
 
 go 1.24
 
