@@ -56,23 +56,46 @@ impl Chain {
         Versions(self.0.iter().map(|link| link.interceptor.current()).collect())
     }
 
-    /// Processes a batch by the versions that it was stamped with. While a plugin is over its error budget and its policy is to
+    /// The place of an interceptor.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.0.iter().position(|link| link.interceptor.name() == name)
+    }
+
+    /// Processes a batch by the versions that it was stamped with, beginning with the link at `first`. While a plugin is over its error budget and its policy is to
     /// stop, `hold` is called again and again; its error ends the wait, and the batch is as if it had never been here.
     pub fn process<E>(
         &self,
+        first: usize,
         versions: &Versions,
         batch: Batch,
         hold: &mut impl FnMut() -> Result<(), E>,
     ) -> Result<ChainOutput, E> {
         let mut kept = batch;
         let mut quarantined = Vec::new();
-        for (link, version) in self.0.iter().zip(&versions.0) {
+        for (link, version) in self.0.iter().zip(&versions.0).skip(first) {
             if kept.is_empty() {
                 break;
             }
             kept = link.process(version, kept, &mut quarantined, hold)?;
         }
         Ok(ChainOutput { kept, quarantined })
+    }
+
+    /// Processes events of the quarantine by the present versions, beginning with the link at `first`. They failed before: they are
+    /// not held, and count in no error budget.
+    pub(crate) fn process_again(&self, first: usize, batch: Batch) -> ChainOutput {
+        let mut kept = batch;
+        let mut quarantined = Vec::new();
+        for link in self.0.iter().skip(first) {
+            if kept.is_empty() {
+                break;
+            }
+            link.metrics.add(Metric::InterceptorCalls, 1);
+            link.metrics.add(Metric::InterceptorEventsIn, kept.rows() as u64);
+            let processed = link.call(link.interceptor.current().as_ref(), kept);
+            kept = link.take(processed, &mut quarantined);
+        }
+        ChainOutput { kept, quarantined }
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::deliver::OutletState;
 use crate::feed::FeedState;
+use crate::kept::JobReport;
 use crate::metrics::{ComponentMetrics, Metric};
 
 /// One pipeline.
@@ -114,6 +115,8 @@ pub struct QuarantineStatus {
     pub events: u64,
     /// Events that expired since the start because it was full.
     pub expired: u64,
+    /// Jobs of its operator: under way, and ended not long ago.
+    pub jobs: Vec<JobReport>,
 }
 
 /// The word of a feed's state.

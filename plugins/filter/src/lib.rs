@@ -15,6 +15,8 @@ pub struct RuleFilter {
 }
 
 impl BatchInterceptor for RuleFilter {
+    const OPTIONS: &'static str = include_str!("../options.json");
+
     fn open(config: Config) -> Result<(Self, Reads), String> {
         let (keep, rule, reads) = parse(&config)?;
         Ok((Self { rule, keep }, reads))

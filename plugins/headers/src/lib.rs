@@ -20,6 +20,8 @@ pub struct Headers {
 }
 
 impl BatchInterceptor for Headers {
+    const OPTIONS: &'static str = include_str!("../options.json");
+
     fn open(config: Config) -> Result<(Self, Reads), String> {
         let settings: Settings = config.parse()?;
         check(&settings)?;

@@ -29,6 +29,8 @@ pub struct Json {
 }
 
 impl BatchInterceptor for Json {
+    const OPTIONS: &'static str = include_str!("../options.json");
+
     fn open(config: Config) -> Result<(Self, Reads), String> {
         let Settings { fields, prefix, nested, body, keep_body } = config.parse()?;
         if let Some(place) = fields.iter().position(String::is_empty) {

@@ -41,6 +41,8 @@ pub struct Logfmt {
 }
 
 impl BatchInterceptor for Logfmt {
+    const OPTIONS: &'static str = include_str!("../options.json");
+
     fn open(config: Config) -> Result<(Self, Reads), String> {
         let settings: Settings = config.parse()?;
         if let Some(place) = settings.fields.iter().position(String::is_empty) {

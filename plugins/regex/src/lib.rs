@@ -50,6 +50,8 @@ struct Extract {
 }
 
 impl BatchInterceptor for Fields {
+    const OPTIONS: &'static str = include_str!("../options.json");
+
     fn open(config: Config) -> Result<(Self, Reads), String> {
         let Settings { from, extract, on_mismatch, replace, unicode } = config.parse()?;
         if extract.is_none() && replace.is_empty() {

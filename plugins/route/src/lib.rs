@@ -12,6 +12,8 @@ pub struct Route {
 }
 
 impl BatchInterceptor for Route {
+    const OPTIONS: &'static str = include_str!("../options.json");
+
     fn open(config: Config) -> Result<(Self, Reads), String> {
         let settings: Map<String, Value> = config.parse()?;
         check_keys("config", &settings, &["header", "routes", "otherwise"])?;

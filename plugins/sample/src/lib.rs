@@ -35,6 +35,8 @@ pub struct Sample {
 }
 
 impl BatchInterceptor for Sample {
+    const OPTIONS: &'static str = include_str!("../options.json");
+
     fn open(config: Config) -> Result<(Self, Reads), String> {
         let Settings { keep, by, header, always } = config.parse()?;
         if !(0.0..=1.0).contains(&keep) {

@@ -50,6 +50,8 @@ pub struct Timestamp {
 }
 
 impl BatchInterceptor for Timestamp {
+    const OPTIONS: &'static str = include_str!("../options.json");
+
     fn open(config: Config) -> Result<(Self, Reads), String> {
         let Settings { from, format, zone, after, on_mismatch, header } = config.parse()?;
         let format = Format::new(&format, &zone)?;

@@ -9,6 +9,7 @@ mod errors;
 mod failures;
 mod pressure;
 mod quarantined;
+mod replays;
 mod restart;
 mod sinks;
 mod sources;
