@@ -64,12 +64,17 @@ pub fn run(host: &PluginHost, args: &Args, output: Output) -> Result<(), Failure
         };
         outcomes.push(Outcome { name: case.name.clone(), difference });
     }
-    let seed = args.seed.unwrap_or_else(rand::random);
+    let seed = args.seed.unwrap_or_else(fresh_seed);
     if args.random > 0 {
         let name = format!("{} random batches (--seed {seed})", args.random);
         outcomes.push(Outcome { name, difference: random(host, &wasm, &found, args.random, seed)? });
     }
     report(&outcomes, seed, &wasm, output)
+}
+
+fn fresh_seed() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::from(since.subsec_nanos()))
 }
 
 fn report(outcomes: &[Outcome], seed: u64, wasm: &Path, output: Output) -> Result<(), Failure> {
