@@ -34,7 +34,7 @@ pub use alone::Alone;
 pub use error::{CacheError, HostError, LoadError};
 pub use file::FileKind;
 pub use host::{HostConfig, PluginHost};
-pub use inspect::Inspection;
+pub use inspect::{Inspection, StartCost};
 pub use stats::{GuestMetric, LastFailure, PluginStats};
 pub use swap::{PluginSlot, SlotStatus, SwapOutcome};
 pub use version::PluginVersion;
