@@ -152,6 +152,19 @@ impl Link {
         }
     }
 
+    /// As [`Link::process`], for events of the quarantine.
+    pub(crate) fn process_again(
+        &self,
+        version: &Arc<dyn InterceptorVersion>,
+        batch: Batch,
+        call: &mut dyn FnMut(&Arc<dyn InterceptorVersion>, Batch) -> Processed,
+        quarantined: &mut Vec<Quarantined>,
+    ) -> Batch {
+        self.metrics.add(Metric::InterceptorCalls, 1);
+        self.metrics.add(Metric::InterceptorEventsIn, batch.rows() as u64);
+        self.take(self.call(version, batch, call), quarantined)
+    }
+
     fn call(
         &self,
         version: &Arc<dyn InterceptorVersion>,

@@ -16,7 +16,7 @@ use crate::kept::Kept;
 use crate::metrics::ComponentKind;
 use crate::plan::{InterceptorPlan, PipelinePlan};
 use crate::quarantine::{self, Keeper};
-use crate::replay::Replayer;
+use crate::replay::{ReplayPlace, Replayer};
 use crate::source::Wake;
 use crate::stateful::{Stateful, TickTarget, run_ticks};
 use crate::status::{self, PipelineStatus};
