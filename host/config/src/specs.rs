@@ -137,6 +137,18 @@ pub const FAILOVER: &[OptionSpec] = &[
         Some("3"),
         "Good probes in a row until what is in the file is moved, and events go back.",
     ),
+    option(
+        "events",
+        OptionKind::Integer { min: 1, max: 1_000_000_000_000 },
+        Some("10000000"),
+        "Sources wait when the file holds this many events.",
+    ),
+    option(
+        "bytes",
+        OptionKind::Size { min: 1 << 10, max: 1 << 50 },
+        Some("\"8 GiB\""),
+        "Sources wait when the file holds this many bytes.",
+    ),
 ];
 
 /// `capacity` of a channel.

@@ -236,6 +236,10 @@ pub struct FailoverPlan {
     pub fail_after: u32,
     /// Good probes in a row until they go back.
     pub return_after: u32,
+    /// A put waits while the file holds this many events.
+    pub capacity_events: u64,
+    /// A put waits while the file holds this many bytes.
+    pub capacity_bytes: u64,
 }
 
 impl ChannelPlan {
