@@ -32,7 +32,7 @@ pub use abi::{Description, Reads, Role};
 pub use error::{CacheError, HostError, LoadError};
 pub use file::FileKind;
 pub use host::{HostConfig, PluginHost};
-pub use inspect::Inspection;
+pub use inspect::{Inspection, StartCost};
 pub use stats::{GuestMetric, LastFailure, PluginStats};
 pub use swap::{PluginSlot, SlotStatus, SwapOutcome};
 pub use version::PluginVersion;

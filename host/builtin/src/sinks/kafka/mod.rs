@@ -16,6 +16,10 @@
 //! and the number of lanes, and the number in force is what lane 0's progress says: it changes only at a flush, when
 //! every lane is at the same cursor.
 //!
+//! On a Kafka channel of the same cluster (one lane) the channel's acknowledgement is in the transaction, too: the
+//! offsets of its reader's group, with the member's generation. Where delivery goes on is what the group says then,
+//! whichever agent asks; the progress record only tells whether the last transaction counted.
+//!
 //! # How it fails
 //! Any error drops the producers, and recovery finds out what the broker holds; the outcome of a commit is never
 //! guessed. A record that the broker refuses for good goes to quarantine: the transaction is aborted, the guilty record is
@@ -122,6 +126,11 @@ impl Sink for KafkaSink {
             Some(link) => link.missing(batch, next),
             None => Ok(batch),
         }
+    }
+
+    fn holds(&self, mark: &[u8]) -> Option<bool> {
+        let link = self.link.as_ref().filter(|link| link.group.is_some())?;
+        Some(link.stored_mark == mark)
     }
 
     fn deliver(&mut self, context: &mut SinkContext, delivery: &JournalDelivery) -> Result<(), SinkError> {

@@ -1,0 +1,356 @@
+//! The part of a chain from its first plugin with state on: one batch at a time, over all sources of the pipeline.
+//!
+//! A batch takes the turn, goes through these links, and its commit is handed to the journal before the turn passes on. So the
+//! order in which a plugin sees batches is the order of their commits, and the journal's view, which holds what was handed
+//! in, is all that the next batch needs to see: it is processed while commits before it still become durable. If a commit
+//! fails, the journal takes no more, and the pipeline stops: nothing that was computed from it stays.
+//!
+//! Links before run on their threads as ever; a chain without state never comes here.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flumen_event::Batch;
+use flumen_journal::{
+    ChannelId, Clock, Commit, CommitError, Journal, OsClock, Put, StateStore, StateWrites, Ticket,
+};
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::chain::{Chain, Link};
+use crate::interceptor::{InterceptorVersion, Processed, Quarantined};
+use crate::metrics::Metric;
+use crate::source::{Stopped, Wake};
+use crate::state::Session;
+use crate::{limits, quarantine};
+
+/// See the module.
+pub struct Stateful {
+    chain: Arc<Chain>,
+    first: usize,
+    pipeline: String,
+    store: Arc<dyn StateStore>,
+    turn: Mutex<Turn>,
+}
+
+/// Whose turn it is. Whoever holds it processes, and hands in the commit, before letting go.
+pub struct Turn {
+    /// Per link from the first: the version that processed the last batch.
+    versions: Vec<Option<Arc<dyn InterceptorVersion>>>,
+    /// Versions that did not take over the state, by link.
+    refused: Vec<Option<Arc<dyn InterceptorVersion>>>,
+}
+
+/// What became of a batch.
+#[derive(Default)]
+pub struct StatefulOutput {
+    /// Goes on.
+    pub kept: Vec<Batch>,
+    /// Goes to the quarantine channel.
+    pub quarantined: Vec<Quarantined>,
+    /// Goes into the same commit.
+    pub state: Vec<StateWrites>,
+}
+
+/// A plugin that cannot begin: its name, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CannotBegin {
+    /// Its name in the pipeline.
+    pub plugin: String,
+    /// For a person.
+    pub reason: String,
+}
+
+impl Stateful {
+    /// The part of a chain that keeps state, if there is one. `Err`: the journal keeps none.
+    pub fn of(
+        chain: &Arc<Chain>,
+        pipeline: &str,
+        journal: &dyn Journal,
+    ) -> Result<Option<Arc<Stateful>>, CannotBegin> {
+        let first = chain.first_with_state();
+        let Some(link) = chain.0.get(first) else { return Ok(None) };
+        let store = journal.state().ok_or_else(|| CannotBegin {
+            plugin: link.interceptor.name().to_owned(),
+            reason: "it keeps state, and the channels of this pipeline cannot keep it with their events: \
+                     state needs a pipeline whose channels are all of kind `file`"
+                .to_owned(),
+        })?;
+        let links = chain.0.len() - first;
+        let turn = Mutex::new(Turn { versions: vec![None; links], refused: vec![None; links] });
+        let stateful = Stateful { chain: chain.clone(), first, pipeline: pipeline.to_owned(), store, turn };
+        stateful.check_take_over()?;
+        Ok(Some(Arc::new(stateful)))
+    }
+
+    /// A version that cannot take over what an earlier run remembered keeps the pipeline from starting.
+    fn check_take_over(&self) -> Result<(), CannotBegin> {
+        for link in self.links() {
+            let Some(mut session) = self.session(link) else { continue };
+            let version = link.interceptor.current();
+            take_over(version.as_ref(), &mut session)
+                .map_err(|reason| CannotBegin { plugin: link.interceptor.name().to_owned(), reason })?;
+        }
+        Ok(())
+    }
+
+    fn links(&self) -> &[Link] {
+        self.chain.0.get(self.first..).unwrap_or_default()
+    }
+
+    fn session(&self, link: &Link) -> Option<Session> {
+        let now_ns = OsClock.wall_ns();
+        let name: Arc<str> = link.interceptor.name().into();
+        link.state_bytes.map(|max| Session::new(self.store.clone(), &self.pipeline, &name, max, now_ns))
+    }
+
+    /// Waits for the turn.
+    pub fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock()
+    }
+
+    /// Processes a batch by the present versions. `hold` as in [`Chain::process`].
+    pub fn process<E>(
+        &self,
+        turn: &mut Turn,
+        batch: Batch,
+        hold: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<StatefulOutput, E> {
+        let mut out = StatefulOutput { kept: vec![batch], ..StatefulOutput::default() };
+        self.run(turn, 0, &mut out, hold)?;
+        Ok(out)
+    }
+
+    /// Processes events of the quarantine, beginning with the link at `first` of the chain or the first with state,
+    /// whichever is later. As [`Chain::process_again`].
+    pub(crate) fn process_again(&self, turn: &mut Turn, first: usize, batch: Batch) -> StatefulOutput {
+        let mut out = StatefulOutput { kept: vec![batch], ..StatefulOutput::default() };
+        let links = self.links().iter().enumerate().skip(first.saturating_sub(self.first));
+        for (index, link) in links {
+            let go_on: Result<(), Stopped> =
+                self.run_link(turn, index, link, &mut out, &mut |link, version, batch, call, quarantined| {
+                    Ok(link.process_again(version, batch, call, quarantined))
+                });
+            // Nothing holds it, so nothing stops it.
+            if go_on.is_err() || out.kept.is_empty() {
+                break;
+            }
+        }
+        out
+    }
+
+    /// Tells one link that time passed, and gives what it makes to the links behind it.
+    fn tick<E>(
+        &self,
+        turn: &mut Turn,
+        index: usize,
+        hold: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<StatefulOutput, E> {
+        let mut out = StatefulOutput::default();
+        let Some(link) = self.links().get(index) else { return Ok(out) };
+        let Some(mut session) = self.session(link) else { return Ok(out) };
+        let version = turn.version(index, link, link.interceptor.current(), &mut session);
+        let begin = Instant::now();
+        let ticked = version.tick(&mut session);
+        link.metrics.add(Metric::InterceptorNs, begin.elapsed().as_nanos() as u64);
+        match ticked {
+            Ok(()) => session.accept(),
+            Err(reason) => {
+                session.abandon();
+                link.metrics.add(Metric::InterceptorTicksFailed, 1);
+                tracing::error!(interceptor = link.interceptor.name(), reason, "the plugin failed at a tick");
+            }
+        }
+        session.seal();
+        out.kept = made_by(link, &mut session);
+        out.state = session.into_writes();
+        self.run(turn, index + 1, &mut out, hold)?;
+        Ok(out)
+    }
+
+    /// What is kept goes through the links from this one on.
+    fn run<E>(
+        &self,
+        turn: &mut Turn,
+        from: usize,
+        out: &mut StatefulOutput,
+        hold: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<(), E> {
+        for (index, link) in self.links().iter().enumerate().skip(from) {
+            self.run_link(turn, index, link, out, &mut |link, version, batch, call, quarantined| {
+                link.process(version, batch, call, quarantined, hold)
+            })?;
+            if out.kept.is_empty() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// What is kept goes through one link, as `process` says.
+    fn run_link<E>(
+        &self,
+        turn: &mut Turn,
+        index: usize,
+        link: &Link,
+        out: &mut StatefulOutput,
+        process: &mut impl FnMut(
+            &Link,
+            &Arc<dyn InterceptorVersion>,
+            Batch,
+            &mut dyn FnMut(&Arc<dyn InterceptorVersion>, Batch) -> Processed,
+            &mut Vec<Quarantined>,
+        ) -> Result<Batch, E>,
+    ) -> Result<(), E> {
+        let batches: Vec<Batch> = out.kept.drain(..).filter(|batch| !batch.is_empty()).collect();
+        let mut session = self.session(link).unwrap_or_default();
+        for batch in batches {
+            let current = link.interceptor.current();
+            let mut call = |version: &Arc<dyn InterceptorVersion>, batch| match link.state_bytes {
+                None => version.process(batch),
+                Some(_) => {
+                    // Of an attempt that is thrown away, or in which the host panicked, nothing is left.
+                    session.abandon();
+                    let version = turn.version(index, link, version.clone(), &mut session);
+                    version.process_with(batch, &mut session)
+                }
+            };
+            let kept = process(link, &current, batch, &mut call, &mut out.quarantined)?;
+            out.kept.push(kept);
+            session.seal();
+        }
+        out.kept.extend(made_by(link, &mut session));
+        out.kept.retain(|batch| !batch.is_empty());
+        out.state.extend(session.into_writes());
+        Ok(())
+    }
+}
+
+/// The events that a link made.
+fn made_by(link: &Link, session: &mut Session) -> Vec<Batch> {
+    let made = session.take_events();
+    link.metrics.add(Metric::InterceptorEventsOut, made.iter().map(|batch| batch.rows() as u64).sum());
+    made
+}
+
+impl Turn {
+    /// The version that processes the next batch: the present one, if it takes over the state of the one before.
+    fn version(
+        &mut self,
+        index: usize,
+        link: &Link,
+        current: Arc<dyn InterceptorVersion>,
+        session: &mut Session,
+    ) -> Arc<dyn InterceptorVersion> {
+        let is_current = |known: &Option<Arc<dyn InterceptorVersion>>| {
+            known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &current))
+        };
+        let (Some(last), Some(refused)) = (self.versions.get_mut(index), self.refused.get_mut(index)) else {
+            return current;
+        };
+        if is_current(last) {
+            return current;
+        }
+        if let Some(last) = last.as_ref().filter(|_| is_current(refused)) {
+            return last.clone();
+        }
+        match (take_over(current.as_ref(), session), last.as_ref()) {
+            // At the start it was tried before, so without an older version it goes on.
+            (Err(reason), Some(last)) => {
+                session.reject();
+                tracing::error!(
+                    interceptor = link.interceptor.name(),
+                    reason,
+                    "the new version does not take over the state: the old one goes on"
+                );
+                link.interceptor.refused(&current, &reason);
+                *refused = Some(current);
+                last.clone()
+            }
+            (outcome, _) => {
+                match outcome {
+                    Ok(()) => session.accept(),
+                    Err(_) => session.abandon(),
+                }
+                session.seal();
+                *last = Some(current.clone());
+                current
+            }
+        }
+    }
+}
+
+/// Lets a version take over from the one that wrote the state last, if that was another one.
+fn take_over(version: &dyn InterceptorVersion, session: &mut Session) -> Result<(), String> {
+    match session.writer() {
+        Some((hash, _)) if hash == version.hash() => return Ok(()),
+        Some((_, from)) => version.migrate(&from, session)?,
+        None => {}
+    }
+    session.set_writer(version.hash(), version.version());
+    Ok(())
+}
+
+/// Where ticks put what they make.
+pub struct TickTarget {
+    /// The pipeline's journal.
+    pub journal: Arc<dyn Journal>,
+    /// As of sources.
+    pub channels: Vec<ChannelId>,
+    /// The quarantine channel.
+    pub quarantine: ChannelId,
+}
+
+impl TickTarget {
+    fn commit(&self, out: StatefulOutput) -> Result<Option<Box<dyn Ticket>>, CommitError> {
+        let mut commit = Commit { state: out.state, ..Commit::default() };
+        let put = |batch| Put { channels: self.channels.clone(), batch };
+        commit.puts = out.kept.into_iter().filter(|batch| !batch.is_empty()).map(put).collect();
+        commit.puts.extend(quarantine::puts(self.quarantine, out.quarantined, "interceptor"));
+        if commit.puts.is_empty() && commit.state.is_empty() {
+            return Ok(None);
+        }
+        self.journal.commit(commit, None).map(Some)
+    }
+}
+
+/// Ticks until `wake` stops: each link at its interval, between two batches, also when no event comes.
+pub fn run_ticks(stateful: &Stateful, target: &TickTarget, wake: &Wake) -> Result<(), CommitError> {
+    let mut due: Vec<Option<Instant>> = vec![None; stateful.links().len()];
+    let mut last: Option<Box<dyn Ticket>> = None;
+    loop {
+        let now = Instant::now();
+        let mut next = now + limits::TICK_LOOK;
+        for (index, (link, due)) in stateful.links().iter().zip(&mut due).enumerate() {
+            let every = link.state_bytes.and_then(|_| link.interceptor.current().tick_every());
+            let Some(every) = every.filter(|every| *every > Duration::ZERO) else {
+                *due = None;
+                continue;
+            };
+            // A new version may want it sooner.
+            let at = due.unwrap_or(now + every).min(now + every);
+            *due = Some(at);
+            if at > now {
+                next = next.min(at);
+                continue;
+            }
+            *due = Some(now + every);
+            next = next.min(now + every);
+            // One commit at a time: the disk sets the pace of ticks that are too many.
+            if let Some(ticket) = last.take()
+                && let Some(outcome) = ticket.wait(None)
+            {
+                outcome?;
+            }
+            let mut turn = stateful.turn();
+            let mut hold = || match wake.wait(limits::HOLD_POLL) {
+                true => Err(Stopped),
+                false => Ok(()),
+            };
+            let Ok(out) = stateful.tick(&mut turn, index, &mut hold) else { return Ok(()) };
+            last = target.commit(out)?;
+        }
+        if wake.wait(next.saturating_duration_since(Instant::now())) {
+            return Ok(());
+        }
+    }
+}
