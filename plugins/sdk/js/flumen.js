@@ -72,11 +72,13 @@ const needleOf = (value) => {
 
 /** A column of byte strings: row i is data[offsets[i] .. offsets[i + 1]]. */
 export class Column {
-  #text;
   constructor({ offsets, data }) {
     this.offsets = numbers(offsets, Uint32Array);
     this.data = data;
     this.rows = this.offsets.length - 1;
+    this._text = undefined;
+    this._sought = undefined;
+    this._hits = undefined;
   }
 
   /** The bytes of a row. */
@@ -86,40 +88,45 @@ export class Column {
 
   /** The row as text. */
   text(row) {
-    const ascii = this.#ascii();
+    const ascii = this._ascii();
     return ascii === null ? decoder.decode(this.get(row)) : ascii.slice(this.offsets[row], this.offsets[row + 1]);
   }
 
   /** All data as a string, if it is plain ASCII: then positions are those of the bytes. */
-  #ascii() {
-    if (this.#text === undefined) {
+  _ascii() {
+    if (this._text === undefined) {
       const text = decoder.decode(this.data);
-      this.#text = text.length === this.data.length ? text : null;
+      this._text = text.length === this.data.length ? text : null;
     }
-    return this.#text;
+    return this._text;
   }
 
-  /** Whether a row holds the text or bytes. */
+  /**
+   * Whether a row holds the text or bytes. The first question about a needle searches all rows at once: a call into the
+   * engine for each row would cost more than the search.
+   */
   contains(row, value) {
-    const needle = needleOf(value);
-    const end = this.offsets[row + 1];
-    const hit = this.#search(needle, this.offsets[row], end);
-    return hit >= 0 && hit + needle.bytes.length <= end;
+    if (this._sought !== value) this._seek(value);
+    return this._hits[row] === 1;
   }
 
-  #search(needle, start, end) {
-    const ascii = this.#ascii();
-    if (ascii === null) return needle.indexIn(end < this.data.length ? this.data.subarray(0, end) : this.data, start);
-    if (!needle.isAscii) return -1;
-    if (end === this.data.length) return ascii.indexOf(needle.text, start);
-    const at = ascii.slice(start, end).indexOf(needle.text);
-    return at < 0 ? -1 : start + at;
+  _seek(value) {
+    const hits = new Uint8Array(this.rows);
+    for (const row of this.findRows(value)) hits[row] = 1;
+    this._hits = hits;
+    this._sought = value;
+  }
+
+  _search(needle, start) {
+    const ascii = this._ascii();
+    if (ascii === null) return needle.indexIn(this.data, start);
+    return needle.isAscii ? ascii.indexOf(needle.text, start) : -1;
   }
 
   /** The rows that hold the text or bytes, in order: one search over the data of all rows. */
   findRows(value) {
     const needle = needleOf(value);
-    const { offsets, rows, data } = this;
+    const { offsets, rows } = this;
     const length = needle.bytes.length;
     const out = [];
     if (length === 0) {
@@ -127,7 +134,7 @@ export class Column {
       return out;
     }
     let row = 0;
-    let hit = this.#search(needle, 0, data.length);
+    let hit = this._search(needle, 0);
     while (hit >= 0) {
       // The first row that ends behind the hit, by halving: a row per step would cost more than the search.
       let low = row;
@@ -141,7 +148,7 @@ export class Column {
       const end = offsets[row + 1];
       // A hit that spans the border between two rows does not count; nothing more in this row can.
       if (hit + length <= end) out.push(row);
-      hit = this.#search(needle, end, data.length);
+      hit = this._search(needle, end);
     }
     return out;
   }
@@ -188,6 +195,7 @@ export class Event {
   constructor(batch) {
     this.batch = batch;
     this.row = 0;
+    this._body = batch.body;
   }
 
   /** The body as bytes. */
@@ -207,7 +215,10 @@ export class Event {
 
   /** Whether the body holds the text or bytes. */
   contains(value) {
-    return this.batch.body.contains(this.row, value);
+    // Without a call of the column's: calls are what costs.
+    const body = this._body;
+    if (body._sought !== value) body._seek(value);
+    return body._hits[this.row] === 1;
   }
 
   /** The value of a header, or undefined. */
@@ -261,38 +272,46 @@ const difference = (batch, answer = {}) => {
 const BODY = Symbol("body");
 const TIME = Symbol("time");
 
-/** What happens to the event at hand; an event that nothing is said about goes on unchanged. */
+/**
+ * What happens to the event at hand; an event that nothing is said about goes on unchanged. (Its fields are plain ones: to
+ * the engine's interpreter private ones are dear.)
+ */
 export class Edit {
-  #batch;
-  #rows = [];
-  #rejected = new Map();
-  #changes = new Map();
-  #columns = new Map();
-  #row = 0;
-  #isSettled = false;
-  #isEmitted = false;
-  #isPlain = true;
-
   constructor(batch) {
-    this.#batch = batch;
+    this._batch = batch;
+    this._row = 0;
+    this._rows = [];
+    this._rejected = new Map();
+    // What is changed of this event, and the columns of what was changed of any. Keys are headers, BODY and TIME.
+    this._changes = new Map();
+    this._columns = new Map();
+    this._hasChanges = false;
+    this._isSettled = false;
+    this._isEmitted = false;
+    this._isPlain = true;
+  }
+
+  _change(field, value) {
+    this._changes.set(field, value);
+    this._hasChanges = true;
   }
 
   setBody(body) {
-    if (!this.#batch.body) throw new MistakeError("the body is changed but not read: answer open with { body: true }");
-    this.#changes.set(BODY, body);
+    if (!this._batch.body) throw new MistakeError("the body is changed but not read: answer open with { body: true }");
+    this._change(BODY, body);
   }
 
   /** Nanoseconds since the Unix epoch, UTC, as a BigInt. */
   setTime(time) {
-    if (!this.#batch.time) throw new MistakeError("the time is changed but not read: answer open with { time: true }");
-    this.#changes.set(TIME, time);
+    if (!this._batch.time) throw new MistakeError("the time is changed but not read: answer open with { time: true }");
+    this._change(TIME, time);
   }
 
   setHeader(name, value) {
-    if (!this.#batch.headers.has(name)) {
+    if (!this._batch.headers.has(name)) {
       throw new MistakeError(`header \`${name}\` is changed but not read: answer open with { headers: ["${name}"] }`);
     }
-    this.#changes.set(name, value);
+    this._change(name, value);
   }
 
   removeHeader(name) {
@@ -301,59 +320,71 @@ export class Edit {
 
   /** The event goes no further. It is no error: it is counted as dropped. */
   drop() {
-    this.#isSettled = true;
-    this.#isPlain = false;
-    this.#forget();
+    this._isSettled = true;
+    this._isPlain = false;
+    if (this._hasChanges) this._forget();
   }
 
   /** The event cannot be worked with, for this reason; the pipeline says where such events go. */
   reject(reason) {
-    if (this.#isEmitted) throw new MistakeError("an event is rejected after a part of it was emitted");
-    this.#isSettled = true;
-    this.#forget();
-    this.#rejected.set(this.#row, String(reason));
+    if (this._isEmitted) throw new MistakeError("an event is rejected after a part of it was emitted");
+    this._isSettled = true;
+    this._forget();
+    this._rejected.set(this._row, String(reason));
   }
 
   /** Sends the event on as it is now, and starts again from what came in: to make several events of one. */
   emit() {
-    for (const field of this.#changes.keys()) {
-      if (!this.#columns.has(field)) this.#columns.set(field, this.#rows.map((row) => this.#old(field, row)));
-    }
-    for (const [field, values] of this.#columns) {
-      values.push(this.#changes.has(field) ? this.#changes.get(field) : this.#old(field, this.#row));
-    }
-    if (this.#isEmitted) this.#isPlain = false;
-    this.#isSettled = this.#isEmitted = true;
-    this.#rows.push(this.#row);
-    this.#forget();
+    if (this._hasChanges || this._columns.size > 0) this._write();
+    if (this._isEmitted) this._isPlain = false;
+    this._isSettled = this._isEmitted = true;
+    this._rows.push(this._row);
+    if (this._hasChanges) this._forget();
   }
 
-  #forget() {
-    if (this.#changes.size > 0) this.#changes.clear();
-  }
-
-  #old(field, row) {
-    if (field === BODY) return this.#batch.body.get(row);
-    return field === TIME ? this.#batch.time[row] : this.#batch.headers.get(field).value(row);
-  }
-
-  static run(plugin, batch) {
-    const edit = new Edit(batch);
-    const event = new Event(batch);
-    for (let row = 0; row < batch.rows; row++) {
-      event.row = edit.#row = row;
-      edit.#isSettled = edit.#isEmitted = false;
-      plugin.intercept(event, edit);
-      if (!edit.#isSettled) edit.emit();
+  _write() {
+    for (const field of this._changes.keys()) {
+      if (!this._columns.has(field)) this._columns.set(field, this._rows.map((row) => this._old(field, row)));
     }
-    const body = edit.#columns.get(BODY);
-    const time = edit.#columns.get(TIME);
-    edit.#columns.delete(BODY);
-    edit.#columns.delete(TIME);
-    const rows = edit.#isPlain ? undefined : edit.#rows;
-    return { rows, body, time, headers: edit.#columns, rejected: edit.#rejected };
+    for (const [field, values] of this._columns) {
+      values.push(this._changes.has(field) ? this._changes.get(field) : this._old(field, this._row));
+    }
+  }
+
+  _forget() {
+    this._changes.clear();
+    this._hasChanges = false;
+  }
+
+  _old(field, row) {
+    if (field === BODY) return this._batch.body.get(row);
+    return field === TIME ? this._batch.time[row] : this._batch.headers.get(field).value(row);
+  }
+
+  _answer() {
+    const { _columns: columns, _rows: rows } = this;
+    const [body, time] = [columns.get(BODY), columns.get(TIME)];
+    columns.delete(BODY);
+    columns.delete(TIME);
+    return { rows: this._isPlain ? undefined : rows, body, time, headers: columns, rejected: this._rejected };
   }
 }
+
+const each = (plugin, batch) => {
+  const edit = new Edit(batch);
+  const event = new Event(batch);
+  const { rows } = batch;
+  const { _rows: kept, _columns: columns } = edit;
+  for (let row = 0; row < rows; row++) {
+    event.row = edit._row = row;
+    edit._isSettled = edit._isEmitted = false;
+    plugin.intercept(event, edit);
+    if (edit._isSettled) continue;
+    if (edit._hasChanges || columns.size > 0) edit.emit();
+    else kept.push(row);
+  }
+  return edit._answer();
+};
 
 // Without WASI an exception that leaves the plugin is a trap without words: so it becomes an error that has them.
 const told = (error) => {
@@ -385,7 +416,7 @@ export const interceptor = (plugin) => {
       process(wire) {
         try {
           const batch = new Batch(wire, reads);
-          return difference(batch, plugin.process ? plugin.process(batch) : Edit.run(plugin, batch));
+          return difference(batch, plugin.process ? plugin.process(batch) : each(plugin, batch));
         } catch (error) {
           throw told(error);
         }
