@@ -25,7 +25,17 @@ export class ConfigError extends Error {}
 /** A plugin that does what it cannot. */
 class MistakeError extends Error {}
 
-const bytesOf = (value) => (typeof value === "string" ? encoder.encode(value) : value);
+// Columns often hold the same text again and again.
+let lastText = "";
+let lastBytes = encoder.encode("");
+const bytesOf = (value) => {
+  if (typeof value !== "string") return value;
+  if (value !== lastText) {
+    lastText = value;
+    lastBytes = encoder.encode(value);
+  }
+  return lastBytes;
+};
 
 // Lists cross as typed arrays whose place in memory need not fit wider numbers.
 const numbers = (list, Type) =>
@@ -228,24 +238,31 @@ export class Event {
 }
 
 const column = (values) => {
-  const parts = values.map(bytesOf);
-  const offsets = new Uint32Array(parts.length + 1);
-  for (let i = 0; i < parts.length; i++) offsets[i + 1] = offsets[i] + parts[i].length;
-  const data = new Uint8Array(offsets[parts.length]);
-  for (let i = 0; i < parts.length; i++) data.set(parts[i], offsets[i]);
+  const count = values.length;
+  const parts = [];
+  const offsets = new Uint32Array(count + 1);
+  let end = 0;
+  for (let i = 0; i < count; i++) {
+    const part = bytesOf(values[i]);
+    parts.push(part);
+    offsets[i + 1] = end += part.length;
+  }
+  const data = new Uint8Array(end);
+  for (let i = 0; i < count; i++) data.set(parts[i], offsets[i]);
   return { offsets: listOf(offsets), data };
 };
 
 const headerColumn = (name, values, rows) => {
   if (typeof values === "string") values = new Array(rows).fill(encoder.encode(values));
   let present;
-  if (values.some((value) => value === undefined || value === null)) {
-    present = new Uint8Array((values.length + 7) >> 3);
-    values = values.map((value, row) => {
-      if (value === undefined || value === null) return "";
-      present[row >> 3] |= 1 << (row & 7);
-      return value;
-    });
+  for (let row = 0; row < values.length; row++) {
+    if (values[row] !== undefined && values[row] !== null) continue;
+    if (present === undefined) {
+      present = new Uint8Array((values.length + 7) >> 3).fill(255);
+      values = values.slice();
+    }
+    present[row >> 3] &= ~(1 << (row & 7));
+    values[row] = "";
   }
   return { name, ...column(values), present };
 };
@@ -277,23 +294,31 @@ const TIME = Symbol("time");
  * the engine's interpreter private ones are dear.)
  */
 export class Edit {
-  constructor(batch) {
+  constructor(batch, event) {
     this._batch = batch;
-    this._row = 0;
+    this._event = event;
     this._rows = [];
     this._rejected = new Map();
-    // What is changed of this event, and the columns of what was changed of any. Keys are headers, BODY and TIME.
-    this._changes = new Map();
-    this._columns = new Map();
+    // What was changed of any event: a header, BODY or TIME, with its column. Searched in order: they are few.
+    this._fields = [];
     this._hasChanges = false;
-    this._isSettled = false;
-    this._isEmitted = false;
+    // The last rows of which something was said, and that were sent on.
+    this._settled = -1;
+    this._emitted = -1;
     this._isPlain = true;
   }
 
-  _change(field, value) {
-    this._changes.set(field, value);
-    this._hasChanges = true;
+  _change(name, value) {
+    const fields = this._fields;
+    let at = 0;
+    while (at < fields.length && fields[at].name !== name) at++;
+    if (at === fields.length) {
+      const values = [];
+      for (const row of this._rows) values.push(this._old(name, row));
+      fields.push({ name, values, value: undefined, isSet: false });
+    }
+    fields[at].value = value;
+    fields[at].isSet = this._hasChanges = true;
   }
 
   setBody(body) {
@@ -320,39 +345,40 @@ export class Edit {
 
   /** The event goes no further. It is no error: it is counted as dropped. */
   drop() {
-    this._isSettled = true;
+    this._settled = this._event.row;
     this._isPlain = false;
     if (this._hasChanges) this._forget();
   }
 
   /** The event cannot be worked with, for this reason; the pipeline says where such events go. */
   reject(reason) {
-    if (this._isEmitted) throw new MistakeError("an event is rejected after a part of it was emitted");
-    this._isSettled = true;
+    const { row } = this._event;
+    if (this._emitted === row) throw new MistakeError("an event is rejected after a part of it was emitted");
+    this._settled = row;
     this._forget();
-    this._rejected.set(this._row, String(reason));
+    this._rejected.set(row, String(reason));
   }
 
   /** Sends the event on as it is now, and starts again from what came in: to make several events of one. */
   emit() {
-    if (this._hasChanges || this._columns.size > 0) this._write();
-    if (this._isEmitted) this._isPlain = false;
-    this._isSettled = this._isEmitted = true;
-    this._rows.push(this._row);
+    if (this._fields.length > 0) this._write();
+    const { row } = this._event;
+    if (this._emitted === row) this._isPlain = false;
+    this._settled = this._emitted = row;
+    this._rows.push(row);
     if (this._hasChanges) this._forget();
   }
 
   _write() {
-    for (const field of this._changes.keys()) {
-      if (!this._columns.has(field)) this._columns.set(field, this._rows.map((row) => this._old(field, row)));
-    }
-    for (const [field, values] of this._columns) {
-      values.push(this._changes.has(field) ? this._changes.get(field) : this._old(field, this._row));
+    const fields = this._fields;
+    for (let i = 0; i < fields.length; i++) {
+      const field = fields[i];
+      field.values.push(field.isSet ? field.value : this._old(field.name, this._event.row));
     }
   }
 
   _forget() {
-    this._changes.clear();
+    for (const field of this._fields) field.isSet = false;
     this._hasChanges = false;
   }
 
@@ -362,25 +388,26 @@ export class Edit {
   }
 
   _answer() {
-    const { _columns: columns, _rows: rows } = this;
-    const [body, time] = [columns.get(BODY), columns.get(TIME)];
-    columns.delete(BODY);
-    columns.delete(TIME);
-    return { rows: this._isPlain ? undefined : rows, body, time, headers: columns, rejected: this._rejected };
+    const answer = { rows: this._isPlain ? undefined : this._rows, headers: new Map(), rejected: this._rejected };
+    for (const { name, values } of this._fields) {
+      if (name === BODY) answer.body = values;
+      else if (name === TIME) answer.time = values;
+      else answer.headers.set(name, values);
+    }
+    return answer;
   }
 }
 
 const each = (plugin, batch) => {
-  const edit = new Edit(batch);
   const event = new Event(batch);
+  const edit = new Edit(batch, event);
   const { rows } = batch;
-  const { _rows: kept, _columns: columns } = edit;
+  const { _rows: kept, _fields: fields } = edit;
   for (let row = 0; row < rows; row++) {
-    event.row = edit._row = row;
-    edit._isSettled = edit._isEmitted = false;
+    event.row = row;
     plugin.intercept(event, edit);
-    if (edit._isSettled) continue;
-    if (edit._hasChanges || columns.size > 0) edit.emit();
+    if (edit._settled === row) continue;
+    if (fields.length > 0) edit.emit();
     else kept.push(row);
   }
   return edit._answer();
