@@ -41,11 +41,18 @@ pub fn create(new: &New) -> Result<PathBuf> {
     if fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some()) {
         bail!("{} is there and not empty; choose another place with --dir", dir.display());
     }
-    let manifest = format!("name = \"{}\"\nlang = \"{}\"\nkind = \"{}\"\n", new.name, new.lang, new.kind.word());
+    let manifest =
+        format!("name = \"{}\"\nlang = \"{}\"\nkind = \"{}\"\n", new.name, new.lang, new.kind.word());
     write(&dir, MANIFEST, &format!("{manifest}{}", imports(new.lang)))?;
     write(&dir, "README.md", &readme(new))?;
-    write(&dir, ".gitignore", "/build/\n/*.wasm\n/*.wasm.new\n/target/\n/node_modules/\n/.venv/\n__pycache__/\n")?;
-    for (path, text) in [embedded::sources(new.lang), embedded::sdk(new.lang), embedded::WIT, embedded::CASES].concat() {
+    write(
+        &dir,
+        ".gitignore",
+        "/build/\n/*.wasm\n/*.wasm.new\n/target/\n/node_modules/\n/.venv/\n__pycache__/\n",
+    )?;
+    for (path, text) in
+        [embedded::sources(new.lang), embedded::sdk(new.lang), embedded::WIT, embedded::CASES].concat()
+    {
         let (path, text) = adapted((path, text), &new.name);
         write(&dir, &path, &text)?;
     }

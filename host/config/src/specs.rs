@@ -7,7 +7,7 @@ use flumen_pipeline::component::option;
 use flumen_pipeline::{OptionKind, OptionSpec};
 
 /// What a plugin may be granted.
-pub const GRANTS: &[&str] = &["log", "metrics", "clock"];
+pub const GRANTS: &[&str] = &["log", "metrics", "clock", "state"];
 
 /// The name of an unnamed source, channel or sink.
 pub const UNNAMED: &str = "main";
@@ -137,6 +137,18 @@ pub const FAILOVER: &[OptionSpec] = &[
         Some("3"),
         "Good probes in a row until what is in the file is moved, and events go back.",
     ),
+    option(
+        "events",
+        OptionKind::Integer { min: 1, max: 1_000_000_000_000 },
+        Some("10000000"),
+        "Sources wait when the file holds this many events.",
+    ),
+    option(
+        "bytes",
+        OptionKind::Size { min: 1 << 10, max: 1 << 50 },
+        Some("\"8 GiB\""),
+        "Sources wait when the file holds this many bytes.",
+    ),
 ];
 
 /// `capacity` of a channel.
@@ -169,7 +181,7 @@ pub const INTERCEPTOR: &[OptionSpec] = &[
         "grant",
         OptionKind::TextList,
         Some("[]"),
-        "What the plugin may import of the host: log, metrics, clock.",
+        "What the plugin may import of the host: log, metrics, clock, state (only between sources and channels).",
     ),
     option(
         "on_reject",
@@ -250,8 +262,14 @@ pub const LIMITS: &[OptionSpec] = &[
     option(
         "host_call_bytes",
         OptionKind::Size { min: 0, max: 1 << 30 },
-        Some("\"1 MiB\""),
+        Some("\"16 MiB\""),
         "Bytes that all calls of the host may carry for one batch.",
+    ),
+    option(
+        "state",
+        OptionKind::Size { min: 1 << 16, max: 1 << 40 },
+        Some("\"256 MiB\""),
+        "Memory of everything that the plugin remembers: some 100 bytes for each key of 40.",
     ),
     option(
         "recycle_batches",

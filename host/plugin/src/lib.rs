@@ -11,6 +11,7 @@
 //! only the guilty rows leave the flow ([`Quarantined`](flumen_pipeline::Quarantined)).
 
 mod abi;
+mod alone;
 pub mod answer;
 mod cache;
 pub mod cases;
@@ -29,6 +30,7 @@ mod version;
 mod watch;
 
 pub use abi::{Description, Reads, Role};
+pub use alone::Alone;
 pub use error::{CacheError, HostError, LoadError};
 pub use file::FileKind;
 pub use host::{HostConfig, PluginHost};
