@@ -107,12 +107,17 @@ fn wait_lines(scene: &Scene, lines: u64) {
         Ok(counter.count(&scene.output)? >= lines)
     });
     counted.unwrap_or_else(|error| {
-        panic!("{error}: {} lines; {:?}", LineCounter::default().count(&scene.output).unwrap(), scene.status())
+        panic!(
+            "{error}: {} lines; {:?}",
+            LineCounter::default().count(&scene.output).unwrap(),
+            scene.status()
+        )
     });
 }
 
 fn seq(body: &str) -> u64 {
-    let digits: String = body.split("seq=").nth(1).unwrap_or_default().chars().take_while(char::is_ascii_digit).collect();
+    let digits: String =
+        body.split("seq=").nth(1).unwrap_or_default().chars().take_while(char::is_ascii_digit).collect();
     digits.parse().unwrap_or_else(|_| panic!("foreign: {body:?}"))
 }
 
@@ -122,7 +127,11 @@ fn once(bodies: impl Iterator<Item = String>, expected: u64) {
     bodies.for_each(|body| *seen.entry(seq(&body)).or_default() += 1);
     let doubled: Vec<_> = seen.iter().filter(|(_, times)| **times > 1).take(5).collect();
     let lost: Vec<_> = (0..expected).filter(|seq| !seen.contains_key(seq)).take(5).collect();
-    assert!(doubled.is_empty() && lost.is_empty(), "{} of {expected}: doubled {doubled:?}, lost {lost:?}", seen.len());
+    assert!(
+        doubled.is_empty() && lost.is_empty(),
+        "{} of {expected}: doubled {doubled:?}, lost {lost:?}",
+        seen.len()
+    );
     assert_eq!(seen.len() as u64, expected);
 }
 
@@ -154,7 +163,8 @@ fn tail_with_a_decoder_across_kills_rotations_and_swaps() {
                 }
                 _ => {
                     let count = dice.random_range(1..4_u64);
-                    let parts: Vec<String> = (next..next + count).map(|seq| format!("seq={seq} {}", "x".repeat(60))).collect();
+                    let parts: Vec<String> =
+                        (next..next + count).map(|seq| format!("seq={seq} {}", "x".repeat(60))).collect();
                     text.push_str(&parts.join("\t"));
                     text.push('\n');
                     next += count;
@@ -177,7 +187,8 @@ fn tail_with_a_decoder_across_kills_rotations_and_swaps() {
     input.write(&text, &mut dice);
     input.finish();
     wait_lines(&scene, next);
-    poll::until("the quarantine", limits::CONDITION, || Ok(scene.quarantine()?.len() >= rejected + trapped)).unwrap();
+    poll::until("the quarantine", limits::CONDITION, || Ok(scene.quarantine()?.len() >= rejected + trapped))
+        .unwrap();
     agent.stop().unwrap();
     let events = events(&scene.output);
     once(events.iter().map(|(body, ..)| body.clone()), next);
@@ -213,7 +224,10 @@ fn an_unfinished_record_waits_for_its_end_and_is_taken_when_the_file_is_gone() {
         )
         .unwrap();
     let path = scene.input().join("a.json");
-    append(&path, b"{\"message\":\"seq=0\",\"level\":\"info\",\"time\":\"2026-01-01T00:00:00.5Z\"}\n{\"message\":\"se");
+    append(
+        &path,
+        b"{\"message\":\"seq=0\",\"level\":\"info\",\"time\":\"2026-01-01T00:00:00.5Z\"}\n{\"message\":\"se",
+    );
     let agent = scene.start_ready().unwrap();
     wait_lines(&scene, 1);
     agent.kill().unwrap();
@@ -228,7 +242,10 @@ fn an_unfinished_record_waits_for_its_end_and_is_taken_when_the_file_is_gone() {
     agent.stop().unwrap();
     once(events(&scene.output).into_iter().map(|(body, ..)| body), 3);
     let first: Value = serde_json::from_slice(&output::lines(&scene.output).unwrap()[0]).unwrap();
-    assert_eq!((&first["headers"]["level"], &first["time"]), (&"info".into(), &"2026-01-01T00:00:00.500000000Z".into()));
+    assert_eq!(
+        (&first["headers"]["level"], &first["time"]),
+        (&"info".into(), &"2026-01-01T00:00:00.500000000Z".into())
+    );
     assert_eq!(first["headers"]["file"], path.display().to_string());
     let quarantined = scene.quarantine().unwrap();
     assert_eq!(quarantined.len(), 1);
@@ -292,11 +309,14 @@ fn files_by_an_encoder_across_kills_and_swaps() {
         assert!(!path.to_string_lossy().ends_with(".open"), "a clean stop finishes {}", path.display());
         let text = fs::read_to_string(&path).unwrap();
         let lines: Vec<&str> = text.lines().collect();
-        let (first, last) = (lines[0].strip_prefix("begin ").unwrap(), lines[lines.len() - 1].strip_prefix("end "));
+        let (first, last) =
+            (lines[0].strip_prefix("begin ").unwrap(), lines[lines.len() - 1].strip_prefix("end "));
         assert_eq!(Some(first), last, "one number from its beginning to its end: {}", path.display());
         assert!(seeds.insert(first.to_owned()), "{first} is the number of two files");
         let inner = &lines[1..lines.len() - 1];
-        bodies.extend(inner.iter().map(|line| line.strip_prefix("> ").unwrap_or_else(|| panic!("{line:?}")).to_owned()));
+        bodies.extend(
+            inner.iter().map(|line| line.strip_prefix("> ").unwrap_or_else(|| panic!("{line:?}")).to_owned()),
+        );
         files += 1;
     }
     assert!(files > KILLS, "{files} files");

@@ -34,11 +34,17 @@ fn records(client: &Client, topic: &str) -> Vec<Record> {
 }
 
 fn count(client: &Client, topic: &str) -> u64 {
-    client.offsets(topic).unwrap().iter().map(|partition| (partition.end - partition.begin).unsigned_abs()).sum()
+    client
+        .offsets(topic)
+        .unwrap()
+        .iter()
+        .map(|partition| (partition.end - partition.begin).unsigned_abs())
+        .sum()
 }
 
 fn seq(text: &str) -> u64 {
-    let digits: String = text.split("seq=").nth(1).unwrap_or_default().chars().take_while(char::is_ascii_digit).collect();
+    let digits: String =
+        text.split("seq=").nth(1).unwrap_or_default().chars().take_while(char::is_ascii_digit).collect();
     digits.parse().unwrap_or_else(|_| panic!("foreign: {text:?}"))
 }
 
@@ -47,7 +53,11 @@ fn once<'a>(texts: impl Iterator<Item = &'a str>, expected: u64) {
     texts.for_each(|text| *seen.entry(seq(text)).or_default() += 1);
     let doubled: Vec<_> = seen.iter().filter(|(_, times)| **times > 1).take(5).collect();
     let lost: Vec<_> = (0..expected).filter(|seq| !seen.contains_key(seq)).take(5).collect();
-    assert!(doubled.is_empty() && lost.is_empty(), "{} of {expected}: doubled {doubled:?}, lost {lost:?}", seen.len());
+    assert!(
+        doubled.is_empty() && lost.is_empty(),
+        "{} of {expected}: doubled {doubled:?}, lost {lost:?}",
+        seen.len()
+    );
 }
 
 /// Lines with events, and some that the codec rejects or traps on.
@@ -133,11 +143,16 @@ fn values_by_a_codec_across_kills_of_agent_and_broker_with_swaps() {
     let texts: Vec<String> = found.iter().map(Record::text).collect();
     assert!(texts.iter().all(|text| text.starts_with("> seq=")), "each value is the codec's");
     once(texts.iter().map(String::as_str), lines.next);
-    poll::until("the quarantine", limits::CONDITION, || Ok(scene.quarantine()?.len() as u64 >= lines.bad)).unwrap();
+    poll::until("the quarantine", limits::CONDITION, || Ok(scene.quarantine()?.len() as u64 >= lines.bad))
+        .unwrap();
     agent.stop().unwrap();
     let quarantined = scene.quarantine().unwrap();
     let bodies: BTreeSet<&str> = quarantined.iter().map(|event| event["body"].as_str().unwrap()).collect();
-    assert_eq!((quarantined.len() as u64, bodies.len() as u64), (lines.bad, lines.bad), "each once, as it came");
+    assert_eq!(
+        (quarantined.len() as u64, bodies.len() as u64),
+        (lines.bad, lines.bad),
+        "each once, as it came"
+    );
 }
 
 #[test]
@@ -191,7 +206,8 @@ fn flume_avro_in_wasm_is_flume_avro() {
     );
     reader.pipeline(&text).unwrap();
     let agent = reader.start_ready().unwrap();
-    poll::until("all lines", limits::CONDITION, || Ok(output::lines(&reader.output)?.len() >= lines.len())).unwrap();
+    poll::until("all lines", limits::CONDITION, || Ok(output::lines(&reader.output)?.len() >= lines.len()))
+        .unwrap();
     agent.stop().unwrap();
     let path = scene.input().join("a.log").display().to_string();
     for (line, expected) in output::lines(&reader.output).unwrap().iter().zip(&lines) {

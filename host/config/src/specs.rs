@@ -7,7 +7,7 @@ use flumen_pipeline::component::option;
 use flumen_pipeline::{OptionKind, OptionSpec};
 
 /// What a plugin may be granted.
-pub const GRANTS: &[&str] = &["log", "metrics", "clock"];
+pub const GRANTS: &[&str] = &["log", "metrics", "clock", "state"];
 
 /// The name of an unnamed source, channel or sink.
 pub const UNNAMED: &str = "main";
@@ -137,6 +137,18 @@ pub const FAILOVER: &[OptionSpec] = &[
         Some("3"),
         "Good probes in a row until what is in the file is moved, and events go back.",
     ),
+    option(
+        "events",
+        OptionKind::Integer { min: 1, max: 1_000_000_000_000 },
+        Some("10000000"),
+        "Sources wait when the file holds this many events.",
+    ),
+    option(
+        "bytes",
+        OptionKind::Size { min: 1 << 10, max: 1 << 50 },
+        Some("\"8 GiB\""),
+        "Sources wait when the file holds this many bytes.",
+    ),
 ];
 
 /// `capacity` of a channel.
@@ -169,13 +181,49 @@ pub const INTERCEPTOR: &[OptionSpec] = &[
         "grant",
         OptionKind::TextList,
         Some("[]"),
-        "What the plugin may import of the host: log, metrics, clock.",
+        "What the plugin may import of the host: log, metrics, clock, state (only between sources and channels).",
     ),
     option(
         "on_reject",
         OptionKind::Choice(&["quarantine", "drop"]),
         Some("\"quarantine\""),
         "What becomes of events that the plugin rejects: kept in quarantine, or counted and dropped.",
+    ),
+    option(
+        "on_error",
+        OptionKind::Choice(&["quarantine", "stop", "bypass"]),
+        Some("\"quarantine\""),
+        "What happens when the plugin fails (trap, timeout, memory, lying answer) on more than its error budget. quarantine: \
+         those events go to quarantine, as below the budget. stop: events wait for another version of the plugin, and \
+         nothing is lost. bypass: events go on unchanged, and are counted.",
+    ),
+];
+
+/// `error_budget` of an interceptor.
+pub const ERROR_BUDGET: &[OptionSpec] = &[
+    option(
+        "events_percent",
+        OptionKind::Integer { min: 0, max: 100 },
+        Some("10"),
+        "Percent of the events that the plugin may fail on.",
+    ),
+    option(
+        "batches_percent",
+        OptionKind::Integer { min: 0, max: 100 },
+        Some("50"),
+        "Percent of the batches in which it may fail on an event.",
+    ),
+    option(
+        "window",
+        OptionKind::Duration { min: Duration::from_secs(1), max: Duration::from_secs(86_400) },
+        Some("\"1m\""),
+        "The time that it is judged by.",
+    ),
+    option(
+        "events_min",
+        OptionKind::Integer { min: 1, max: 1_000_000_000 },
+        Some("100"),
+        "It is not judged by fewer than its last events of this number, however old they are.",
     ),
 ];
 
@@ -206,10 +254,34 @@ pub const LIMITS: &[OptionSpec] = &[
         "Lines per second to the agent's log.",
     ),
     option(
+        "metric_calls_per_s",
+        OptionKind::Integer { min: 0, max: 1_000_000_000 },
+        Some("100000"),
+        "Calls per second to its counters and gauges.",
+    ),
+    option(
         "host_call_bytes",
         OptionKind::Size { min: 0, max: 1 << 30 },
-        Some("\"1 MiB\""),
+        Some("\"16 MiB\""),
         "Bytes that all calls of the host may carry for one batch.",
+    ),
+    option(
+        "state",
+        OptionKind::Size { min: 1 << 16, max: 1 << 40 },
+        Some("\"256 MiB\""),
+        "Memory of everything that the plugin remembers: some 100 bytes for each key of 40.",
+    ),
+    option(
+        "recycle_batches",
+        OptionKind::Integer { min: 1, max: 1_000_000_000 },
+        Some("10000"),
+        "Batches after which an instance is replaced by a fresh one.",
+    ),
+    option(
+        "recycle_memory_percent",
+        OptionKind::Integer { min: 1, max: 100 },
+        Some("75"),
+        "Percent of `memory` above which an instance is replaced after its batch.",
     ),
 ];
 
@@ -228,8 +300,20 @@ mod tests {
 
     #[test]
     fn every_default_is_right() {
-        for spec in
-            [AGENT, PIPELINE, BATCH, JOURNAL, CHANNEL, FAILOVER, CAPACITY, INTERCEPTOR, LIMITS, SINK].concat()
+        for spec in [
+            AGENT,
+            PIPELINE,
+            BATCH,
+            JOURNAL,
+            CHANNEL,
+            FAILOVER,
+            CAPACITY,
+            INTERCEPTOR,
+            ERROR_BUDGET,
+            LIMITS,
+            SINK,
+        ]
+        .concat()
         {
             let Some(default) = spec.default else { continue };
             assert!(default_value(&spec, default).is_some(), "{} = {default}", spec.name);

@@ -10,12 +10,14 @@ use anyhow::Context;
 use flumen_config::{Diagnostic, Sources as ConfigFiles};
 use flumen_journal::{Durability, FileConfig, FileJournal, Journal, OpenError, OsClock, OsDisk};
 use flumen_kafka::channel::KafkaJournal;
+use flumen_pipeline::kept::Kept;
 use flumen_pipeline::plan::{
     AgentPlan, CodecPlan, InterceptorPlan, OnReject, PipelinePlan, SinkPlan, SourcePlan,
 };
 use flumen_pipeline::status::PipelineStatus;
 use flumen_pipeline::{
-    BuildError, ComponentKind, DecoderLink, EncoderLink, Interceptor, Parts, Pipeline, StopOutcome, channel_specs, quarantine,
+    BuildError, ComponentKind, DecoderLink, EncoderLink, Interceptor, Parts, Pipeline, StopOutcome,
+    channel_specs, quarantine,
 };
 use flumen_plugin::{HostConfig, LoadError, PluginHost, PluginSlot, Role, SlotStatus};
 use rustix::fs::{FlockOperation, flock};
@@ -174,6 +176,12 @@ impl Agent {
         fine
     }
 
+    /// The quarantine of a pipeline, to ask for jobs.
+    pub fn kept(&self, pipeline: &str) -> Option<Arc<Kept>> {
+        let running = self.pipelines.iter().find(|(running, _)| running.plan().name == pipeline);
+        running.and_then(|(pipeline, _)| pipeline.kept().cloned())
+    }
+
     /// Figures of everything.
     pub fn status(&self) -> AgentStatus {
         let view = |(pipeline, slots): &(Pipeline, Vec<Arc<PluginSlot>>)| {
@@ -260,7 +268,8 @@ pub fn open_plugins(
     files: &ConfigFiles,
     unfit: &mut Vec<Diagnostic>,
 ) -> Plugins {
-    let mut open = |role: Role, plugin: &InterceptorPlan| match host.slot_as(role, plugin.clone(), plugin_dir) {
+    let mut open = |role: Role, plugin: &InterceptorPlan| match host.slot_as(role, plugin.clone(), plugin_dir)
+    {
         Ok(slot) => Some(slot),
         Err(error) => {
             let (kind, name) = (ComponentKind::Interceptor, &plugin.name);
@@ -313,15 +322,7 @@ fn start_pipeline(
         durability,
         ..FileConfig::default()
     };
-    // The quarantine is rarely used: small segments, hardly any memory.
-    let quarantine = FileConfig {
-        dir: dir.join(QUARANTINE_DIR),
-        segment_bytes: 16 << 20,
-        window_bytes: 1 << 20,
-        reserve_bytes: 0,
-        durability,
-        ..FileConfig::default()
-    };
+    let quarantine = quarantine_files(&dir, durability);
     let kafka = registry::kafka_journal(&agent.name, plan).map_err(|(channel, error)| {
         Failure::Config(vec![files.diagnostic_for(&plan.name, ComponentKind::Channel, &channel, &error)])
     })?;
@@ -336,7 +337,8 @@ fn start_pipeline(
     let interceptors = |slots: &[Arc<PluginSlot>]| {
         slots.iter().map(|slot| slot.clone() as Arc<dyn Interceptor>).collect::<Vec<Arc<dyn Interceptor>>>()
     };
-    let on_reject = |codec: &Option<CodecPlan>| codec.as_ref().map_or(OnReject::Quarantine, |codec| codec.on_reject);
+    let on_reject =
+        |codec: &Option<CodecPlan>| codec.as_ref().map_or(OnReject::Quarantine, |codec| codec.on_reject);
     let decoder = |(source, slot): (&SourcePlan, &Option<Arc<PluginSlot>>)| {
         slot.clone().map(|slot| DecoderLink::new(slot, on_reject(&source.codec)))
     };
@@ -371,6 +373,18 @@ fn start_pipeline(
     Pipeline::start(parts).map_err(|error| {
         Failure::Config(vec![files.diagnostic_for(&plan.name, error.kind, &error.component, &error.error)])
     })
+}
+
+/// The journal of a pipeline's quarantine. It is rarely used: small segments, hardly any memory.
+pub fn quarantine_files(pipeline_dir: &Path, durability: Durability) -> FileConfig {
+    FileConfig {
+        dir: pipeline_dir.join(QUARANTINE_DIR),
+        segment_bytes: 16 << 20,
+        window_bytes: 1 << 20,
+        reserve_bytes: 0,
+        durability,
+        ..FileConfig::default()
+    }
 }
 
 fn open_journal(

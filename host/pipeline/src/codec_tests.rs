@@ -85,8 +85,8 @@ fn read(stream: &[u8], cuts: &[usize], bytes_max: usize) -> (Vec<Seen>, Vec<Seen
 fn a_position_is_where_the_bytes_end() {
     let (events, bad) = read(b"a\nb c d\n#no\n!x\ne", &[], 1_000);
     let further = |number| further_position(108, number);
-    let expected =
-        [(102, "a"), (108, "b"), (further(1), "c"), (further(2), "d"), (116, "e")].map(|(at, body)| (at, body.into()));
+    let expected = [(102, "a"), (108, "b"), (further(1), "c"), (further(2), "d"), (116, "e")]
+        .map(|(at, body)| (at, body.into()));
     assert_eq!(events, expected);
     assert_eq!(bad, [(115, b"!x\n".to_vec())]);
 }

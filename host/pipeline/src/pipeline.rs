@@ -1,7 +1,6 @@
 //! One running pipeline: its feeds, its outlets, its quarantine keeper.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,10 +12,13 @@ use crate::component::{BuildError, Place};
 use crate::deliver::{MakeSink, Outlet, OutletPlace, OutletState};
 use crate::feed::{Feed, FeedState, FeedTarget, MakeSource, spawn};
 use crate::interceptor::Interceptor;
+use crate::kept::Kept;
 use crate::metrics::{ComponentKind, ComponentMetrics};
-use crate::plan::{OnReject, PipelinePlan};
+use crate::plan::{InterceptorPlan, PipelinePlan};
 use crate::quarantine::{self, Keeper};
+use crate::replay::{ReplayPlace, Replayer};
 use crate::source::Wake;
+use crate::stateful::{Stateful, TickTarget, run_ticks};
 use crate::status::{self, PipelineStatus};
 
 /// Everything that a pipeline is made of, bound by the caller: the plan's names are resolved, and
@@ -68,12 +70,16 @@ pub struct Pipeline {
     plan: PipelinePlan,
     journal: Arc<dyn Journal>,
     quarantine: Arc<dyn Journal>,
+    kept: Option<Arc<Kept>>,
     chain: Arc<Chain>,
     feeds: Vec<Feed>,
     outlets: Vec<Outlet>,
     keeper: Mutex<Option<JoinHandle<()>>>,
     keeper_wake: Wake,
-    expired: Arc<AtomicU64>,
+    replayer: Mutex<Option<JoinHandle<()>>>,
+    ticker: Mutex<Option<JoinHandle<()>>>,
+    ticker_wake: Wake,
+    tick_failure: Arc<Mutex<Option<String>>>,
     codecs: Vec<Arc<ComponentMetrics>>,
 }
 
@@ -93,17 +99,22 @@ impl Pipeline {
     /// When a part cannot be made, what was started is stopped again and the journals are closed.
     pub fn start(parts: Parts) -> Result<Pipeline, StartError> {
         let Parts { agent, plan, journal, quarantine, sources, interceptors, sinks, codecs } = parts;
-        let chain = Arc::new(links(interceptors, plan.interceptors.iter().map(|i| i.on_reject)));
+        let chain = Arc::new(links(interceptors, &plan.interceptors));
+        let kept = Kept::new(quarantine.clone());
         let mut pipeline = Pipeline {
             plan,
             journal,
             quarantine,
+            kept,
             chain,
             feeds: Vec::new(),
             outlets: Vec::new(),
             keeper: Mutex::new(None),
             keeper_wake: Wake::default(),
-            expired: Arc::new(AtomicU64::new(0)),
+            replayer: Mutex::new(None),
+            ticker: Mutex::new(None),
+            ticker_wake: Wake::default(),
+            tick_failure: Arc::default(),
             codecs,
         };
         match pipeline.start_threads(&agent, sources, sinks) {
@@ -121,8 +132,7 @@ impl Pipeline {
         sources: Vec<MakeSource>,
         sinks: Vec<(MakeSink, Vec<Arc<dyn Interceptor>>)>,
     ) -> Result<(), StartError> {
-        let Pipeline { plan, journal, quarantine, chain, feeds, outlets, keeper, keeper_wake, expired, .. } =
-            self;
+        let Pipeline { plan, journal, kept, chain, feeds, outlets, keeper, keeper_wake, replayer, .. } = self;
         let bug = |component: &str, reason: &str| StartError {
             kind: ComponentKind::Sink,
             component: component.into(),
@@ -137,12 +147,28 @@ impl Pipeline {
         }
         let quarantine_channel =
             journal.channel(crate::quarantine::CHANNEL).ok_or_else(|| missing("quarantine"))?;
+        let stateful = Stateful::of(chain, &plan.name, journal.as_ref()).map_err(|error| StartError {
+            kind: ComponentKind::Interceptor,
+            component: error.plugin,
+            error: BuildError::new(
+                "",
+                error.reason,
+                "see the plugin's own docs, or take it out of the pipeline",
+            ),
+        })?;
         for (sink, (make, interceptors)) in plan.sinks.iter().zip(sinks) {
             let channel = journal.channel(&sink.channel).ok_or_else(|| missing(&sink.name))?;
             let reader = journal.reader_id(channel, &sink.name).ok_or_else(|| missing(&sink.name))?;
             let place =
                 OutletPlace { journal: journal.clone(), channel, reader, quarantine: quarantine_channel };
-            let own = links(interceptors, sink.interceptors.iter().map(|i| i.on_reject));
+            if let Some(plugin) = sink.interceptors.iter().find(|plugin| plugin.keeps_state()) {
+                return Err(StartError {
+                    kind: ComponentKind::Sink,
+                    component: sink.name.clone(),
+                    error: stateful_sink(plugin),
+                });
+            }
+            let own = links(interceptors, &sink.interceptors);
             let stands = Place {
                 agent: agent.clone(),
                 pipeline: plan.name.as_str().into(),
@@ -155,22 +181,46 @@ impl Pipeline {
                 error,
             })?);
         }
-        let moves = Keeper {
-            from: journal.clone(),
-            to: quarantine.clone(),
-            wake: keeper_wake.clone(),
-            expired: expired.clone(),
-        };
+        let kept = kept.as_ref().ok_or_else(|| missing("quarantine"))?;
+        let moves = Keeper { from: journal.clone(), to: kept.clone(), wake: keeper_wake.clone() };
         let thread = spawn(&format!("quarantine-{}", plan.name), move || moves.run())
             .map_err(|error| StartError { kind: ComponentKind::Sink, component: String::new(), error })?;
         *keeper.lock() = Some(thread);
+        let channels: Vec<_> =
+            plan.channels.iter().filter_map(|channel| journal.channel(&channel.name)).collect();
+        let replays = Replayer::new(
+            plan,
+            ReplayPlace {
+                journal: journal.clone(),
+                kept: kept.clone(),
+                chain: chain.clone(),
+                stateful: stateful.clone(),
+                channels: channels.clone(),
+                quarantine: quarantine_channel,
+            },
+        );
+        let thread = spawn(&format!("replay-{}", plan.name), move || replays.run())
+            .map_err(|error| StartError { kind: ComponentKind::Sink, component: String::new(), error })?;
+        *replayer.lock() = Some(thread);
+        if let Some(stateful) = stateful.clone() {
+            let target = TickTarget {
+                journal: journal.clone(),
+                channels: channels.clone(),
+                quarantine: quarantine_channel,
+            };
+            *self.ticker.lock() =
+                Some(start_ticks(&plan.name, stateful, target, &self.ticker_wake, &self.tick_failure)?);
+        }
         for (source, make) in plan.sources.iter().zip(sources) {
-            let channels: Vec<_> =
-                plan.channels.iter().filter_map(|channel| journal.channel(&channel.name)).collect();
             if channels.len() != plan.channels.len() {
                 return Err(missing(&source.name));
             }
-            let target = FeedTarget { journal: journal.clone(), channels, quarantine: quarantine_channel };
+            let target = FeedTarget {
+                journal: journal.clone(),
+                channels: channels.clone(),
+                quarantine: quarantine_channel,
+                stateful: stateful.clone(),
+            };
             let stands =
                 Place { agent: agent.clone(), pipeline: plan.name.as_str().into(), channel: "".into() };
             let threads = plan.interceptor_threads;
@@ -189,6 +239,11 @@ impl Pipeline {
         &self.plan
     }
 
+    /// The quarantine, to ask for jobs.
+    pub fn kept(&self) -> Option<&Arc<Kept>> {
+        self.kept.as_ref()
+    }
+
     /// True when all sources have come to their end (standard input was closed, a generator is done).
     pub fn sources_ended(&self) -> bool {
         // Without sources of its own it gets its events from elsewhere.
@@ -202,6 +257,9 @@ impl Pipeline {
         if let Some(feed) = feed {
             return Some(feed.metrics.error().unwrap_or_else(|| "the journal takes no more events".into()));
         }
+        if let Some(reason) = self.tick_failure.lock().clone() {
+            return Some(reason);
+        }
         let outlet = self.outlets.iter().find(|outlet| outlet.state() == OutletState::Failed);
         outlet
             .map(|outlet| outlet.metrics.error().unwrap_or_else(|| "the journal takes no more events".into()))
@@ -213,7 +271,15 @@ impl Pipeline {
         for feed in &self.feeds {
             feed.wake.stop();
         }
-        wait_until(deadline, || self.feeds.iter().all(Feed::finished));
+        if let Some(kept) = &self.kept {
+            kept.wake.stop();
+        }
+        self.ticker_wake.stop();
+        let has_ticked = || self.ticker.lock().as_ref().is_none_or(JoinHandle::is_finished);
+        wait_until(deadline, || self.feeds.iter().all(Feed::finished) && has_ticked());
+        if let Some(replayer) = self.replayer.lock().take() {
+            wait_until(deadline, || replayer.is_finished());
+        }
         for outlet in &self.outlets {
             outlet.finish.stop();
         }
@@ -242,7 +308,7 @@ impl Pipeline {
 
     /// Figures for `status`.
     pub fn status(&self) -> PipelineStatus {
-        let mut quarantined = self.quarantine.status();
+        let kept = self.kept.as_ref();
         let journal = self.journal.status();
         PipelineStatus {
             name: self.plan.name.clone(),
@@ -257,7 +323,7 @@ impl Pipeline {
                 .chain
                 .0
                 .iter()
-                .map(|link| status::component(&link.metrics, "running"))
+                .map(|link| status::component(&link.metrics, link.state()))
                 .collect(),
             codecs: self.codecs.iter().map(|metrics| status::component(metrics, "running")).collect(),
             channels: journal.channels.iter().map(status::channel).collect(),
@@ -270,14 +336,15 @@ impl Pipeline {
                         .chain
                         .0
                         .iter()
-                        .map(|l| status::component(&l.metrics, "running"))
+                        .map(|l| status::component(&l.metrics, l.state()))
                         .collect(),
                 })
                 .collect(),
             journal: status::journal(&journal),
             quarantine: status::QuarantineStatus {
-                events: quarantined.channels.pop().map_or(0, |channel| channel.events),
-                expired: self.expired.load(Ordering::Relaxed),
+                events: kept.map_or(0, |kept| kept.events()),
+                expired: kept.map_or(0, |kept| kept.expired()),
+                jobs: kept.map_or_else(Vec::new, |kept| kept.reports()),
             },
         }
     }
@@ -289,17 +356,54 @@ impl Drop for Pipeline {
         self.feeds.iter().for_each(|feed| feed.wake.stop());
         self.outlets.iter().for_each(|outlet| outlet.wake.stop());
         self.keeper_wake.stop();
+        if let Some(kept) = &self.kept {
+            kept.wake.stop();
+        }
+        self.ticker_wake.stop();
     }
 }
 
-fn links(interceptors: Vec<Arc<dyn Interceptor>>, on_reject: impl Iterator<Item = OnReject>) -> Chain {
-    Chain(
-        interceptors
-            .into_iter()
-            .zip(on_reject)
-            .map(|(interceptor, on_reject)| Link::new(interceptor, on_reject))
-            .collect(),
+fn links(interceptors: Vec<Arc<dyn Interceptor>>, plans: &[InterceptorPlan]) -> Chain {
+    let link = |(interceptor, plan): (_, &InterceptorPlan)| {
+        let link = Link::new(interceptor, plan.on_reject, plan.errors);
+        if plan.keeps_state() { link.with_state(plan.limits.state_bytes) } else { link }
+    };
+    Chain(interceptors.into_iter().zip(plans).map(link).collect())
+}
+
+/// A lost acknowledgement would be processed again, with state that has seen it already.
+fn stateful_sink(plugin: &InterceptorPlan) -> BuildError {
+    BuildError::new(
+        "grant",
+        format!(
+            "the plugin {} keeps state, which only an interceptor between sources and channels may",
+            plugin.name
+        ),
+        "move it to the interceptors of the pipeline (`[[interceptor]]`)",
     )
+}
+
+fn start_ticks(
+    pipeline: &str,
+    stateful: Arc<Stateful>,
+    target: TickTarget,
+    wake: &Wake,
+    failure: &Arc<Mutex<Option<String>>>,
+) -> Result<JoinHandle<()>, StartError> {
+    let (wake, failure) = (wake.clone(), failure.clone());
+    let ticks = move || {
+        if let Err(error) = run_ticks(&stateful, &target, &wake)
+            && !matches!(error, CommitError::Closing)
+        {
+            tracing::error!(%error, "the journal takes no more events; the pipeline stops");
+            *failure.lock() = Some(error.to_string());
+        }
+    };
+    spawn(&format!("tick-{pipeline}"), ticks).map_err(|error| StartError {
+        kind: ComponentKind::Interceptor,
+        component: String::new(),
+        error,
+    })
 }
 
 /// Threads have no wait with a deadline, and a stop happens once: a short poll is all it takes.

@@ -17,8 +17,13 @@ use crate::limits;
 
 /// Calls the decoder. A failed call costs the instance; `is_fresh` asks for one that has decoded nothing yet.
 pub(crate) trait DecodeAttempt {
-    fn attempt(&mut self, input: &[u8], is_last: bool, time: Duration, is_fresh: bool)
-    -> Result<Decoded, Failure>;
+    fn attempt(
+        &mut self,
+        input: &[u8],
+        is_last: bool,
+        time: Duration,
+        is_fresh: bool,
+    ) -> Result<Decoded, Failure>;
 }
 
 /// What became of the input, up to the first bytes that are guilty.
@@ -116,10 +121,9 @@ impl Search<'_> {
     fn narrow(&mut self, decoder: &mut impl DecodeAttempt, input: &[u8], is_last: bool) -> (Decoded, usize) {
         let (mut whole, mut fails) = (0, input.len());
         let mut best = Decoded::nothing();
-        let suspect = (self.limit / limits::SUSPECT_TIME_DIVISOR).max(limits::SUSPECT_TIME_MIN).min(self.limit);
-        if is_last
-            && let Ok(decoded) = self.attempt(decoder, input, false, self.limit, false)
-        {
+        let suspect =
+            (self.limit / limits::SUSPECT_TIME_DIVISOR).max(limits::SUSPECT_TIME_MIN).min(self.limit);
+        if is_last && let Ok(decoded) = self.attempt(decoder, input, false, self.limit, false) {
             // What it cannot work with is that the input ends here.
             return (decoded, fails);
         }

@@ -45,6 +45,12 @@ impl Attempt for Encoding<'_> {
         self.payloads.push(payloads);
         Ok(applied)
     }
+
+    fn settle(&mut self, goes_on: bool) {
+        if !goes_on {
+            self.payloads.pop();
+        }
+    }
 }
 
 impl Encoder for PluginVersion {
@@ -68,7 +74,8 @@ impl Encoder for PluginVersion {
         match is_whole {
             true => Encoded { rows: kept, payloads, quarantined },
             false => {
-                let reasons = vec!["the host lost track of payloads (a bug of Flumen)".to_owned(); batch.rows()];
+                let reasons =
+                    vec!["the host lost track of payloads (a bug of Flumen)".to_owned(); batch.rows()];
                 let all = self.quarantined(batch.clone(), reasons, false);
                 Encoded { rows: Batch::empty(), payloads: joined(&[]), quarantined: vec![all] }
             }

@@ -7,21 +7,8 @@ use arrow_array::BinaryArray;
 use flumen_event::Rejection;
 use flumen_pipeline::codec::{BadBytes, Decoded, Events};
 
-use crate::answer::{AnswerError, RawColumn, RawHeader, binary, check_names, header, lie, rejection, times};
+use crate::answer::{AnswerError, RawColumn, RawEvents, binary, check_names, header, lie, rejection, times};
 use crate::failure::cut;
-
-/// `events` of the interface as it came.
-#[derive(Debug, Clone, Default)]
-pub struct RawEvents {
-    /// How many.
-    pub rows: u32,
-    /// Their bodies.
-    pub body: RawColumn,
-    /// Little-endian `i64` times.
-    pub time: Option<Vec<u8>>,
-    /// Their headers.
-    pub headers: Vec<RawHeader>,
-}
 
 /// `bad-bytes` of the interface as it came.
 #[derive(Debug, Clone, Default)]
@@ -138,7 +125,8 @@ fn bad(raw: Vec<RawBad>, ends: &[u32], consumed: usize) -> Result<Vec<BadBytes>,
     let mut bad = Vec::with_capacity(raw.len());
     for (index, RawBad { begin, end, reason }) in raw.into_iter().enumerate() {
         if begin >= end || begin < before || end as usize > consumed {
-            let rule = format!("range {index} is {begin}..{end}: not behind {before}, empty, or over {consumed}");
+            let rule =
+                format!("range {index} is {begin}..{end}: not behind {before}, empty, or over {consumed}");
             return lie("bad", rule);
         }
         // The first event that ends behind the range's first byte ends behind all of it.

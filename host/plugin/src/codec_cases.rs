@@ -9,23 +9,12 @@ use flumen_pipeline::plan::PluginLimits;
 use flumen_pipeline::{Decoder, Encoder};
 
 use crate::abi::Role;
-use crate::cases::{CaseOutcome, ExpectedEvent, event_difference, shown, text};
+use crate::cases::{Case, CaseOutcome, ExpectedEvent, event_difference, shown, text};
 use crate::error::LoadError;
 use crate::file::PluginFile;
 use crate::host::PluginHost;
 use crate::services::Services;
 use crate::version::PluginVersion;
-
-/// One case.
-#[derive(Debug, Clone)]
-pub struct CodecCase {
-    /// The file's stem.
-    pub name: String,
-    /// The codec's configuration.
-    pub config_json: String,
-    /// What it has to do.
-    pub task: CodecTask,
-}
 
 /// What a codec has to do.
 #[derive(Debug, Clone)]
@@ -61,14 +50,19 @@ const SEED: u64 = 1;
 
 impl PluginHost {
     /// Runs one case of a codec. An error means that the file is not a codec of this kind. What it needs is granted.
-    pub fn run_codec_case(&self, path: &Path, case: &CodecCase) -> Result<CaseOutcome, LoadError> {
-        let role = match case.task {
+    pub(crate) fn run_codec_case(
+        &self,
+        path: &Path,
+        case: &Case,
+        task: &CodecTask,
+    ) -> Result<CaseOutcome, LoadError> {
+        let role = match task {
             CodecTask::Decode { .. } => Role::Decoder,
             CodecTask::Encode { .. } => Role::Encoder,
         };
         let loaded = self.load(PluginFile::read(path)?)?;
         let limits = PluginLimits::default();
-        let services = Services::new(case.name.as_str().into(), limits.log_lines_per_s);
+        let services = Services::new(case.name.as_str().into(), &limits);
         let needs = &loaded.shape.needs;
         let version = match self.open_loaded(&loaded, role, &services, &case.config_json, needs, limits) {
             Ok(version) => version,
@@ -77,7 +71,7 @@ impl PluginHost {
             }
             Err(error) => return Err(error),
         };
-        let differences = match &case.task {
+        let differences = match task {
             CodecTask::Decode { input, is_last, left, expected, bad } => {
                 let (events, found, consumed) = read_all(&version, input, *is_last);
                 let mut out = compare_events(expected, &events);
@@ -110,9 +104,11 @@ fn read_all(
         let rest = input.get(at..).unwrap_or_default();
         let Decoded { consumed, events: found, bad: wrong, .. } = version.decode(rest, is_last);
         events.extend((0..found.body.len()).map(|row| event(&found, row)));
-        bad.extend(wrong.into_iter().map(|BadBytes { bytes, reason, .. }| {
-            (rest.get(bytes).unwrap_or_default().to_vec(), reason)
-        }));
+        bad.extend(
+            wrong
+                .into_iter()
+                .map(|BadBytes { bytes, reason, .. }| (rest.get(bytes).unwrap_or_default().to_vec(), reason)),
+        );
         at += consumed;
         if consumed == 0 || at >= input.len() {
             return (events, bad, at);
@@ -159,7 +155,10 @@ fn compare_bad(expected: &[(Vec<u8>, String)], actual: &[(Vec<u8>, String)]) -> 
                 out.push(format!("bad bytes {index} are missing\n  expected: {} ({part})", text(bytes)));
             }
             (None, Some((found, reason))) => {
-                out.push(format!("bad bytes {index} were not expected\n  actual: {} ({reason})", text(found)));
+                out.push(format!(
+                    "bad bytes {index} were not expected\n  actual: {} ({reason})",
+                    text(found)
+                ));
             }
             (None, None) => {}
         }
@@ -190,11 +189,16 @@ fn encode(
         }
     };
     for index in 0..expected.len().max(actual.len()) {
-        let shown = |payload: Option<&Vec<u8>>| payload.map_or_else(|| "none".to_owned(), |bytes| text(bytes));
+        let shown =
+            |payload: Option<&Vec<u8>>| payload.map_or_else(|| "none".to_owned(), |bytes| text(bytes));
         let (expected, actual) = (expected.get(index), actual.get(index));
         if expected != actual {
             let what = if is_file { "the file".to_owned() } else { format!("payload {index}") };
-            out.push(format!("{what} differs\n    expected: {}\n    actual:   {}", shown(expected), shown(actual)));
+            out.push(format!(
+                "{what} differs\n    expected: {}\n    actual:   {}",
+                shown(expected),
+                shown(actual)
+            ));
         }
     }
     let mut found: Vec<(u64, &str, bool)> = Vec::new();

@@ -57,6 +57,9 @@ pub(crate) struct Loaded {
     pub(crate) compiled: Option<Duration>,
 }
 
+/// Nothing is written to the log while a file is looked at.
+const QUIET: PluginLimits = PluginLimits { log_lines_per_s: 0, ..PluginLimits::DEFAULT };
+
 impl PluginHost {
     /// Starts the engine, opens the cache and starts the threads that watch deadlines and files.
     pub fn new(config: HostConfig) -> Result<Arc<PluginHost>, HostError> {
@@ -117,7 +120,7 @@ impl PluginHost {
         limits: PluginLimits,
     ) -> Result<Arc<PluginVersion>, LoadError> {
         let loaded = self.load(PluginFile::read(path)?)?;
-        let services = Services::new(name.into(), limits.log_lines_per_s);
+        let services = Services::new(name.into(), &limits);
         self.open_loaded(&loaded, role, &services, config, grants, limits)
     }
 
@@ -143,8 +146,14 @@ impl PluginHost {
     ) -> Result<Arc<PluginVersion>, LoadError> {
         let Loaded { file, component, shape, .. } = loaded;
         let linked = abi::link(&self.engine, component, shape, role, grants, &file.path)?.into();
+        // Whose state it takes over is told by versions.
+        let version = match shape.needs.iter().any(|power| power == "state") {
+            true => self.describe(loaded)?.version,
+            false => String::new(),
+        };
         let opening = Opening {
             hash: file.hash.clone(),
+            version,
             config: config.to_owned(),
             limits,
             linked,
@@ -165,7 +174,7 @@ impl PluginHost {
     /// What a plugin tells about itself.
     pub(crate) fn describe(&self, loaded: &Loaded) -> Result<Description, LoadError> {
         let Loaded { file, component, shape, .. } = loaded;
-        let services = Services::new("describe".into(), 0);
+        let services = Services::new("describe".into(), &QUIET);
         abi::describe(&self.engine, component, shape, &services, &file.path)
     }
 

@@ -11,6 +11,7 @@
 //! only the guilty rows leave the flow ([`Quarantined`](flumen_pipeline::Quarantined)).
 
 mod abi;
+mod alone;
 pub mod answer;
 mod byte_isolation;
 mod cache;
@@ -33,10 +34,11 @@ mod version;
 mod watch;
 
 pub use abi::{Description, Reads, Role};
+pub use alone::Alone;
 pub use error::{CacheError, HostError, LoadError};
 pub use file::FileKind;
 pub use host::{HostConfig, PluginHost};
-pub use inspect::Inspection;
+pub use inspect::{Inspection, StartCost};
 pub use stats::{GuestMetric, LastFailure, PluginStats};
 pub use swap::{PluginSlot, SlotStatus, SwapOutcome};
 pub use version::PluginVersion;

@@ -108,10 +108,11 @@ impl PluginSlot {
             }
             Err(source) => return Err(LoadError::read(&path, source)),
         };
-        let services = Services::new(plan.name.as_str().into(), plan.limits.log_lines_per_s);
+        let services = Services::new(plan.name.as_str().into(), &plan.limits);
         let patience = if strong.is_watching() { limits::START_WAIT_MAX } else { Duration::ZERO };
         let loaded = load_when_whole(&strong, &path, patience)?;
-        let version = strong.open_loaded(&loaded, role, &services, &plan.config, &plan.grants, plan.limits)?;
+        let version =
+            strong.open_loaded(&loaded, role, &services, &plan.config, &plan.grants, plan.limits)?;
         let state = State {
             path,
             kind: loaded.file.kind,
@@ -202,7 +203,8 @@ impl PluginSlot {
         }
         let loaded = host.load(file)?;
         let plan = &self.plan;
-        let version = host.open_loaded(&loaded, self.role, &self.services, &plan.config, &plan.grants, plan.limits)?;
+        let version =
+            host.open_loaded(&loaded, self.role, &self.services, &plan.config, &plan.grants, plan.limits)?;
         let outcome = SwapOutcome::Swapped { from: old.hash().to_owned(), to: version.hash().to_owned() };
         let mut state = self.state.lock();
         self.version.store(version);

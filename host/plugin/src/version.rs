@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use flumen_event::{Applied, Batch};
 use flumen_pipeline::plan::PluginLimits;
+use flumen_pipeline::state::Session;
 use flumen_pipeline::{InterceptorVersion, Processed, Quarantined};
 use parking_lot::Mutex;
 
@@ -28,7 +29,9 @@ pub struct PluginVersion {
     hash: Arc<str>,
     config: String,
     limits: PluginLimits,
+    version: String,
     reads: Reads,
+    tick_ms: u32,
     linked: Arc<dyn Linked>,
     services: Arc<Services>,
     host: Weak<PluginHost>,
@@ -46,6 +49,8 @@ pub(crate) struct Instance {
 /// What a version is opened with.
 pub(crate) struct Opening {
     pub(crate) hash: Arc<str>,
+    /// The plugin's own version; empty if it tells none.
+    pub(crate) version: String,
     pub(crate) config: String,
     pub(crate) limits: PluginLimits,
     pub(crate) linked: Arc<dyn Linked>,
@@ -56,10 +61,12 @@ pub(crate) struct Opening {
 impl PluginVersion {
     /// Makes a first instance and asks it what it reads.
     pub(crate) fn open(opening: Opening) -> Result<Arc<PluginVersion>, OpenFailure> {
-        let Opening { hash, config, limits, linked, services, host } = opening;
+        let Opening { hash, version, config, limits, linked, services, host } = opening;
         let mut version = PluginVersion {
             name: services.name.clone(),
             hash,
+            version,
+            tick_ms: 0,
             config,
             limits,
             reads: Reads::default(),
@@ -71,6 +78,7 @@ impl PluginVersion {
         };
         let mut guest = version.instantiate().map_err(OpenFailure::Failed)?;
         version.reads = checked(guest.open(&version.config)?)?;
+        version.tick_ms = guest.tick_ms();
         version.idle.lock().push(Instance { guest, batches: 0 });
         Ok(Arc::new(version))
     }
@@ -116,6 +124,11 @@ impl PluginVersion {
         }
     }
 
+    /// Makes an instance and lets it go: for measuring.
+    pub(crate) fn instantiate_once(&self) -> Result<(), Failure> {
+        self.opened().map(|_| ())
+    }
+
     /// A fresh instance. One that does not open is tried once more: a whole batch depends on it.
     fn fresh(&self) -> Result<Instance, Failure> {
         self.opened().or_else(|_| self.opened())
@@ -134,23 +147,34 @@ impl PluginVersion {
 
     fn put_back(&self, mut instance: Instance) {
         instance.batches += 1;
-        let memory_bytes_max = self.limits.memory_bytes / 100 * limits::INSTANCE_MEMORY_PERCENT_MAX;
-        let is_worn = instance.batches >= limits::INSTANCE_BATCHES_MAX
-            || instance.guest.memory_bytes() > memory_bytes_max;
+        let PluginLimits { memory_bytes, recycle_batches, recycle_memory_percent, .. } = self.limits;
+        let is_worn = instance.batches >= recycle_batches
+            || instance.guest.memory_bytes() > memory_bytes / 100 * u64::from(recycle_memory_percent);
         let mut idle = self.idle.lock();
         if !is_worn && idle.len() < limits::IDLE_INSTANCES_MAX {
             idle.push(instance);
         } else {
+            if is_worn {
+                bump(&self.services.counters.recycled);
+            }
             // Unmapping takes longer than the lock should be held.
             drop(idle);
             drop(instance);
         }
     }
 
-    fn call(&self, rows: &Batch, time: Duration, is_fresh: bool) -> Result<Applied, Failure> {
+    fn call(
+        &self,
+        session: &mut Session,
+        rows: &Batch,
+        time: Duration,
+        is_fresh: bool,
+    ) -> Result<Applied, Failure> {
         self.call_guest(is_fresh, |guest| {
-            let difference = guest.process(rows, &self.reads, time)?;
-            Ok(answer::apply(difference, rows)?)
+            *guest.session() = std::mem::take(session);
+            let difference = guest.process(rows, &self.reads, time);
+            *session = std::mem::take(guest.session());
+            Ok(answer::apply(difference?, rows)?)
         })
     }
 
@@ -228,20 +252,84 @@ impl PluginVersion {
     }
 }
 
-impl Attempt for &PluginVersion {
+/// Attempts of one batch. What one writes to the state counts when its rows go on.
+struct Attempts<'a> {
+    version: &'a PluginVersion,
+    session: &'a mut Session,
+}
+
+impl Attempt for Attempts<'_> {
     fn attempt(&mut self, rows: &Batch, time: Duration, is_fresh: bool) -> Result<Applied, Failure> {
-        self.call(rows, time, is_fresh)
+        let applied = self.version.call(self.session, rows, time, is_fresh);
+        if applied.is_err() {
+            self.session.reject();
+        }
+        applied
+    }
+
+    fn settle(&mut self, goes_on: bool) {
+        if goes_on { self.session.accept() } else { self.session.reject() }
     }
 }
 
 impl InterceptorVersion for PluginVersion {
     fn process(&self, batch: Batch) -> Processed {
+        self.process_with(batch, &mut Session::default())
+    }
+
+    fn process_with(&self, batch: Batch, session: &mut Session) -> Processed {
         if batch.is_empty() {
             return Processed { kept: batch, quarantined: Vec::new(), dropped: 0 };
         }
-        let isolated = isolation::isolate(&mut &*self, &batch, self.limits.time);
+        let mut attempts = Attempts { version: self, session };
+        let isolated = isolation::isolate(&mut attempts, &batch, self.limits.time);
         self.count(isolated.was_retried, isolated.was_bisected, isolated.was_exhausted);
         self.processed(batch, isolated)
+    }
+
+    fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    fn version(&self) -> &str {
+        &self.version
+    }
+
+    fn migrate(&self, from: &str, session: &mut Session) -> Result<(), String> {
+        self.with_state(session, |guest| match guest.migrate(from) {
+            Ok(()) => Ok(()),
+            Err(OpenFailure::Refused(text)) => Err(Failure::Refused(text)),
+            Err(OpenFailure::Failed(failure)) => Err(failure),
+        })
+    }
+
+    fn tick_every(&self) -> Option<Duration> {
+        (self.tick_ms > 0).then(|| Duration::from_millis(u64::from(self.tick_ms)))
+    }
+
+    fn tick(&self, session: &mut Session) -> Result<(), String> {
+        let now_ns = session.now_ns();
+        self.with_state(session, |guest| guest.tick(now_ns, self.limits.time))
+    }
+}
+
+impl PluginVersion {
+    /// A call that has no rows: when it fails it is tried once more, by a fresh instance.
+    fn with_state(
+        &self,
+        session: &mut Session,
+        call: impl Fn(&mut dyn Guest) -> Result<(), Failure>,
+    ) -> Result<(), String> {
+        let mut attempt = |is_fresh| {
+            let called = self.call_guest(is_fresh, |guest| {
+                *guest.session() = std::mem::take(session);
+                let called = call(guest);
+                *session = std::mem::take(guest.session());
+                called
+            });
+            called.inspect_err(|_| session.reject())
+        };
+        attempt(false).or_else(|_| attempt(true)).map_err(|failure| failure.to_string())
     }
 }
 

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use arrow_array::Array;
-use flumen_plugin::answer::{RawColumn, RawHeader};
-use flumen_plugin::codec_answer::{RawBad, RawDecoded, RawEncoded, RawEvents, decoded, encoded};
+use flumen_plugin::answer::{RawColumn, RawEvents, RawHeader};
+use flumen_plugin::codec_answer::{RawBad, RawDecoded, RawEncoded, decoded, encoded};
 use proptest::prelude::*;
 
 const INPUT_BYTES: usize = 20;
@@ -45,12 +45,14 @@ fn header(rows: usize) -> impl Strategy<Value = RawHeader> {
 fn raw_decoded() -> impl Strategy<Value = RawDecoded> {
     // Mostly in order, as they have to be.
     let numbers = |most: usize| {
-        (prop::collection::vec(0_u32..22, 0..=most), prop::bool::weighted(0.8)).prop_map(|(mut all, sorted)| {
-            if sorted {
-                all.sort_unstable();
-            }
-            all
-        })
+        (prop::collection::vec(0_u32..22, 0..=most), prop::bool::weighted(0.8)).prop_map(
+            |(mut all, sorted)| {
+                if sorted {
+                    all.sort_unstable();
+                }
+                all
+            },
+        )
     };
     (numbers(5), numbers(6), 0_u32..23, prop::option::weighted(0.2, 0_u32..9)).prop_flat_map(
         |(ends, edges, consumed, claim)| {

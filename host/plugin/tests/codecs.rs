@@ -73,15 +73,15 @@ fn roomy() -> PluginLimits {
 #[test]
 fn a_file_is_opened_for_the_role_that_it_has() {
     let sandbox = Sandbox::new();
-    let open = |role, name: &str| {
-        sandbox.host.open_as(role, &guest(name), name, "{}", &[], patient()).map(|_| ())
-    };
+    let open =
+        |role, name: &str| sandbox.host.open_as(role, &guest(name), name, "{}", &[], patient()).map(|_| ());
     assert!(open(Role::Decoder, CODEC).is_ok() && open(Role::Encoder, CODEC).is_ok());
     for (role, name) in [(Role::Interceptor, CODEC), (Role::Decoder, "noop"), (Role::Encoder, "filter")] {
         let error = open(role, name).unwrap_err();
         assert!(matches!(error, LoadError::WrongRole { .. }), "{error}");
     }
-    let error = sandbox.host.open_as(Role::Decoder, &guest(CODEC), CODEC, "{\"lie\":\"open\"}", &[], patient());
+    let error =
+        sandbox.host.open_as(Role::Decoder, &guest(CODEC), CODEC, "{\"lie\":\"open\"}", &[], patient());
     assert!(matches!(error.unwrap_err(), LoadError::Refused { text, .. } if text == "it does not open"));
 }
 
@@ -145,7 +145,10 @@ fn lies_of_a_decoder_are_failures() {
         assert_eq!((events.iter().map(Batch::rows).sum::<usize>(), at), (0, 8), "{lie}");
         let all: String = bad.iter().map(|(bytes, _)| bytes.as_str()).collect();
         assert_eq!(all, "one\ntwo\n", "{lie}: {bad:?}");
-        assert!(bad[0].1.contains(reason) || bad.iter().any(|(_, why)| why.contains(reason)), "{lie}: {bad:?}");
+        assert!(
+            bad[0].1.contains(reason) || bad.iter().any(|(_, why)| why.contains(reason)),
+            "{lie}: {bad:?}"
+        );
     }
 }
 
@@ -184,7 +187,8 @@ fn an_encoder_that_fails_costs_the_rows_that_it_fails_on() {
         assert_eq!(common::positions(&encoded.rows), good, "{word}");
         let expected: Vec<String> = good.iter().map(|row| format!("row {row}")).collect();
         assert_eq!(payloads(&encoded), expected, "{word}: each payload is its row's");
-        let failed: Vec<u64> = encoded.quarantined.iter().flat_map(|group| common::positions(&group.batch)).collect();
+        let failed: Vec<u64> =
+            encoded.quarantined.iter().flat_map(|group| common::positions(&group.batch)).collect();
         assert_eq!(failed, bad.iter().map(|row| *row as u64).collect::<Vec<_>>(), "{word}");
         for group in &encoded.quarantined {
             assert!(!group.rejected && group.reasons[0].contains(reason), "{group:?}");
@@ -196,11 +200,8 @@ fn an_encoder_that_fails_costs_the_rows_that_it_fails_on() {
 #[test]
 fn lies_of_an_encoder_are_failures() {
     let sandbox = Sandbox::new();
-    for (lie, reason) in [
-        ("payloads", "payloads:"),
-        ("bad", "payloads:"),
-        ("huge", "larger than its limit"),
-    ] {
+    for (lie, reason) in [("payloads", "payloads:"), ("bad", "payloads:"), ("huge", "larger than its limit")]
+    {
         let version = open(&sandbox, Role::Encoder, CODEC, &format!("{{\"lie\":{lie:?}}}"), roomy());
         let encoded = version.encode(&batch(&["one", "two"]), None);
         assert_eq!((encoded.rows.rows(), encoded.payloads.len()), (0, 0), "{lie}");

@@ -149,7 +149,8 @@ mod tests {
 
     #[test]
     fn a_datum_is_read_at_its_length_and_no_shorter() {
-        let (datum, length) = read(&[GOLDEN, b"more"].concat()).map(|(datum, length)| (format!("{datum:?}"), length)).unwrap();
+        let (datum, length) =
+            read(&[GOLDEN, b"more"].concat()).map(|(datum, length)| (format!("{datum:?}"), length)).unwrap();
         assert_eq!(length, GOLDEN.len());
         assert_eq!(datum, format!("{:?}", Datum { headers: vec![("host", "web1")], body: b"hello" }));
         for end in 0..GOLDEN.len() {

@@ -60,14 +60,17 @@ impl Settings {
     fn parse(config: &Config) -> Result<Settings, String> {
         let settings: Settings = config.parse()?;
         let Settings { body, time, headers, fields, .. } = &settings;
-        let mut keys: Vec<&String> = [body, time, headers].into_iter().filter(|key| !key.is_empty()).collect();
+        let mut keys: Vec<&String> =
+            [body, time, headers].into_iter().filter(|key| !key.is_empty()).collect();
         keys.extend(fields);
         for (index, key) in keys.iter().enumerate() {
             if key.is_empty() {
                 return Err("config.fields: a key is empty; remove it".to_owned());
             }
             if keys.iter().take(index).any(|other| other == key) {
-                return Err(format!("config: the key `{key}` is used twice; give each part a key of its own"));
+                return Err(format!(
+                    "config: the key `{key}` is used twice; give each part a key of its own"
+                ));
             }
         }
         Ok(settings)

@@ -55,7 +55,11 @@ pub fn event<'a>(settings: &Settings, line: &'a [u8]) -> Result<Event<'a>, Strin
 /// Longer names, and empty ones, cannot be headers.
 const HEADER_NAME_BYTES_MAX: usize = 255;
 
-fn body<'a>(settings: &Settings, object: &mut Map<String, Value>, line: &'a [u8]) -> Result<Cow<'a, [u8]>, String> {
+fn body<'a>(
+    settings: &Settings,
+    object: &mut Map<String, Value>,
+    line: &'a [u8],
+) -> Result<Cow<'a, [u8]>, String> {
     if settings.body.is_empty() {
         return Ok(Cow::Borrowed(line.trim_ascii()));
     }

@@ -34,9 +34,24 @@ pub struct SinkCodec {
 /// All of them, in the order of the docs.
 pub fn sinks() -> Vec<SinkType> {
     vec![
-        SinkType { spec: file::SPEC, delivery: |_| "exactly-once", build: file::build, codec: Some(file::CODEC) },
-        SinkType { spec: kafka::SPEC, delivery: kafka::delivery, build: kafka::build, codec: Some(kafka::CODEC) },
-        SinkType { spec: console::SPEC, delivery: |_| "at-least-once", build: console::build, codec: Some(console::CODEC) },
+        SinkType {
+            spec: file::SPEC,
+            delivery: |_| "exactly-once",
+            build: file::build,
+            codec: Some(file::CODEC),
+        },
+        SinkType {
+            spec: kafka::SPEC,
+            delivery: kafka::delivery,
+            build: kafka::build,
+            codec: Some(kafka::CODEC),
+        },
+        SinkType {
+            spec: console::SPEC,
+            delivery: |_| "at-least-once",
+            build: console::build,
+            codec: Some(console::CODEC),
+        },
         SinkType { spec: null::SPEC, delivery: |_| "at-least-once", build: null::build, codec: None },
     ]
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use flumen_pipeline::codec::Origin;
 use flumen_pipeline::{
-    BuildError, ComponentSpec, DecoderLink, Metric, OptionKind, OptionSpec, Options, Source, SourceContext, SourceError,
-    Stopped,
+    BuildError, ComponentSpec, DecoderLink, Metric, OptionKind, OptionSpec, Options, Source, SourceContext,
+    SourceError, Stopped,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 

@@ -5,11 +5,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 mod chains;
+mod errors;
 mod failures;
 mod pressure;
 mod quarantined;
+mod replays;
 mod restart;
 mod sinks;
 mod sources;
+mod stateful;
 mod stops;
 mod support;

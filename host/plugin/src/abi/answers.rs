@@ -3,9 +3,10 @@
 
 use wasmtime::component::{ComponentType, Lift};
 
+use super::aggregator::EventsOut;
 use crate::abi::Reads;
 use crate::answer::{RawAnswer, RawColumn, RawHeader};
-use crate::codec_answer::{RawBad, RawDecoded, RawEncoded, RawEvents};
+use crate::codec_answer::{RawBad, RawDecoded, RawEncoded};
 
 #[derive(ComponentType, Lift)]
 #[component(record)]
@@ -19,8 +20,8 @@ pub(super) struct ReadsOut {
 #[derive(ComponentType, Lift)]
 #[component(record)]
 pub(super) struct BytesOut {
-    offsets: Vec<u8>,
-    data: Vec<u8>,
+    pub(super) offsets: Vec<u8>,
+    pub(super) data: Vec<u8>,
 }
 
 #[derive(ComponentType, Lift)]
@@ -53,14 +54,19 @@ pub(super) struct DifferenceOut {
     rejected: Vec<RejectionOut>,
 }
 
+impl From<HeaderOut> for RawHeader {
+    fn from(HeaderOut { name, offsets, data, present }: HeaderOut) -> RawHeader {
+        RawHeader { name, offsets, data, present }
+    }
+}
+
 impl From<DifferenceOut> for RawAnswer {
     fn from(out: DifferenceOut) -> RawAnswer {
-        let header = |HeaderOut { name, offsets, data, present }| RawHeader { name, offsets, data, present };
         RawAnswer {
             rows_from: out.rows_from,
             body: out.body.map(|BytesOut { offsets, data }| RawColumn { offsets, data }),
             time: out.time,
-            set_headers: out.set_headers.into_iter().map(header).collect(),
+            set_headers: out.set_headers.into_iter().map(RawHeader::from).collect(),
             remove_headers: out.remove_headers,
             rejected: out.rejected.into_iter().map(|RejectionOut { row, reason }| (row, reason)).collect(),
         }
@@ -71,15 +77,6 @@ impl From<ReadsOut> for Reads {
     fn from(ReadsOut { body, time, identity, headers }: ReadsOut) -> Reads {
         Reads { body, time, identity, headers }
     }
-}
-
-#[derive(ComponentType, Lift)]
-#[component(record)]
-pub(super) struct EventsOut {
-    rows: u32,
-    body: BytesOut,
-    time: Option<Vec<u8>>,
-    headers: Vec<HeaderOut>,
 }
 
 #[derive(ComponentType, Lift)]
@@ -109,18 +106,6 @@ pub(super) struct EncodedOut {
 impl From<BytesOut> for RawColumn {
     fn from(BytesOut { offsets, data }: BytesOut) -> RawColumn {
         RawColumn { offsets, data }
-    }
-}
-
-impl From<HeaderOut> for RawHeader {
-    fn from(HeaderOut { name, offsets, data, present }: HeaderOut) -> RawHeader {
-        RawHeader { name, offsets, data, present }
-    }
-}
-
-impl From<EventsOut> for RawEvents {
-    fn from(EventsOut { rows, body, time, headers }: EventsOut) -> RawEvents {
-        RawEvents { rows, body: body.into(), time, headers: headers.into_iter().map(RawHeader::from).collect() }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use flumen_event::{Batch, Difference};
 use flumen_pipeline::codec::Decoded;
 use flumen_pipeline::plan::PluginLimits;
+use flumen_pipeline::state::Session;
 use wasmtime::Engine;
 use wasmtime::component::types::{self, ComponentInstance};
 use wasmtime::component::{InstancePre, TypedFunc};
@@ -16,7 +17,7 @@ use super::store::{self, HostSide, Room};
 use super::{FilePart, Guest, Linked, Reads, columns, not_this_role};
 use crate::codec_answer::{self, EncodedRows};
 use crate::error::LoadError;
-use crate::failure::{Failure, OpenFailure, cut};
+use crate::failure::{Failure, OpenFailure};
 use crate::services::Services;
 
 const OPEN: &str = "open";
@@ -103,8 +104,12 @@ impl Guest for RunningDecoder {
     }
 
     fn decode(&mut self, input: &[u8], is_last: bool, time: Duration) -> Result<Decoded, Failure> {
-        let decoded = self.room.call(&self.decode, (input, is_last), time).map_err(failure)?;
+        let decoded = self.room.call(&self.decode, (input, is_last), time).map_err(Failure::of_call)?;
         Ok(codec_answer::decoded(decoded.into(), input.len())?)
+    }
+
+    fn session(&mut self) -> &mut Session {
+        self.room.session()
     }
 
     fn memory_bytes(&self) -> u64 {
@@ -164,7 +169,8 @@ impl Guest for RunningEncoder {
     ) -> Result<EncodedRows, Failure> {
         let columns = columns::Columns::of(batch, reads);
         let headers = columns.headers();
-        let encoded = self.room.call(&self.encode, (columns.batch(&headers), file), time).map_err(failure)?;
+        let encoded =
+            self.room.call(&self.encode, (columns.batch(&headers), file), time).map_err(Failure::of_call)?;
         Ok(codec_answer::encoded(encoded.into(), batch.rows())?)
     }
 
@@ -173,19 +179,14 @@ impl Guest for RunningEncoder {
             FilePart::Begin => &self.begin,
             FilePart::End => &self.end,
         };
-        self.room.call(function, (seed,), time).map_err(failure)
+        self.room.call(function, (seed,), time).map_err(Failure::of_call)
+    }
+
+    fn session(&mut self) -> &mut Session {
+        self.room.session()
     }
 
     fn memory_bytes(&self) -> u64 {
         self.room.memory_bytes()
-    }
-}
-
-fn failure(failure: OpenFailure) -> Failure {
-    match failure {
-        OpenFailure::Refused(text) => {
-            Failure::Refused(cut(&text, flumen_event::limits::REASON_BYTES_MAX).to_owned())
-        }
-        OpenFailure::Failed(failure) => failure,
     }
 }

@@ -69,7 +69,9 @@ impl<'a> Columns<'a> {
     pub(super) fn of(batch: &'a Batch, reads: &'a Reads) -> Columns<'a> {
         let body = reads.body.then(|| Bytes::of(batch.body().offsets(), batch.body().values()));
         let headers = match reads.is_all_headers() {
-            true => batch.headers().iter().map(|header| Header::present(&header.name, &header.values)).collect(),
+            true => {
+                batch.headers().iter().map(|header| Header::present(&header.name, &header.values)).collect()
+            }
             false => reads.headers.iter().map(|name| Header::of(name, batch)).collect(),
         };
         Columns { batch, reads, body, headers }

@@ -55,6 +55,7 @@ pub(super) fn define(
                 instance.func_wrap("add", add)?;
                 instance.func_wrap("set", set)?;
             }
+            "state" => super::state::define(&mut instance)?,
             _ => instance.func_wrap("now", now)?,
         }
     }

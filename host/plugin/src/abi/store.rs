@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flumen_pipeline::plan::PluginLimits;
+use flumen_pipeline::state::Session;
 use wasmtime::component::types::{self, ComponentInstance, ComponentItem};
 use wasmtime::component::{ComponentNamedList, Instance, InstancePre, Lift, Lower, TypedFunc};
 use wasmtime::{Engine, PoolConcurrencyLimitError, ResourceLimiter, Store, Trap};
@@ -24,6 +25,8 @@ pub(crate) struct HostSide {
     pub(super) services: Arc<Services>,
     /// Bytes that host calls of this batch may still carry.
     pub(super) call_bytes_left: u64,
+    /// The state of the batch that is processed; at other times one of nothing.
+    pub(super) session: Session,
 }
 
 /// The memory cap over all memories of an instance, and what the guest asked for.
@@ -146,7 +149,12 @@ impl Room {
         functions: impl FnOnce(&mut Store<HostSide>, &Instance) -> wasmtime::Result<Functions>,
     ) -> Result<(Room, Functions), Failure> {
         let limiter = Limiter { memory_bytes: 0, memory_bytes_max: limits.memory_bytes, refused_bytes: None };
-        let side = HostSide { limiter, services: services.clone(), call_bytes_left: limits.host_call_bytes };
+        let side = HostSide {
+            limiter,
+            services: services.clone(),
+            call_bytes_left: limits.host_call_bytes,
+            session: Session::default(),
+        };
         let mut store = Store::new(engine, side);
         store.limiter(|side| &mut side.limiter);
         store.set_hostcall_fuel(usize::try_from(limits.answer_bytes).unwrap_or(usize::MAX));
@@ -196,6 +204,11 @@ impl Room {
         side.limiter.refused_bytes = None;
         let called = function.call(&mut self.store, params);
         called.map_err(|error| classify(&error, self.store.data(), &self.limits, time))
+    }
+
+    /// Lent for a call, and taken back after it.
+    pub(super) fn session(&mut self) -> &mut Session {
+        &mut self.store.data_mut().session
     }
 
     /// Linear memory that it holds.

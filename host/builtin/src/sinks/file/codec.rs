@@ -125,7 +125,8 @@ impl Files {
     fn put(&mut self, number: u64, encoded: &Encoded) -> Result<(), SinkError> {
         let entry = self.entries.get_mut(&number).ok_or_else(lost_track)?;
         let before = entry.buffer.len();
-        if entry.length == 0 && entry.events == 0
+        if entry.length == 0
+            && entry.events == 0
             && let Some(version) = &self.version
         {
             let begin = version.begin(seed(&entry.recorded)).map_err(|error| {

@@ -39,7 +39,8 @@ impl Shape {
         each_header(record, |name, value| own += name.len() + 2 * value.len());
         let bytes = intake.events.bytes() + intake.events.rows() * own;
         if bytes > DECODED_BYTES_MAX {
-            let reason = format!("its events have {bytes} bytes; at most {DECODED_BYTES_MAX} are taken of a record");
+            let reason =
+                format!("its events have {bytes} bytes; at most {DECODED_BYTES_MAX} are taken of a record");
             return Some(Decoded::TooMuch(reason));
         }
         Some(Decoded::Events(intake))
@@ -81,7 +82,14 @@ impl Shape {
     }
 
     /// Adds a row of a batch, with the record's headers behind its own.
-    fn event<M: Message>(&self, record: &M, partition: &Partition, events: &Batch, row: usize, rows: &mut Rows) {
+    fn event<M: Message>(
+        &self,
+        record: &M,
+        partition: &Partition,
+        events: &Batch,
+        row: usize,
+        rows: &mut Rows,
+    ) {
         for header in events.headers() {
             if arrow_array::Array::is_valid(&header.values, row) {
                 rows.header(&header.name, header.values.value(row));

@@ -80,7 +80,8 @@ impl Out {
             || self.kept.bytes() >= self.plan.bytes.clamp(1, BYTES_MAX)
             || self.kept.column_bytes() >= COLUMN_BYTES_MAX
             || self.kept.names() >= NAMES_MAX
-            || self.rejected.bytes() + self.rejected.column_bytes() + self.undecoded_bytes >= REJECTED_BYTES_MAX
+            || self.rejected.bytes() + self.rejected.column_bytes() + self.undecoded_bytes
+                >= REJECTED_BYTES_MAX
     }
 
     /// Time until the batch has lingered long enough; `None` if there is nothing to emit.

@@ -78,7 +78,9 @@ pub const CODEC: SourceCodec = SourceCodec {
         "multiline_max_bytes",
         "multiline_timeout",
     ],
-    build: |options, codec| Ok(Box::new(Tail { settings: Settings { codec: Some(codec), ..Settings::new(options)? } })),
+    build: |options, codec| {
+        Ok(Box::new(Tail { settings: Settings { codec: Some(codec), ..Settings::new(options)? } }))
+    },
 };
 
 struct Tail {

@@ -302,8 +302,8 @@ const DECODED_NAMES_MAX: usize = 128;
 /// The events with the `file` header. Without it where they have no room for it: a batch cannot be parted here.
 fn with_label(batch: Batch, label: &Arc<str>) -> Batch {
     let rows = batch.rows();
-    let labelled = repeated(&[(label.clone(), rows)])
-        .and_then(|values| batch.clone().with_header(FILE_HEADER, values));
+    let labelled =
+        repeated(&[(label.clone(), rows)]).and_then(|values| batch.clone().with_header(FILE_HEADER, values));
     labelled.unwrap_or_else(|error| {
         tracing::warn!(file = %label, events = rows, %error, "events go on without the header `file`");
         batch
