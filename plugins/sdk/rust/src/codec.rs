@@ -490,3 +490,49 @@ macro_rules! __encoding {
         }
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use decoder_world::exports::flumen::plugin::decoding::Decoded as DecodedOut;
+
+    fn numbers(list: &[u8]) -> Vec<u32> {
+        list.chunks_exact(4).map(|bytes| bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u32::from(*byte))).collect()
+    }
+
+    #[test]
+    fn what_an_event_lacks_is_absent_and_times_go_on() {
+        let mut out = Decoded::with_capacity(0);
+        out.event(2, b"a").header("x", "1");
+        out.event(4, b"bb").time(7).header("y", "2").header("x", "3");
+        out.bad(4..6, "no event");
+        out.event(8, b"");
+        out.consume(9);
+        let DecodedOut { consumed, events, ends, bad } = out.into();
+        assert_eq!((consumed, events.rows, numbers(&ends)), (9, 3, vec![2, 4, 8]));
+        assert_eq!((events.body.data.as_slice(), numbers(&events.body.offsets)), (b"abb".as_slice(), vec![0, 1, 3, 3]));
+        assert_eq!(events.time, Some([7_i64; 3].iter().flat_map(|time| time.to_le_bytes()).collect()));
+        let headers: Vec<_> = events
+            .headers
+            .iter()
+            .map(|header| (header.name.as_str(), header.data.as_slice(), header.present.clone(), numbers(&header.offsets)))
+            .collect();
+        assert_eq!(
+            headers,
+            [
+                ("x", b"13".as_slice(), Some(vec![0b011]), vec![0, 1, 2, 2]),
+                ("y", b"2".as_slice(), Some(vec![0b010]), vec![0, 0, 1, 1]),
+            ]
+        );
+        assert_eq!(bad.iter().map(|bad| (bad.begin, bad.end)).collect::<Vec<_>>(), [(4, 6)]);
+    }
+
+    #[test]
+    fn a_header_given_twice_keeps_its_first_value() {
+        let mut out = Decoded::with_capacity(0);
+        out.event(1, b"").header("x", "1").header("x", "2");
+        let DecodedOut { events, consumed, .. } = out.into();
+        let header = events.headers.first().map(|header| (header.data.clone(), header.present.clone()));
+        assert_eq!((header, events.time, consumed), (Some((b"1".to_vec(), None)), None, 1));
+    }
+}
