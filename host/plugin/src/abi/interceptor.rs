@@ -17,7 +17,7 @@ use super::store::{self, HostSide, Room};
 use super::{Guest, Linked, Reads, columns};
 use crate::answer;
 use crate::error::LoadError;
-use crate::failure::{Failure, OpenFailure, cut};
+use crate::failure::{Failure, OpenFailure, printable};
 use crate::services::Services;
 
 const OPEN: &str = "open";
@@ -82,7 +82,7 @@ impl Guest for Running {
         match self.room.call(&self.process, (columns.batch(&headers),), time) {
             Ok(difference) => Ok(answer::decode(difference.into(), batch.rows())?),
             Err(OpenFailure::Refused(text)) => {
-                Err(Failure::Refused(cut(&text, flumen_event::limits::REASON_BYTES_MAX).to_owned()))
+                Err(Failure::Refused(printable(&text, flumen_event::limits::REASON_BYTES_MAX)))
             }
             Err(OpenFailure::Failed(failure)) => Err(failure),
         }
