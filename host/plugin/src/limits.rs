@@ -30,6 +30,10 @@ pub const TABLE_ELEMENTS_MAX: usize = 100_000;
 /// Bytes of a plugin's file. A Python component has 18 MB.
 pub const FILE_BYTES_MAX: u64 = 64 << 20;
 
+/// Components in components. Tools that put components together make a few levels; the compiler takes time that grows
+/// with the square of the depth: 15 s for 20,000 levels in 260 KB.
+pub const NESTED_COMPONENTS_MAX: usize = 32;
+
 /// Bytes of all compiled plugins in the cache; the oldest go first. A compiled Python component has some 60 MB.
 pub const CACHE_BYTES_MAX: u64 = 1 << 30;
 

@@ -15,7 +15,7 @@ use wasmtime::{Engine, PoolConcurrencyLimitError, ResourceLimiter, Store, Trap};
 
 use crate::engine::ticks;
 use crate::error::LoadError;
-use crate::failure::{Failure, OpenFailure, cut};
+use crate::failure::{Failure, OpenFailure, printable};
 use crate::limits;
 use crate::services::Services;
 
@@ -184,7 +184,7 @@ impl Room {
         (Result<Answer, String>,): ComponentNamedList + Lift,
     {
         let (answer,) = self.call_plain(function, params, time).map_err(OpenFailure::Failed)?;
-        answer.map_err(|text| OpenFailure::Refused(cut(&text, limits::TEXT_BYTES_MAX).to_owned()))
+        answer.map_err(|text| OpenFailure::Refused(printable(&text, limits::TEXT_BYTES_MAX)))
     }
 
     /// Calls a function: everything that a call is measured against begins anew.
@@ -238,7 +238,7 @@ fn classify(error: &wasmtime::Error, side: &HostSide, limits: &PluginLimits, tim
     if text.contains("fuel allocated for hostcalls") {
         return Failure::Oversized { limit_bytes: limits.answer_bytes };
     }
-    let text = cut(&text, flumen_event::limits::REASON_BYTES_MAX).to_owned();
+    let text = printable(&text, flumen_event::limits::REASON_BYTES_MAX);
     match text.contains("has not been defined") {
         true => Failure::Trap(format!("it called what Flumen does not offer: {text}")),
         false => Failure::Abi(text),
