@@ -128,8 +128,12 @@ fn parse(entry: &str) -> Result<Entry, String> {
     };
     let host = match (host_address(&host), host.strip_prefix('*')) {
         (Some(address), _) => Host::Address(canonical(address)),
-        (None, Some(domain)) if domain.strip_prefix('.').is_some_and(is_name) => Host::Below(domain.to_owned()),
-        (None, Some(_)) => return wrong("has a `*` that is not `*.domain`; name the hosts, or the domain above them"),
+        (None, Some(domain)) if domain.strip_prefix('.').is_some_and(is_name) => {
+            Host::Below(domain.to_owned())
+        }
+        (None, Some(_)) => {
+            return wrong("has a `*` that is not `*.domain`; name the hosts, or the domain above them");
+        }
         (None, None) if is_name(&host) => Host::Name(host),
         (None, None) => return wrong("is not a name or address with a port; write \"host:port\""),
     };
@@ -206,7 +210,8 @@ mod tests {
 
     #[test]
     fn names_patterns_and_addresses_with_their_ports() {
-        let list = list(&["ES.local:9200", "*.example.com:443", "10.1.2.3:80", "[fd00::1]:80", "localhost:1"]);
+        let list =
+            list(&["ES.local:9200", "*.example.com:443", "10.1.2.3:80", "[fd00::1]:80", "localhost:1"]);
         assert!(may(&list, "es.local", 9200, "8.8.8.8"));
         assert!(may(&list, "ES.LOCAL.", 9200, "10.0.0.7"), "a name in the list may be private");
         assert!(!may(&list, "es.local", 9201, "8.8.8.8"));

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use ureq::http::{self, HeaderName, HeaderValue, Method, Uri};
 use ureq::Agent;
+use ureq::http::{self, HeaderName, HeaderValue, Method, Uri};
 
 use crate::allow::{AllowList, normal};
 use crate::counters::{Counters, EgressStats, add};
@@ -90,7 +90,8 @@ impl Egress {
     }
 
     pub(crate) fn with_lookup(settings: Settings, lookup: Lookup) -> Result<Arc<Egress>, SettingsError> {
-        let allow = settings.allow.as_deref().map(AllowList::parse).transpose().map_err(SettingsError::Allow)?;
+        let allow =
+            settings.allow.as_deref().map(AllowList::parse).transpose().map_err(SettingsError::Allow)?;
         let tls = Tls::new(settings.ca.as_deref()).map_err(SettingsError::Ca)?;
         let mut secrets = BTreeMap::new();
         for (name, secret) in &settings.secrets {
@@ -184,7 +185,10 @@ impl Egress {
         let joined = self.secrets.join(parts, host, port, used)?;
         let max = self.settings.request_bytes_max;
         if joined.len() as u64 > max {
-            return Err(Failure::Invalid(format!("it has {} bytes, at most {max} may be sent at once", joined.len())));
+            return Err(Failure::Invalid(format!(
+                "it has {} bytes, at most {max} may be sent at once",
+                joined.len()
+            )));
         }
         Ok(joined)
     }
@@ -224,11 +228,19 @@ impl Egress {
         Ok(Response { status: head.status.as_u16(), headers: headers.collect(), body: mask(body, &used) })
     }
 
-    fn run(&self, request: http::Request<Vec<u8>>, time: Duration) -> Result<http::Response<ureq::Body>, Failure> {
+    fn run(
+        &self,
+        request: http::Request<Vec<u8>>,
+        time: Duration,
+    ) -> Result<http::Response<ureq::Body>, Failure> {
         let max = self.settings.response_bytes_max;
-        let is_bodiless = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::DELETE);
+        let is_bodiless = matches!(
+            *request.method(),
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::DELETE
+        );
         let answered = if request.body().is_empty() && is_bodiless {
-            let request = self.agent.configure_request(request.map(|_| ())).timeout_global(Some(time)).build();
+            let request =
+                self.agent.configure_request(request.map(|_| ())).timeout_global(Some(time)).build();
             self.agent.run(request)
         } else if is_bodiless && *request.method() != Method::DELETE {
             return Err(Failure::Invalid(format!("a {} has no body", request.method())));
@@ -246,7 +258,9 @@ impl Egress {
         used: &mut Vec<&'a str>,
         into: Option<&mut http::HeaderMap>,
     ) -> Result<(), Failure> {
-        let Some(into) = into else { return Err(Failure::Invalid("the URL or the method is none".to_owned())) };
+        let Some(into) = into else {
+            return Err(Failure::Invalid("the URL or the method is none".to_owned()));
+        };
         if headers.len() > limits::REQUEST_HEADERS_MAX {
             return Err(Failure::Invalid(format!("it has over {} headers", limits::REQUEST_HEADERS_MAX)));
         }
@@ -267,7 +281,9 @@ impl Egress {
             }
             // The value is not shown: it may have a secret in it.
             let mut value = HeaderValue::from_bytes(&value).map_err(|_| {
-                Failure::Invalid(format!("the value of the header {name} has a line end or another control character"))
+                Failure::Invalid(format!(
+                    "the value of the header {name} has a line end or another control character"
+                ))
             })?;
             value.set_sensitive(used.len() > before);
             into.append(name, value);

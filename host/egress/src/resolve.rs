@@ -40,15 +40,23 @@ impl Resolver {
     pub(crate) fn check_name(&self, host: &str, port: u16) -> Result<(), Failure> {
         match &self.allow {
             Some(allow) if !allow.names(host, port) => {
-                let shown = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-                Err(Failure::Denied(format!("{shown} is not in the list of what is allowed; add \"{shown}\" to `allow`")))
+                let shown =
+                    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+                Err(Failure::Denied(format!(
+                    "{shown} is not in the list of what is allowed; add \"{shown}\" to `allow`"
+                )))
             }
             _ => Ok(()),
         }
     }
 
     /// The addresses of a host that may be connected to; at least one.
-    pub(crate) fn resolve(&self, host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, Failure> {
+    pub(crate) fn resolve(
+        &self,
+        host: &str,
+        port: u16,
+        deadline: Instant,
+    ) -> Result<Vec<SocketAddr>, Failure> {
         self.check_name(host, port)?;
         let found = match host_address(host) {
             Some(address) => vec![address],

@@ -23,7 +23,13 @@ pub(crate) struct Opener {
 }
 
 impl Opener {
-    pub(crate) fn open(&self, host: &str, port: u16, tls: bool, deadline: Instant) -> Result<Stream, Failure> {
+    pub(crate) fn open(
+        &self,
+        host: &str,
+        port: u16,
+        tls: bool,
+        deadline: Instant,
+    ) -> Result<Stream, Failure> {
         let addresses = self.resolver.resolve(host, port, deadline)?;
         let place = Place::take(&self.counters, self.connections_max)?;
         let socket = connect(host, &addresses, deadline)?;

@@ -44,11 +44,14 @@ pub(crate) fn server_name(host: &str) -> Result<ServerName<'static>, Failure> {
 
 fn of_file(path: &Path) -> Result<RootCertStore, String> {
     let shown = path.display();
-    let read = CertificateDer::pem_file_iter(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let read =
+        CertificateDer::pem_file_iter(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
     let mut roots = RootCertStore::empty();
     for certificate in read {
         let certificate = certificate.map_err(|error| format!("{shown} is damaged: {error}"))?;
-        roots.add(certificate).map_err(|error| format!("a certificate of {shown} cannot be used: {error}"))?;
+        roots
+            .add(certificate)
+            .map_err(|error| format!("a certificate of {shown} cannot be used: {error}"))?;
     }
     if roots.is_empty() {
         return Err(format!("{shown} has no certificate in PEM (-----BEGIN CERTIFICATE-----)"));
