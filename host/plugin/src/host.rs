@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use crate::abi::{self, Shape};
+use crate::abi::{self, Description, Shape};
 use crate::cache::{Cache, Entry, Key, Miss};
 use crate::engine;
 use crate::error::{HostError, LoadError};
@@ -118,12 +118,12 @@ impl PluginHost {
         limits: PluginLimits,
     ) -> Result<Arc<PluginVersion>, LoadError> {
         let Loaded { file, component, shape, .. } = loaded;
-        let release = abi::link(&self.engine, component, shape, grants, &file.path)?.into();
+        let linked = abi::link(&self.engine, component, shape, grants, &file.path)?.into();
         let opening = Opening {
             hash: file.hash.clone(),
             config: config.to_owned(),
             limits,
-            release,
+            linked,
             services: services.clone(),
             host: self.this.clone(),
         };
@@ -136,6 +136,13 @@ impl PluginHost {
         versions.retain(|version| version.strong_count() > 0);
         versions.push(Arc::downgrade(&version));
         Ok(version)
+    }
+
+    /// What a plugin tells about itself.
+    pub(crate) fn describe(&self, loaded: &Loaded) -> Result<Description, LoadError> {
+        let Loaded { file, component, shape, .. } = loaded;
+        let services = Services::new("describe".into(), 0);
+        abi::describe(&self.engine, component, shape, &services, &file.path)
     }
 
     /// Gives up all instances that are not at work, to make room for one that has work.

@@ -68,6 +68,12 @@ pub const METRIC_NAMES_MAX: usize = 64;
 /// Bytes of such a name; promised in the WIT.
 pub const METRIC_NAME_BYTES_MAX: usize = 64;
 
+/// Bytes of the JSON Schema in which a plugin describes its options.
+pub const OPTIONS_SCHEMA_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes that are kept of a plugin's version and of its summary.
+pub const DESCRIPTION_BYTES_MAX: usize = 256;
+
 /// Bytes of a reason or error text of a guest that are kept where no other limit is named.
 pub const TEXT_BYTES_MAX: usize = 4_096;
 

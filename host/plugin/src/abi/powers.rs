@@ -1,20 +1,14 @@
-//! The imports of this release. Each is linked only if the pipeline grants it.
+//! The host powers. Each is linked only if the pipeline grants it.
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::{ComponentType, Lift, Linker, WasmStr};
 
-use super::HostSide;
+use super::release::Release;
+use super::store::HostSide;
 use crate::failure::cut;
 use crate::limits;
 use crate::services::Level;
 use crate::stats;
-
-/// Powers and the interfaces behind them.
-pub(super) const POWERS: [(&str, &str); 3] = [
-    ("log", "flumen:plugin/log@0.1.0"),
-    ("metrics", "flumen:plugin/metrics@0.1.0"),
-    ("clock", "flumen:plugin/clock@0.1.0"),
-];
 
 #[derive(ComponentType, Lift, Clone, Copy)]
 #[component(enum)]
@@ -45,13 +39,17 @@ impl From<LevelIn> for Level {
 
 type Caller<'a> = StoreContextMut<'a, HostSide>;
 
-pub(super) fn define(linker: &mut Linker<HostSide>, grants: &[String]) -> wasmtime::Result<()> {
-    for (power, interface) in POWERS {
+pub(super) fn define(
+    linker: &mut Linker<HostSide>,
+    release: &Release,
+    grants: &[String],
+) -> wasmtime::Result<()> {
+    for (power, interface) in release.powers {
         if !grants.iter().any(|grant| grant == power) {
             continue;
         }
         let mut instance = linker.instance(interface)?;
-        match power {
+        match *power {
             "log" => instance.func_wrap("write", write)?,
             "metrics" => {
                 instance.func_wrap("add", add)?;
