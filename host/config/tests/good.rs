@@ -132,6 +132,7 @@ fn everything_that_can_be_said() {
         grants: Vec::new(),
         on_reject: OnReject::Quarantine,
         limits: PluginLimits::default(),
+        egress: None,
     };
     let first = InterceptorPlan { on_reject: OnReject::Drop, ..interceptor("access-log", "access-log") };
     let second = InterceptorPlan {

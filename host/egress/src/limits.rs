@@ -27,8 +27,8 @@ pub const REQUEST_HEAD_BYTES_MAX: usize = 32 << 10;
 /// A connection that was not used for so long is not used again: most servers close theirs later.
 pub const IDLE_MAX: Duration = Duration::from_secs(15);
 
-/// Bytes that wait in memory on each side of a connection.
-pub const BUFFER_BYTES: usize = 64 << 10;
+/// Bytes that wait in memory on each side of a connection: more than [`RESPONSE_HEAD_BYTES_MAX`], which is parsed as a whole.
+pub const BUFFER_BYTES: usize = 128 << 10;
 
 /// Bytes of an error's text that are kept.
 pub const TEXT_BYTES_MAX: usize = 512;

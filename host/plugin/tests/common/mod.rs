@@ -83,6 +83,7 @@ pub fn plan(name: &str, config: &str) -> InterceptorPlan {
         grants: Vec::new(),
         on_reject: OnReject::Quarantine,
         limits: PluginLimits::default(),
+        egress: None,
     }
 }
 

@@ -63,6 +63,7 @@ pub fn plan(sources: &[&str], channels: &[(&str, u64)], sinks: &[(&str, &str)]) 
                 channel: channel.to_string(),
                 interceptors: Vec::new(),
                 options: Options::default(),
+                plugin: None,
             })
             .collect(),
         batch: BatchPlan::default(),
@@ -78,6 +79,7 @@ pub fn interceptor(name: &str, on_reject: OnReject) -> InterceptorPlan {
         grants: Vec::new(),
         on_reject,
         limits: PluginLimits::default(),
+        egress: None,
     }
 }
 
