@@ -62,7 +62,8 @@ impl PluginHost {
         let plugin_limits = PluginLimits::default();
         let services = Services::new(case.name.as_str().into(), plugin_limits.log_lines_per_s);
         let needs = &loaded.shape.needs;
-        let opened = self.open_loaded(&loaded, &services, &case.config_json, needs, plugin_limits);
+        let opened =
+            self.open_loaded(&loaded, Role::Interceptor, &services, &case.config_json, needs, plugin_limits);
         let version = match (opened, &case.open_error) {
             (Ok(version), None) => version,
             (Ok(_), Some(part)) => {

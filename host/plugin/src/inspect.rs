@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use flumen_pipeline::plan::PluginLimits;
 use serde::Serialize;
 
-use crate::abi::{Description, Reads};
+use crate::abi::{Description, Reads, Role};
 use crate::error::LoadError;
 use crate::file::{FileKind, PluginFile};
 use crate::host::PluginHost;
@@ -48,7 +48,8 @@ impl PluginHost {
         let limits = PluginLimits::default();
         let services = Services::new("inspect".into(), limits.log_lines_per_s);
         let about = self.describe(&loaded)?;
-        let opened = self.open_loaded(&loaded, &services, config, &loaded.shape.needs, limits);
+        let role = loaded.shape.roles.first().copied().unwrap_or(Role::Interceptor);
+        let opened = self.open_loaded(&loaded, role, &services, config, &loaded.shape.needs, limits);
         let (reads, open_error) = match opened {
             Ok(version) => (Some(version.reads().clone()), None),
             Err(LoadError::Refused { text, .. }) => (None, Some(text)),

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use flumen_egress::{Egress, Secret, SecretFor, Settings, SettingsError};
+use flumen_pipeline::plan::{EgressPlan, SecretPlan};
 use parking_lot::Mutex;
 
 use crate::failure::cut;
@@ -28,6 +30,9 @@ pub(crate) struct Services {
     pub(crate) counters: Counters,
     log: Mutex<Bucket>,
     metrics: Mutex<BTreeMap<String, GuestMetric>>,
+    /// The way out, if there is one.
+    pub(crate) egress: Option<Arc<Egress>>,
+    pub(crate) egress_calls_per_batch: u32,
 }
 
 /// A token bucket that holds one second's lines.
@@ -55,11 +60,47 @@ impl Services {
     pub(crate) fn new(name: Arc<str>, log_lines_per_s: u32) -> Arc<Services> {
         let lines_per_s = f64::from(log_lines_per_s);
         let log = Mutex::new(Bucket { lines_per_s, tokens: lines_per_s, filled: Instant::now() });
-        Arc::new(Services { name, counters: Counters::default(), log, metrics: Mutex::default() })
+        Arc::new(Services {
+            name,
+            counters: Counters::default(),
+            log,
+            metrics: Mutex::default(),
+            egress: None,
+            egress_calls_per_batch: 0,
+        })
+    }
+
+    /// The same with a way out.
+    pub(crate) fn with_egress(
+        mut self: Arc<Self>,
+        plan: Option<&EgressPlan>,
+    ) -> Result<Arc<Self>, SettingsError> {
+        let Some(plan) = plan else { return Ok(self) };
+        let secret = |secret: &SecretPlan| SecretFor {
+            value: Secret(secret.value.0.clone()),
+            hosts: secret.hosts.clone(),
+        };
+        let egress = Egress::new(Settings {
+            allow: Some(plan.allow.clone()),
+            secrets: plan.secrets.iter().map(|(name, plan)| (name.clone(), secret(plan))).collect(),
+            ca: plan.ca.clone(),
+            timeout: plan.timeout,
+            request_bytes_max: plan.request_bytes,
+            response_bytes_max: plan.response_bytes,
+            connections_max: plan.connections,
+        })?;
+        // Nobody else has it yet.
+        if let Some(services) = Arc::get_mut(&mut self) {
+            services.egress = Some(egress);
+            services.egress_calls_per_batch = plan.calls_per_batch;
+        }
+        Ok(self)
     }
 
     pub(crate) fn stats(&self) -> PluginStats {
-        self.counters.snapshot(self.metrics.lock().clone())
+        let mut stats = self.counters.snapshot(self.metrics.lock().clone());
+        stats.egress = self.egress.as_ref().map(|egress| egress.stats());
+        stats
     }
 
     /// True if a line may be written now. Asked before the line is read out of the guest.

@@ -6,6 +6,8 @@
 mod about;
 mod answers;
 mod columns;
+mod delivery;
+mod egress;
 mod interceptor;
 mod powers;
 mod release;
@@ -51,8 +53,38 @@ pub(crate) trait Guest: Send {
     /// `batch` has at least one row. The answer is checked, but not yet against the columns of the batch.
     fn process(&mut self, batch: &Batch, reads: &Reads, time: Duration) -> Result<Difference, Failure>;
 
+    /// A sink's: whether its destination keeps the cursor. Known once it is open.
+    fn recovers(&self) -> bool {
+        false
+    }
+
+    /// A sink's: the cursor that its destination has.
+    fn recover(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        Err(not_this_role())
+    }
+
+    /// A sink's: `batch` has at least one row. The rejected rows are not yet held against the batch.
+    fn deliver(&mut self, batch: &Batch, reads: &Reads, cursor: &[u8]) -> Result<Outcome, Failure> {
+        let _unused = (batch, reads, cursor);
+        Err(not_this_role())
+    }
+
     /// Linear memory that it holds.
     fn memory_bytes(&self) -> u64;
+}
+
+/// What became of a batch that a sink was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Row numbers with reasons: all others arrived.
+    Delivered(Vec<(u32, String)>),
+    /// Nothing is known to have arrived.
+    Retry { reason: String, after: Option<Duration> },
+}
+
+/// A version is linked for one role, and called for no other.
+fn not_this_role() -> Failure {
+    Failure::Refused("the host called it for a role that it was not opened for (a bug of Flumen)".to_owned())
 }
 
 /// A component with its imports resolved, ready to be instantiated.
@@ -121,8 +153,9 @@ fn check_export(
     let exported = exported(engine, types, interface, path)?;
     match role {
         Role::Interceptor => interceptor::check(engine, types, &exported, interface, path),
+        Role::Sink => delivery::check(engine, types, &exported, interface, path),
         // No release has an interface for these yet.
-        Role::Aggregator | Role::Decoder | Role::Encoder | Role::Sink => Ok(()),
+        Role::Aggregator | Role::Decoder | Role::Encoder => Ok(()),
     }
 }
 
@@ -147,17 +180,24 @@ fn is_wasi(import: &str) -> bool {
     import.starts_with("wasi:")
 }
 
-/// Resolves the imports of a component that [`shape`] let through, for the role of an interceptor.
+/// Resolves the imports of a component that [`shape`] let through, for one of its roles.
 pub(crate) fn link(
     engine: &Engine,
     component: &Component,
     shape: &Shape,
+    role: Role,
     grants: &[String],
     path: &Path,
 ) -> Result<Box<dyn Linked>, LoadError> {
-    let interface = interface(shape, Role::Interceptor, path)?;
-    let ready = ready(engine, component, shape, grants, path)?;
-    Ok(Box::new(interceptor::Interceptor { engine: engine.clone(), ready, interface }))
+    let interface = interface(shape, role, path)?;
+    let (engine, ready) = (engine.clone(), ready(engine, component, shape, grants, path)?);
+    Ok(match role {
+        Role::Sink => Box::new(delivery::Sink { engine, ready, interface }),
+        // `interface` let no role through that no release has.
+        Role::Interceptor | Role::Aggregator | Role::Decoder | Role::Encoder => {
+            Box::new(interceptor::Interceptor { engine, ready, interface })
+        }
+    })
 }
 
 /// What the plugin tells about itself; nothing if it does not.
