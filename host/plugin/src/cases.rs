@@ -12,6 +12,7 @@ use flumen_event::Batch;
 use flumen_pipeline::plan::PluginLimits;
 use flumen_pipeline::{InterceptorVersion, Processed, Quarantined};
 
+use crate::abi::Role;
 use crate::error::LoadError;
 use crate::file::PluginFile;
 use crate::host::PluginHost;

@@ -155,6 +155,11 @@ impl PluginSlot {
         self.services.stats()
     }
 
+    /// What it was opened for.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
     /// The version that runs.
     pub(crate) fn version(&self) -> Arc<PluginVersion> {
         self.version.load_full()

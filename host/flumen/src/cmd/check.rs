@@ -115,20 +115,24 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
     let mut report = Report { pipelines: Vec::new(), bridges };
     for pipeline in &plan.pipelines {
         let opened = open_plugins(&host, pipeline, &plan.plugin_dir, &files, &mut wrong);
-        let plugins = opened.chain.iter().chain(opened.sinks.iter().flatten()).map(|slot| {
+        let slots = opened.chain.iter().chain(opened.sinks.iter().flatten());
+        let plugins = slots.chain(opened.deliver.iter().flatten()).map(|slot| {
             let status = slot.status();
             PluginReport { name: status.name, path: status.path, hash: status.hash }
         });
-        let sink = |sink: &flumen_pipeline::plan::SinkPlan| SinkReport {
+        let sink = |(sink, slot): (&flumen_pipeline::plan::SinkPlan, &Option<_>)| SinkReport {
             name: sink.name.clone(),
-            kind: sink.kind.clone(),
-            delivery: registry::delivery(pipeline, sink),
+            kind: sink
+                .plugin
+                .as_ref()
+                .map_or(sink.kind.clone(), |plugin| format!("plugin {}", plugin.plugin)),
+            delivery: registry::delivery(pipeline, sink, slot.as_deref()),
         };
         report.pipelines.push(PipelineReport {
             name: pipeline.name.clone(),
             file: pipeline.file.clone(),
             durable: pipeline.journal.durable,
-            sinks: pipeline.sinks.iter().map(sink).collect(),
+            sinks: pipeline.sinks.iter().zip(&opened.deliver).map(sink).collect(),
             plugins: plugins.collect(),
         });
     }
