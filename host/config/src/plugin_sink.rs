@@ -1,7 +1,7 @@
 //! `[sink.NAME]` with `plugin = "NAME"`: a plugin that delivers.
 
 use flumen_pipeline::Options;
-use flumen_pipeline::plan::{InterceptorPlan, OnReject, PluginLimits};
+use flumen_pipeline::plan::{ErrorPlan, InterceptorPlan, OnReject, PluginLimits};
 
 use crate::egress::read_egress;
 use crate::interceptor::{grants, plugin_name, read_limits};
@@ -39,8 +39,17 @@ pub(crate) fn read_plugin_sink(
         let span = checked.spans.get("plugin").unwrap_or(&header).clone();
         plugin_name(&plugin, &span, report)?;
         let on_reject = OnReject::Quarantine;
-        let name = name.to_owned();
-        Some(InterceptorPlan { name, plugin, config: config_json?, grants, on_reject, limits, egress })
+        let (name, errors) = (name.to_owned(), ErrorPlan::default());
+        Some(InterceptorPlan {
+            name,
+            plugin,
+            config: config_json?,
+            grants,
+            on_reject,
+            errors,
+            limits,
+            egress,
+        })
     });
     // What is the plugin's is in its plan.
     let Checked { options, spans } = checked;

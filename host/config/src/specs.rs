@@ -174,51 +174,112 @@ pub const INTERCEPTOR: &[OptionSpec] = &[
         Some("\"quarantine\""),
         "What becomes of events that the plugin rejects: kept in quarantine, or counted and dropped.",
     ),
+    option(
+        "on_error",
+        OptionKind::Choice(&["quarantine", "stop", "bypass"]),
+        Some("\"quarantine\""),
+        "What happens when the plugin fails (trap, timeout, memory, lying answer) on more than its error budget. quarantine: \
+         those events go to quarantine, as below the budget. stop: events wait for another version of the plugin, and \
+         nothing is lost. bypass: events go on unchanged, and are counted.",
+    ),
+];
+
+/// `error_budget` of an interceptor.
+pub const ERROR_BUDGET: &[OptionSpec] = &[
+    option(
+        "events_percent",
+        OptionKind::Integer { min: 0, max: 100 },
+        Some("10"),
+        "Percent of the events that the plugin may fail on.",
+    ),
+    option(
+        "batches_percent",
+        OptionKind::Integer { min: 0, max: 100 },
+        Some("50"),
+        "Percent of the batches in which it may fail on an event.",
+    ),
+    option(
+        "window",
+        OptionKind::Duration { min: Duration::from_secs(1), max: Duration::from_secs(86_400) },
+        Some("\"1m\""),
+        "The time that it is judged by.",
+    ),
+    option(
+        "events_min",
+        OptionKind::Integer { min: 1, max: 1_000_000_000 },
+        Some("100"),
+        "It is not judged by fewer than its last events of this number, however old they are.",
+    ),
 ];
 
 /// `limits` of an interceptor.
-pub const LIMITS: &[OptionSpec] = &limits("\"1s\"");
+pub const LIMITS: &[OptionSpec] = &[
+    option(
+        "time",
+        OptionKind::Duration { min: Duration::from_millis(1), max: Duration::from_secs(600) },
+        Some("\"1s\""),
+        "Time for one batch, and for opening.",
+    ),
+    option(
+        "memory",
+        OptionKind::Size { min: 1 << 20, max: 4 << 30 },
+        Some("\"64 MiB\""),
+        "Memory of one instance.",
+    ),
+    option(
+        "answer",
+        OptionKind::Size { min: 1 << 10, max: 2 << 30 },
+        Some("\"64 MiB\""),
+        "Bytes of one answer.",
+    ),
+    option(
+        "log_lines_per_s",
+        OptionKind::Integer { min: 0, max: 100_000 },
+        Some("10"),
+        "Lines per second to the agent's log.",
+    ),
+    option(
+        "metric_calls_per_s",
+        OptionKind::Integer { min: 0, max: 1_000_000_000 },
+        Some("100000"),
+        "Calls per second to its counters and gauges.",
+    ),
+    option(
+        "host_call_bytes",
+        OptionKind::Size { min: 0, max: 1 << 30 },
+        Some("\"1 MiB\""),
+        "Bytes that calls of log and metrics may carry for one batch.",
+    ),
+    option(
+        "recycle_batches",
+        OptionKind::Integer { min: 1, max: 1_000_000_000 },
+        Some("10000"),
+        "Batches after which an instance is replaced by a fresh one.",
+    ),
+    option(
+        "recycle_memory_percent",
+        OptionKind::Integer { min: 1, max: 100 },
+        Some("75"),
+        "Percent of `memory` above which an instance is replaced after its batch.",
+    ),
+];
 
 /// `limits` of a sink that is a plugin: its time is that of a network.
-pub const SINK_LIMITS: &[OptionSpec] = &limits("\"30s\"");
+// Worked out by the compiler: an index that is wrong does not build.
+#[allow(clippy::indexing_slicing)]
+pub const SINK_LIMITS: &[OptionSpec] = &{
+    let mut all = [LIMITS[0]; LIMITS.len()];
+    let mut at = 1;
+    while at < LIMITS.len() {
+        all[at] = LIMITS[at];
+        at += 1;
+    }
+    all[0].default = Some("\"30s\"");
+    all
+};
 
 /// The default of `time` there.
 pub const SINK_TIME: Duration = Duration::from_secs(30);
-
-const fn limits(time: &'static str) -> [OptionSpec; 5] {
-    [
-        option(
-            "time",
-            OptionKind::Duration { min: Duration::from_millis(1), max: Duration::from_secs(600) },
-            Some(time),
-            "Time for one batch, and for opening.",
-        ),
-        option(
-            "memory",
-            OptionKind::Size { min: 1 << 20, max: 4 << 30 },
-            Some("\"64 MiB\""),
-            "Memory of one instance.",
-        ),
-        option(
-            "answer",
-            OptionKind::Size { min: 1 << 10, max: 2 << 30 },
-            Some("\"64 MiB\""),
-            "Bytes of one answer.",
-        ),
-        option(
-            "log_lines_per_s",
-            OptionKind::Integer { min: 0, max: 100_000 },
-            Some("10"),
-            "Lines per second to the agent's log.",
-        ),
-        option(
-            "host_call_bytes",
-            OptionKind::Size { min: 0, max: 1 << 30 },
-            Some("\"1 MiB\""),
-            "Bytes that calls of log and metrics may carry for one batch.",
-        ),
-    ]
-}
 
 /// `egress` of a plugin, without `secrets`.
 pub const EGRESS: &[OptionSpec] = &[
@@ -329,6 +390,7 @@ mod tests {
             FAILOVER,
             CAPACITY,
             INTERCEPTOR,
+            ERROR_BUDGET,
             LIMITS,
             SINK_LIMITS,
             EGRESS,

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use flumen_event::Batch;
 
-use crate::interceptor::{Interceptor, InterceptorVersion, Quarantined};
+use crate::budget::{Budget, Gate};
+use crate::interceptor::{Interceptor, InterceptorVersion, Processed, Quarantined};
 use crate::metrics::{ComponentKind, ComponentMetrics, Metric};
-use crate::plan::OnReject;
+use crate::plan::{ErrorPlan, OnReject};
 
 /// One place of a chain.
 pub struct Link {
@@ -18,13 +19,19 @@ pub struct Link {
     pub on_reject: OnReject,
     /// Its counters.
     pub metrics: Arc<ComponentMetrics>,
+    budget: Budget,
 }
 
 impl Link {
     /// A link with counters of its own.
-    pub fn new(interceptor: Arc<dyn Interceptor>, on_reject: OnReject) -> Self {
+    pub fn new(interceptor: Arc<dyn Interceptor>, on_reject: OnReject, errors: ErrorPlan) -> Self {
         let metrics = ComponentMetrics::new(ComponentKind::Interceptor, interceptor.name().into());
-        Link { interceptor, on_reject, metrics }
+        Link { interceptor, on_reject, metrics, budget: Budget::new(errors) }
+    }
+
+    /// What it is doing, in a word.
+    pub fn state(&self) -> &'static str {
+        self.budget.word()
     }
 }
 
@@ -49,53 +56,110 @@ impl Chain {
         Versions(self.0.iter().map(|link| link.interceptor.current()).collect())
     }
 
-    /// Processes a batch by the versions that it was stamped with.
-    pub fn process(&self, versions: &Versions, batch: Batch) -> ChainOutput {
+    /// The place of an interceptor.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.0.iter().position(|link| link.interceptor.name() == name)
+    }
+
+    /// Processes a batch by the versions that it was stamped with, beginning with the link at `first`. While a plugin is over its error budget and its policy is to
+    /// stop, `hold` is called again and again; its error ends the wait, and the batch is as if it had never been here.
+    pub fn process<E>(
+        &self,
+        first: usize,
+        versions: &Versions,
+        batch: Batch,
+        hold: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<ChainOutput, E> {
         let mut kept = batch;
         let mut quarantined = Vec::new();
-        for (link, version) in self.0.iter().zip(&versions.0) {
+        for (link, version) in self.0.iter().zip(&versions.0).skip(first) {
             if kept.is_empty() {
                 break;
             }
-            kept = link.process(version.as_ref(), kept, &mut quarantined);
+            kept = link.process(version, kept, &mut quarantined, hold)?;
+        }
+        Ok(ChainOutput { kept, quarantined })
+    }
+
+    /// Processes events of the quarantine by the present versions, beginning with the link at `first`. They failed before: they are
+    /// not held, and count in no error budget.
+    pub(crate) fn process_again(&self, first: usize, batch: Batch) -> ChainOutput {
+        let mut kept = batch;
+        let mut quarantined = Vec::new();
+        for link in self.0.iter().skip(first) {
+            if kept.is_empty() {
+                break;
+            }
+            link.metrics.add(Metric::InterceptorCalls, 1);
+            link.metrics.add(Metric::InterceptorEventsIn, kept.rows() as u64);
+            let processed = link.call(link.interceptor.current().as_ref(), kept);
+            kept = link.take(processed, &mut quarantined);
         }
         ChainOutput { kept, quarantined }
     }
 }
 
 impl Link {
-    fn process(
+    fn process<E>(
         &self,
-        version: &dyn InterceptorVersion,
+        version: &Arc<dyn InterceptorVersion>,
         batch: Batch,
         quarantined: &mut Vec<Quarantined>,
-    ) -> Batch {
-        let metrics = &self.metrics;
-        metrics.add(Metric::InterceptorCalls, 1);
-        metrics.add(Metric::InterceptorEventsIn, batch.rows() as u64);
+        hold: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<Batch, E> {
+        let rows = batch.rows() as u64;
+        self.metrics.add(Metric::InterceptorCalls, 1);
+        self.metrics.add(Metric::InterceptorEventsIn, rows);
+        let mut version = version.clone();
+        loop {
+            match self.budget.gate(&mut version, || self.interceptor.current(), Instant::now(), &self.metrics)
+            {
+                Gate::Process => {}
+                Gate::Bypass => {
+                    self.metrics.add(Metric::InterceptorBypassed, rows);
+                    self.metrics.add(Metric::InterceptorEventsOut, rows);
+                    return Ok(batch);
+                }
+                Gate::Hold => {
+                    let begin = Instant::now();
+                    hold()?;
+                    self.metrics.add(Metric::InterceptorHeldNs, begin.elapsed().as_nanos() as u64);
+                    continue;
+                }
+            }
+            let processed = self.call(version.as_ref(), batch.clone());
+            let failed = processed.quarantined.iter().filter(|group| !group.rejected);
+            let failed = failed.map(|group| group.batch.rows() as u64).sum();
+            if !self.budget.judge(&version, rows, failed, Instant::now(), &self.metrics) {
+                return Ok(self.take(processed, quarantined));
+            }
+        }
+    }
+
+    fn call(&self, version: &dyn InterceptorVersion, batch: Batch) -> Processed {
         let begin = Instant::now();
         let input = batch.clone();
         // A panic here would be a bug of the host. It costs the batch its way, not its events.
         let processed = catch_unwind(AssertUnwindSafe(|| version.process(batch)));
-        metrics.add(Metric::InterceptorNs, begin.elapsed().as_nanos() as u64);
-        let Ok(processed) = processed else {
+        self.metrics.add(Metric::InterceptorNs, begin.elapsed().as_nanos() as u64);
+        processed.unwrap_or_else(|_| {
             let name = self.interceptor.name();
-            tracing::error!(
-                interceptor = name,
-                events = input.rows(),
-                "the plugin host panicked; events go to quarantine"
-            );
-            metrics.add(Metric::InterceptorFailed, input.rows() as u64);
+            tracing::error!(interceptor = name, events = input.rows(), "the plugin host panicked");
             let reasons = vec!["the plugin host panicked (a bug of Flumen)".to_string(); input.rows()];
-            quarantined.push(Quarantined {
+            let quarantined = vec![Quarantined {
                 batch: input,
                 reasons,
                 by: name.into(),
                 hash: "".into(),
                 rejected: false,
-            });
-            return Batch::empty();
-        };
+            }];
+            Processed { kept: Batch::empty(), quarantined, dropped: 0 }
+        })
+    }
+
+    /// Counts what became of a batch, and passes it on.
+    fn take(&self, processed: Processed, quarantined: &mut Vec<Quarantined>) -> Batch {
+        let metrics = &self.metrics;
         metrics.add(Metric::InterceptorEventsOut, processed.kept.rows() as u64);
         metrics.add(Metric::InterceptorDropped, processed.dropped);
         for group in processed.quarantined {

@@ -10,17 +10,20 @@
 //! This crate has the traits of the parts ([`Source`], [`Interceptor`], [`Sink`]), the plain values
 //! that describe a pipeline ([`plan`]) and the machinery that runs it. It names no concrete component.
 
+mod budget;
 pub mod chain;
 pub mod component;
 pub mod deliver;
 pub mod feed;
 pub mod interceptor;
+pub mod kept;
 pub mod limits;
 pub mod metrics;
 mod pending;
 pub mod pipeline;
 pub mod plan;
 pub mod quarantine;
+pub mod replay;
 pub mod sink;
 pub mod source;
 pub mod status;

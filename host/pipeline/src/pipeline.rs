@@ -1,7 +1,6 @@
 //! One running pipeline: its feeds, its outlets, its quarantine keeper.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,9 +12,11 @@ use crate::component::{BuildError, Place};
 use crate::deliver::{MakeSink, Outlet, OutletPlace, OutletState};
 use crate::feed::{Feed, FeedState, FeedTarget, MakeSource, spawn};
 use crate::interceptor::Interceptor;
+use crate::kept::Kept;
 use crate::metrics::ComponentKind;
-use crate::plan::{OnReject, PipelinePlan};
+use crate::plan::{InterceptorPlan, PipelinePlan};
 use crate::quarantine::{self, Keeper};
+use crate::replay::Replayer;
 use crate::source::Wake;
 use crate::status::{self, PipelineStatus};
 
@@ -66,12 +67,13 @@ pub struct Pipeline {
     plan: PipelinePlan,
     journal: Arc<dyn Journal>,
     quarantine: Arc<dyn Journal>,
+    kept: Option<Arc<Kept>>,
     chain: Arc<Chain>,
     feeds: Vec<Feed>,
     outlets: Vec<Outlet>,
     keeper: Mutex<Option<JoinHandle<()>>>,
     keeper_wake: Wake,
-    expired: Arc<AtomicU64>,
+    replayer: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// How a stop went.
@@ -90,17 +92,19 @@ impl Pipeline {
     /// When a part cannot be made, what was started is stopped again and the journals are closed.
     pub fn start(parts: Parts) -> Result<Pipeline, StartError> {
         let Parts { agent, plan, journal, quarantine, sources, interceptors, sinks } = parts;
-        let chain = Arc::new(links(interceptors, plan.interceptors.iter().map(|i| i.on_reject)));
+        let chain = Arc::new(links(interceptors, &plan.interceptors));
+        let kept = Kept::new(quarantine.clone());
         let mut pipeline = Pipeline {
             plan,
             journal,
             quarantine,
+            kept,
             chain,
             feeds: Vec::new(),
             outlets: Vec::new(),
             keeper: Mutex::new(None),
             keeper_wake: Wake::default(),
-            expired: Arc::new(AtomicU64::new(0)),
+            replayer: Mutex::new(None),
         };
         match pipeline.start_threads(&agent, sources, sinks) {
             Ok(()) => Ok(pipeline),
@@ -117,8 +121,7 @@ impl Pipeline {
         sources: Vec<MakeSource>,
         sinks: Vec<(MakeSink, Vec<Arc<dyn Interceptor>>)>,
     ) -> Result<(), StartError> {
-        let Pipeline { plan, journal, quarantine, chain, feeds, outlets, keeper, keeper_wake, expired } =
-            self;
+        let Pipeline { plan, journal, kept, chain, feeds, outlets, keeper, keeper_wake, replayer, .. } = self;
         let bug = |component: &str, reason: &str| StartError {
             kind: ComponentKind::Sink,
             component: component.into(),
@@ -138,7 +141,7 @@ impl Pipeline {
             let reader = journal.reader_id(channel, &sink.name).ok_or_else(|| missing(&sink.name))?;
             let place =
                 OutletPlace { journal: journal.clone(), channel, reader, quarantine: quarantine_channel };
-            let own = links(interceptors, sink.interceptors.iter().map(|i| i.on_reject));
+            let own = links(interceptors, &sink.interceptors);
             let stands = Place {
                 agent: agent.clone(),
                 pipeline: plan.name.as_str().into(),
@@ -151,15 +154,18 @@ impl Pipeline {
                 error,
             })?);
         }
-        let moves = Keeper {
-            from: journal.clone(),
-            to: quarantine.clone(),
-            wake: keeper_wake.clone(),
-            expired: expired.clone(),
-        };
+        let kept = kept.as_ref().ok_or_else(|| missing("quarantine"))?;
+        let moves = Keeper { from: journal.clone(), to: kept.clone(), wake: keeper_wake.clone() };
         let thread = spawn(&format!("quarantine-{}", plan.name), move || moves.run())
             .map_err(|error| StartError { kind: ComponentKind::Sink, component: String::new(), error })?;
         *keeper.lock() = Some(thread);
+        let channels: Vec<_> =
+            plan.channels.iter().filter_map(|channel| journal.channel(&channel.name)).collect();
+        let replays =
+            Replayer::new(plan, journal.clone(), kept.clone(), chain.clone(), channels, quarantine_channel);
+        let thread = spawn(&format!("replay-{}", plan.name), move || replays.run())
+            .map_err(|error| StartError { kind: ComponentKind::Sink, component: String::new(), error })?;
+        *replayer.lock() = Some(thread);
         for (source, make) in plan.sources.iter().zip(sources) {
             let channels: Vec<_> =
                 plan.channels.iter().filter_map(|channel| journal.channel(&channel.name)).collect();
@@ -183,6 +189,11 @@ impl Pipeline {
     /// The plan that it runs.
     pub fn plan(&self) -> &PipelinePlan {
         &self.plan
+    }
+
+    /// The quarantine, to ask for jobs.
+    pub fn kept(&self) -> Option<&Arc<Kept>> {
+        self.kept.as_ref()
     }
 
     /// True when all sources have come to their end (standard input was closed, a generator is done).
@@ -209,7 +220,13 @@ impl Pipeline {
         for feed in &self.feeds {
             feed.wake.stop();
         }
+        if let Some(kept) = &self.kept {
+            kept.wake.stop();
+        }
         wait_until(deadline, || self.feeds.iter().all(Feed::finished));
+        if let Some(replayer) = self.replayer.lock().take() {
+            wait_until(deadline, || replayer.is_finished());
+        }
         for outlet in &self.outlets {
             outlet.finish.stop();
         }
@@ -238,7 +255,7 @@ impl Pipeline {
 
     /// Figures for `status`.
     pub fn status(&self) -> PipelineStatus {
-        let mut quarantined = self.quarantine.status();
+        let kept = self.kept.as_ref();
         let journal = self.journal.status();
         PipelineStatus {
             name: self.plan.name.clone(),
@@ -253,7 +270,7 @@ impl Pipeline {
                 .chain
                 .0
                 .iter()
-                .map(|link| status::component(&link.metrics, "running"))
+                .map(|link| status::component(&link.metrics, link.state()))
                 .collect(),
             channels: journal.channels.iter().map(status::channel).collect(),
             sinks: self
@@ -265,14 +282,15 @@ impl Pipeline {
                         .chain
                         .0
                         .iter()
-                        .map(|l| status::component(&l.metrics, "running"))
+                        .map(|l| status::component(&l.metrics, l.state()))
                         .collect(),
                 })
                 .collect(),
             journal: status::journal(&journal),
             quarantine: status::QuarantineStatus {
-                events: quarantined.channels.pop().map_or(0, |channel| channel.events),
-                expired: self.expired.load(Ordering::Relaxed),
+                events: kept.map_or(0, |kept| kept.events()),
+                expired: kept.map_or(0, |kept| kept.expired()),
+                jobs: kept.map_or_else(Vec::new, |kept| kept.reports()),
             },
         }
     }
@@ -284,17 +302,15 @@ impl Drop for Pipeline {
         self.feeds.iter().for_each(|feed| feed.wake.stop());
         self.outlets.iter().for_each(|outlet| outlet.wake.stop());
         self.keeper_wake.stop();
+        if let Some(kept) = &self.kept {
+            kept.wake.stop();
+        }
     }
 }
 
-fn links(interceptors: Vec<Arc<dyn Interceptor>>, on_reject: impl Iterator<Item = OnReject>) -> Chain {
-    Chain(
-        interceptors
-            .into_iter()
-            .zip(on_reject)
-            .map(|(interceptor, on_reject)| Link::new(interceptor, on_reject))
-            .collect(),
-    )
+fn links(interceptors: Vec<Arc<dyn Interceptor>>, plans: &[InterceptorPlan]) -> Chain {
+    let links = interceptors.into_iter().zip(plans);
+    Chain(links.map(|(interceptor, plan)| Link::new(interceptor, plan.on_reject, plan.errors)).collect())
 }
 
 /// Threads have no wait with a deadline, and a stop happens once: a short poll is all it takes.

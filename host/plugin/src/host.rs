@@ -57,6 +57,9 @@ pub(crate) struct Loaded {
     pub(crate) compiled: Option<Duration>,
 }
 
+/// Nothing is written to the log while a file is looked at.
+const QUIET: PluginLimits = PluginLimits { log_lines_per_s: 0, ..PluginLimits::DEFAULT };
+
 impl PluginHost {
     /// Starts the engine, opens the cache and starts the threads that watch deadlines and files.
     pub fn new(config: HostConfig) -> Result<Arc<PluginHost>, HostError> {
@@ -104,7 +107,7 @@ impl PluginHost {
         limits: PluginLimits,
     ) -> Result<Arc<PluginVersion>, LoadError> {
         let loaded = self.load(PluginFile::read(path)?)?;
-        let services = Services::new(name.into(), limits.log_lines_per_s);
+        let services = Services::new(name.into(), &limits);
         self.open_loaded(&loaded, Role::Interceptor, &services, config, grants, limits)
     }
 
@@ -152,7 +155,7 @@ impl PluginHost {
     /// What a plugin tells about itself.
     pub(crate) fn describe(&self, loaded: &Loaded) -> Result<Description, LoadError> {
         let Loaded { file, component, shape, .. } = loaded;
-        let services = Services::new("describe".into(), 0);
+        let services = Services::new("describe".into(), &QUIET);
         abi::describe(&self.engine, component, shape, &services, &file.path)
     }
 

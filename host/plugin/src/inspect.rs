@@ -46,7 +46,7 @@ impl PluginHost {
     pub fn inspect(&self, path: &Path, config: &str) -> Result<Inspection, LoadError> {
         let loaded = self.load(PluginFile::read(path)?)?;
         let limits = PluginLimits::default();
-        let services = Services::new("inspect".into(), limits.log_lines_per_s);
+        let services = Services::new("inspect".into(), &limits);
         let about = self.describe(&loaded)?;
         let role = loaded.shape.roles.first().copied().unwrap_or(Role::Interceptor);
         let opened = self.open_loaded(&loaded, role, &services, config, &loaded.shape.needs, limits);

@@ -36,12 +36,6 @@ pub const CACHE_BYTES_MAX: u64 = 1 << 30;
 /// Idle instances that one version keeps: more than the threads of one chain.
 pub const IDLE_INSTANCES_MAX: usize = 16;
 
-/// Batches after which an instance is replaced, so that a guest that leaks stays harmless.
-pub const INSTANCE_BATCHES_MAX: u64 = 10_000;
-
-/// Percent of the memory limit at which an instance is replaced after its batch (its memory never shrinks).
-pub const INSTANCE_MEMORY_PERCENT_MAX: u64 = 75;
-
 /// Guilty rows that are looked for in one batch, one by one. A batch with more of them is not a batch with a few bad
 /// events but a plugin that fails: what then still fails is quarantined in whole segments.
 pub const GUILTY_ROWS_MAX: u32 = 16;

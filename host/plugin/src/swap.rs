@@ -108,7 +108,7 @@ impl PluginSlot {
             }
             Err(source) => return Err(LoadError::read(&path, source)),
         };
-        let services = Services::new(plan.name.as_str().into(), plan.limits.log_lines_per_s)
+        let services = Services::new(plan.name.as_str().into(), &plan.limits)
             .with_egress(plan.egress.as_ref())
             .map_err(|error| LoadError::Egress { path: path.clone(), error })?;
         let patience = if strong.is_watching() { limits::START_WAIT_MAX } else { Duration::ZERO };

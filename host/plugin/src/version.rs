@@ -106,8 +106,9 @@ impl PluginVersion {
 
     /// Whether an instance has done enough, so that a guest that leaks stays harmless.
     pub(crate) fn is_worn(&self, instance: &Instance) -> bool {
-        let memory_bytes_max = self.limits.memory_bytes / 100 * limits::INSTANCE_MEMORY_PERCENT_MAX;
-        instance.batches >= limits::INSTANCE_BATCHES_MAX || instance.guest.memory_bytes() > memory_bytes_max
+        let PluginLimits { memory_bytes, recycle_batches, recycle_memory_percent, .. } = self.limits;
+        instance.batches >= recycle_batches
+            || instance.guest.memory_bytes() > memory_bytes / 100 * u64::from(recycle_memory_percent)
     }
 
     /// What it did so far.
@@ -161,6 +162,9 @@ impl PluginVersion {
         if !is_worn && idle.len() < limits::IDLE_INSTANCES_MAX {
             idle.push(instance);
         } else {
+            if is_worn {
+                bump(&self.services.counters.recycled);
+            }
             // Unmapping takes longer than the lock should be held.
             drop(idle);
             drop(instance);

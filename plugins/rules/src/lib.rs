@@ -5,12 +5,19 @@ use flumen_sdk::serde_json::{Map, Value};
 
 /// What an event must be like. Header numbers are those of the reads that [`parse`] returns.
 pub enum Rule {
+    /// The body holds the text.
     BodyContains(Finder),
+    /// The body is the text.
     BodyEquals(Vec<u8>),
+    /// The header is there and holds the text.
     HeaderContains(usize, Finder),
+    /// The header is there and is the text.
     HeaderEquals(usize, Vec<u8>),
+    /// The header is there, or is not.
     HeaderPresent(usize, bool),
+    /// At least one is true.
     Any(Vec<Rule>),
+    /// All are true.
     All(Vec<Rule>),
 }
 
@@ -73,23 +80,10 @@ const RULE_KEYS: [&str; 6] = ["contains", "equals", "header", "present", "any", 
 /// Rules in rules in rules: more than anyone writes, and less than the guest's stack.
 const DEPTH_MAX: usize = 32;
 
-/// Whether true means keep, the rule, and the columns it reads.
-pub fn parse(config: &Config) -> Result<(bool, Rule, Reads), String> {
-    let settings: Map<String, Value> = config.parse()?;
-    check_keys("config", &settings, &["keep", "drop"])?;
-    let (keep, key, rule) = match (settings.get("keep"), settings.get("drop")) {
-        (Some(rule), None) => (true, "config.keep", rule),
-        (None, Some(rule)) => (false, "config.drop", rule),
-        (Some(_), Some(_)) => return Err("config: both `keep` and `drop`; give one of them".to_owned()),
-        (None, None) => {
-            return Err(
-                "config: no rule; give `keep = { contains = \"...\" }` or `drop = { ... }`".to_owned()
-            );
-        }
-    };
-    let mut reads = Reads::nothing();
-    let rule = parse_rule(key, rule, &mut reads, DEPTH_MAX)?;
-    Ok((keep, rule, reads))
+/// A rule as it is written in the configuration at `at` (`config.keep`, say); the columns that it needs are added to
+/// `reads`. The error names the key and the fix.
+pub fn parse(at: &str, value: &Value, reads: &mut Reads) -> Result<Rule, String> {
+    parse_rule(at, value, reads, DEPTH_MAX)
 }
 
 fn parse_rule(at: &str, value: &Value, reads: &mut Reads, depth: usize) -> Result<Rule, String> {
@@ -175,7 +169,8 @@ fn text<'a>(at: &str, value: &'a Value) -> Result<&'a str, String> {
     value.as_str().ok_or_else(|| format!("{at}: `{value}` is not text; put it in quotes"))
 }
 
-fn check_keys(at: &str, table: &Map<String, Value>, known: &[&str]) -> Result<(), String> {
+/// That a table of the configuration has no other keys.
+pub fn check_keys(at: &str, table: &Map<String, Value>, known: &[&str]) -> Result<(), String> {
     match table.keys().find(|key| !known.contains(&key.as_str())) {
         None => Ok(()),
         Some(key) => {

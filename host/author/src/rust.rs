@@ -68,19 +68,31 @@ enum Way {
 /// # Errors
 /// If no way leads there: why each failed, and what to type.
 pub fn ensure_guest_toolchain() -> Result<GuestToolchain> {
+    guest_toolchain(true)
+}
+
+/// The same, but installs only if `install`.
+pub(crate) fn guest_toolchain(install: bool) -> Result<GuestToolchain> {
     let forced = env::var(FORCE_VAR).unwrap_or_default();
     let found = match forced.as_str() {
-        "rustup" => rustup().map_err(|error| no_toolchain(&[("rustup", error)])),
-        "debian" => debian().map_err(|error| no_toolchain(&[("debian", error)])),
-        "" => rustup().or_else(|first| {
+        "rustup" => rustup(install).map_err(|error| no_toolchain(&[("rustup", error)])),
+        "debian" => debian(install).map_err(|error| no_toolchain(&[("debian", error)])),
+        "" => rustup(install).or_else(|first| {
             step(&format!("not with rustup: {first:#}"));
             step(&format!("trying Debian's packages ({FORCE_VAR}=debian goes there at once)"));
-            debian().map_err(|second| no_toolchain(&[("rustup", first), ("debian", second)]))
+            debian(install).map_err(|second| no_toolchain(&[("rustup", first), ("debian", second)]))
         }),
         other => bail!("{FORCE_VAR}={other} names no way to build guests; use rustup or debian, or unset it"),
     }?;
-    step(&format!("using {}", found.describe()));
+    if install {
+        step(&format!("using {}", found.describe()));
+    }
     Ok(found)
+}
+
+/// Where a build with this target directory leaves the core modules: `NAME.wasm`, with `_` for `-`.
+pub(crate) fn output(target: &Path) -> PathBuf {
+    target.join(TARGET).join("release")
 }
 
 impl GuestToolchain {
@@ -113,10 +125,29 @@ impl GuestToolchain {
         Ok(())
     }
 
+    /// Builds one package of its own; what cargo says is shown only if it fails.
+    pub(crate) fn build_package(&self, dir: &Path, target: &Path, package: &str) -> Result<()> {
+        let mut cargo = self.cargo();
+        cargo.current_dir(dir).args([
+            "build",
+            "--quiet",
+            "--release",
+            "--target",
+            TARGET,
+            "--package",
+            package,
+        ]);
+        cargo.arg("--target-dir").arg(target);
+        if matches!(self.way, Way::Debian) {
+            cargo.arg("-Zbuild-std=std,panic_abort");
+        }
+        crate::run::quietly(&mut cargo).map(|_| ())
+    }
+
     /// Where `build` leaves the core modules: `NAME.wasm`, with `_` for `-`.
     #[must_use]
     pub fn output_dir(&self, workspace_dir: &Path) -> PathBuf {
-        workspace_dir.join("target").join(TARGET).join("release")
+        output(&workspace_dir.join("target"))
     }
 
     /// The toolchain in a few words, for people.
@@ -149,7 +180,7 @@ impl GuestToolchain {
 }
 
 /// The first way: rustup's active toolchain, with the target added if it lacks it.
-fn rustup() -> Result<GuestToolchain> {
+fn rustup(install: bool) -> Result<GuestToolchain> {
     if !in_path("rustup") {
         bail!("rustup is not installed");
     }
@@ -160,9 +191,10 @@ fn rustup() -> Result<GuestToolchain> {
         .next()
         .context("rustup has no active toolchain (rustup default stable)")?
         .to_owned();
-    if has_target(&toolchain)? {
-        step(&format!("{TARGET} is installed in {toolchain}"));
-    } else {
+    if !has_target(&toolchain)? {
+        if !install {
+            bail!("{toolchain} lacks {TARGET}");
+        }
         step(&format!("rustup target add {TARGET} (at most {} s)", RUSTUP_ADD_LIMIT.as_secs()));
         let mut add = scrubbed("rustup");
         add.args(["target", "add", "--toolchain", &toolchain, TARGET]);
@@ -182,16 +214,15 @@ fn has_target(toolchain: &str) -> Result<bool> {
 }
 
 /// The second way: Debian's packages, installed if they are not there and this process may.
-fn debian() -> Result<GuestToolchain> {
+fn debian(install: bool) -> Result<GuestToolchain> {
     if !in_path("dpkg-query") {
         bail!("this is no Debian (no dpkg-query)");
     }
-    let missing = missing_packages();
-    if missing.is_empty() {
-        step("Debian's guest packages are installed");
-    } else {
-        install(&missing)?;
+    let missing = missing_packages(&DEBIAN_PACKAGES);
+    if !missing.is_empty() && !install {
+        bail!("these packages are not installed: {}", missing.join(" "));
     }
+    install_packages(&DEBIAN_PACKAGES)?;
     for file in [DEBIAN_RUSTC, DEBIAN_CARGO, DEBIAN_LINKER] {
         if !Path::new(file).is_file() {
             bail!("{file} is missing although its package is installed");
@@ -201,7 +232,12 @@ fn debian() -> Result<GuestToolchain> {
     Ok(GuestToolchain { way: Way::Debian, version })
 }
 
-fn install(missing: &[&str]) -> Result<()> {
+/// Installs those of these packages that are not there.
+pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
+    let missing = missing_packages(packages);
+    if missing.is_empty() {
+        return Ok(());
+    }
     let list = missing.join(" ");
     if !in_path("apt-get") {
         bail!("these packages are not installed, and there is no apt-get: {list}");
@@ -217,11 +253,11 @@ fn install(missing: &[&str]) -> Result<()> {
         // Lists of before may still do.
         step(&format!("apt-get update fails, going on: {error:#}"));
     }
-    step(&format!("apt-get install {list} (about 200 MB)"));
+    step(&format!("apt-get install {list}"));
     let mut install = apt_get();
-    install.args(APT_OPTIONS).args(["install", "-y", "--no-install-recommends"]).args(missing);
+    install.args(APT_OPTIONS).args(["install", "-y", "--no-install-recommends"]).args(&missing);
     run_quietly(&mut install, Duration::MAX)?;
-    let missing = missing_packages();
+    let missing = missing_packages(packages);
     if !missing.is_empty() {
         bail!("apt-get install succeeded, but these are still missing: {}", missing.join(" "));
     }
@@ -229,8 +265,8 @@ fn install(missing: &[&str]) -> Result<()> {
 }
 
 /// By package, not by file: `/usr/bin/rustc` may also be Debian's old compiler.
-fn missing_packages() -> Vec<&'static str> {
-    DEBIAN_PACKAGES.into_iter().filter(|name| !is_installed(name)).collect()
+fn missing_packages<'a>(packages: &[&'a str]) -> Vec<&'a str> {
+    packages.iter().copied().filter(|name| !is_installed(name)).collect()
 }
 
 fn is_installed(package: &str) -> bool {
