@@ -36,7 +36,9 @@ fn pipeline(plugin: &str, server: &Server, more: &str) -> String {
 }
 
 fn scene(plugin: &str, server: &Server, more: &str) -> Scene {
-    let scene = Scene::new().unwrap();
+    let mut scene = Scene::new().unwrap();
+    // Some of these sinks never deliver.
+    scene.drain_timeout = "2s".to_owned();
     scene.install(plugin, plugin).unwrap();
     scene.pipeline(&pipeline(plugin, server, more)).unwrap();
     scene

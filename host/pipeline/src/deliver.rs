@@ -235,8 +235,9 @@ impl Runner {
     fn run(&mut self, sink: Box<dyn Sink>, make: &mut MakeSink) {
         let mut sink = Some(sink);
         let mut pause = limits::RETRY_FIRST;
+        // Since the last pause: a step of the sink's own work ([`SinkError::Again`]) is none.
+        let (mut begin, mut cursor) = (Instant::now(), self.context.metrics.get(Metric::SinkCursor));
         loop {
-            let (begin, delivered) = (Instant::now(), self.context.metrics.get(Metric::SinkEvents));
             let mut own_pause = None;
             let error = match sink.as_mut() {
                 Some(running) => {
@@ -266,10 +267,11 @@ impl Runner {
                 },
             };
             // A sink that gets on between its errors is tried again soon.
-            if begin.elapsed() > limits::RETRY_MAX || self.context.metrics.get(Metric::SinkEvents) > delivered
-            {
+            let now = self.context.metrics.get(Metric::SinkCursor);
+            if begin.elapsed() > limits::RETRY_MAX || now > cursor {
                 pause = limits::RETRY_FIRST;
             }
+            cursor = now;
             let waits = own_pause.unwrap_or(pause);
             tracing::error!(sink = &*self.context.name, %error, retry_in_ms = waits.as_millis() as u64, "sink failed");
             self.context.metrics.add(Metric::SinkErrors, 1);
@@ -278,6 +280,7 @@ impl Runner {
             if self.context.wake.wait(waits) {
                 return self.ended();
             }
+            begin = Instant::now();
             if own_pause.is_some() {
                 continue;
             }
