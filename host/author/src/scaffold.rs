@@ -8,8 +8,6 @@ use anyhow::{Context, Result, bail};
 use crate::embedded::{self, File};
 use crate::manifest::{Kind, Lang, MANIFEST, check_name};
 
-/// The name of the example, which is the new plugin's until it is renamed.
-const EXAMPLE: &str = "keep";
 /// Where the examples of this repository find SDK and interface, and where a new plugin does.
 const PLACES: [(&str, &str); 5] = [
     ("../../../plugins/sdk/rust", "sdk"),

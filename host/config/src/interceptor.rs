@@ -157,6 +157,7 @@ pub(crate) fn read_limits(
         log_lines_per_s: rate("log_lines_per_s").unwrap_or(default.log_lines_per_s),
         metric_calls_per_s: rate("metric_calls_per_s").unwrap_or(default.metric_calls_per_s),
         host_call_bytes: options.size_opt("host_call_bytes").unwrap_or(default.host_call_bytes),
+        state_bytes: options.size_opt("state").unwrap_or(default.state_bytes),
         recycle_batches: batches.unwrap_or(default.recycle_batches),
         recycle_memory_percent: percent.unwrap_or(default.recycle_memory_percent),
     }

@@ -7,9 +7,10 @@ use flumen_pipeline::component::option;
 use flumen_pipeline::{OptionKind, OptionSpec};
 
 /// What a plugin may be granted.
-pub const GRANTS: &[&str] = &["log", "metrics", "clock", "random", "http", "tcp"];
+pub const GRANTS: &[&str] = &["log", "metrics", "clock", "random", "state", "http", "tcp"];
 
-const GRANT_ABOUT: &str = "What the plugin may import of the host: log, metrics, clock, random, http, tcp (the last two with `egress`).";
+const GRANT_ABOUT: &str = "What the plugin may import of the host: log, metrics, clock, random, state (only between sources and channels), \
+                           http, tcp (these two with `egress`).";
 
 /// The name of an unnamed source, channel or sink.
 pub const UNNAMED: &str = "main";
@@ -139,6 +140,18 @@ pub const FAILOVER: &[OptionSpec] = &[
         Some("3"),
         "Good probes in a row until what is in the file is moved, and events go back.",
     ),
+    option(
+        "events",
+        OptionKind::Integer { min: 1, max: 1_000_000_000_000 },
+        Some("10000000"),
+        "Sources wait when the file holds this many events.",
+    ),
+    option(
+        "bytes",
+        OptionKind::Size { min: 1 << 10, max: 1 << 50 },
+        Some("\"8 GiB\""),
+        "Sources wait when the file holds this many bytes.",
+    ),
 ];
 
 /// `capacity` of a channel.
@@ -247,8 +260,14 @@ pub const LIMITS: &[OptionSpec] = &[
     option(
         "host_call_bytes",
         OptionKind::Size { min: 0, max: 1 << 30 },
-        Some("\"1 MiB\""),
-        "Bytes that calls of log and metrics may carry for one batch.",
+        Some("\"16 MiB\""),
+        "Bytes that calls of log, metrics and state may carry for one batch.",
+    ),
+    option(
+        "state",
+        OptionKind::Size { min: 1 << 16, max: 1 << 40 },
+        Some("\"256 MiB\""),
+        "Memory of everything that the plugin remembers: some 100 bytes for each key of 40.",
     ),
     option(
         "recycle_batches",

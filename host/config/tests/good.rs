@@ -130,6 +130,7 @@ fn everything_that_can_be_said() {
         host_call_bytes: 5,
         recycle_batches: 2,
         recycle_memory_percent: 50,
+        ..PluginLimits::default()
     };
     let interceptor = |name: &str, plugin: &str| InterceptorPlan {
         name: name.into(),

@@ -11,6 +11,7 @@ use anyhow::Context;
 use flumen_config::{Diagnostic, Sources as ConfigFiles};
 use flumen_journal::{Durability, FileConfig, FileJournal, Journal, OpenError, OsClock, OsDisk};
 use flumen_kafka::channel::KafkaJournal;
+use flumen_pipeline::kept::Kept;
 use flumen_pipeline::plan::{AgentPlan, InterceptorPlan, PipelinePlan};
 use flumen_pipeline::status::PipelineStatus;
 use flumen_pipeline::{
@@ -179,6 +180,12 @@ impl Agent {
         fine
     }
 
+    /// The quarantine of a pipeline, to ask for jobs.
+    pub fn kept(&self, pipeline: &str) -> Option<Arc<Kept>> {
+        let running = self.pipelines.iter().find(|(running, _)| running.plan().name == pipeline);
+        running.and_then(|(pipeline, _)| pipeline.kept().cloned())
+    }
+
     /// Figures of everything.
     pub fn status(&self) -> AgentStatus {
         let view = |(pipeline, slots): &(Pipeline, Vec<Arc<PluginSlot>>)| {
@@ -187,7 +194,7 @@ impl Agent {
             let deliveries = plan.sinks.iter().map(|sink| {
                 let slot =
                     slots.iter().find(|slot| slot.plan().name == sink.name && slot.role() == Role::Sink);
-                (sink.name.clone(), registry::delivery(plan, sink, slot.map(|slot| &**slot)))
+                (sink.name.clone(), registry::delivery(plan, sink, slot.map(|slot| &**slot)).0)
             });
             let deliveries = deliveries.collect();
             FlowView::Pipeline(Box::new(PipelineView { pipeline: pipeline.status(), plugins, deliveries }))
@@ -332,15 +339,7 @@ fn start_pipeline(
         durability,
         ..FileConfig::default()
     };
-    // The quarantine is rarely used: small segments, hardly any memory.
-    let quarantine = FileConfig {
-        dir: dir.join(QUARANTINE_DIR),
-        segment_bytes: 16 << 20,
-        window_bytes: 1 << 20,
-        reserve_bytes: 0,
-        durability,
-        ..FileConfig::default()
-    };
+    let quarantine = quarantine_files(&dir, durability);
     let kafka = registry::kafka_journal(&agent.name, plan).map_err(|(channel, error)| {
         Failure::Config(vec![files.diagnostic_for(&plan.name, ComponentKind::Channel, &channel, &error)])
     })?;
@@ -381,6 +380,18 @@ fn start_pipeline(
     Pipeline::start(parts).map_err(|error| {
         Failure::Config(vec![files.diagnostic_for(&plan.name, error.kind, &error.component, &error.error)])
     })
+}
+
+/// The journal of a pipeline's quarantine. It is rarely used: small segments, hardly any memory.
+pub fn quarantine_files(pipeline_dir: &Path, durability: Durability) -> FileConfig {
+    FileConfig {
+        dir: pipeline_dir.join(QUARANTINE_DIR),
+        segment_bytes: 16 << 20,
+        window_bytes: 1 << 20,
+        reserve_bytes: 0,
+        durability,
+        ..FileConfig::default()
+    }
 }
 
 fn open_journal(

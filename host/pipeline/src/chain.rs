@@ -19,6 +19,8 @@ pub struct Link {
     pub on_reject: OnReject,
     /// Its counters.
     pub metrics: Arc<ComponentMetrics>,
+    /// It keeps state: how many bytes at most.
+    pub state_bytes: Option<u64>,
     budget: Budget,
 }
 
@@ -26,7 +28,13 @@ impl Link {
     /// A link with counters of its own.
     pub fn new(interceptor: Arc<dyn Interceptor>, on_reject: OnReject, errors: ErrorPlan) -> Self {
         let metrics = ComponentMetrics::new(ComponentKind::Interceptor, interceptor.name().into());
-        Link { interceptor, on_reject, metrics, budget: Budget::new(errors) }
+        Link { interceptor, on_reject, metrics, state_bytes: None, budget: Budget::new(errors) }
+    }
+
+    /// The same, keeping state.
+    pub fn with_state(mut self, bytes_max: u64) -> Self {
+        self.state_bytes = Some(bytes_max);
+        self
     }
 
     /// What it is doing, in a word.
@@ -61,7 +69,13 @@ impl Chain {
         self.0.iter().position(|link| link.interceptor.name() == name)
     }
 
-    /// Processes a batch by the versions that it was stamped with, beginning with the link at `first`. While a plugin is over its error budget and its policy is to
+    /// The first link that keeps state; the number of links if there is none.
+    pub fn first_with_state(&self) -> usize {
+        self.0.iter().position(|link| link.state_bytes.is_some()).unwrap_or(self.0.len())
+    }
+
+    /// Processes a batch by the versions that it was stamped with, from the link at `first` up to the first link that keeps state: from there on
+    /// batches go one by one ([`crate::stateful`]). While a plugin is over its error budget and its policy is to
     /// stop, `hold` is called again and again; its error ends the wait, and the batch is as if it had never been here.
     pub fn process<E>(
         &self,
@@ -72,38 +86,40 @@ impl Chain {
     ) -> Result<ChainOutput, E> {
         let mut kept = batch;
         let mut quarantined = Vec::new();
-        for (link, version) in self.0.iter().zip(&versions.0).skip(first) {
+        let without_state = self.0.iter().zip(&versions.0).take(self.first_with_state());
+        for (link, version) in without_state.skip(first) {
             if kept.is_empty() {
                 break;
             }
-            kept = link.process(version, kept, &mut quarantined, hold)?;
+            let mut call = |version: &Arc<dyn InterceptorVersion>, batch| version.process(batch);
+            kept = link.process(version, kept, &mut call, &mut quarantined, hold)?;
         }
         Ok(ChainOutput { kept, quarantined })
     }
 
-    /// Processes events of the quarantine by the present versions, beginning with the link at `first`. They failed before: they are
-    /// not held, and count in no error budget.
+    /// Processes events of the quarantine by the present versions, from the link at `first` up to the first one that keeps
+    /// state. They failed before: they are not held, and count in no error budget.
     pub(crate) fn process_again(&self, first: usize, batch: Batch) -> ChainOutput {
         let mut kept = batch;
         let mut quarantined = Vec::new();
-        for link in self.0.iter().skip(first) {
+        for link in self.0.iter().take(self.first_with_state()).skip(first) {
             if kept.is_empty() {
                 break;
             }
-            link.metrics.add(Metric::InterceptorCalls, 1);
-            link.metrics.add(Metric::InterceptorEventsIn, kept.rows() as u64);
-            let processed = link.call(link.interceptor.current().as_ref(), kept);
-            kept = link.take(processed, &mut quarantined);
+            let mut call = |version: &Arc<dyn InterceptorVersion>, batch| version.process(batch);
+            kept = link.process_again(&link.interceptor.current(), kept, &mut call, &mut quarantined);
         }
         ChainOutput { kept, quarantined }
     }
 }
 
 impl Link {
-    fn process<E>(
+    /// One batch through the version that `call` gives it to. It may be called more than once: only the last call counts.
+    pub(crate) fn process<E>(
         &self,
         version: &Arc<dyn InterceptorVersion>,
         batch: Batch,
+        call: &mut dyn FnMut(&Arc<dyn InterceptorVersion>, Batch) -> Processed,
         quarantined: &mut Vec<Quarantined>,
         hold: &mut impl FnMut() -> Result<(), E>,
     ) -> Result<Batch, E> {
@@ -127,7 +143,7 @@ impl Link {
                     continue;
                 }
             }
-            let processed = self.call(version.as_ref(), batch.clone());
+            let processed = self.call(&version, batch.clone(), call);
             let failed = processed.quarantined.iter().filter(|group| !group.rejected);
             let failed = failed.map(|group| group.batch.rows() as u64).sum();
             if !self.budget.judge(&version, rows, failed, Instant::now(), &self.metrics) {
@@ -136,11 +152,29 @@ impl Link {
         }
     }
 
-    fn call(&self, version: &dyn InterceptorVersion, batch: Batch) -> Processed {
+    /// As [`Link::process`], for events of the quarantine.
+    pub(crate) fn process_again(
+        &self,
+        version: &Arc<dyn InterceptorVersion>,
+        batch: Batch,
+        call: &mut dyn FnMut(&Arc<dyn InterceptorVersion>, Batch) -> Processed,
+        quarantined: &mut Vec<Quarantined>,
+    ) -> Batch {
+        self.metrics.add(Metric::InterceptorCalls, 1);
+        self.metrics.add(Metric::InterceptorEventsIn, batch.rows() as u64);
+        self.take(self.call(version, batch, call), quarantined)
+    }
+
+    fn call(
+        &self,
+        version: &Arc<dyn InterceptorVersion>,
+        batch: Batch,
+        call: &mut dyn FnMut(&Arc<dyn InterceptorVersion>, Batch) -> Processed,
+    ) -> Processed {
         let begin = Instant::now();
         let input = batch.clone();
         // A panic here would be a bug of the host. It costs the batch its way, not its events.
-        let processed = catch_unwind(AssertUnwindSafe(|| version.process(batch)));
+        let processed = catch_unwind(AssertUnwindSafe(|| call(version, batch)));
         self.metrics.add(Metric::InterceptorNs, begin.elapsed().as_nanos() as u64);
         processed.unwrap_or_else(|_| {
             let name = self.interceptor.name();

@@ -16,8 +16,9 @@ use crate::kept::Kept;
 use crate::metrics::ComponentKind;
 use crate::plan::{InterceptorPlan, PipelinePlan};
 use crate::quarantine::{self, Keeper};
-use crate::replay::Replayer;
+use crate::replay::{ReplayPlace, Replayer};
 use crate::source::Wake;
+use crate::stateful::{Stateful, TickTarget, run_ticks};
 use crate::status::{self, PipelineStatus};
 
 /// Everything that a pipeline is made of, bound by the caller: the plan's names are resolved, and
@@ -74,6 +75,9 @@ pub struct Pipeline {
     keeper: Mutex<Option<JoinHandle<()>>>,
     keeper_wake: Wake,
     replayer: Mutex<Option<JoinHandle<()>>>,
+    ticker: Mutex<Option<JoinHandle<()>>>,
+    ticker_wake: Wake,
+    tick_failure: Arc<Mutex<Option<String>>>,
 }
 
 /// How a stop went.
@@ -105,6 +109,9 @@ impl Pipeline {
             keeper: Mutex::new(None),
             keeper_wake: Wake::default(),
             replayer: Mutex::new(None),
+            ticker: Mutex::new(None),
+            ticker_wake: Wake::default(),
+            tick_failure: Arc::default(),
         };
         match pipeline.start_threads(&agent, sources, sinks) {
             Ok(()) => Ok(pipeline),
@@ -136,11 +143,27 @@ impl Pipeline {
         }
         let quarantine_channel =
             journal.channel(crate::quarantine::CHANNEL).ok_or_else(|| missing("quarantine"))?;
+        let stateful = Stateful::of(chain, &plan.name, journal.as_ref()).map_err(|error| StartError {
+            kind: ComponentKind::Interceptor,
+            component: error.plugin,
+            error: BuildError::new(
+                "",
+                error.reason,
+                "see the plugin's own docs, or take it out of the pipeline",
+            ),
+        })?;
         for (sink, (make, interceptors)) in plan.sinks.iter().zip(sinks) {
             let channel = journal.channel(&sink.channel).ok_or_else(|| missing(&sink.name))?;
             let reader = journal.reader_id(channel, &sink.name).ok_or_else(|| missing(&sink.name))?;
             let place =
                 OutletPlace { journal: journal.clone(), channel, reader, quarantine: quarantine_channel };
+            if let Some(plugin) = sink.interceptors.iter().find(|plugin| plugin.keeps_state()) {
+                return Err(StartError {
+                    kind: ComponentKind::Sink,
+                    component: sink.name.clone(),
+                    error: stateful_sink(plugin),
+                });
+            }
             let own = links(interceptors, &sink.interceptors);
             let stands = Place {
                 agent: agent.clone(),
@@ -161,18 +184,39 @@ impl Pipeline {
         *keeper.lock() = Some(thread);
         let channels: Vec<_> =
             plan.channels.iter().filter_map(|channel| journal.channel(&channel.name)).collect();
-        let replays =
-            Replayer::new(plan, journal.clone(), kept.clone(), chain.clone(), channels, quarantine_channel);
+        let replays = Replayer::new(
+            plan,
+            ReplayPlace {
+                journal: journal.clone(),
+                kept: kept.clone(),
+                chain: chain.clone(),
+                stateful: stateful.clone(),
+                channels: channels.clone(),
+                quarantine: quarantine_channel,
+            },
+        );
         let thread = spawn(&format!("replay-{}", plan.name), move || replays.run())
             .map_err(|error| StartError { kind: ComponentKind::Sink, component: String::new(), error })?;
         *replayer.lock() = Some(thread);
+        if let Some(stateful) = stateful.clone() {
+            let target = TickTarget {
+                journal: journal.clone(),
+                channels: channels.clone(),
+                quarantine: quarantine_channel,
+            };
+            *self.ticker.lock() =
+                Some(start_ticks(&plan.name, stateful, target, &self.ticker_wake, &self.tick_failure)?);
+        }
         for (source, make) in plan.sources.iter().zip(sources) {
-            let channels: Vec<_> =
-                plan.channels.iter().filter_map(|channel| journal.channel(&channel.name)).collect();
             if channels.len() != plan.channels.len() {
                 return Err(missing(&source.name));
             }
-            let target = FeedTarget { journal: journal.clone(), channels, quarantine: quarantine_channel };
+            let target = FeedTarget {
+                journal: journal.clone(),
+                channels: channels.clone(),
+                quarantine: quarantine_channel,
+                stateful: stateful.clone(),
+            };
             let stands =
                 Place { agent: agent.clone(), pipeline: plan.name.as_str().into(), channel: "".into() };
             let threads = plan.interceptor_threads;
@@ -209,6 +253,9 @@ impl Pipeline {
         if let Some(feed) = feed {
             return Some(feed.metrics.error().unwrap_or_else(|| "the journal takes no more events".into()));
         }
+        if let Some(reason) = self.tick_failure.lock().clone() {
+            return Some(reason);
+        }
         let outlet = self.outlets.iter().find(|outlet| outlet.state() == OutletState::Failed);
         outlet
             .map(|outlet| outlet.metrics.error().unwrap_or_else(|| "the journal takes no more events".into()))
@@ -223,7 +270,9 @@ impl Pipeline {
         if let Some(kept) = &self.kept {
             kept.wake.stop();
         }
-        wait_until(deadline, || self.feeds.iter().all(Feed::finished));
+        self.ticker_wake.stop();
+        let has_ticked = || self.ticker.lock().as_ref().is_none_or(JoinHandle::is_finished);
+        wait_until(deadline, || self.feeds.iter().all(Feed::finished) && has_ticked());
         if let Some(replayer) = self.replayer.lock().take() {
             wait_until(deadline, || replayer.is_finished());
         }
@@ -305,12 +354,51 @@ impl Drop for Pipeline {
         if let Some(kept) = &self.kept {
             kept.wake.stop();
         }
+        self.ticker_wake.stop();
     }
 }
 
 fn links(interceptors: Vec<Arc<dyn Interceptor>>, plans: &[InterceptorPlan]) -> Chain {
-    let links = interceptors.into_iter().zip(plans);
-    Chain(links.map(|(interceptor, plan)| Link::new(interceptor, plan.on_reject, plan.errors)).collect())
+    let link = |(interceptor, plan): (_, &InterceptorPlan)| {
+        let link = Link::new(interceptor, plan.on_reject, plan.errors);
+        if plan.keeps_state() { link.with_state(plan.limits.state_bytes) } else { link }
+    };
+    Chain(interceptors.into_iter().zip(plans).map(link).collect())
+}
+
+/// A lost acknowledgement would be processed again, with state that has seen it already.
+fn stateful_sink(plugin: &InterceptorPlan) -> BuildError {
+    BuildError::new(
+        "grant",
+        format!(
+            "the plugin {} keeps state, which only an interceptor between sources and channels may",
+            plugin.name
+        ),
+        "move it to the interceptors of the pipeline (`[[interceptor]]`)",
+    )
+}
+
+fn start_ticks(
+    pipeline: &str,
+    stateful: Arc<Stateful>,
+    target: TickTarget,
+    wake: &Wake,
+    failure: &Arc<Mutex<Option<String>>>,
+) -> Result<JoinHandle<()>, StartError> {
+    let (wake, failure) = (wake.clone(), failure.clone());
+    let ticks = move || {
+        if let Err(error) = run_ticks(&stateful, &target, &wake)
+            && !matches!(error, CommitError::Closing)
+        {
+            tracing::error!(%error, "the journal takes no more events; the pipeline stops");
+            *failure.lock() = Some(error.to_string());
+        }
+    };
+    spawn(&format!("tick-{pipeline}"), ticks).map_err(|error| StartError {
+        kind: ComponentKind::Interceptor,
+        component: String::new(),
+        error,
+    })
 }
 
 /// Threads have no wait with a deadline, and a stop happens once: a short poll is all it takes.

@@ -129,6 +129,13 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+impl InterceptorPlan {
+    /// It is granted state: its batches go one by one, in order.
+    pub fn keeps_state(&self) -> bool {
+        self.grants.iter().any(|grant| grant == "state")
+    }
+}
+
 /// What becomes of rejected rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnReject {
@@ -203,6 +210,8 @@ pub struct PluginLimits {
     pub metric_calls_per_s: u32,
     /// Bytes that all host calls of one batch may carry.
     pub host_call_bytes: u64,
+    /// Memory of everything that the plugin may remember.
+    pub state_bytes: u64,
     /// Batches after which an instance is replaced by a fresh one, so that a guest that leaks stays harmless.
     pub recycle_batches: u64,
     /// Percent of `memory_bytes` above which an instance is replaced after its batch: its memory never shrinks.
@@ -217,7 +226,9 @@ impl PluginLimits {
         answer_bytes: 64 << 20,
         log_lines_per_s: 10,
         metric_calls_per_s: 100_000,
-        host_call_bytes: 1 << 20,
+        // Two times the keys of a full batch, and as much to read.
+        host_call_bytes: 16 << 20,
+        state_bytes: crate::limits::STATE_BYTES_MAX,
         recycle_batches: 10_000,
         recycle_memory_percent: 75,
     };
@@ -267,6 +278,10 @@ pub struct FailoverPlan {
     pub fail_after: u32,
     /// Good probes in a row until they go back.
     pub return_after: u32,
+    /// A put waits while the file holds this many events.
+    pub capacity_events: u64,
+    /// A put waits while the file holds this many bytes.
+    pub capacity_bytes: u64,
 }
 
 impl ChannelPlan {

@@ -146,7 +146,10 @@ impl Keeper {
             match self.move_events(&places, reader.as_mut()) {
                 Ok(()) | Err(SinkError::Stopped) => return,
                 Err(
-                    SinkError::Retry(reason) | SinkError::Fatal(reason) | SinkError::Again { reason, .. },
+                    SinkError::Retry(reason)
+                    | SinkError::Moved(reason)
+                    | SinkError::Fatal(reason)
+                    | SinkError::Again { reason, .. },
                 ) => {
                     tracing::error!(%reason, "quarantine: cannot keep events now, trying again");
                     if self.wake.wait(pause) {

@@ -133,8 +133,14 @@ impl PluginHost {
     ) -> Result<Arc<PluginVersion>, LoadError> {
         let Loaded { file, component, shape, .. } = loaded;
         let linked = abi::link(&self.engine, component, shape, role, grants, &file.path)?.into();
+        // Whose state it takes over is told by versions.
+        let version = match shape.needs.iter().any(|power| power == "state") {
+            true => self.describe(loaded)?.version,
+            false => String::new(),
+        };
         let opening = Opening {
             hash: file.hash.clone(),
+            version,
             config: config.to_owned(),
             limits,
             linked,

@@ -52,6 +52,9 @@ struct SinkReport {
     name: String,
     kind: String,
     delivery: &'static str,
+    /// Why it is less than the sink alone would promise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delivery_because: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -87,7 +90,8 @@ pub fn run(args: Args, output: Output) -> Result<(), Failure> {
             println!("               {}", plugin.failures);
         }
         for sink in &pipeline.sinks {
-            println!("  sink         {:<16} {} ({})", sink.name, sink.delivery, sink.kind);
+            let why = sink.delivery_because.map(|why| format!(": {why}")).unwrap_or_default();
+            println!("  sink         {:<16} {} ({}){why}", sink.name, sink.delivery, sink.kind);
         }
     }
     for bridge in &report.bridges {
@@ -125,13 +129,11 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
             let (on_error, failures) = (errors.action.word(), failures(errors));
             PluginReport { name: status.name, path: status.path, hash: status.hash, on_error, failures }
         });
-        let sink = |(sink, slot): (&flumen_pipeline::plan::SinkPlan, &Option<_>)| SinkReport {
-            name: sink.name.clone(),
-            kind: sink
-                .plugin
-                .as_ref()
-                .map_or(sink.kind.clone(), |plugin| format!("plugin {}", plugin.plugin)),
-            delivery: registry::delivery(pipeline, sink, slot.as_deref()),
+        let sink = |(sink, slot): (&flumen_pipeline::plan::SinkPlan, &Option<_>)| {
+            let (delivery, delivery_because) = registry::delivery(pipeline, sink, slot.as_deref());
+            let plugin = sink.plugin.as_ref().map(|plugin| format!("plugin {}", plugin.plugin));
+            let kind = plugin.unwrap_or_else(|| sink.kind.clone());
+            SinkReport { name: sink.name.clone(), kind, delivery, delivery_because }
         };
         report.pipelines.push(PipelineReport {
             name: pipeline.name.clone(),

@@ -43,7 +43,7 @@ pub fn run(args: Args, repeats: Repeats) -> Result<(), Failure> {
     let answering = Arc::downgrade(&agent);
     control::serve(&agent.plan.data_dir, move |request| match request {
         "status" => answering.upgrade().and_then(|agent| serde_json::to_string(&agent.status()).ok()),
-        _ => None,
+        other => answering.upgrade().and_then(|agent| cmd::quarantine::answer(&agent, other)),
     })?;
     let data_dir = agent.plan.data_dir.display().to_string();
     let bridges = agent.plan.bridges.len();

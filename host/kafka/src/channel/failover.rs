@@ -42,8 +42,8 @@ pub(super) const SOURCES: &[u8] = b"source/";
 pub(super) const READER: &str = "return";
 
 /// The file's channel for a Kafka channel.
-pub(super) fn channel_spec(name: &str) -> ChannelSpec {
-    let (capacity_events, capacity_bytes) = (limits::FAILOVER_EVENTS, limits::FAILOVER_BYTES);
+pub(super) fn channel_spec(name: &str, plan: &FailoverPlan) -> ChannelSpec {
+    let FailoverPlan { capacity_events, capacity_bytes, .. } = *plan;
     ChannelSpec { name: name.into(), readers: vec![READER.into()], capacity_events, capacity_bytes }
 }
 

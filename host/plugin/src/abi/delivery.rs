@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use flumen_event::{Batch, Difference};
 use flumen_pipeline::plan::PluginLimits;
+use flumen_pipeline::state::Session;
 use wasmtime::Engine;
 use wasmtime::component::types::{self, ComponentInstance};
 use wasmtime::component::{ComponentType, InstancePre, Lift, TypedFunc};
@@ -141,6 +142,10 @@ impl Guest for Running {
             .call(&self.deliver, (columns.batch(&headers), cursor), time)
             .map(Outcome::from)
             .map_err(refused)
+    }
+
+    fn session(&mut self) -> &mut Session {
+        self.room.session()
     }
 
     fn memory_bytes(&self) -> u64 {

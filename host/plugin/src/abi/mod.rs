@@ -4,13 +4,16 @@
 //! `store` is what an instance of any world lives in; `powers` is what it may import.
 
 mod about;
+mod aggregator;
 mod answers;
 mod columns;
 mod delivery;
 mod egress;
 mod interceptor;
+mod migration;
 mod powers;
 mod release;
+mod state;
 mod store;
 
 use std::path::Path;
@@ -19,12 +22,14 @@ use std::time::Duration;
 
 use flumen_event::{Batch, Difference};
 use flumen_pipeline::plan::PluginLimits;
+use flumen_pipeline::state::Session;
 use serde::Serialize;
 use wasmtime::Engine;
 use wasmtime::component::types::{self, ComponentItem};
 use wasmtime::component::{Component, InstancePre, Linker};
 
 pub use self::about::Description;
+use self::migration::Migrate;
 pub use self::release::Role;
 use self::release::{RELEASES, Release};
 use self::store::HostSide;
@@ -69,6 +74,26 @@ pub(crate) trait Guest: Send {
         Err(not_this_role())
     }
 
+    /// An aggregator's: how often it wants to be ticked, once it is open; 0: never.
+    fn tick_ms(&self) -> u32 {
+        0
+    }
+
+    /// An aggregator's: time passed. What it makes is in the session.
+    fn tick(&mut self, now_ns: i64, time: Duration) -> Result<(), Failure> {
+        let _unused = (now_ns, time);
+        Err(not_this_role())
+    }
+
+    /// Takes over the state of another version, if the plugin knows how to.
+    fn migrate(&mut self, from: &str) -> Result<(), OpenFailure> {
+        let _unused = from;
+        Ok(())
+    }
+
+    /// The state that its calls see and write: lent to it before a call, and taken back after it.
+    fn session(&mut self) -> &mut Session;
+
     /// Linear memory that it holds.
     fn memory_bytes(&self) -> u64;
 }
@@ -107,6 +132,8 @@ pub(crate) struct Shape {
     pub(crate) needs: Vec<String>,
     /// Whether it tells about itself.
     pub(crate) is_described: bool,
+    /// Whether it can take over the state of an older version.
+    pub(crate) migrates: bool,
 }
 
 /// Looks at a component: it has to be of a known release, and import nothing unknown.
@@ -130,6 +157,11 @@ pub(crate) fn shape(engine: &Engine, component: &Component, path: &Path) -> Resu
         let exported = exported(engine, &types, about, path)?;
         self::about::check(engine, &types, &exported, about, path)?;
     }
+    let migration = release.migration.filter(|migration| has(migration));
+    if let Some(migration) = migration {
+        let exported = exported(engine, &types, migration, path)?;
+        self::migration::check(engine, &types, &exported, migration, path)?;
+    }
     let imports = types.imports(engine).map(|(name, _)| name);
     let imports = imports.filter(|name| !release.types.contains(name));
     let imports: Vec<String> = imports.map(str::to_owned).collect();
@@ -138,9 +170,23 @@ pub(crate) fn shape(engine: &Engine, component: &Component, path: &Path) -> Resu
     if !unknown.is_empty() {
         return Err(LoadError::UnknownImports { path: path.to_owned(), imports: unknown });
     }
-    let needs = imports.iter().filter_map(|name| release.power(name)).map(str::to_owned).collect();
+    let mut needs: Vec<String> =
+        imports.iter().filter_map(|name| release.power(name)).map(str::to_owned).collect();
+    // The identities of its events are counted there.
+    if roles.contains(&Role::Aggregator) && !needs.iter().any(|power| power == "state") {
+        needs.push("state".to_owned());
+    }
     let world = world.unwrap_or_default();
-    Ok(Shape { release, roles, world, imports, exports, needs, is_described: about.is_some() })
+    Ok(Shape {
+        release,
+        roles,
+        world,
+        imports,
+        exports,
+        needs,
+        is_described: about.is_some(),
+        migrates: migration.is_some(),
+    })
 }
 
 fn check_export(
@@ -154,8 +200,9 @@ fn check_export(
     match role {
         Role::Interceptor => interceptor::check(engine, types, &exported, interface, path),
         Role::Sink => delivery::check(engine, types, &exported, interface, path),
+        Role::Aggregator => aggregator::check(engine, types, &exported, interface, path),
         // No release has an interface for these yet.
-        Role::Aggregator | Role::Decoder | Role::Encoder => Ok(()),
+        Role::Decoder | Role::Encoder => Ok(()),
     }
 }
 
@@ -189,14 +236,16 @@ pub(crate) fn link(
     grants: &[String],
     path: &Path,
 ) -> Result<Box<dyn Linked>, LoadError> {
+    // An aggregator stands where an interceptor does.
+    let is_aggregator = shape.roles.contains(&Role::Aggregator) && !shape.roles.contains(&Role::Interceptor);
+    let role = if role == Role::Interceptor && is_aggregator { Role::Aggregator } else { role };
     let interface = interface(shape, role, path)?;
     let (engine, ready) = (engine.clone(), ready(engine, component, shape, grants, path)?);
+    let migration = shape.release.migration.filter(|_| shape.migrates);
     Ok(match role {
+        Role::Aggregator => Box::new(aggregator::Aggregator { engine, ready, interface, migration }),
         Role::Sink => Box::new(delivery::Sink { engine, ready, interface }),
-        // `interface` let no role through that no release has.
-        Role::Interceptor | Role::Aggregator | Role::Decoder | Role::Encoder => {
-            Box::new(interceptor::Interceptor { engine, ready, interface })
-        }
+        _ => Box::new(interceptor::Interceptor { engine, ready, interface, migration }),
     })
 }
 

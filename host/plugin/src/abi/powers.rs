@@ -62,6 +62,7 @@ pub(super) fn define(
             }
             "http" => egress::define_http(&mut instance)?,
             "tcp" => egress::define_tcp(&mut instance)?,
+            "state" => super::state::define(&mut instance)?,
             _ => instance.func_wrap("now", now)?,
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flumen_pipeline::plan::PluginLimits;
+use flumen_pipeline::state::Session;
 use wasmtime::component::types::{self, ComponentInstance, ComponentItem};
 use wasmtime::component::{ComponentNamedList, Instance, InstancePre, Lift, Lower, TypedFunc};
 use wasmtime::{Engine, PoolConcurrencyLimitError, ResourceLimiter, Store, Trap};
@@ -30,6 +31,8 @@ pub(crate) struct HostSide {
     /// Calls to the outside that are left to this batch.
     pub(super) egress_calls_left: u32,
     pub(super) connections: Connections,
+    /// The state of the batch that is processed; at other times one of nothing.
+    pub(super) session: Session,
 }
 
 /// The memory cap over all memories of an instance, and what the guest asked for.
@@ -159,6 +162,7 @@ impl Room {
             deadline: Instant::now() + limits.time,
             egress_calls_left: services.egress_calls_per_batch,
             connections: Connections::default(),
+            session: Session::default(),
         };
         let mut store = Store::new(engine, side);
         store.limiter(|side| &mut side.limiter);
@@ -211,6 +215,11 @@ impl Room {
         side.limiter.refused_bytes = None;
         let called = function.call(&mut self.store, params);
         called.map_err(|error| classify(&error, self.store.data(), &self.limits, time))
+    }
+
+    /// Lent for a call, and taken back after it.
+    pub(super) fn session(&mut self) -> &mut Session {
+        &mut self.store.data_mut().session
     }
 
     /// Linear memory that it holds.
