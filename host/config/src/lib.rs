@@ -39,7 +39,7 @@ mod tree;
 mod value;
 
 pub use agent::AGENT_FILE;
-pub use cases::{CaseEvent, CaseFile, load_case};
+pub use cases::{CaseEvent, CaseFile, CaseStep, load_case};
 pub use code::Code;
 pub use diagnostic::{Diagnostic, Place, render};
 pub use duration::{format_duration, parse_duration};

@@ -103,11 +103,12 @@ impl PluginHost {
             }
             Err(error) => return Err(error),
         };
-        let processed = version.process(case.input.clone());
+        let (processed, _) = Alone::new(version).process(case.input.clone(), None);
         let failed = processed.quarantined.iter().find(|quarantined| !quarantined.rejected);
         let mut rejected = Vec::new();
         for quarantined in processed.quarantined.iter().filter(|quarantined| quarantined.rejected) {
-            rejected.extend(input_rows(&case.input, quarantined).into_iter().zip(quarantined.reasons.clone()));
+            rejected
+                .extend(input_rows(&case.input, quarantined).into_iter().zip(quarantined.reasons.clone()));
         }
         rejected.sort();
         Ok(CaseActual {

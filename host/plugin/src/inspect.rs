@@ -66,10 +66,9 @@ impl PluginHost {
             let role = loaded.shape.roles.first().copied().unwrap_or(Role::Interceptor);
             let version = self.open_loaded(&loaded, role, &services, config, &loaded.shape.needs, limits)?;
             let started = Instant::now();
-            version.instantiate_once().map_err(|failure| LoadError::Open {
-                path: path.to_owned(),
-                reason: failure.to_string(),
-            })?;
+            version
+                .instantiate_once()
+                .map_err(|failure| LoadError::Open { path: path.to_owned(), reason: failure.to_string() })?;
             cost.instantiate_ns = cost.instantiate_ns.min(nanoseconds(started));
         }
         Ok(cost)

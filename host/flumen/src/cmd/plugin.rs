@@ -76,7 +76,8 @@ fn host() -> Result<Arc<PluginHost>, Failure> {
         std::fs::create_dir_all(parent)?;
     }
     let config = HostConfig { cache_dir, watch: false };
-    let host = PluginHost::new(config).map_err(|error| anyhow::anyhow!("cannot start the plugin host: {error}"))?;
+    let host =
+        PluginHost::new(config).map_err(|error| anyhow::anyhow!("cannot start the plugin host: {error}"))?;
     Ok(host)
 }
 
