@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow_array::Array;
 use flumen_event::Batch;
 use flumen_pipeline::plan::PluginLimits;
-use flumen_pipeline::{InterceptorVersion, Processed, Quarantined};
+use flumen_pipeline::{Processed, Quarantined};
 
 use crate::abi::Role;
 use crate::alone::Alone;
