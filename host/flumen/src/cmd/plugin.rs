@@ -48,7 +48,7 @@ pub enum Command {
         #[arg(long, default_value = "{}")]
         config: String,
         /// Host powers to grant, with commas between.
-        #[arg(long, value_delimiter = ',', value_parser = ["log", "metrics", "clock"])]
+        #[arg(long, value_delimiter = ',', value_parser = ["log", "metrics", "clock", "random"])]
         grant: Vec<String>,
     },
 }
@@ -76,7 +76,8 @@ fn host() -> Result<Arc<PluginHost>, Failure> {
         std::fs::create_dir_all(parent)?;
     }
     let config = HostConfig { cache_dir, watch: false };
-    let host = PluginHost::new(config).map_err(|error| anyhow::anyhow!("cannot start the plugin host: {error}"))?;
+    let host =
+        PluginHost::new(config).map_err(|error| anyhow::anyhow!("cannot start the plugin host: {error}"))?;
     Ok(host)
 }
 

@@ -34,7 +34,10 @@ pub mod event;
 mod export;
 pub mod find;
 pub mod host;
+pub mod http;
+pub mod sink;
 pub mod table;
+pub mod tcp;
 pub mod testing;
 
 #[doc(hidden)]
