@@ -99,11 +99,7 @@ impl<'a> Session<'a> {
         let options = flumen_author::Options {
             install: self.args.install,
             output: Some(fresh.clone()),
-<<<<<<< HEAD
             ..flumen_author::Options::default()
-=======
-            work_dir: None,
->>>>>>> main
         };
         let built = flumen_author::build(&self.args.dir, &options)?;
         let mut out = std::io::stdout();
