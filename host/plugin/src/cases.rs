@@ -103,7 +103,7 @@ impl PluginHost {
             }
             Err(error) => return Err(error),
         };
-        let (processed, _) = Alone::new(version).process(case.input.clone(), None);
+        let (processed, made) = Alone::new(version).process(case.input.clone(), None);
         let failed = processed.quarantined.iter().find(|quarantined| !quarantined.rejected);
         let mut rejected = Vec::new();
         for quarantined in processed.quarantined.iter().filter(|quarantined| quarantined.rejected) {
@@ -113,7 +113,7 @@ impl PluginHost {
         rejected.sort();
         Ok(CaseActual {
             open_error: None,
-            outputs: (0..processed.kept.rows()).map(|row| event(&processed.kept, row)).collect(),
+            outputs: std::iter::once(&processed.kept).chain(&made).flat_map(events).collect(),
             rejected,
             failure: failed.map(|failed| failed.reasons.first().cloned().unwrap_or_default()),
         })
@@ -194,7 +194,6 @@ fn compare(case: &Step, processed: &Processed, made: &[Batch]) -> Vec<String> {
         out.push(format!("the plugin failed on input rows {rows:?}: {reason}"));
     }
     let batches = std::iter::once(&processed.kept).chain(made);
-    let events = |batch: &Batch| (0..batch.rows()).map(|row| event(batch, row)).collect::<Vec<_>>();
     let actual: Vec<ExpectedEvent> = batches.flat_map(events).collect();
     for (index, expected) in case.expected.iter().enumerate() {
         match actual.get(index) {
@@ -241,6 +240,10 @@ fn input_rows(input: &Batch, quarantined: &Quarantined) -> Vec<u32> {
         (0..input.rows()).position(|candidate| input.identity(candidate) == identity)
     };
     (0..quarantined.batch.rows()).filter_map(row_of).filter_map(|row| u32::try_from(row).ok()).collect()
+}
+
+fn events(batch: &Batch) -> Vec<ExpectedEvent> {
+    (0..batch.rows()).map(|row| event(batch, row)).collect()
 }
 
 fn event(batch: &Batch, row: usize) -> ExpectedEvent {
