@@ -65,10 +65,9 @@ impl PluginHost {
             cost.load_ns = cost.load_ns.min(nanoseconds(started));
             let version = self.open_loaded(&loaded, &services, config, &loaded.shape.needs, limits)?;
             let started = Instant::now();
-            version.instantiate_once().map_err(|failure| LoadError::Open {
-                path: path.to_owned(),
-                reason: failure.to_string(),
-            })?;
+            version
+                .instantiate_once()
+                .map_err(|failure| LoadError::Open { path: path.to_owned(), reason: failure.to_string() })?;
             cost.instantiate_ns = cost.instantiate_ns.min(nanoseconds(started));
         }
         Ok(cost)

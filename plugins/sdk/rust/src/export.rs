@@ -40,7 +40,8 @@ impl<T: BatchInterceptor> Default for Slot<T> {
 #[doc(hidden)]
 pub fn native<G>()
 where
-    G: abi::bindings::exports::flumen::plugin::guest::Guest + abi::bindings::exports::flumen::plugin::about::Guest,
+    G: abi::bindings::exports::flumen::plugin::guest::Guest
+        + abi::bindings::exports::flumen::plugin::about::Guest,
 {
     let _: fn(String) -> _ = G::open;
     let _: fn(wire::Batch) -> _ = G::process;

@@ -71,7 +71,9 @@ pub fn build(args: BuildArgs, output: Output) -> Result<(), Failure> {
     let built = flumen_author::build(&args.dir, &options)?;
     if output == Output::Json {
         let ms = u64::try_from(built.took.as_millis()).unwrap_or(u64::MAX);
-        return print_json(&serde_json::json!({ "path": built.path, "bytes": built.bytes, "ms": ms, "toolchain": built.toolchain }));
+        return print_json(
+            &serde_json::json!({ "path": built.path, "bytes": built.bytes, "ms": ms, "toolchain": built.toolchain }),
+        );
     }
     writeln!(
         std::io::stdout(),

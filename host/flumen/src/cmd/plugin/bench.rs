@@ -70,7 +70,11 @@ pub fn run(host: &PluginHost, args: &Args, output: Output) -> Result<(), Failure
     let mut out = std::io::stdout();
     let bytes = batch.body().values().len() / batch.rows().max(1);
     writeln!(out, "{} rows a batch, {bytes} bytes an event, config {config}", batch.rows())?;
-    writeln!(out, "{:<10}{:>14}{:>14}{:>12}{:>16}{:>18}", "", "p50 ns/event", "min ns/event", "memory", "instantiate us", "load cached us")?;
+    writeln!(
+        out,
+        "{:<10}{:>14}{:>14}{:>12}{:>16}{:>18}",
+        "", "p50 ns/event", "min ns/event", "memory", "instantiate us", "load cached us"
+    )?;
     for (name, figures) in [("no-op", nothing), ("plugin", plugin)] {
         writeln!(
             out,
@@ -95,7 +99,8 @@ fn input(args: &Args) -> Result<Batch, Failure> {
     let rows = args.rows as usize;
     let lines: Vec<Vec<u8>> = match &args.input {
         Some(path) => {
-            let file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let file =
+                std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
             std::io::BufReader::new(file).split(b'\n').take(rows).collect::<Result<_, _>>()?
         }
         None => (0..rows).map(access_log_line).collect(),
@@ -123,7 +128,13 @@ fn access_log_line(row: usize) -> Vec<u8> {
     line
 }
 
-fn measure(host: &PluginHost, wasm: &Path, config: &str, batch: &Batch, time: Duration) -> Result<Figures, Failure> {
+fn measure(
+    host: &PluginHost,
+    wasm: &Path,
+    config: &str,
+    batch: &Batch,
+    time: Duration,
+) -> Result<Figures, Failure> {
     let unfit = |error: flumen_plugin::LoadError| Failure::Unfit(vec![error.to_string()]);
     let needs = host.inspect(wasm, config).map_err(unfit)?.needs;
     let version = host.open(wasm, "bench", config, &needs, PluginLimits::default()).map_err(unfit)?;

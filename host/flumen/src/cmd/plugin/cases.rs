@@ -7,7 +7,7 @@ use anyhow::Context;
 use arrow_array::StringArray;
 use flumen_config::{CaseEvent, CaseFile};
 use flumen_event::{Batch, BatchBuilder, HeaderColumn};
-use flumen_plugin::cases::{Case, ExpectedEvent};
+use flumen_plugin::cases::{Case, ExpectedEvent, Step};
 
 use crate::exit::{Failure, counted};
 
@@ -70,8 +70,14 @@ pub fn find_wasm(dir: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn to_case(name: &str, file: CaseFile) -> anyhow::Result<Case> {
-    let expected =
-        |event: CaseEvent| ExpectedEvent { body: event.body, time: event.time_ns, headers: event.headers };
+    let steps = file.steps.into_iter().map(|step| {
+        Ok(Step {
+            now_ns: step.now_ns,
+            input: to_batch(&step.inputs)?,
+            expected: step.outputs.into_iter().map(expected).collect(),
+            rejected: step.rejected,
+        })
+    });
     Ok(Case {
         name: name.to_string(),
         config_json: file.config_json,
@@ -79,7 +85,12 @@ fn to_case(name: &str, file: CaseFile) -> anyhow::Result<Case> {
         expected: file.outputs.into_iter().map(expected).collect(),
         rejected: file.rejected,
         open_error: file.open_error,
+        steps: steps.collect::<anyhow::Result<_>>()?,
     })
+}
+
+fn expected(event: CaseEvent) -> ExpectedEvent {
+    ExpectedEvent { body: event.body, time: event.time_ns, headers: event.headers }
 }
 
 fn to_batch(events: &[CaseEvent]) -> anyhow::Result<Batch> {

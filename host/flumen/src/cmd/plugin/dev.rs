@@ -47,7 +47,8 @@ const SAMPLE_LINES_MAX: usize = 10_000;
 /// Lines of a difference that are shown.
 const SHOWN_MAX: usize = 20;
 /// What builds write, and what has no sources.
-const NOT_SOURCES: [&str; 7] = ["build", "target", "node_modules", ".venv", ".git", "__pycache__", "Cargo.lock"];
+const NOT_SOURCES: [&str; 7] =
+    ["build", "target", "node_modules", ".venv", ".git", "__pycache__", "Cargo.lock"];
 
 /// Watches until it is interrupted.
 pub fn run(host: &PluginHost, args: &Args) -> Result<(), Failure> {
@@ -96,8 +97,11 @@ impl<'a> Session<'a> {
 
     fn turn(&mut self) -> Result<(), Failure> {
         let fresh = self.scratch.path().join("fresh.wasm");
-        let options =
-            flumen_author::Options { install: self.args.install, output: Some(fresh.clone()), work_dir: None };
+        let options = flumen_author::Options {
+            install: self.args.install,
+            output: Some(fresh.clone()),
+            work_dir: None,
+        };
         let built = flumen_author::build(&self.args.dir, &options)?;
         let mut out = std::io::stdout();
         writeln!(out, "built in {:.1} s", built.took.as_secs_f64())?;
@@ -182,7 +186,13 @@ impl<'a> Session<'a> {
             return Ok(());
         };
         let changes = difference(old, new);
-        writeln!(out, "sample: {} events come out ({} before), {} lines differ", new.len(), old.len(), changes.len())?;
+        writeln!(
+            out,
+            "sample: {} events come out ({} before), {} lines differ",
+            new.len(),
+            old.len(),
+            changes.len()
+        )?;
         for (sign, line) in changes.iter().take(SHOWN_MAX) {
             writeln!(out, "  {sign} {line}")?;
         }
