@@ -49,7 +49,7 @@ const RUST: &[File] = files!("plugins/sdk/rust/" => "sdk/":
     "src/difference.rs", "src/event.rs", "src/export.rs", "src/find.rs", "src/host.rs", "src/lib.rs", "src/testing.rs");
 
 const GO: &[File] = files!("plugins/sdk/go/" => "sdk/":
-    "go.mod", "answer.go", "column.go", "edit.go", "flumen.go",
+    "go.mod", "answer.go", "column.go", "edit.go", "find.go", "flumen.go",
     "exports/export_flumen_plugin_about/about.go", "exports/export_flumen_plugin_guest/guest.go",
     "exports/wit_exports/wit_exports.go",
     "imports/flumen_plugin_about/empty.s", "imports/flumen_plugin_about/wit_bindings.go",

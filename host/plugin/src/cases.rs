@@ -13,6 +13,7 @@ use flumen_event::Batch;
 use flumen_pipeline::plan::PluginLimits;
 use flumen_pipeline::{Processed, Quarantined};
 
+use crate::abi::Role;
 use crate::alone::Alone;
 use crate::error::LoadError;
 use crate::file::PluginFile;
@@ -93,7 +94,9 @@ impl PluginHost {
         let plugin_limits = PluginLimits::default();
         let services = Services::new(case.name.as_str().into(), &plugin_limits);
         let needs = &loaded.shape.needs;
-        let version = match self.open_loaded(&loaded, &services, &case.config_json, needs, plugin_limits) {
+        let opened =
+            self.open_loaded(&loaded, Role::Interceptor, &services, &case.config_json, needs, plugin_limits);
+        let version = match opened {
             Ok(version) => version,
             Err(LoadError::Refused { text, .. } | LoadError::Open { reason: text, .. }) => {
                 return Ok(CaseActual { open_error: Some(text), ..CaseActual::default() });
@@ -122,7 +125,8 @@ impl PluginHost {
         let plugin_limits = PluginLimits::default();
         let services = Services::new(case.name.as_str().into(), &plugin_limits);
         let needs = &loaded.shape.needs;
-        let opened = self.open_loaded(&loaded, &services, &case.config_json, needs, plugin_limits);
+        let opened =
+            self.open_loaded(&loaded, Role::Interceptor, &services, &case.config_json, needs, plugin_limits);
         let version = match (opened, &case.open_error) {
             (Ok(version), None) => version,
             (Ok(_), Some(part)) => {

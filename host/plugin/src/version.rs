@@ -32,6 +32,7 @@ pub struct PluginVersion {
     version: String,
     keeps_state: bool,
     reads: Reads,
+    recovers: bool,
     tick_ms: u32,
     linked: Arc<dyn Linked>,
     services: Arc<Services>,
@@ -41,8 +42,8 @@ pub struct PluginVersion {
 
 /// A guest and how much it has done.
 pub(crate) struct Instance {
-    guest: Box<dyn Guest>,
-    batches: u64,
+    pub(crate) guest: Box<dyn Guest>,
+    pub(crate) batches: u64,
 }
 
 /// What a version is opened with.
@@ -71,6 +72,7 @@ impl PluginVersion {
             config,
             limits,
             reads: Reads::default(),
+            recovers: false,
             linked,
             services,
             host,
@@ -78,6 +80,7 @@ impl PluginVersion {
         };
         let mut guest = version.instantiate().map_err(OpenFailure::Failed)?;
         version.reads = checked(guest.open(&version.config)?)?;
+        version.recovers = guest.recovers();
         version.tick_ms = guest.tick_ms();
         version.idle.lock().push(Instance { guest, batches: 0 });
         Ok(Arc::new(version))
@@ -96,6 +99,28 @@ impl PluginVersion {
     /// The columns that cross.
     pub fn reads(&self) -> &Reads {
         &self.reads
+    }
+
+    /// A sink's: whether its destination keeps the cursor.
+    pub(crate) fn recovers(&self) -> bool {
+        self.recovers
+    }
+
+    pub(crate) fn services(&self) -> &Arc<Services> {
+        &self.services
+    }
+
+    /// An instance for a sink to keep: one that waits, or a fresh one.
+    pub(crate) fn take(&self) -> Result<Instance, Failure> {
+        let idle = self.idle.lock().pop();
+        idle.map_or_else(|| self.fresh(), Ok)
+    }
+
+    /// Whether an instance has done enough, so that a guest that leaks stays harmless.
+    pub(crate) fn is_worn(&self, instance: &Instance) -> bool {
+        let PluginLimits { memory_bytes, recycle_batches, recycle_memory_percent, .. } = self.limits;
+        instance.batches >= recycle_batches
+            || instance.guest.memory_bytes() > memory_bytes / 100 * u64::from(recycle_memory_percent)
     }
 
     /// What it did so far.
@@ -138,7 +163,9 @@ impl PluginVersion {
     fn opened(&self) -> Result<Instance, Failure> {
         let mut guest = self.instantiate()?;
         match guest.open(&self.config) {
-            Ok(reads) if reads == self.reads => Ok(Instance { guest, batches: 0 }),
+            Ok(reads) if reads == self.reads && guest.recovers() == self.recovers => {
+                Ok(Instance { guest, batches: 0 })
+            }
             Ok(_) => Err(Failure::Reopen("it wants to read other columns than before".to_owned())),
             Err(OpenFailure::Refused(text)) => Err(Failure::Reopen(text)),
             Err(OpenFailure::Failed(failure)) => Err(Failure::Reopen(failure.to_string())),
@@ -147,9 +174,7 @@ impl PluginVersion {
 
     fn put_back(&self, mut instance: Instance) {
         instance.batches += 1;
-        let PluginLimits { memory_bytes, recycle_batches, recycle_memory_percent, .. } = self.limits;
-        let is_worn = instance.batches >= recycle_batches
-            || instance.guest.memory_bytes() > memory_bytes / 100 * u64::from(recycle_memory_percent);
+        let is_worn = self.is_worn(&instance);
         let mut idle = self.idle.lock();
         if !is_worn && idle.len() < limits::IDLE_INSTANCES_MAX {
             idle.push(instance);

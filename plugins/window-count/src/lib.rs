@@ -43,6 +43,8 @@ struct Meta {
 }
 
 impl Aggregator for WindowCount {
+    const OPTIONS: &'static str = include_str!("../options.json");
+
     fn open(config: Config) -> Result<(Self, Opened), String> {
         let settings = Settings::read(&config)?;
         let mut reads = Reads::time();

@@ -47,7 +47,7 @@ pub enum Command {
         #[arg(long, default_value = "{}")]
         config: String,
         /// Host powers to grant, with commas between.
-        #[arg(long, value_delimiter = ',', value_parser = ["log", "metrics", "clock"])]
+        #[arg(long, value_delimiter = ',', value_parser = ["log", "metrics", "clock", "random"])]
         grant: Vec<String>,
     },
 }

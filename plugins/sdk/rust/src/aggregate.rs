@@ -10,6 +10,9 @@ use crate::difference::{ColumnBuilder, Difference, HeaderBuilder};
 /// A plugin that makes events of its own. Register it with [`aggregator!`](crate::aggregator). The pipeline has to grant
 /// `state`. What is between two calls is in the state and nowhere else.
 pub trait Aggregator: Sized {
+    /// As [`BatchInterceptor::OPTIONS`](crate::batch::BatchInterceptor::OPTIONS).
+    const OPTIONS: &'static str = "";
+
     /// Reads the configuration; says which columns to pass, and how often [`tick`](Self::tick) is called.
     fn open(config: Config) -> Result<(Self, Opened), String>;
 
@@ -161,6 +164,7 @@ macro_rules! aggregator {
                     const { $crate::aggregate::AggregatorSlot::new() };
             }
             struct Exported;
+            $crate::described!(Exported, <$plugin as $crate::aggregate::Aggregator>::OPTIONS);
             impl $crate::aggregate::world::exports::flumen::plugin::aggregation::Guest for Exported {
                 fn open(
                     config: ::std::string::String,

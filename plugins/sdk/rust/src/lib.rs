@@ -36,8 +36,11 @@ pub mod event;
 mod export;
 pub mod find;
 pub mod host;
+pub mod http;
+pub mod sink;
 pub mod state;
 pub mod table;
+pub mod tcp;
 pub mod testing;
 
 #[doc(hidden)]
