@@ -131,11 +131,11 @@ impl Dedup {
                     keys.end_row();
                 }
             }
-            (By::Body, _, Some(body), _) => body.iter().for_each(|body| push_text(&mut keys, b"b", body)),
+            (By::Body, _, Some(body), _) => body.iter().for_each(|body| push_text(&mut keys, b'b', body)),
             (By::Header, .., Some(header)) => {
                 for row in 0..batch.rows() {
                     match header.get(row) {
-                        Some(value) => push_text(&mut keys, b"h", value),
+                        Some(value) => push_text(&mut keys, b'h', value),
                         None => missing.push(row),
                     }
                 }
@@ -146,13 +146,13 @@ impl Dedup {
     }
 }
 
-fn push_text(keys: &mut ColumnBuilder, kind: &[u8], text: &[u8]) {
-    keys.add(kind);
+fn push_text(keys: &mut ColumnBuilder, kind: u8, text: &[u8]) {
     if text.len() <= TEXT_MAX {
+        keys.add(&[kind]);
         keys.add(text);
     } else {
-        // The length keeps a hash from being taken for a text.
-        keys.add(&[0xff; TEXT_MAX + 1 - 16]);
+        // Another kind: a hash is not taken for a text.
+        keys.add(&[kind.to_ascii_uppercase()]);
         keys.add(&hash(0, text).to_le_bytes());
         keys.add(&hash(1, text).to_le_bytes());
     }
