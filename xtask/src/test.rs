@@ -27,8 +27,20 @@ pub struct Arguments {
 }
 
 /// Plugins with cases that the host runs.
-const PLUGINS_WITH_CASES: [&str; 10] =
-    ["access-log", "filter", "headers", "json", "logfmt", "redact", "regex", "route", "sample", "timestamp"];
+const PLUGINS_WITH_CASES: [&str; 12] = [
+    "access-log",
+    "dedup",
+    "filter",
+    "headers",
+    "json",
+    "logfmt",
+    "redact",
+    "regex",
+    "route",
+    "sample",
+    "timestamp",
+    "window-count",
+];
 
 /// What the tests said, summed over all runners.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

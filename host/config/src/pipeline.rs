@@ -1,7 +1,9 @@
 //! A pipeline file: what each table means, and whether they fit together.
 
 use flumen_pipeline::ComponentKind;
-use flumen_pipeline::plan::{BatchPlan, JournalPlan, PLUGIN_SINK, PipelinePlan, SinkPlan, SourcePlan};
+use flumen_pipeline::plan::{
+    BatchPlan, InterceptorPlan, JournalPlan, PLUGIN_SINK, PipelinePlan, SinkPlan, SourcePlan,
+};
 
 use crate::channels::{Channel, check_read, read_channels};
 use crate::code::Code;
@@ -58,7 +60,30 @@ pub(crate) fn read_pipeline(
         batch,
         journal: read_journal(journal, report),
     };
+    check_state(&plan, &spans, report);
     Some((plan, spans))
+}
+
+/// What plugins remember is in the commits of their events: between sources and channels, in the pipeline's own journal.
+fn check_state(plan: &PipelinePlan, spans: &PipelineSpans, report: &mut Report<'_>) {
+    let span = |plugin: &InterceptorPlan| spans.option(ComponentKind::Interceptor, &plugin.name, "grant");
+    for sink in &plan.sinks {
+        for plugin in sink.interceptors.iter().filter(|plugin| plugin.keeps_state()) {
+            let reason = format!("plugin `{}` keeps state, which a sink's interceptors cannot", plugin.name);
+            let fix = "move it to the pipeline's own [[interceptor]] list, before the channels";
+            report.error(Code::StateOnSink, &span(plugin), reason, fix);
+        }
+    }
+    if let Some(channel) = plan.channels.iter().find(|channel| channel.is_shared()) {
+        for plugin in plan.interceptors.iter().filter(|plugin| plugin.keeps_state()) {
+            let reason = format!(
+                "plugin `{}` keeps state, and channel `{}` cannot keep it in one commit with its events",
+                plugin.name, channel.name
+            );
+            let fix = "use channels of kind \"file\" in this pipeline, and send on from there";
+            report.error(Code::StateWithoutFile, &span(plugin), reason, fix);
+        }
+    }
 }
 
 fn pipeline_name(top: &Checked, report: &mut Report<'_>) -> String {

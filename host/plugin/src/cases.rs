@@ -113,7 +113,7 @@ impl PluginHost {
         rejected.sort();
         Ok(CaseActual {
             open_error: None,
-            outputs: std::iter::once(&processed.kept).chain(&made).flat_map(events).collect(),
+            outputs: events(std::iter::once(&processed.kept).chain(&made)),
             rejected,
             failure: failed.map(|failed| failed.reasons.first().cloned().unwrap_or_default()),
         })
@@ -193,8 +193,7 @@ fn compare(case: &Step, processed: &Processed, made: &[Batch]) -> Vec<String> {
         let reason = quarantined.reasons.first().map(String::as_str).unwrap_or_default();
         out.push(format!("the plugin failed on input rows {rows:?}: {reason}"));
     }
-    let batches = std::iter::once(&processed.kept).chain(made);
-    let actual: Vec<ExpectedEvent> = batches.flat_map(events).collect();
+    let actual = events(std::iter::once(&processed.kept).chain(made));
     for (index, expected) in case.expected.iter().enumerate() {
         match actual.get(index) {
             Some(actual) => out.extend(event_difference(index, expected, actual)),
@@ -242,8 +241,8 @@ fn input_rows(input: &Batch, quarantined: &Quarantined) -> Vec<u32> {
     (0..quarantined.batch.rows()).filter_map(row_of).filter_map(|row| u32::try_from(row).ok()).collect()
 }
 
-fn events(batch: &Batch) -> Vec<ExpectedEvent> {
-    (0..batch.rows()).map(|row| event(batch, row)).collect()
+fn events<'a>(batches: impl Iterator<Item = &'a Batch>) -> Vec<ExpectedEvent> {
+    batches.flat_map(|batch| (0..batch.rows()).map(|row| event(batch, row))).collect()
 }
 
 fn event(batch: &Batch, row: usize) -> ExpectedEvent {

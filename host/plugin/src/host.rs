@@ -134,13 +134,15 @@ impl PluginHost {
         let Loaded { file, component, shape, .. } = loaded;
         let linked = abi::link(&self.engine, component, shape, role, grants, &file.path)?.into();
         // Whose state it takes over is told by versions.
-        let version = match shape.needs.iter().any(|power| power == "state") {
+        let keeps_state = shape.needs.iter().any(|power| power == "state");
+        let version = match keeps_state {
             true => self.describe(loaded)?.version,
             false => String::new(),
         };
         let opening = Opening {
             hash: file.hash.clone(),
             version,
+            keeps_state,
             config: config.to_owned(),
             limits,
             linked,

@@ -14,6 +14,7 @@ use flumen_pipeline::{InterceptorVersion, Processed, Quarantined};
 use parking_lot::Mutex;
 
 use crate::abi::{Guest, Linked, Reads};
+use crate::alone::Alone;
 use crate::answer;
 use crate::failure::{Failure, OpenFailure};
 use crate::host::PluginHost;
@@ -29,6 +30,7 @@ pub struct PluginVersion {
     config: String,
     limits: PluginLimits,
     version: String,
+    keeps_state: bool,
     reads: Reads,
     recovers: bool,
     tick_ms: u32,
@@ -49,6 +51,7 @@ pub(crate) struct Opening {
     pub(crate) hash: Arc<str>,
     /// The plugin's own version; empty if it tells none.
     pub(crate) version: String,
+    pub(crate) keeps_state: bool,
     pub(crate) config: String,
     pub(crate) limits: PluginLimits,
     pub(crate) linked: Arc<dyn Linked>,
@@ -59,11 +62,12 @@ pub(crate) struct Opening {
 impl PluginVersion {
     /// Makes a first instance and asks it what it reads.
     pub(crate) fn open(opening: Opening) -> Result<Arc<PluginVersion>, OpenFailure> {
-        let Opening { hash, version, config, limits, linked, services, host } = opening;
+        let Opening { hash, version, keeps_state, config, limits, linked, services, host } = opening;
         let mut version = PluginVersion {
             name: services.name.clone(),
             hash,
             version,
+            keeps_state,
             tick_ms: 0,
             config,
             limits,
@@ -278,7 +282,11 @@ impl Attempt for Attempts<'_> {
 
 impl InterceptorVersion for PluginVersion {
     fn process(&self, batch: Batch) -> Processed {
-        self.process_with(batch, &mut Session::default())
+        match self.keeps_state {
+            // Outside of a pipeline nothing is remembered from one batch to the next.
+            true => Alone::of(self).process(batch, None).0,
+            false => self.process_with(batch, &mut Session::default()),
+        }
     }
 
     fn process_with(&self, batch: Batch, session: &mut Session) -> Processed {
@@ -368,6 +376,12 @@ fn checked(reads: Reads) -> Result<Reads, OpenFailure> {
 impl From<Failure> for OpenFailure {
     fn from(failure: Failure) -> OpenFailure {
         OpenFailure::Failed(failure)
+    }
+}
+
+impl AsRef<PluginVersion> for PluginVersion {
+    fn as_ref(&self) -> &PluginVersion {
+        self
     }
 }
 
