@@ -37,7 +37,7 @@ impl Registry {
         let mut mistakes = Vec::new();
         check("source", &self.sources, &["type", "codec"], &mut mistakes);
         check("channel", &self.channels, &["kind", "capacity", "failover"], &mut mistakes);
-        check("sink", &self.sinks, &["type", "interceptor", "codec"], &mut mistakes);
+        check("sink", &self.sinks, &["type", "plugin", "interceptor", "codec"], &mut mistakes);
         check("table", &self.bridge, &[], &mut mistakes);
         mistakes
     }

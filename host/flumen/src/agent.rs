@@ -1,5 +1,6 @@
 //! The agent: everything of one process, bound together, run and stopped.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,10 +17,12 @@ use flumen_pipeline::plan::{
 };
 use flumen_pipeline::status::PipelineStatus;
 use flumen_pipeline::{
-    BuildError, ComponentKind, DecoderLink, EncoderLink, Interceptor, Parts, Pipeline, StopOutcome,
+    BuildError, ComponentKind, DecoderLink, EncoderLink, Interceptor, Parts, Pipeline, Sink, StopOutcome,
     channel_specs, quarantine,
 };
-use flumen_plugin::{HostConfig, LoadError, PluginHost, PluginSlot, Role, SlotStatus};
+use flumen_plugin::{
+    HostConfig, LoadError, PluginHost, PluginSink, PluginSlot, Role, SettingsError, SlotStatus,
+};
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
@@ -79,8 +82,10 @@ pub struct PipelineView {
     /// The pipeline.
     #[serde(flatten)]
     pub pipeline: PipelineStatus,
-    /// Its plugins: decoders, those of the chain, those of each sink, encoders.
+    /// Its plugins: decoders, those of the chain, those of each sink's chain, encoders, sinks that are plugins.
     pub plugins: Vec<SlotStatus>,
+    /// What each sink promises across a crash.
+    pub deliveries: BTreeMap<String, &'static str>,
 }
 
 impl Agent {
@@ -186,7 +191,14 @@ impl Agent {
     pub fn status(&self) -> AgentStatus {
         let view = |(pipeline, slots): &(Pipeline, Vec<Arc<PluginSlot>>)| {
             let plugins = slots.iter().map(|slot| slot.status()).collect();
-            FlowView::Pipeline(Box::new(PipelineView { pipeline: pipeline.status(), plugins }))
+            let plan = pipeline.plan();
+            let deliveries = plan.sinks.iter().map(|sink| {
+                let slot =
+                    slots.iter().find(|slot| slot.plan().name == sink.name && slot.role() == Role::Sink);
+                (sink.name.clone(), registry::delivery(plan, sink, slot.map(|slot| &**slot)).0)
+            });
+            let deliveries = deliveries.collect();
+            FlowView::Pipeline(Box::new(PipelineView { pipeline: pipeline.status(), plugins, deliveries }))
         };
         let bridges = self.bridges.iter().map(|bridge| FlowView::Bridge(bridge.status()));
         AgentStatus {
@@ -230,7 +242,10 @@ pub fn component_errors(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic
             note(ComponentKind::Channel, &channel, error);
         }
         for sink in &pipeline.sinks {
-            let fits = registry::build_sink(sink, None).and_then(|_| registry::check_place(pipeline, sink));
+            // What a plugin says against its options is told when it is opened.
+            let built =
+                if sink.plugin.is_some() { Ok(()) } else { registry::build_sink(sink, None).map(|_| ()) };
+            let fits = built.and_then(|()| registry::check_place(pipeline, sink));
             if let Err(error) = fits {
                 note(ComponentKind::Sink, &sink.name, error);
             }
@@ -249,14 +264,16 @@ pub struct Plugins {
     pub decoders: Vec<Option<Arc<PluginSlot>>>,
     /// The encoder of each sink.
     pub encoders: Vec<Option<Arc<PluginSlot>>>,
+    /// Of each sink, the plugin that delivers, if one does.
+    pub deliver: Vec<Option<Arc<PluginSlot>>>,
 }
 
 impl Plugins {
     /// All of them, in the order of the flow.
     pub fn all(&self) -> impl Iterator<Item = &Arc<PluginSlot>> {
-        let sources = self.decoders.iter().flatten();
         let sinks = self.sinks.iter().flatten().chain(self.encoders.iter().flatten());
-        sources.chain(&self.chain).chain(sinks)
+        let sources = self.decoders.iter().flatten();
+        sources.chain(&self.chain).chain(sinks).chain(self.deliver.iter().flatten())
     }
 }
 
@@ -268,7 +285,7 @@ pub fn open_plugins(
     files: &ConfigFiles,
     unfit: &mut Vec<Diagnostic>,
 ) -> Plugins {
-    let mut open = |role: Role, plugin: &InterceptorPlan| match host.slot_as(role, plugin.clone(), plugin_dir)
+    let mut open = |role: Role, plugin: &InterceptorPlan| match host.slot_of(role, plugin.clone(), plugin_dir)
     {
         Ok(slot) => Some(slot),
         Err(error) => {
@@ -284,7 +301,16 @@ pub fn open_plugins(
         (chain(&plan.interceptors), plan.sinks.iter().map(|sink| chain(&sink.interceptors)).collect());
     let decoders = plan.sources.iter().map(|source| open(Role::Decoder, source.codec.as_ref()?)).collect();
     let encoders = plan.sinks.iter().map(|sink| open(Role::Encoder, sink.codec.as_ref()?)).collect();
-    Plugins { chain: all, sinks, decoders, encoders }
+    let deliver = plan.sinks.iter().map(|sink| {
+        let opened = host.slot_of(Role::Sink, sink.plugin.clone()?, plugin_dir);
+        let note = |error: LoadError| {
+            let error = plugin_error(&error);
+            unfit.push(files.diagnostic_for(&plan.name, ComponentKind::Sink, &sink.name, &error));
+        };
+        opened.map_err(note).ok()
+    });
+    let deliver = deliver.collect();
+    Plugins { chain: all, sinks, decoders, encoders, deliver }
 }
 
 /// A load error as the option that it is about.
@@ -292,6 +318,13 @@ fn plugin_error(error: &LoadError) -> BuildError {
     let (option, fix) = match error {
         LoadError::Refused { .. } => ("config", "correct the plugin's configuration"),
         LoadError::NotGranted { .. } => ("grant", "grant it, if the plugin may have it"),
+        LoadError::Egress { error: SettingsError::Allow(_), .. } => ("egress.allow", "correct the entry"),
+        LoadError::Egress { error: SettingsError::Secret { .. }, .. } => {
+            ("egress.secrets", "correct its `hosts`")
+        }
+        LoadError::Egress { error: SettingsError::Ca(_), .. } => {
+            ("egress.ca", "name a file in PEM (-----BEGIN CERTIFICATE-----)")
+        }
         LoadError::Missing { .. } => (
             "plugin",
             "copy it there, or set `plugin_dir` in flumen.toml; without one it is `plugins` beside the pipeline's file",
@@ -361,11 +394,15 @@ fn start_pipeline(
             })
             .collect(),
         interceptors: interceptors(&plugins.chain),
-        sinks: (plan.sinks.iter().cloned().zip(encoders).zip(&plugins.sinks))
-            .map(|((sink, codec), slots)| {
-                let make = Box::new(move || registry::build_sink(&sink, codec.as_ref()))
-                    as flumen_pipeline::deliver::MakeSink;
-                (make, interceptors(slots))
+        sinks: (plan.sinks.iter().cloned().zip(encoders).zip(&plugins.sinks).zip(&plugins.deliver))
+            .map(|(((sink, codec), slots), deliver)| {
+                let deliver = deliver.clone();
+                let make = move || match &deliver {
+                    Some(slot) => PluginSink::new(slot.clone(), &sink.options)
+                        .map(|sink| Box::new(sink) as Box<dyn Sink>),
+                    None => registry::build_sink(&sink, codec.as_ref()),
+                };
+                (Box::new(make) as flumen_pipeline::deliver::MakeSink, interceptors(slots))
             })
             .collect(),
         codecs,

@@ -91,7 +91,12 @@ impl Replayer {
             match self.run_jobs(&wake) {
                 Ok(()) => pause = limits::RETRY_FIRST,
                 Err(SinkError::Stopped) => return,
-                Err(SinkError::Retry(reason) | SinkError::Moved(reason) | SinkError::Fatal(reason)) => {
+                Err(
+                    SinkError::Retry(reason)
+                    | SinkError::Moved(reason)
+                    | SinkError::Fatal(reason)
+                    | SinkError::Again { reason, .. },
+                ) => {
                     tracing::error!(%reason, "quarantine: a job cannot go on now, trying again");
                     if wake.wait(pause) {
                         return;

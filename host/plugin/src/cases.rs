@@ -97,21 +97,16 @@ impl PluginHost {
         let plugin_limits = PluginLimits::default();
         let services = Services::new(case.name.as_str().into(), &plugin_limits);
         let needs = &loaded.shape.needs;
-        let version = match self.open_loaded(
-            &loaded,
-            Role::Interceptor,
-            &services,
-            &case.config_json,
-            needs,
-            plugin_limits,
-        ) {
+        let opened =
+            self.open_loaded(&loaded, Role::Interceptor, &services, &case.config_json, needs, plugin_limits);
+        let version = match opened {
             Ok(version) => version,
             Err(LoadError::Refused { text, .. } | LoadError::Open { reason: text, .. }) => {
                 return Ok(CaseActual { open_error: Some(text), ..CaseActual::default() });
             }
             Err(error) => return Err(error),
         };
-        let (processed, _) = Alone::new(version).process(case.input.clone(), None);
+        let (processed, made) = Alone::new(version).process(case.input.clone(), None);
         let failed = processed.quarantined.iter().find(|quarantined| !quarantined.rejected);
         let mut rejected = Vec::new();
         for quarantined in processed.quarantined.iter().filter(|quarantined| quarantined.rejected) {
@@ -121,7 +116,7 @@ impl PluginHost {
         rejected.sort();
         Ok(CaseActual {
             open_error: None,
-            outputs: (0..processed.kept.rows()).map(|row| event(&processed.kept, row)).collect(),
+            outputs: events(std::iter::once(&processed.kept).chain(&made)),
             rejected,
             failure: failed.map(|failed| failed.reasons.first().cloned().unwrap_or_default()),
         })
@@ -206,9 +201,7 @@ fn compare(case: &Step, processed: &Processed, made: &[Batch]) -> Vec<String> {
         let reason = quarantined.reasons.first().map(String::as_str).unwrap_or_default();
         out.push(format!("the plugin failed on input rows {rows:?}: {reason}"));
     }
-    let batches = std::iter::once(&processed.kept).chain(made);
-    let events = |batch: &Batch| (0..batch.rows()).map(|row| event(batch, row)).collect::<Vec<_>>();
-    let actual: Vec<ExpectedEvent> = batches.flat_map(events).collect();
+    let actual = events(std::iter::once(&processed.kept).chain(made));
     for (index, expected) in case.expected.iter().enumerate() {
         match actual.get(index) {
             Some(actual) => out.extend(event_difference(index, expected, actual)),
@@ -254,6 +247,10 @@ fn input_rows(input: &Batch, quarantined: &Quarantined) -> Vec<u32> {
         (0..input.rows()).position(|candidate| input.identity(candidate) == identity)
     };
     (0..quarantined.batch.rows()).filter_map(row_of).filter_map(|row| u32::try_from(row).ok()).collect()
+}
+
+fn events<'a>(batches: impl Iterator<Item = &'a Batch>) -> Vec<ExpectedEvent> {
+    batches.flat_map(|batch| (0..batch.rows()).map(|row| event(batch, row))).collect()
 }
 
 fn event(batch: &Batch, row: usize) -> ExpectedEvent {

@@ -80,11 +80,11 @@ impl PluginHost {
     /// Opens a plugin as the pipeline says, from `plugin_dir/NAME.wasm` or the path that the plan gives, and from now on
     /// swaps it when its file changes.
     pub fn slot(&self, plan: InterceptorPlan, plugin_dir: &Path) -> Result<Arc<PluginSlot>, LoadError> {
-        self.slot_as(Role::Interceptor, plan, plugin_dir)
+        self.slot_of(Role::Interceptor, plan, plugin_dir)
     }
 
-    /// The same for a plugin of another role: a codec.
-    pub fn slot_as(
+    /// The same for another role.
+    pub fn slot_of(
         &self,
         role: Role,
         plan: InterceptorPlan,
@@ -147,13 +147,15 @@ impl PluginHost {
         let Loaded { file, component, shape, .. } = loaded;
         let linked = abi::link(&self.engine, component, shape, role, grants, &file.path)?.into();
         // Whose state it takes over is told by versions.
-        let version = match shape.needs.iter().any(|power| power == "state") {
+        let keeps_state = shape.needs.iter().any(|power| power == "state");
+        let version = match keeps_state {
             true => self.describe(loaded)?.version,
             false => String::new(),
         };
         let opening = Opening {
             hash: file.hash.clone(),
             version,
+            keeps_state,
             config: config.to_owned(),
             limits,
             linked,

@@ -108,7 +108,9 @@ impl PluginSlot {
             }
             Err(source) => return Err(LoadError::read(&path, source)),
         };
-        let services = Services::new(plan.name.as_str().into(), &plan.limits);
+        let services = Services::new(plan.name.as_str().into(), &plan.limits)
+            .with_egress(plan.egress.as_ref())
+            .map_err(|error| LoadError::Egress { path: path.clone(), error })?;
         let patience = if strong.is_watching() { limits::START_WAIT_MAX } else { Duration::ZERO };
         let loaded = load_when_whole(&strong, &path, patience)?;
         let version =
@@ -153,9 +155,19 @@ impl PluginSlot {
         self.services.stats()
     }
 
+    /// What it was opened for.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
     /// The version that runs.
     pub(crate) fn version(&self) -> Arc<PluginVersion> {
         self.version.load_full()
+    }
+
+    /// A sink's: whether its destination keeps the cursor, so that every event arrives exactly once.
+    pub fn recovers(&self) -> bool {
+        self.version.load().recovers()
     }
 
     /// The plan that it was made from.

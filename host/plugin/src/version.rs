@@ -14,6 +14,7 @@ use flumen_pipeline::{InterceptorVersion, Processed, Quarantined};
 use parking_lot::Mutex;
 
 use crate::abi::{Guest, Linked, Reads};
+use crate::alone::Alone;
 use crate::answer;
 use crate::byte_isolation;
 use crate::failure::{Failure, OpenFailure};
@@ -30,7 +31,9 @@ pub struct PluginVersion {
     config: String,
     limits: PluginLimits,
     version: String,
+    keeps_state: bool,
     reads: Reads,
+    recovers: bool,
     tick_ms: u32,
     linked: Arc<dyn Linked>,
     services: Arc<Services>,
@@ -42,8 +45,8 @@ pub struct PluginVersion {
 
 /// A guest and how much it has done.
 pub(crate) struct Instance {
-    guest: Box<dyn Guest>,
-    batches: u64,
+    pub(crate) guest: Box<dyn Guest>,
+    pub(crate) batches: u64,
 }
 
 /// What a version is opened with.
@@ -51,6 +54,7 @@ pub(crate) struct Opening {
     pub(crate) hash: Arc<str>,
     /// The plugin's own version; empty if it tells none.
     pub(crate) version: String,
+    pub(crate) keeps_state: bool,
     pub(crate) config: String,
     pub(crate) limits: PluginLimits,
     pub(crate) linked: Arc<dyn Linked>,
@@ -61,15 +65,17 @@ pub(crate) struct Opening {
 impl PluginVersion {
     /// Makes a first instance and asks it what it reads.
     pub(crate) fn open(opening: Opening) -> Result<Arc<PluginVersion>, OpenFailure> {
-        let Opening { hash, version, config, limits, linked, services, host } = opening;
+        let Opening { hash, version, keeps_state, config, limits, linked, services, host } = opening;
         let mut version = PluginVersion {
             name: services.name.clone(),
             hash,
             version,
+            keeps_state,
             tick_ms: 0,
             config,
             limits,
             reads: Reads::default(),
+            recovers: false,
             linked,
             services,
             host,
@@ -78,6 +84,7 @@ impl PluginVersion {
         };
         let mut guest = version.instantiate().map_err(OpenFailure::Failed)?;
         version.reads = checked(guest.open(&version.config)?)?;
+        version.recovers = guest.recovers();
         version.tick_ms = guest.tick_ms();
         version.idle.lock().push(Instance { guest, batches: 0 });
         Ok(Arc::new(version))
@@ -96,6 +103,28 @@ impl PluginVersion {
     /// The columns that cross.
     pub fn reads(&self) -> &Reads {
         &self.reads
+    }
+
+    /// A sink's: whether its destination keeps the cursor.
+    pub(crate) fn recovers(&self) -> bool {
+        self.recovers
+    }
+
+    pub(crate) fn services(&self) -> &Arc<Services> {
+        &self.services
+    }
+
+    /// An instance for a sink to keep: one that waits, or a fresh one.
+    pub(crate) fn take(&self) -> Result<Instance, Failure> {
+        let idle = self.idle.lock().pop();
+        idle.map_or_else(|| self.fresh(), Ok)
+    }
+
+    /// Whether an instance has done enough, so that a guest that leaks stays harmless.
+    pub(crate) fn is_worn(&self, instance: &Instance) -> bool {
+        let PluginLimits { memory_bytes, recycle_batches, recycle_memory_percent, .. } = self.limits;
+        instance.batches >= recycle_batches
+            || instance.guest.memory_bytes() > memory_bytes / 100 * u64::from(recycle_memory_percent)
     }
 
     /// What it did so far.
@@ -138,7 +167,9 @@ impl PluginVersion {
     fn opened(&self) -> Result<Instance, Failure> {
         let mut guest = self.instantiate()?;
         match guest.open(&self.config) {
-            Ok(reads) if reads == self.reads => Ok(Instance { guest, batches: 0 }),
+            Ok(reads) if reads == self.reads && guest.recovers() == self.recovers => {
+                Ok(Instance { guest, batches: 0 })
+            }
             Ok(_) => Err(Failure::Reopen("it wants to read other columns than before".to_owned())),
             Err(OpenFailure::Refused(text)) => Err(Failure::Reopen(text)),
             Err(OpenFailure::Failed(failure)) => Err(Failure::Reopen(failure.to_string())),
@@ -147,9 +178,7 @@ impl PluginVersion {
 
     fn put_back(&self, mut instance: Instance) {
         instance.batches += 1;
-        let PluginLimits { memory_bytes, recycle_batches, recycle_memory_percent, .. } = self.limits;
-        let is_worn = instance.batches >= recycle_batches
-            || instance.guest.memory_bytes() > memory_bytes / 100 * u64::from(recycle_memory_percent);
+        let is_worn = self.is_worn(&instance);
         let mut idle = self.idle.lock();
         if !is_worn && idle.len() < limits::IDLE_INSTANCES_MAX {
             idle.push(instance);
@@ -274,7 +303,11 @@ impl Attempt for Attempts<'_> {
 
 impl InterceptorVersion for PluginVersion {
     fn process(&self, batch: Batch) -> Processed {
-        self.process_with(batch, &mut Session::default())
+        match self.keeps_state {
+            // Outside of a pipeline nothing is remembered from one batch to the next.
+            true => Alone::of(self).process(batch, None).0,
+            false => self.process_with(batch, &mut Session::default()),
+        }
     }
 
     fn process_with(&self, batch: Batch, session: &mut Session) -> Processed {
@@ -358,6 +391,12 @@ fn checked(reads: Reads) -> Result<Reads, OpenFailure> {
 impl From<Failure> for OpenFailure {
     fn from(failure: Failure) -> OpenFailure {
         OpenFailure::Failed(failure)
+    }
+}
+
+impl AsRef<PluginVersion> for PluginVersion {
+    fn as_ref(&self) -> &PluginVersion {
+        self
     }
 }
 

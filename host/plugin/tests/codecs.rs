@@ -56,7 +56,7 @@ fn read(link: &DecoderLink, input: &[u8], is_last: bool) -> (Vec<Batch>, Vec<(St
 
 fn slot(sandbox: &Sandbox, config: &str) -> DecoderLink {
     let plugins = common::plugins();
-    let slot = sandbox.host.slot_as(Role::Decoder, plan(CODEC, config), &plugins).unwrap();
+    let slot = sandbox.host.slot_of(Role::Decoder, plan(CODEC, config), &plugins).unwrap();
     DecoderLink::new(slot, OnReject::Quarantine)
 }
 
@@ -112,7 +112,7 @@ fn a_decoder_that_fails_costs_the_record_that_it_fails_on() {
     ] {
         let mut settings = plan(CODEC, "{}");
         settings.limits = limits;
-        let slot = sandbox.host.slot_as(Role::Decoder, settings, &common::plugins()).unwrap();
+        let slot = sandbox.host.slot_of(Role::Decoder, settings, &common::plugins()).unwrap();
         let link = DecoderLink::new(slot.clone(), OnReject::Quarantine);
         // A record that never returns takes most of the time that there is for all of them.
         let second = if word == "LOOP" { "TRAP" } else { word };
@@ -139,7 +139,7 @@ fn lies_of_a_decoder_are_failures() {
     ] {
         let mut settings = plan(CODEC, &format!("{{\"lie\":{lie:?}}}"));
         settings.limits = roomy();
-        let slot = sandbox.host.slot_as(Role::Decoder, settings, &common::plugins()).unwrap();
+        let slot = sandbox.host.slot_of(Role::Decoder, settings, &common::plugins()).unwrap();
         let link = DecoderLink::new(slot, OnReject::Quarantine);
         let (events, bad, at) = read(&link, b"one\ntwo\n", true);
         assert_eq!((events.iter().map(Batch::rows).sum::<usize>(), at), (0, 8), "{lie}");
@@ -217,7 +217,7 @@ fn lies_of_an_encoder_are_failures() {
 #[test]
 fn rejected_rows_can_be_dropped() {
     let sandbox = Sandbox::new();
-    let slot = sandbox.host.slot_as(Role::Encoder, plan(CODEC, "{}"), &common::plugins()).unwrap();
+    let slot = sandbox.host.slot_of(Role::Encoder, plan(CODEC, "{}"), &common::plugins()).unwrap();
     let link = EncoderLink::new(slot, OnReject::Drop);
     let encoded = link.encode(link.current().as_ref(), &batch(&["REJECT", "TRAP", "ok"]), None);
     assert_eq!(payloads(&encoded), ["ok"]);

@@ -36,8 +36,8 @@ pub(super) struct HeaderOut {
 #[derive(ComponentType, Lift)]
 #[component(record)]
 pub(super) struct RejectionOut {
-    row: u32,
-    reason: String,
+    pub(super) row: u32,
+    pub(super) reason: String,
 }
 
 #[derive(ComponentType, Lift)]

@@ -8,6 +8,8 @@ mod aggregator;
 mod answers;
 mod codec;
 mod columns;
+mod delivery;
+mod egress;
 mod interceptor;
 mod migration;
 mod powers;
@@ -66,6 +68,22 @@ pub(crate) trait Guest: Send {
     /// `batch` has at least one row. The answer is checked, but not yet against the columns of the batch.
     fn process(&mut self, batch: &Batch, reads: &Reads, time: Duration) -> Result<Difference, Failure>;
 
+    /// A sink's: whether its destination keeps the cursor. Known once it is open.
+    fn recovers(&self) -> bool {
+        false
+    }
+
+    /// A sink's: the cursor that its destination has.
+    fn recover(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        Err(not_this_role())
+    }
+
+    /// A sink's: `batch` has at least one row. The rejected rows are not yet held against the batch.
+    fn deliver(&mut self, batch: &Batch, reads: &Reads, cursor: &[u8]) -> Result<Outcome, Failure> {
+        let _unused = (batch, reads, cursor);
+        Err(not_this_role())
+    }
+
     /// An aggregator's: how often it wants to be ticked, once it is open; 0: never.
     fn tick_ms(&self) -> u32 {
         0
@@ -118,6 +136,15 @@ pub(crate) trait Guest: Send {
 pub(crate) enum FilePart {
     Begin,
     End,
+}
+
+/// What became of a batch that a sink was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Row numbers with reasons: all others arrived.
+    Delivered(Vec<(u32, String)>),
+    /// Nothing is known to have arrived.
+    Retry { reason: String, after: Option<Duration> },
 }
 
 /// A version is linked for one role, and called for no other.
@@ -214,10 +241,8 @@ fn check_export(
         Role::Interceptor => interceptor::check(engine, types, &exported, interface, path),
         Role::Decoder => codec::check_decoder(engine, types, &exported, interface, path),
         Role::Encoder => codec::check_encoder(engine, types, &exported, interface, path),
-        // No release has an interface for these yet.
+        Role::Sink => delivery::check(engine, types, &exported, interface, path),
         Role::Aggregator => aggregator::check(engine, types, &exported, interface, path),
-        // No release has an interface for these yet.
-        Role::Sink => Ok(()),
     }
 }
 
@@ -253,18 +278,16 @@ pub(crate) fn link(
 ) -> Result<Box<dyn Linked>, LoadError> {
     // An aggregator stands where an interceptor does.
     let is_aggregator = shape.roles.contains(&Role::Aggregator) && !shape.roles.contains(&Role::Interceptor);
-    let role = if is_aggregator && role == Role::Interceptor { Role::Aggregator } else { role };
+    let role = if role == Role::Interceptor && is_aggregator { Role::Aggregator } else { role };
     let interface = interface(shape, role, path)?;
     let (engine, ready) = (engine.clone(), ready(engine, component, shape, grants, path)?);
     let migration = shape.release.migration.filter(|_| shape.migrates);
     Ok(match role {
         Role::Aggregator => Box::new(aggregator::Aggregator { engine, ready, interface, migration }),
+        Role::Sink => Box::new(delivery::Sink { engine, ready, interface }),
         Role::Decoder => Box::new(codec::Decoder { engine, ready, interface }),
         Role::Encoder => Box::new(codec::Encoder { engine, ready, interface }),
-        // `interface` let no role through that no release has.
-        Role::Interceptor | Role::Sink => {
-            Box::new(interceptor::Interceptor { engine, ready, interface, migration })
-        }
+        Role::Interceptor => Box::new(interceptor::Interceptor { engine, ready, interface, migration }),
     })
 }
 

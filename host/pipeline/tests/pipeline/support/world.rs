@@ -66,6 +66,7 @@ pub fn plan(sources: &[&str], channels: &[(&str, u64)], sinks: &[(&str, &str)]) 
                 interceptors: Vec::new(),
                 codec: None,
                 options: Options::default(),
+                plugin: None,
             })
             .collect(),
         batch: BatchPlan::default(),
@@ -82,6 +83,7 @@ pub fn interceptor(name: &str, on_reject: OnReject) -> InterceptorPlan {
         on_reject,
         errors: ErrorPlan::default(),
         limits: PluginLimits::default(),
+        egress: None,
     }
 }
 
