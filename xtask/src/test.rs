@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use flumen_tests::locate;
 
 use crate::build::{self, cargo, check};
+use crate::fuzz;
 use crate::report::step;
 use crate::schema;
 
@@ -62,6 +63,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     for plugin in PLUGINS_WITH_CASES {
         note(&format!("cases of {plugin}"), plugin_cases(&binary, plugin));
     }
+    note("fuzzing", fuzz::fuzz(1.0, None, None).map(|()| ONE));
     note("schema", schema::check(&binary).map(|()| ONE));
     if !arguments.no_lint {
         note("lints", lint().map(|_| ONE));

@@ -14,6 +14,7 @@ mod abi;
 pub mod answer;
 mod cache;
 pub mod cases;
+mod encode;
 mod engine;
 mod error;
 mod failure;
