@@ -12,6 +12,7 @@ use flumen_tests::locate;
 
 use crate::bindings;
 use crate::build::{self, cargo, check};
+use crate::fuzz;
 use crate::report::step;
 use crate::schema;
 
@@ -83,6 +84,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         note(&format!("cases of the plugin in {language}"), language_cases(&binary, language));
     }
     note("bindings", bindings::check().map(|()| ONE));
+    note("fuzzing", fuzz::fuzz(1.0, None, None).map(|()| ONE));
     note("schema", schema::check(&binary).map(|()| ONE));
     if !arguments.no_lint {
         note("lints", lint().map(|_| ONE));

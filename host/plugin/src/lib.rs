@@ -19,6 +19,7 @@ pub mod cases;
 mod codec;
 pub mod codec_answer;
 pub mod codec_cases;
+mod encode;
 mod engine;
 mod error;
 mod failure;

@@ -34,6 +34,9 @@ pub const FILE_BYTES_MAX: u64 = 64 << 20;
 /// with the square of the depth: 15 s for 20,000 levels in 260 KB.
 pub const NESTED_COMPONENTS_MAX: usize = 32;
 
+/// Packages of interface types in a module: its own, and those of WASI, which are a dozen. They are followed by recursion.
+pub const PACKAGES_MAX: usize = 128;
+
 /// Bytes of all compiled plugins in the cache; the oldest go first. A compiled Python component has some 60 MB.
 pub const CACHE_BYTES_MAX: u64 = 1 << 30;
 

@@ -4,6 +4,7 @@
 //! at [`DATA_AT`], and from [`HEAP_AT`] on what the host passes in.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, dead_code, reason = "tests")]
 
+pub mod mutate;
 pub mod set;
 
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
