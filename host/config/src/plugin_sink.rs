@@ -28,6 +28,7 @@ pub(crate) fn read_plugin_sink(
     let config_json = json::config_text(&what, config.map(|entry| &entry.value), report);
     if let Some(config) = config {
         checked.spans.insert("config".into(), config.key_span.clone());
+        json::config_spans("config", &config.value, &mut checked.spans);
     }
     let default = PluginLimits { time: specs::SINK_TIME, ..PluginLimits::default() };
     let limits = read_limits(limits, specs::SINK_LIMITS, default, report);

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::options::OptionError;
+
 use crate::abi::Role;
 
 /// Why the plugin host did not start.
@@ -153,6 +155,22 @@ pub enum LoadError {
         /// All powers that it needs, for the fix.
         grants: Vec<String>,
     },
+    /// Its own schema does not take the configuration.
+    #[error("plugin {}: its configuration is wrong: {}", path.display(), wrong(errors))]
+    Options {
+        /// The file.
+        path: PathBuf,
+        /// Each error with its place; at least one.
+        errors: Vec<OptionError>,
+    },
+    /// The schema of its options is none.
+    #[error("plugin {}: the JSON Schema that it gives of its options cannot be used: {reason}; its author has to correct it", path.display())]
+    Schema {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Its `egress` cannot be.
     #[error("plugin {}: {error}", path.display())]
     Egress {
@@ -202,6 +220,8 @@ impl LoadError {
             LoadError::WrongShape { .. } => "plugin-wrong-shape",
             LoadError::UnknownImports { .. } => "plugin-unknown-imports",
             LoadError::NotGranted { .. } => "plugin-not-granted",
+            LoadError::Options { .. } => "plugin-options",
+            LoadError::Schema { .. } => "plugin-schema",
             LoadError::Egress { .. } => "plugin-egress",
             LoadError::Compile { .. } => "plugin-compile",
             LoadError::Refused { .. } => "plugin-refused",
@@ -212,6 +232,11 @@ impl LoadError {
     pub(crate) fn read(path: &Path, source: io::Error) -> LoadError {
         LoadError::Read { path: path.to_owned(), source }
     }
+}
+
+fn wrong(errors: &[OptionError]) -> String {
+    let each = errors.iter().map(|error| format!("{}: {}", error.place, error.reason));
+    each.collect::<Vec<_>>().join("; ")
 }
 
 fn list(names: &[String]) -> String {

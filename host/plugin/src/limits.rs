@@ -71,6 +71,12 @@ pub const DESCRIPTION_BYTES_MAX: usize = 256;
 /// Bytes of a cursor that a destination gives back; promised in the WIT.
 pub const CURSOR_BYTES_MAX: usize = 256;
 
+/// Schemas that may look at one value of a configuration: a page of `anyOf` has some dozens, a bomb of references millions.
+pub const OPTION_SCHEMAS_MAX: u64 = 256;
+
+/// Errors of one configuration that are told at once.
+pub const OPTION_ERRORS_MAX: usize = 20;
+
 /// Random bytes of one call; promised in the WIT.
 pub const RANDOM_BYTES_MAX: usize = 65_536;
 
