@@ -64,18 +64,18 @@ impl Chain {
         Versions(self.0.iter().map(|link| link.interceptor.current()).collect())
     }
 
-    /// The first link that keeps state; the number of links if there is none.
-    pub fn first_with_state(&self) -> usize {
-        self.0.iter().position(|link| link.state_bytes.is_some()).unwrap_or(self.0.len())
-    }
-
     /// The place of an interceptor.
     pub fn position(&self, name: &str) -> Option<usize> {
         self.0.iter().position(|link| link.interceptor.name() == name)
     }
 
-    /// Processes a batch by the versions that it was stamped with, from the link at `first` up to the first one
-    /// that keeps state: from there on batches go one by one ([`crate::stateful`]). While a plugin is over its error budget and its policy is to
+    /// The first link that keeps state; the number of links if there is none.
+    pub fn first_with_state(&self) -> usize {
+        self.0.iter().position(|link| link.state_bytes.is_some()).unwrap_or(self.0.len())
+    }
+
+    /// Processes a batch by the versions that it was stamped with, from the link at `first` up to the first link that keeps state: from there on
+    /// batches go one by one ([`crate::stateful`]). While a plugin is over its error budget and its policy is to
     /// stop, `hold` is called again and again; its error ends the wait, and the batch is as if it had never been here.
     pub fn process<E>(
         &self,
@@ -86,8 +86,8 @@ impl Chain {
     ) -> Result<ChainOutput, E> {
         let mut kept = batch;
         let mut quarantined = Vec::new();
-        let links = self.0.iter().zip(&versions.0).take(self.first_with_state());
-        for (link, version) in links.skip(first) {
+        let without_state = self.0.iter().zip(&versions.0).take(self.first_with_state());
+        for (link, version) in without_state.skip(first) {
             if kept.is_empty() {
                 break;
             }
@@ -97,8 +97,8 @@ impl Chain {
         Ok(ChainOutput { kept, quarantined })
     }
 
-    /// Processes events of the quarantine by the present versions, from the link at `first` up to the first one that keeps state. They failed before: they are
-    /// not held, and count in no error budget.
+    /// Processes events of the quarantine by the present versions, from the link at `first` up to the first one that keeps
+    /// state. They failed before: they are not held, and count in no error budget.
     pub(crate) fn process_again(&self, first: usize, batch: Batch) -> ChainOutput {
         let mut kept = batch;
         let mut quarantined = Vec::new();
@@ -107,26 +107,13 @@ impl Chain {
                 break;
             }
             let mut call = |version: &Arc<dyn InterceptorVersion>, batch| version.process(batch);
-            kept = link.process_again(kept, &mut call, &mut quarantined);
+            kept = link.process_again(&link.interceptor.current(), kept, &mut call, &mut quarantined);
         }
         ChainOutput { kept, quarantined }
     }
 }
 
 impl Link {
-    /// The same as `process`, without the error budget.
-    pub(crate) fn process_again(
-        &self,
-        batch: Batch,
-        call: &mut dyn FnMut(&Arc<dyn InterceptorVersion>, Batch) -> Processed,
-        quarantined: &mut Vec<Quarantined>,
-    ) -> Batch {
-        self.metrics.add(Metric::InterceptorCalls, 1);
-        self.metrics.add(Metric::InterceptorEventsIn, batch.rows() as u64);
-        let processed = self.call(&self.interceptor.current(), batch, call);
-        self.take(processed, quarantined)
-    }
-
     /// One batch through the version that `call` gives it to. It may be called more than once: only the last call counts.
     pub(crate) fn process<E>(
         &self,
@@ -163,6 +150,19 @@ impl Link {
                 return Ok(self.take(processed, quarantined));
             }
         }
+    }
+
+    /// As [`Link::process`], for events of the quarantine.
+    pub(crate) fn process_again(
+        &self,
+        version: &Arc<dyn InterceptorVersion>,
+        batch: Batch,
+        call: &mut dyn FnMut(&Arc<dyn InterceptorVersion>, Batch) -> Processed,
+        quarantined: &mut Vec<Quarantined>,
+    ) -> Batch {
+        self.metrics.add(Metric::InterceptorCalls, 1);
+        self.metrics.add(Metric::InterceptorEventsIn, batch.rows() as u64);
+        self.take(self.call(version, batch, call), quarantined)
     }
 
     fn call(

@@ -16,7 +16,7 @@ use crate::kept::Kept;
 use crate::metrics::ComponentKind;
 use crate::plan::{InterceptorPlan, PipelinePlan};
 use crate::quarantine::{self, Keeper};
-use crate::replay::Replayer;
+use crate::replay::{ReplayPlace, Replayer};
 use crate::source::Wake;
 use crate::stateful::{Stateful, TickTarget, run_ticks};
 use crate::status::{self, PipelineStatus};
@@ -74,10 +74,10 @@ pub struct Pipeline {
     outlets: Vec<Outlet>,
     keeper: Mutex<Option<JoinHandle<()>>>,
     keeper_wake: Wake,
+    replayer: Mutex<Option<JoinHandle<()>>>,
     ticker: Mutex<Option<JoinHandle<()>>>,
     ticker_wake: Wake,
     tick_failure: Arc<Mutex<Option<String>>>,
-    replayer: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// How a stop went.
@@ -108,10 +108,10 @@ impl Pipeline {
             outlets: Vec::new(),
             keeper: Mutex::new(None),
             keeper_wake: Wake::default(),
+            replayer: Mutex::new(None),
             ticker: Mutex::new(None),
             ticker_wake: Wake::default(),
             tick_failure: Arc::default(),
-            replayer: Mutex::new(None),
         };
         match pipeline.start_threads(&agent, sources, sinks) {
             Ok(()) => Ok(pipeline),
@@ -184,6 +184,20 @@ impl Pipeline {
         *keeper.lock() = Some(thread);
         let channels: Vec<_> =
             plan.channels.iter().filter_map(|channel| journal.channel(&channel.name)).collect();
+        let replays = Replayer::new(
+            plan,
+            ReplayPlace {
+                journal: journal.clone(),
+                kept: kept.clone(),
+                chain: chain.clone(),
+                stateful: stateful.clone(),
+                channels: channels.clone(),
+                quarantine: quarantine_channel,
+            },
+        );
+        let thread = spawn(&format!("replay-{}", plan.name), move || replays.run())
+            .map_err(|error| StartError { kind: ComponentKind::Sink, component: String::new(), error })?;
+        *replayer.lock() = Some(thread);
         if let Some(stateful) = stateful.clone() {
             let target = TickTarget {
                 journal: journal.clone(),
@@ -193,18 +207,6 @@ impl Pipeline {
             *self.ticker.lock() =
                 Some(start_ticks(&plan.name, stateful, target, &self.ticker_wake, &self.tick_failure)?);
         }
-        let mut replays = Replayer::new(
-            plan,
-            journal.clone(),
-            kept.clone(),
-            chain.clone(),
-            channels.clone(),
-            quarantine_channel,
-        );
-        replays.stateful = stateful.clone();
-        let thread = spawn(&format!("replay-{}", plan.name), move || replays.run())
-            .map_err(|error| StartError { kind: ComponentKind::Sink, component: String::new(), error })?;
-        *replayer.lock() = Some(thread);
         for (source, make) in plan.sources.iter().zip(sources) {
             if channels.len() != plan.channels.len() {
                 return Err(missing(&source.name));
@@ -265,10 +267,10 @@ impl Pipeline {
         for feed in &self.feeds {
             feed.wake.stop();
         }
-        self.ticker_wake.stop();
         if let Some(kept) = &self.kept {
             kept.wake.stop();
         }
+        self.ticker_wake.stop();
         let has_ticked = || self.ticker.lock().as_ref().is_none_or(JoinHandle::is_finished);
         wait_until(deadline, || self.feeds.iter().all(Feed::finished) && has_ticked());
         if let Some(replayer) = self.replayer.lock().take() {
@@ -349,10 +351,10 @@ impl Drop for Pipeline {
         self.feeds.iter().for_each(|feed| feed.wake.stop());
         self.outlets.iter().for_each(|outlet| outlet.wake.stop());
         self.keeper_wake.stop();
-        self.ticker_wake.stop();
         if let Some(kept) = &self.kept {
             kept.wake.stop();
         }
+        self.ticker_wake.stop();
     }
 }
 

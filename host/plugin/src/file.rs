@@ -94,6 +94,11 @@ impl PluginFile {
     /// The component that these bytes are or become.
     pub(crate) fn component(&self, engine: &Engine) -> Result<Cow<'_, [u8]>, LoadError> {
         match self.kind {
+            FileKind::Component if is_nested_too_deep(&self.bytes) => {
+                let reason =
+                    format!("components are nested more than {} deep", limits::NESTED_COMPONENTS_MAX);
+                Err(LoadError::Malformed { path: self.path.clone(), reason })
+            }
             FileKind::Component => Ok((&self.bytes).into()),
             FileKind::CoreModule => {
                 Module::validate(engine, &self.bytes).map_err(|error| LoadError::Malformed {
@@ -119,6 +124,40 @@ fn kind_of(path: &Path, bytes: &[u8]) -> Result<FileKind, LoadError> {
             Err(LoadError::NotWasm { path: path.to_owned(), begins: format!("\"{begins}\"") })
         }
     }
+}
+
+/// Whether components hold components over the limit. What is malformed is left to the parser.
+fn is_nested_too_deep(bytes: &[u8]) -> bool {
+    const NESTED_COMPONENT: u8 = 4;
+    // Each is what is left of one component.
+    let mut open = vec![bytes.get(8..).unwrap_or_default()];
+    while let Some(sections) = open.pop() {
+        let Some((id, size, content)) = section(sections) else { continue };
+        let (content, rest) = content.split_at_checked(size).unwrap_or((content, &[]));
+        open.push(rest);
+        if id == NESTED_COMPONENT {
+            open.push(content.get(8..).unwrap_or_default());
+        }
+        if open.len() > limits::NESTED_COMPONENTS_MAX {
+            return true;
+        }
+    }
+    false
+}
+
+/// The first section: its id, its size, and what follows the size.
+fn section(bytes: &[u8]) -> Option<(u8, usize, &[u8])> {
+    let (&id, mut rest) = bytes.split_first()?;
+    let mut size = 0_u64;
+    for shift in (0..35).step_by(7) {
+        let (&byte, after) = rest.split_first()?;
+        size |= u64::from(byte & 0x7f) << shift;
+        rest = after;
+        if byte & 0x80 == 0 {
+            return Some((id, usize::try_from(size).ok()?, rest));
+        }
+    }
+    None
 }
 
 /// Makes a component of a valid core module. The encoder (wit-component 0.262) panics on some modules that are cut off; the

@@ -30,6 +30,10 @@ pub const TABLE_ELEMENTS_MAX: usize = 100_000;
 /// Bytes of a plugin's file. A Python component has 18 MB.
 pub const FILE_BYTES_MAX: u64 = 64 << 20;
 
+/// Components in components. Tools that put components together make a few levels; the compiler takes time that grows
+/// with the square of the depth: 15 s for 20,000 levels in 260 KB.
+pub const NESTED_COMPONENTS_MAX: usize = 32;
+
 /// Bytes of all compiled plugins in the cache; the oldest go first. A compiled Python component has some 60 MB.
 pub const CACHE_BYTES_MAX: u64 = 1 << 30;
 
@@ -67,6 +71,15 @@ pub const OPTIONS_SCHEMA_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes that are kept of a plugin's version and of its summary.
 pub const DESCRIPTION_BYTES_MAX: usize = 256;
+
+/// Bytes of a cursor that a destination gives back; promised in the WIT.
+pub const CURSOR_BYTES_MAX: usize = 256;
+
+/// Random bytes of one call; promised in the WIT.
+pub const RANDOM_BYTES_MAX: usize = 65_536;
+
+/// Bytes of one read of a connection: more waits for the next one.
+pub const TCP_READ_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes of a reason or error text of a guest that are kept where no other limit is named.
 pub const TEXT_BYTES_MAX: usize = 4_096;

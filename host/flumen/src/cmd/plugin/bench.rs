@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use flumen_event::Batch;
-use flumen_pipeline::InterceptorVersion;
 use flumen_pipeline::plan::PluginLimits;
-use flumen_plugin::{PluginHost, StartCost};
+use flumen_plugin::{Alone, PluginHost, StartCost};
 use serde::Serialize;
 
 use super::cases;
@@ -70,7 +69,11 @@ pub fn run(host: &PluginHost, args: &Args, output: Output) -> Result<(), Failure
     let mut out = std::io::stdout();
     let bytes = batch.body().values().len() / batch.rows().max(1);
     writeln!(out, "{} rows a batch, {bytes} bytes an event, config {config}", batch.rows())?;
-    writeln!(out, "{:<10}{:>14}{:>14}{:>12}{:>16}{:>18}", "", "p50 ns/event", "min ns/event", "memory", "instantiate us", "load cached us")?;
+    writeln!(
+        out,
+        "{:<10}{:>14}{:>14}{:>12}{:>16}{:>18}",
+        "", "p50 ns/event", "min ns/event", "memory", "instantiate us", "load cached us"
+    )?;
     for (name, figures) in [("no-op", nothing), ("plugin", plugin)] {
         writeln!(
             out,
@@ -95,7 +98,8 @@ fn input(args: &Args) -> Result<Batch, Failure> {
     let rows = args.rows as usize;
     let lines: Vec<Vec<u8>> = match &args.input {
         Some(path) => {
-            let file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let file =
+                std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
             std::io::BufReader::new(file).split(b'\n').take(rows).collect::<Result<_, _>>()?
         }
         None => (0..rows).map(access_log_line).collect(),
@@ -123,16 +127,24 @@ fn access_log_line(row: usize) -> Vec<u8> {
     line
 }
 
-fn measure(host: &PluginHost, wasm: &Path, config: &str, batch: &Batch, time: Duration) -> Result<Figures, Failure> {
+fn measure(
+    host: &PluginHost,
+    wasm: &Path,
+    config: &str,
+    batch: &Batch,
+    time: Duration,
+) -> Result<Figures, Failure> {
     let unfit = |error: flumen_plugin::LoadError| Failure::Unfit(vec![error.to_string()]);
     let needs = host.inspect(wasm, config).map_err(unfit)?.needs;
     let version = host.open(wasm, "bench", config, &needs, PluginLimits::default()).map_err(unfit)?;
+    // With a state of its own, if it keeps one.
+    let alone = Alone::new(version.clone());
     let mut times = Vec::new();
     let begun = Instant::now();
     while times.len() < WARM_ROUNDS * 2 || begun.elapsed() < time {
         let input = batch.clone();
         let started = Instant::now();
-        let processed = version.process(input);
+        let (processed, _) = alone.process(input, None);
         times.push(started.elapsed().as_nanos() as f64 / batch.rows() as f64);
         if let Some(failed) = processed.quarantined.iter().find(|group| !group.rejected) {
             let reason = failed.reasons.first().map(String::as_str).unwrap_or_default();

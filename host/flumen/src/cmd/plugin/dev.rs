@@ -8,9 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use flumen_event::Batch;
-use flumen_pipeline::InterceptorVersion;
 use flumen_pipeline::plan::PluginLimits;
-use flumen_plugin::PluginHost;
+use flumen_plugin::{Alone, PluginHost};
 use flumen_plugin::cases::CaseOutcome;
 
 use super::cases;
@@ -47,7 +46,8 @@ const SAMPLE_LINES_MAX: usize = 10_000;
 /// Lines of a difference that are shown.
 const SHOWN_MAX: usize = 20;
 /// What builds write, and what has no sources.
-const NOT_SOURCES: [&str; 7] = ["build", "target", "node_modules", ".venv", ".git", "__pycache__", "Cargo.lock"];
+const NOT_SOURCES: [&str; 7] =
+    ["build", "target", "node_modules", ".venv", ".git", "__pycache__", "Cargo.lock"];
 
 /// Watches until it is interrupted.
 pub fn run(host: &PluginHost, args: &Args) -> Result<(), Failure> {
@@ -96,8 +96,11 @@ impl<'a> Session<'a> {
 
     fn turn(&mut self) -> Result<(), Failure> {
         let fresh = self.scratch.path().join("fresh.wasm");
-        let options =
-            flumen_author::Options { install: self.args.install, output: Some(fresh.clone()), work_dir: None };
+        let options = flumen_author::Options {
+            install: self.args.install,
+            output: Some(fresh.clone()),
+            ..flumen_author::Options::default()
+        };
         let built = flumen_author::build(&self.args.dir, &options)?;
         let mut out = std::io::stdout();
         writeln!(out, "built in {:.1} s", built.took.as_secs_f64())?;
@@ -141,14 +144,9 @@ impl<'a> Session<'a> {
             let needs = self.host.inspect(wasm, &config).map_err(unfit)?.needs;
             let version =
                 self.host.open(wasm, "dev", &config, &needs, PluginLimits::default()).map_err(unfit)?;
-            let processed = version.process(batch);
-            for row in 0..processed.kept.rows() {
-                let mut event = event_json(&processed.kept, row);
-                // The same event is the same line.
-                if let Some(fields) = event.as_object_mut() {
-                    fields.remove("stream");
-                }
-                outputs.push(event.to_string());
+            let (processed, made) = Alone::new(version).process(batch, Some(0));
+            for batch in std::iter::once(&processed.kept).chain(&made) {
+                outputs.extend((0..batch.rows()).map(|row| event_json(batch, row).to_string()));
             }
             for group in &processed.quarantined {
                 for (row, reason) in group.reasons.iter().enumerate().take(group.batch.rows()) {
@@ -182,7 +180,13 @@ impl<'a> Session<'a> {
             return Ok(());
         };
         let changes = difference(old, new);
-        writeln!(out, "sample: {} events come out ({} before), {} lines differ", new.len(), old.len(), changes.len())?;
+        writeln!(
+            out,
+            "sample: {} events come out ({} before), {} lines differ",
+            new.len(),
+            old.len(),
+            changes.len()
+        )?;
         for (sign, line) in changes.iter().take(SHOWN_MAX) {
             writeln!(out, "  {sign} {line}")?;
         }

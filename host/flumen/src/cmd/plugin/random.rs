@@ -16,8 +16,28 @@ const BODY_BYTES_MAX: usize = 400;
 const LONG_BODY_BYTES: usize = 70_000;
 /// Pieces of which texts are made: what parsers trip over.
 const PIECES: [&str; 22] = [
-    "", " ", "\"", "\\", "\\\"", "[", "]", "{", "}", ":", ",", "=", "-", "\n", "\0", "ü", "\u{1F600}", "é", "null", "-1",
-    "99999999999999999999", "1e309",
+    "",
+    " ",
+    "\"",
+    "\\",
+    "\\\"",
+    "[",
+    "]",
+    "{",
+    "}",
+    ":",
+    ",",
+    "=",
+    "-",
+    "\n",
+    "\0",
+    "ü",
+    "\u{1F600}",
+    "é",
+    "null",
+    "-1",
+    "99999999999999999999",
+    "1e309",
 ];
 
 /// Makes batches from what the cases hold and from nothing.

@@ -5,9 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use flumen_pipeline::InterceptorVersion;
 use flumen_pipeline::plan::PluginLimits;
-use flumen_plugin::PluginHost;
+use flumen_plugin::{Alone, PluginHost};
 use flumen_plugin::cases::{Case, CaseActual, CaseOutcome, ExpectedEvent};
 
 use super::cases::{self, Found};
@@ -50,7 +49,9 @@ pub fn run(host: &PluginHost, args: &Args, output: Output) -> Result<(), Failure
     let found = cases::read(&args.dir)?;
     if found.is_empty() {
         let reason = "there is nothing to test (see `flumen plugin new`)";
-        return Err(anyhow::anyhow!("{} has no *.toml file: {reason}", args.dir.join("cases").display()).into());
+        return Err(
+            anyhow::anyhow!("{} has no *.toml file: {reason}", args.dir.join("cases").display()).into()
+        );
     }
     if args.update {
         return update(host, &wasm, &found);
@@ -88,7 +89,9 @@ fn report(outcomes: &[Outcome], seed: u64, wasm: &Path, output: Output) -> Resul
                 serde_json::json!({ "case": name, "passed": difference.is_none(), "difference": difference })
             };
             let cases: Vec<_> = outcomes.iter().map(case).collect();
-            print_json(&serde_json::json!({ "passed": passed, "failed": failed, "cases": cases, "seed": seed }))?;
+            print_json(
+                &serde_json::json!({ "passed": passed, "failed": failed, "cases": cases, "seed": seed }),
+            )?;
         }
         Output::Human => {
             for Outcome { name, difference } in outcomes {
@@ -112,7 +115,8 @@ fn random(
     seed: u64,
 ) -> Result<Option<String>, Failure> {
     let needs = host.inspect(wasm, "{}").map_err(|error| Failure::Unfit(vec![error.to_string()]))?.needs;
-    let opening: Vec<&Case> = found.iter().map(|found| &found.case).filter(|case| case.open_error.is_none()).collect();
+    let opening: Vec<&Case> =
+        found.iter().map(|found| &found.case).filter(|case| case.open_error.is_none()).collect();
     let mut made = Batches::new(seed, &opening);
     for number in 0..batches {
         let config = made.config();
@@ -122,7 +126,7 @@ fn random(
         };
         let batch = made.batch(&version.reads().headers)?;
         let rows = batch.rows();
-        let processed = version.process(batch);
+        let (processed, _) = Alone::new(version).process(batch, None);
         if let Some(failed) = processed.quarantined.iter().find(|group| !group.rejected) {
             let reason = failed.reasons.first().map(String::as_str).unwrap_or_default();
             let body = failed.batch.body().value(0).escape_ascii().to_string();
@@ -145,9 +149,16 @@ fn update(host: &PluginHost, wasm: &Path, found: &[Found]) -> Result<(), Failure
             writeln!(out, "same    {}", path.display())?;
             continue;
         }
+        if !case.steps.is_empty() {
+            return Err(anyhow::anyhow!("{}: a case of steps is not updated; change it by hand", path.display()).into());
+        }
         let actual = host.run_actual(wasm, case).map_err(|error| Failure::Unfit(vec![error.to_string()]))?;
         if let Some(failure) = actual.failure {
-            return Err(anyhow::anyhow!("{}: the plugin fails, that is no output: {failure}", path.display()).into());
+            return Err(anyhow::anyhow!(
+                "{}: the plugin fails, that is no output: {failure}",
+                path.display()
+            )
+            .into());
         }
         let new = rewritten(&old, case, &actual).with_context(|| format!("{}", path.display()))?;
         std::fs::write(path, new).with_context(|| format!("cannot write {}", path.display()))?;
@@ -194,8 +205,11 @@ fn write_event(text: &mut String, event: &ExpectedEvent) -> anyhow::Result<()> {
         writeln!(text, "time = \"{}\"", jiff::Timestamp::from_nanosecond(time.into())?)?;
     }
     if !event.headers.is_empty() {
-        let headers: Vec<String> =
-            event.headers.iter().map(|(name, value)| format!("{} = {}", toml_key(name), toml_text(value))).collect();
+        let headers: Vec<String> = event
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{} = {}", toml_key(name), toml_text(value)))
+            .collect();
         writeln!(text, "headers = {{ {} }}", headers.join(", "))?;
     }
     Ok(())
@@ -215,7 +229,8 @@ fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();
     for chunk in bytes.chunks(3) {
-        let number = chunk.iter().fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let number =
+            chunk.iter().fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
         for place in 0..4 {
             let letter = LETTERS.get((number >> (18 - 6 * place) & 63) as usize).copied().unwrap_or(b'=');
             out.push(if place <= chunk.len() { char::from(letter) } else { '=' });
@@ -230,7 +245,13 @@ mod tests {
 
     #[test]
     fn base64_has_padding() {
-        for (bytes, text) in [(&b""[..], ""), (b"f", "Zg=="), (b"fo", "Zm8="), (b"foo", "Zm9v"), (b"\xff\xfe\x78\xff", "//54/w==")] {
+        for (bytes, text) in [
+            (&b""[..], ""),
+            (b"f", "Zg=="),
+            (b"fo", "Zm8="),
+            (b"foo", "Zm9v"),
+            (b"\xff\xfe\x78\xff", "//54/w=="),
+        ] {
             assert_eq!(base64(bytes), text);
         }
     }
@@ -245,6 +266,7 @@ mod tests {
             expected: Vec::new(),
             rejected: Vec::new(),
             open_error: None,
+            steps: Vec::new(),
         };
         let headers = [("a b".to_owned(), "1".to_owned())].into();
         let outputs = vec![ExpectedEvent { body: b"n\"w".to_vec(), time: Some(0), headers }];
