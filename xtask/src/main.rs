@@ -31,7 +31,7 @@ enum Command {
     Demo(demo::Arguments),
     /// Everything that has to hold: unit tests, end-to-end tests, plugins, lints
     Test(test::Arguments),
-    /// Builds all plugins into target/plugins
+    /// Builds all plugins into target/plugins, and the example in every language
     Plugins,
     /// Writes the JSON Schema of the configuration; --check: says whether it is up to date
     Schema(schema::Arguments),
@@ -67,7 +67,7 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
-        Command::Plugins => build::plugins().map(|()| ExitCode::SUCCESS),
+        Command::Plugins => build::plugins().and_then(|()| build::languages()).map(|()| ExitCode::SUCCESS),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Bindings(arguments) => bindings::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),

@@ -13,7 +13,7 @@ use crate::run::write_if_changed;
 /// Powers that a world can import.
 const POWERS: [&str; 7] = ["log", "metrics", "clock", "random", "state", "http", "tcp"];
 /// The world that `write_own` makes.
-pub(crate) const OWN_WORLD: &str = "own";
+pub(crate) const OWN_WORLD: &str = "this-plugin";
 
 /// The one file of a release.
 fn read(dir: &Path) -> Result<String> {

@@ -2,10 +2,11 @@
 
 use std::path::{Component, Path};
 
-use flumen_pipeline::ComponentKind;
 use flumen_pipeline::plan::{ErrorPlan, InterceptorPlan, OnError, OnReject, PluginLimits};
+use flumen_pipeline::{ComponentKind, OptionSpec};
 
 use crate::code::Code;
+use crate::egress::read_egress;
 use crate::json;
 use crate::named::Names;
 use crate::report::Report;
@@ -49,6 +50,7 @@ fn read_one(
     let mut checked = table.options(specs::INTERCEPTOR, report);
     let config = table.get("config");
     let limits = table.get("limits");
+    let egress = table.get("egress");
     let budget = table.get("error_budget");
     let header = table.span().clone();
     table.finish(report);
@@ -56,9 +58,10 @@ fn read_one(
     if let Some(config) = config {
         checked.spans.insert("config".into(), config.key_span.clone());
     }
-    let limits = read_limits(limits, report);
+    let limits = read_limits(limits, specs::LIMITS, PluginLimits::default(), report);
     let errors = read_errors(&checked, budget, report);
     let grants = grants(&checked, report);
+    let egress = read_egress(egress, &grants, &mut checked, report);
     let plugin = checked.options.text_opt("plugin")?.to_owned();
     let plugin_span = checked.spans.get("plugin").unwrap_or(&header);
     let stem = plugin_name(&plugin, plugin_span, report)?;
@@ -75,11 +78,11 @@ fn read_one(
         _ => OnReject::Quarantine,
     };
     spans.add(ComponentKind::Interceptor, &name, ComponentSpans { header, options: checked.spans });
-    Some(InterceptorPlan { name, plugin, config: config_json?, grants, on_reject, errors, limits })
+    Some(InterceptorPlan { name, plugin, config: config_json?, grants, on_reject, errors, limits, egress })
 }
 
 /// Checks what `plugin = "…"` says; gives the name that follows from it.
-fn plugin_name(plugin: &str, span: &Span, report: &mut Report<'_>) -> Option<String> {
+pub(crate) fn plugin_name(plugin: &str, span: &Span, report: &mut Report<'_>) -> Option<String> {
     let path = Path::new(plugin);
     if path.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
         let reason = format!("the plugin `{}` is outside of the plugin directory", report.quote(plugin));
@@ -94,7 +97,7 @@ fn plugin_name(plugin: &str, span: &Span, report: &mut Report<'_>) -> Option<Str
     check_name("plugin", &stem, span, report).then_some(stem)
 }
 
-fn grants(checked: &Checked, report: &mut Report<'_>) -> Vec<String> {
+pub(crate) fn grants(checked: &Checked, report: &mut Report<'_>) -> Vec<String> {
     let granted = checked.options.list_opt("grant").unwrap_or_default();
     let span = checked.spans.get("grant").cloned().unwrap_or(0..0);
     for grant in granted {
@@ -131,12 +134,17 @@ fn read_errors(checked: &Checked, entry: Option<&Entry>, report: &mut Report<'_>
     }
 }
 
-fn read_limits(entry: Option<&Entry>, report: &mut Report<'_>) -> PluginLimits {
-    let default = PluginLimits::default();
+/// `default`: the limits without a table.
+pub(crate) fn read_limits(
+    entry: Option<&Entry>,
+    specs: &[OptionSpec],
+    default: PluginLimits,
+    report: &mut Report<'_>,
+) -> PluginLimits {
     let Some(mut table) = entry.and_then(|entry| TableReader::new("`limits`", &entry.value, report)) else {
         return default;
     };
-    let options = table.options(specs::LIMITS, report).options;
+    let options = table.options(specs, report).options;
     table.finish(report);
     let rate = |option: &str| options.integer_opt(option).and_then(|rate| u32::try_from(rate).ok());
     let batches = options.integer_opt("recycle_batches").and_then(|batches| u64::try_from(batches).ok());
@@ -149,7 +157,7 @@ fn read_limits(entry: Option<&Entry>, report: &mut Report<'_>) -> PluginLimits {
         log_lines_per_s: rate("log_lines_per_s").unwrap_or(default.log_lines_per_s),
         metric_calls_per_s: rate("metric_calls_per_s").unwrap_or(default.metric_calls_per_s),
         host_call_bytes: options.size_opt("host_call_bytes").unwrap_or(default.host_call_bytes),
-        state_bytes: default.state_bytes,
+        state_bytes: options.size_opt("state").unwrap_or(default.state_bytes),
         recycle_batches: batches.unwrap_or(default.recycle_batches),
         recycle_memory_percent: percent.unwrap_or(default.recycle_memory_percent),
     }

@@ -25,7 +25,11 @@ pub fn reference_markdown(registry: &Registry) -> String {
     text.push_str("Also `config = { … }`: the plugin's own configuration.\n\n");
     own(&mut text, "error_budget of an interceptor", specs::ERROR_BUDGET);
     own(&mut text, "limits of an interceptor", specs::LIMITS);
+    own(&mut text, "egress of a plugin", specs::EGRESS);
+    own(&mut text, "a secret of egress, if it is a table", specs::SECRET);
     own(&mut text, "[sink.NAME], every type", specs::SINK);
+    own(&mut text, "[sink.NAME] with a plugin", specs::PLUGIN_SINK);
+    text.push_str("Also `config = { … }`, `egress = { … }`, and `limits` as above with a time of 30s.\n\n");
     text.push_str("## Sources\n\n");
     registry.sources.iter().for_each(|spec| component(&mut text, "source", spec));
     text.push_str("## Sinks\n\n");

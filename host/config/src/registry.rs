@@ -24,7 +24,7 @@ impl Registry {
         let mut mistakes = Vec::new();
         check("source", &self.sources, &["type"], &mut mistakes);
         check("channel", &self.channels, &["kind", "capacity", "failover"], &mut mistakes);
-        check("sink", &self.sinks, &["type", "interceptor"], &mut mistakes);
+        check("sink", &self.sinks, &["type", "plugin", "interceptor"], &mut mistakes);
         check("table", &self.bridge, &[], &mut mistakes);
         mistakes
     }

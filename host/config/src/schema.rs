@@ -47,14 +47,19 @@ pub fn pipeline_schema(registry: &Registry) -> Value {
     let interceptor = closed_table(
         "A plugin that changes batches.",
         specs::INTERCEPTOR,
-        [("config", config), ("limits", plugin_limits), ("error_budget", error_budget)],
+        [
+            ("config", config.clone()),
+            ("limits", plugin_limits),
+            ("error_budget", error_budget),
+            ("egress", egress()),
+        ],
     );
     let sink_chain = chain("Interceptors of this sink alone, in order.");
     let channel_option = specs::SINK.iter().map(|spec| (spec.name, option_schema(spec)));
     let sink_own: Vec<_> = channel_option.chain([("interceptor", sink_chain)]).collect();
     let defs = object([
         ("source", components(&registry.sources, &[])),
-        ("sink", components(&registry.sinks, &sink_own)),
+        ("sink", sinks(&registry.sinks, &sink_own, config)),
         ("channel", channel),
         ("interceptor", interceptor),
     ]);
@@ -161,6 +166,29 @@ fn components(kinds: &[ComponentSpec], own: &[(&str, Value)]) -> Value {
         }
     };
     object([("oneOf", kinds.iter().map(one).collect())])
+}
+
+/// Those of the registry, and plugins.
+fn sinks(kinds: &[ComponentSpec], own: &[(&str, Value)], config: Value) -> Value {
+    let about = "A plugin that delivers.";
+    let limits = closed_table("Limits of one instance.", specs::SINK_LIMITS, []);
+    let extra = [("config", config), ("limits", limits), ("egress", egress())];
+    let plugin = closed_table(about, specs::PLUGIN_SINK, own.iter().cloned().chain(extra));
+    let mut all = components(kinds, own);
+    if let Some(Value::Array(kinds)) = all.get_mut("oneOf") {
+        kinds.push(plugin);
+    }
+    all
+}
+
+fn egress() -> Value {
+    let secret = closed_table("A secret, and where it may go.", specs::SECRET, []);
+    let secrets = object([
+        ("type", "object".into()),
+        ("description", "What the host puts in where the plugin names it.".into()),
+        ("additionalProperties", json!({"anyOf": [substituted(), secret]})),
+    ]);
+    closed_table("Where the plugin may connect to.", specs::EGRESS, [("secrets", secrets)])
 }
 
 fn required(options: &[OptionSpec]) -> impl Iterator<Item = &'static str> {

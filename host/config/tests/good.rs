@@ -140,6 +140,7 @@ fn everything_that_can_be_said() {
         on_reject: OnReject::Quarantine,
         errors: ErrorPlan::default(),
         limits: PluginLimits::default(),
+        egress: None,
     };
     let first = InterceptorPlan { on_reject: OnReject::Drop, ..interceptor("access-log", "access-log") };
     let second = InterceptorPlan {

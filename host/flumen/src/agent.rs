@@ -1,5 +1,6 @@
 //! The agent: everything of one process, bound together, run and stopped.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,9 +15,11 @@ use flumen_pipeline::kept::Kept;
 use flumen_pipeline::plan::{AgentPlan, InterceptorPlan, PipelinePlan};
 use flumen_pipeline::status::PipelineStatus;
 use flumen_pipeline::{
-    BuildError, ComponentKind, Interceptor, Parts, Pipeline, StopOutcome, channel_specs, quarantine,
+    BuildError, ComponentKind, Interceptor, Parts, Pipeline, Sink, StopOutcome, channel_specs, quarantine,
 };
-use flumen_plugin::{HostConfig, LoadError, PluginHost, PluginSlot, SlotStatus};
+use flumen_plugin::{
+    HostConfig, LoadError, PluginHost, PluginSink, PluginSlot, Role, SettingsError, SlotStatus,
+};
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
@@ -76,8 +79,10 @@ pub struct PipelineView {
     /// The pipeline.
     #[serde(flatten)]
     pub pipeline: PipelineStatus,
-    /// Its plugins: those of the chain, then those of each sink.
+    /// Its plugins: those of the chain, then those of each sink's chain, then sinks that are plugins.
     pub plugins: Vec<SlotStatus>,
+    /// What each sink promises across a crash.
+    pub deliveries: BTreeMap<String, &'static str>,
 }
 
 impl Agent {
@@ -110,8 +115,8 @@ impl Agent {
         for (pipeline, plugins) in plan.pipelines.iter().zip(opened) {
             match start_pipeline(&plan, pipeline, &plugins, files) {
                 Ok(running) => {
-                    let slots =
-                        plugins.chain.into_iter().chain(plugins.sinks.into_iter().flatten()).collect();
+                    let chains = plugins.chain.into_iter().chain(plugins.sinks.into_iter().flatten());
+                    let slots = chains.chain(plugins.deliver.into_iter().flatten()).collect();
                     agent.pipelines.push((running, slots));
                 }
                 Err(failure) => {
@@ -185,7 +190,14 @@ impl Agent {
     pub fn status(&self) -> AgentStatus {
         let view = |(pipeline, slots): &(Pipeline, Vec<Arc<PluginSlot>>)| {
             let plugins = slots.iter().map(|slot| slot.status()).collect();
-            FlowView::Pipeline(Box::new(PipelineView { pipeline: pipeline.status(), plugins }))
+            let plan = pipeline.plan();
+            let deliveries = plan.sinks.iter().map(|sink| {
+                let slot =
+                    slots.iter().find(|slot| slot.plan().name == sink.name && slot.role() == Role::Sink);
+                (sink.name.clone(), registry::delivery(plan, sink, slot.map(|slot| &**slot)).0)
+            });
+            let deliveries = deliveries.collect();
+            FlowView::Pipeline(Box::new(PipelineView { pipeline: pipeline.status(), plugins, deliveries }))
         };
         let bridges = self.bridges.iter().map(|bridge| FlowView::Bridge(bridge.status()));
         AgentStatus {
@@ -229,7 +241,9 @@ pub fn component_errors(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic
             note(ComponentKind::Channel, &channel, error);
         }
         for sink in &pipeline.sinks {
-            let fits = registry::build_sink(sink).and_then(|_| registry::check_place(pipeline, sink));
+            // What a plugin says against its options is told when it is opened.
+            let built = if sink.plugin.is_some() { Ok(()) } else { registry::build_sink(sink).map(|_| ()) };
+            let fits = built.and_then(|()| registry::check_place(pipeline, sink));
             if let Err(error) = fits {
                 note(ComponentKind::Sink, &sink.name, error);
             }
@@ -244,6 +258,8 @@ pub struct Plugins {
     pub chain: Vec<Arc<PluginSlot>>,
     /// Those of each sink.
     pub sinks: Vec<Vec<Arc<PluginSlot>>>,
+    /// Of each sink, the plugin that delivers, if one does.
+    pub deliver: Vec<Option<Arc<PluginSlot>>>,
 }
 
 /// Opens every plugin of a pipeline; what does not open is noted with its place in the file.
@@ -267,10 +283,18 @@ pub fn open_plugins(
         }
         slots
     };
-    Plugins {
-        chain: open(&plan.interceptors),
-        sinks: plan.sinks.iter().map(|sink| open(&sink.interceptors)).collect(),
-    }
+    let chain = open(&plan.interceptors);
+    let sinks = plan.sinks.iter().map(|sink| open(&sink.interceptors)).collect();
+    let deliver = plan.sinks.iter().map(|sink| {
+        let opened = host.slot_of(Role::Sink, sink.plugin.clone()?, plugin_dir);
+        let note = |error: LoadError| {
+            let error = plugin_error(&error);
+            unfit.push(files.diagnostic_for(&plan.name, ComponentKind::Sink, &sink.name, &error));
+        };
+        opened.map_err(note).ok()
+    });
+    let deliver = deliver.collect();
+    Plugins { chain, sinks, deliver }
 }
 
 /// A load error as the option that it is about.
@@ -278,6 +302,13 @@ fn plugin_error(error: &LoadError) -> BuildError {
     let (option, fix) = match error {
         LoadError::Refused { .. } => ("config", "correct the plugin's configuration"),
         LoadError::NotGranted { .. } => ("grant", "grant it, if the plugin may have it"),
+        LoadError::Egress { error: SettingsError::Allow(_), .. } => ("egress.allow", "correct the entry"),
+        LoadError::Egress { error: SettingsError::Secret { .. }, .. } => {
+            ("egress.secrets", "correct its `hosts`")
+        }
+        LoadError::Egress { error: SettingsError::Ca(_), .. } => {
+            ("egress.ca", "name a file in PEM (-----BEGIN CERTIFICATE-----)")
+        }
         LoadError::Missing { .. } => (
             "plugin",
             "copy it there, or set `plugin_dir` in flumen.toml; without one it is `plugins` beside the pipeline's file",
@@ -334,11 +365,15 @@ fn start_pipeline(
             })
             .collect(),
         interceptors: interceptors(&plugins.chain),
-        sinks: (plan.sinks.iter().cloned().zip(&plugins.sinks))
-            .map(|(sink, slots)| {
-                let make =
-                    Box::new(move || registry::build_sink(&sink)) as flumen_pipeline::deliver::MakeSink;
-                (make, interceptors(slots))
+        sinks: (plan.sinks.iter().cloned().zip(&plugins.sinks).zip(&plugins.deliver))
+            .map(|((sink, slots), deliver)| {
+                let deliver = deliver.clone();
+                let make = move || match &deliver {
+                    Some(slot) => PluginSink::new(slot.clone(), &sink.options)
+                        .map(|sink| Box::new(sink) as Box<dyn Sink>),
+                    None => registry::build_sink(&sink),
+                };
+                (Box::new(make) as flumen_pipeline::deliver::MakeSink, interceptors(slots))
             })
             .collect(),
     };

@@ -5,6 +5,7 @@ use flumen_config::Registry;
 use flumen_kafka::channel::JournalOptions;
 use flumen_pipeline::plan::{ChannelKind, PipelinePlan, SinkPlan, SourcePlan};
 use flumen_pipeline::{BuildError, Options, Sink, Source};
+use flumen_plugin::PluginSlot;
 
 /// The specs, for the configuration.
 pub fn registry() -> Registry {
@@ -58,7 +59,23 @@ pub fn build_sink(plan: &SinkPlan) -> Result<Box<dyn Sink>, BuildError> {
 /// A sink that keeps its own cursor at its destination, on a channel that agents share: if the channel is on the same
 /// cluster, its acknowledgement is in the sink's transaction. Else what it delivered and had not acknowledged when it died may be
 /// delivered again by the agent that gets its partitions.
-pub fn delivery(pipeline: &PipelinePlan, plan: &SinkPlan) -> (&'static str, Option<&'static str>) {
+///
+/// Of a plugin it is known when it is open.
+pub fn delivery(
+    pipeline: &PipelinePlan,
+    plan: &SinkPlan,
+    plugin: Option<&PluginSlot>,
+) -> (&'static str, Option<&'static str>) {
+    if plan.plugin.is_some() {
+        return match plugin.is_some_and(PluginSlot::recovers) {
+            true if is_shared(pipeline, plan) => (
+                "at-least-once",
+                Some("its channel is shared, and what another agent gets of it may come again"),
+            ),
+            true => ("exactly-once", None),
+            false => ("at-least-once", Some("the plugin keeps no cursor at its destination")),
+        };
+    }
     let found = sinks::sinks().into_iter().find(|sink| sink.spec.kind == plan.kind);
     match found.map_or("unknown", |sink| (sink.delivery)(&plan.options)) {
         "exactly-once"

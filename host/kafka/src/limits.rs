@@ -27,6 +27,9 @@ pub const DRAIN_STEP: Duration = Duration::from_millis(20);
 /// sent with them: longer than a batch takes on a busy broker, short beside a transaction.
 pub const DRAIN_PROGRESS: Duration = Duration::from_millis(15);
 
+/// How often it is looked whether they went: what follows them waits meanwhile.
+pub const DRAIN_LOOK: Duration = Duration::from_millis(1);
+
 /// So many full batches at most are waited for while librdkafka flushes, which keeps a processor busy.
 pub const DRAIN_BATCHES: u64 = 2;
 
@@ -99,11 +102,6 @@ pub const LOOK_AHEAD_KIB: u32 = 16 * 1024;
 
 /// Records that are read of a partition to estimate how large its records are.
 pub const SAMPLE_RECORDS: i64 = 100;
-
-/// Events that a file channel takes while Kafka is away: as many as a file channel by default.
-pub const FAILOVER_EVENTS: u64 = 10_000_000;
-/// Their bytes.
-pub const FAILOVER_BYTES: u64 = 8 << 30;
 
 /// How long a step of a transaction blocks before the committer looks whether Kafka was given up.
 pub const SLICE: Duration = Duration::from_millis(500);

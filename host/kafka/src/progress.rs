@@ -20,7 +20,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message;
@@ -28,6 +27,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::admin::questioner;
 use crate::context::Context;
 use crate::limits;
 use crate::settings::Settings;
@@ -253,7 +253,7 @@ fn committed_reader(who: &str, settings: &Arc<Settings>) -> KafkaResult<BaseCons
     config.set("group.id", "flumen-questions").set("enable.auto.commit", "false");
     config.set("allow.auto.create.topics", "false").set("auto.offset.reset", "error");
     config.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
-    BaseConsumer::from_config_and_context(&config, Context::new(who, settings.clone(), None))
+    questioner(who, settings, &config)
 }
 
 /// These values always have a JSON form.

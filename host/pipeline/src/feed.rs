@@ -385,7 +385,7 @@ impl Committer {
                     return Ok(false);
                 };
                 output.kept.into_iter().filter(|batch| !batch.is_empty()).for_each(put);
-                commit.state = output.state;
+                commit.state = turn.take_state();
                 quarantined.extend(output.quarantined);
             }
             _ if !done.output.kept.is_empty() => put(done.output.kept),

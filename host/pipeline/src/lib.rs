@@ -34,5 +34,5 @@ pub use component::{BuildError, ComponentSpec, OptionKind, OptionSpec, Options, 
 pub use interceptor::{Interceptor, InterceptorVersion, Processed, Quarantined};
 pub use metrics::{ComponentKind, ComponentMetrics, Metric};
 pub use pipeline::{Parts, Pipeline, StartError, StopOutcome, channel_specs};
-pub use sink::{Cursors, FlushPolicy, Sink, SinkContext, SinkError, Stored};
+pub use sink::{Cursors, FlushPolicy, Group, Sink, SinkContext, SinkError, Stored};
 pub use source::{Emission, Progress, Source, SourceContext, SourceError, Stopped};

@@ -72,7 +72,7 @@ struct Processing<'a> {
 }
 
 enum Step {
-    More(Box<Job>),
+    More(Job),
     Done,
     Failed(String),
 }
@@ -91,7 +91,12 @@ impl Replayer {
             match self.run_jobs(&wake) {
                 Ok(()) => pause = limits::RETRY_FIRST,
                 Err(SinkError::Stopped) => return,
-                Err(SinkError::Retry(reason) | SinkError::Moved(reason) | SinkError::Fatal(reason)) => {
+                Err(
+                    SinkError::Retry(reason)
+                    | SinkError::Moved(reason)
+                    | SinkError::Fatal(reason)
+                    | SinkError::Again { reason, .. },
+                ) => {
                     tracing::error!(%reason, "quarantine: a job cannot go on now, trying again");
                     if wake.wait(pause) {
                         return;
@@ -138,7 +143,7 @@ impl Replayer {
             }
             let chunk = self.place.kept.chunk(reader.as_mut(), &job, job.until)?;
             match self.step(id, job, chunk, wake)? {
-                Step::More(next) => job = *next,
+                Step::More(next) => job = next,
                 Step::Done => return self.place.kept.finish(id, None),
                 Step::Failed(reason) => {
                     tracing::error!(job = id, %reason, "quarantine: the replay ends, the rest of its events stay");
@@ -172,7 +177,7 @@ impl Replayer {
         }
         self.place.kept.take(id, &numbers, &job, again)?;
         let is_enough = job.request.limit.is_some_and(|limit| job.events >= limit);
-        Ok(if is_enough { Step::Done } else { Step::More(Box::new(job)) })
+        Ok(if is_enough { Step::Done } else { Step::More(job) })
     }
 
     /// What becomes of a chunk. `Err`: something of it has no way any more.
@@ -209,6 +214,8 @@ impl Replayer {
                 }
             }
         }
+        // All groups of the chunk are one turn: each sees what those before it wrote.
+        out.commit.state = out.turn.as_deref_mut().map(Turn::take_state).unwrap_or_default();
         Ok(out)
     }
 
@@ -222,7 +229,6 @@ impl Replayer {
                 let turn = out.turn.get_or_insert_with(|| stateful.turn());
                 let output = stateful.process_again(turn, first, output.kept);
                 quarantined.extend(output.quarantined);
-                out.commit.state.extend(output.state);
                 output.kept
             }
             _ => vec![output.kept],

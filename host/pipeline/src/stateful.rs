@@ -7,6 +7,7 @@
 //!
 //! Links before run on their threads as ever; a chain without state never comes here.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use flumen_journal::{
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::chain::{Chain, Link};
-use crate::interceptor::{InterceptorVersion, Processed, Quarantined};
+use crate::interceptor::{InterceptorVersion, Quarantined};
 use crate::metrics::Metric;
 use crate::source::{Stopped, Wake};
 use crate::state::Session;
@@ -38,6 +39,8 @@ pub struct Turn {
     versions: Vec<Option<Arc<dyn InterceptorVersion>>>,
     /// Versions that did not take over the state, by link.
     refused: Vec<Option<Arc<dyn InterceptorVersion>>>,
+    /// What this turn wrote, by link.
+    sessions: Vec<Option<Session>>,
 }
 
 /// What became of a batch.
@@ -47,8 +50,6 @@ pub struct StatefulOutput {
     pub kept: Vec<Batch>,
     /// Goes to the quarantine channel.
     pub quarantined: Vec<Quarantined>,
-    /// Goes into the same commit.
-    pub state: Vec<StateWrites>,
 }
 
 /// A plugin that cannot begin: its name, and why.
@@ -76,7 +77,8 @@ impl Stateful {
                 .to_owned(),
         })?;
         let links = chain.0.len() - first;
-        let turn = Mutex::new(Turn { versions: vec![None; links], refused: vec![None; links] });
+        let sessions = std::iter::repeat_with(|| None).take(links).collect();
+        let turn = Mutex::new(Turn { versions: vec![None; links], refused: vec![None; links], sessions });
         let stateful = Stateful { chain: chain.clone(), first, pipeline: pipeline.to_owned(), store, turn };
         stateful.check_take_over()?;
         Ok(Some(Arc::new(stateful)))
@@ -97,15 +99,21 @@ impl Stateful {
         self.chain.0.get(self.first..).unwrap_or_default()
     }
 
+    fn take_session(&self, turn: &mut Turn, index: usize, link: &Link) -> Option<Session> {
+        turn.sessions.get_mut(index).and_then(Option::take).or_else(|| self.session(link))
+    }
+
     fn session(&self, link: &Link) -> Option<Session> {
         let now_ns = OsClock.wall_ns();
         let name: Arc<str> = link.interceptor.name().into();
         link.state_bytes.map(|max| Session::new(self.store.clone(), &self.pipeline, &name, max, now_ns))
     }
 
-    /// Waits for the turn.
+    /// Waits for the turn. What the one before did not commit is as if it had never been written.
     pub fn turn(&self) -> MutexGuard<'_, Turn> {
-        self.turn.lock()
+        let mut turn = self.turn.lock();
+        turn.sessions.iter_mut().for_each(|session| *session = None);
+        turn
     }
 
     /// Processes a batch by the present versions. `hold` as in [`Chain::process`].
@@ -116,26 +124,17 @@ impl Stateful {
         hold: &mut impl FnMut() -> Result<(), E>,
     ) -> Result<StatefulOutput, E> {
         let mut out = StatefulOutput { kept: vec![batch], ..StatefulOutput::default() };
-        self.run(turn, 0, &mut out, hold)?;
+        self.run(turn, 0, &mut out, &mut Way::Held(hold))?;
         Ok(out)
     }
 
-    /// Processes events of the quarantine, beginning with the link at `first` of the chain or the first with state,
-    /// whichever is later. As [`Chain::process_again`].
+    /// Processes events of the quarantine, as [`Chain::process_again`] does, from the link at `first` of the whole chain.
     pub(crate) fn process_again(&self, turn: &mut Turn, first: usize, batch: Batch) -> StatefulOutput {
         let mut out = StatefulOutput { kept: vec![batch], ..StatefulOutput::default() };
-        let links = self.links().iter().enumerate().skip(first.saturating_sub(self.first));
-        for (index, link) in links {
-            let go_on: Result<(), Stopped> =
-                self.run_link(turn, index, link, &mut out, &mut |link, version, batch, call, quarantined| {
-                    Ok(link.process_again(version, batch, call, quarantined))
-                });
-            // Nothing holds it, so nothing stops it.
-            if go_on.is_err() || out.kept.is_empty() {
-                break;
-            }
+        let mut way: Way<'_, fn() -> Result<(), Infallible>> = Way::Again;
+        match self.run(turn, first.saturating_sub(self.first), &mut out, &mut way) {
+            Ok(()) => out,
         }
-        out
     }
 
     /// Tells one link that time passed, and gives what it makes to the links behind it.
@@ -147,7 +146,7 @@ impl Stateful {
     ) -> Result<StatefulOutput, E> {
         let mut out = StatefulOutput::default();
         let Some(link) = self.links().get(index) else { return Ok(out) };
-        let Some(mut session) = self.session(link) else { return Ok(out) };
+        let Some(mut session) = self.take_session(turn, index, link) else { return Ok(out) };
         let version = turn.version(index, link, link.interceptor.current(), &mut session);
         let begin = Instant::now();
         let ticked = version.tick(&mut session);
@@ -162,8 +161,8 @@ impl Stateful {
         }
         session.seal();
         out.kept = made_by(link, &mut session);
-        out.state = session.into_writes();
-        self.run(turn, index + 1, &mut out, hold)?;
+        turn.put(index, session);
+        self.run(turn, index + 1, &mut out, &mut Way::Held(hold))?;
         Ok(out)
     }
 
@@ -173,54 +172,37 @@ impl Stateful {
         turn: &mut Turn,
         from: usize,
         out: &mut StatefulOutput,
-        hold: &mut impl FnMut() -> Result<(), E>,
+        way: &mut Way<'_, impl FnMut() -> Result<(), E>>,
     ) -> Result<(), E> {
         for (index, link) in self.links().iter().enumerate().skip(from) {
-            self.run_link(turn, index, link, out, &mut |link, version, batch, call, quarantined| {
-                link.process(version, batch, call, quarantined, hold)
-            })?;
-            if out.kept.is_empty() {
+            let batches: Vec<Batch> = out.kept.drain(..).filter(|batch| !batch.is_empty()).collect();
+            if batches.is_empty() {
                 return Ok(());
             }
+            let mut session = self.take_session(turn, index, link).unwrap_or_default();
+            for batch in batches {
+                let current = link.interceptor.current();
+                let mut call = |version: &Arc<dyn InterceptorVersion>, batch| match link.state_bytes {
+                    None => version.process(batch),
+                    Some(_) => {
+                        // Of an attempt that is thrown away, or in which the host panicked, nothing is left.
+                        session.abandon();
+                        let version = turn.version(index, link, version.clone(), &mut session);
+                        version.process_with(batch, &mut session)
+                    }
+                };
+                let kept = match way {
+                    Way::Held(hold) => {
+                        link.process(&current, batch, &mut call, &mut out.quarantined, *hold)?
+                    }
+                    Way::Again => link.process_again(&current, batch, &mut call, &mut out.quarantined),
+                };
+                out.kept.push(kept);
+                session.seal();
+            }
+            out.kept.extend(made_by(link, &mut session));
+            turn.put(index, session);
         }
-        Ok(())
-    }
-
-    /// What is kept goes through one link, as `process` says.
-    fn run_link<E>(
-        &self,
-        turn: &mut Turn,
-        index: usize,
-        link: &Link,
-        out: &mut StatefulOutput,
-        process: &mut impl FnMut(
-            &Link,
-            &Arc<dyn InterceptorVersion>,
-            Batch,
-            &mut dyn FnMut(&Arc<dyn InterceptorVersion>, Batch) -> Processed,
-            &mut Vec<Quarantined>,
-        ) -> Result<Batch, E>,
-    ) -> Result<(), E> {
-        let batches: Vec<Batch> = out.kept.drain(..).filter(|batch| !batch.is_empty()).collect();
-        let mut session = self.session(link).unwrap_or_default();
-        for batch in batches {
-            let current = link.interceptor.current();
-            let mut call = |version: &Arc<dyn InterceptorVersion>, batch| match link.state_bytes {
-                None => version.process(batch),
-                Some(_) => {
-                    // Of an attempt that is thrown away, or in which the host panicked, nothing is left.
-                    session.abandon();
-                    let version = turn.version(index, link, version.clone(), &mut session);
-                    version.process_with(batch, &mut session)
-                }
-            };
-            let kept = process(link, &current, batch, &mut call, &mut out.quarantined)?;
-            out.kept.push(kept);
-            session.seal();
-        }
-        out.kept.extend(made_by(link, &mut session));
-        out.kept.retain(|batch| !batch.is_empty());
-        out.state.extend(session.into_writes());
         Ok(())
     }
 }
@@ -232,7 +214,26 @@ fn made_by(link: &Link, session: &mut Session) -> Vec<Batch> {
     made
 }
 
+/// How batches go through a link.
+enum Way<'a, Hold> {
+    /// Under its error budget.
+    Held(&'a mut Hold),
+    /// Without: they failed before.
+    Again,
+}
+
 impl Turn {
+    /// Everything that was written in this turn: it belongs into the commit of what came out.
+    pub fn take_state(&mut self) -> Vec<StateWrites> {
+        self.sessions.iter_mut().filter_map(Option::take).flat_map(Session::into_writes).collect()
+    }
+
+    fn put(&mut self, index: usize, session: Session) {
+        if let Some(place) = self.sessions.get_mut(index) {
+            *place = Some(session);
+        }
+    }
+
     /// The version that processes the next batch: the present one, if it takes over the state of the one before.
     fn version(
         &mut self,
@@ -301,11 +302,15 @@ pub struct TickTarget {
 }
 
 impl TickTarget {
-    fn commit(&self, out: StatefulOutput) -> Result<Option<Box<dyn Ticket>>, CommitError> {
-        let mut commit = Commit { state: out.state, ..Commit::default() };
+    fn commit(
+        &self,
+        out: StatefulOutput,
+        state: Vec<StateWrites>,
+    ) -> Result<Option<Box<dyn Ticket>>, CommitError> {
+        let mut commit = Commit { state, ..Commit::default() };
         let put = |batch| Put { channels: self.channels.clone(), batch };
         commit.puts = out.kept.into_iter().filter(|batch| !batch.is_empty()).map(put).collect();
-        commit.puts.extend(quarantine::puts(self.quarantine, out.quarantined, "interceptor"));
+        commit.puts.extend(quarantine::puts(self.quarantine, out.quarantined, "source"));
         if commit.puts.is_empty() && commit.state.is_empty() {
             return Ok(None);
         }
@@ -347,7 +352,7 @@ pub fn run_ticks(stateful: &Stateful, target: &TickTarget, wake: &Wake) -> Resul
                 false => Ok(()),
             };
             let Ok(out) = stateful.tick(&mut turn, index, &mut hold) else { return Ok(()) };
-            last = target.commit(out)?;
+            last = target.commit(out, turn.take_state())?;
         }
         if wake.wait(next.saturating_duration_since(Instant::now())) {
             return Ok(());

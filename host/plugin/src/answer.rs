@@ -4,7 +4,7 @@
 //! of an arrow array, without a copy. What [`decode`] lets through, [`Difference::apply`] checks against the input:
 //! row numbers in range, no row both rejected and kept, columns as long as the output.
 
-use arrow_array::{BinaryArray, Int64Array, StringArray, UInt32Array};
+use arrow_array::{BinaryArray, Int64Array, StringArray, UInt32Array, UInt64Array};
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use flumen_event::{Batch, Difference, HeaderColumn, Rejection};
 use thiserror::Error;
@@ -50,6 +50,19 @@ pub struct RawAnswer {
     pub rejected: Vec<(u32, String)>,
 }
 
+/// `events` of the interface as it came.
+#[derive(Debug, Clone, Default)]
+pub struct RawEvents {
+    /// How many.
+    pub rows: u32,
+    /// Their bodies.
+    pub body: RawColumn,
+    /// Little-endian `i64` times.
+    pub time: Option<Vec<u8>>,
+    /// Their headers.
+    pub headers: Vec<RawHeader>,
+}
+
 /// Which rule of the interface the answer breaks, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{column}: {rule}")]
@@ -93,6 +106,23 @@ pub fn decode(raw: RawAnswer, rows: usize) -> Result<Difference, AnswerError> {
     let remove_headers = remove_headers.into_iter().map(Into::into).collect();
     let rejected = rejected.into_iter().map(|(row, reason)| rejection(row, &reason)).collect();
     Ok(Difference { rows_from, body, time, set_headers, remove_headers, rejected })
+}
+
+/// New events; without times they have `now_ns`. Their identities are not theirs yet.
+pub fn events(raw: RawEvents, now_ns: i64) -> Result<Batch, AnswerError> {
+    let RawEvents { rows, body, time, headers } = raw;
+    let rows = rows as usize;
+    if rows > flumen_event::limits::ROWS_MAX {
+        let max = flumen_event::limits::ROWS_MAX;
+        return lie("emitted", format!("{rows} events, a batch has at most {max}"));
+    }
+    let body = binary(body, rows)?;
+    let time = time.map(|list| times(list, rows)).transpose()?;
+    let time = time.unwrap_or_else(|| Int64Array::from_value(now_ns, rows));
+    check_names(&headers)?;
+    let headers = headers.into_iter().map(|raw| header(raw, rows)).collect::<Result<Vec<_>, _>>()?;
+    let none = || UInt64Array::from_value(0, rows);
+    Batch::new(time, body, headers, none(), none()).or_else(|error| lie("emitted", error.to_string()))
 }
 
 /// Applies the answer. What does not fit the input is a lie as well.

@@ -146,7 +146,7 @@ pub enum LoadError {
         imports: Vec<String>,
     },
     /// It needs what the pipeline has not granted.
-    #[error("plugin {}: it imports {}, which the pipeline does not grant; add `grant = [{}]` to the interceptor", path.display(),
+    #[error("plugin {}: it imports {}, which the pipeline does not grant; add `grant = [{}]` to its table", path.display(),
             list(missing), quoted(grants))]
     NotGranted {
         /// The file.
@@ -155,6 +155,14 @@ pub enum LoadError {
         missing: Vec<String>,
         /// All powers that it needs, for the fix.
         grants: Vec<String>,
+    },
+    /// Its `egress` cannot be.
+    #[error("plugin {}: {error}", path.display())]
+    Egress {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: flumen_egress::SettingsError,
     },
     /// The compiler refused it.
     #[error("plugin {}: it does not compile: {shown}", path.display(), shown = shown(reason))]
@@ -197,6 +205,7 @@ impl LoadError {
             LoadError::WrongShape { .. } => "plugin-wrong-shape",
             LoadError::UnknownImports { .. } => "plugin-unknown-imports",
             LoadError::NotGranted { .. } => "plugin-not-granted",
+            LoadError::Egress { .. } => "plugin-egress",
             LoadError::Compile { .. } => "plugin-compile",
             LoadError::Refused { .. } => "plugin-refused",
             LoadError::Open { .. } => "plugin-open",

@@ -34,6 +34,16 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Of a call whose error is about the batch.
+    pub(crate) fn of_call(failure: OpenFailure) -> Failure {
+        match failure {
+            OpenFailure::Refused(text) => {
+                Failure::Refused(printable(&text, flumen_event::limits::REASON_BYTES_MAX))
+            }
+            OpenFailure::Failed(failure) => failure,
+        }
+    }
+
     /// True if the rows have nothing to do with it, so that looking for guilty ones is in vain.
     pub(crate) fn is_about_instance(&self) -> bool {
         matches!(self, Failure::Instantiate(_) | Failure::HostFull(_) | Failure::Reopen(_))

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use crate::abi::{self, Description, Shape};
+use crate::abi::{self, Description, Role, Shape};
 use crate::cache::{Cache, Entry, Key, Miss};
 use crate::engine;
 use crate::error::{HostError, LoadError};
@@ -80,7 +80,17 @@ impl PluginHost {
     /// Opens a plugin as the pipeline says, from `plugin_dir/NAME.wasm` or the path that the plan gives, and from now on
     /// swaps it when its file changes.
     pub fn slot(&self, plan: InterceptorPlan, plugin_dir: &Path) -> Result<Arc<PluginSlot>, LoadError> {
-        let slot = PluginSlot::open(self.this.clone(), plan, plugin_dir)?;
+        self.slot_of(Role::Interceptor, plan, plugin_dir)
+    }
+
+    /// The same for another role.
+    pub fn slot_of(
+        &self,
+        role: Role,
+        plan: InterceptorPlan,
+        plugin_dir: &Path,
+    ) -> Result<Arc<PluginSlot>, LoadError> {
+        let slot = PluginSlot::open(self.this.clone(), role, plan, plugin_dir)?;
         if let Some(watch) = &self.watch {
             watch.add(&slot);
         }
@@ -98,7 +108,7 @@ impl PluginHost {
     ) -> Result<Arc<PluginVersion>, LoadError> {
         let loaded = self.load(PluginFile::read(path)?)?;
         let services = Services::new(name.into(), &limits);
-        self.open_loaded(&loaded, &services, config, grants, limits)
+        self.open_loaded(&loaded, Role::Interceptor, &services, config, grants, limits)
     }
 
     /// Whether it serves a running agent, and not one look at a file.
@@ -115,15 +125,24 @@ impl PluginHost {
     pub(crate) fn open_loaded(
         &self,
         loaded: &Loaded,
+        role: Role,
         services: &Arc<Services>,
         config: &str,
         grants: &[String],
         limits: PluginLimits,
     ) -> Result<Arc<PluginVersion>, LoadError> {
         let Loaded { file, component, shape, .. } = loaded;
-        let linked = abi::link(&self.engine, component, shape, grants, &file.path)?.into();
+        let linked = abi::link(&self.engine, component, shape, role, grants, &file.path)?.into();
+        // Whose state it takes over is told by versions.
+        let keeps_state = shape.needs.iter().any(|power| power == "state");
+        let version = match keeps_state {
+            true => self.describe(loaded)?.version,
+            false => String::new(),
+        };
         let opening = Opening {
             hash: file.hash.clone(),
+            version,
+            keeps_state,
             config: config.to_owned(),
             limits,
             linked,

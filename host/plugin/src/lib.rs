@@ -11,6 +11,7 @@
 //! only the guilty rows leave the flow ([`Quarantined`](flumen_pipeline::Quarantined)).
 
 mod abi;
+mod alone;
 pub mod answer;
 mod cache;
 pub mod cases;
@@ -24,16 +25,20 @@ mod inspect;
 mod isolation;
 pub mod limits;
 mod services;
+mod sink;
 mod stats;
 mod swap;
 mod version;
 mod watch;
 
 pub use abi::{Description, Reads, Role};
+pub use alone::Alone;
 pub use error::{CacheError, HostError, LoadError};
 pub use file::FileKind;
+pub use flumen_egress::{EgressStats, SettingsError};
 pub use host::{HostConfig, PluginHost};
 pub use inspect::{Inspection, StartCost};
+pub use sink::PluginSink;
 pub use stats::{GuestMetric, LastFailure, PluginStats};
 pub use swap::{PluginSlot, SlotStatus, SwapOutcome};
 pub use version::PluginVersion;

@@ -75,6 +75,15 @@ pub const OPTIONS_SCHEMA_BYTES_MAX: usize = 64 << 10;
 /// Bytes that are kept of a plugin's version and of its summary.
 pub const DESCRIPTION_BYTES_MAX: usize = 256;
 
+/// Bytes of a cursor that a destination gives back; promised in the WIT.
+pub const CURSOR_BYTES_MAX: usize = 256;
+
+/// Random bytes of one call; promised in the WIT.
+pub const RANDOM_BYTES_MAX: usize = 65_536;
+
+/// Bytes of one read of a connection: more waits for the next one.
+pub const TCP_READ_BYTES_MAX: usize = 1 << 20;
+
 /// Bytes of a reason or error text of a guest that are kept where no other limit is named.
 pub const TEXT_BYTES_MAX: usize = 4_096;
 

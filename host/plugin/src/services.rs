@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use flumen_pipeline::plan::PluginLimits;
+use flumen_egress::{Egress, Secret, SecretFor, Settings, SettingsError};
+use flumen_pipeline::plan::{EgressPlan, PluginLimits, SecretPlan};
 use parking_lot::Mutex;
 
 use crate::failure::printable;
@@ -29,6 +30,9 @@ pub(crate) struct Services {
     pub(crate) counters: Counters,
     log: Mutex<Bucket>,
     metrics: Mutex<Metrics>,
+    /// The way out, if there is one.
+    pub(crate) egress: Option<Arc<Egress>>,
+    pub(crate) egress_calls_per_batch: u32,
 }
 
 /// What a plugin counts, and how often it may.
@@ -68,11 +72,41 @@ impl Services {
         let log = Mutex::new(Bucket::new(limits.log_lines_per_s));
         let calls = Bucket::new(limits.metric_calls_per_s);
         let metrics = Mutex::new(Metrics { calls, values: BTreeMap::new() });
-        Arc::new(Services { name, counters: Counters::default(), log, metrics })
+        let counters = Counters::default();
+        Arc::new(Services { name, counters, log, metrics, egress: None, egress_calls_per_batch: 0 })
+    }
+
+    /// The same with a way out.
+    pub(crate) fn with_egress(
+        mut self: Arc<Self>,
+        plan: Option<&EgressPlan>,
+    ) -> Result<Arc<Self>, SettingsError> {
+        let Some(plan) = plan else { return Ok(self) };
+        let secret = |secret: &SecretPlan| SecretFor {
+            value: Secret(secret.value.0.clone()),
+            hosts: secret.hosts.clone(),
+        };
+        let egress = Egress::new(Settings {
+            allow: Some(plan.allow.clone()),
+            secrets: plan.secrets.iter().map(|(name, plan)| (name.clone(), secret(plan))).collect(),
+            ca: plan.ca.clone(),
+            timeout: plan.timeout,
+            request_bytes_max: plan.request_bytes,
+            response_bytes_max: plan.response_bytes,
+            connections_max: plan.connections,
+        })?;
+        // Nobody else has it yet.
+        if let Some(services) = Arc::get_mut(&mut self) {
+            services.egress = Some(egress);
+            services.egress_calls_per_batch = plan.calls_per_batch;
+        }
+        Ok(self)
     }
 
     pub(crate) fn stats(&self) -> PluginStats {
-        self.counters.snapshot(self.metrics.lock().values.clone())
+        let mut stats = self.counters.snapshot(self.metrics.lock().values.clone());
+        stats.egress = self.egress.as_ref().map(|egress| egress.stats());
+        stats
     }
 
     /// True if a line may be written now. Asked before the line is read out of the guest.

@@ -14,7 +14,7 @@ use flumen_pipeline::{Interceptor, InterceptorVersion};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::abi::Reads;
+use crate::abi::{Reads, Role};
 use crate::error::LoadError;
 use crate::file::{FileKind, Fingerprint, PluginFile, locate};
 use crate::host::{Loaded, PluginHost};
@@ -25,6 +25,7 @@ use crate::version::PluginVersion;
 
 /// A plugin at work in a pipeline.
 pub struct PluginSlot {
+    role: Role,
     plan: InterceptorPlan,
     dir: PathBuf,
     host: Weak<PluginHost>,
@@ -94,6 +95,7 @@ pub struct SlotStatus {
 impl PluginSlot {
     pub(crate) fn open(
         host: Weak<PluginHost>,
+        role: Role,
         plan: InterceptorPlan,
         dir: &Path,
     ) -> Result<Arc<PluginSlot>, LoadError> {
@@ -106,10 +108,13 @@ impl PluginSlot {
             }
             Err(source) => return Err(LoadError::read(&path, source)),
         };
-        let services = Services::new(plan.name.as_str().into(), &plan.limits);
+        let services = Services::new(plan.name.as_str().into(), &plan.limits)
+            .with_egress(plan.egress.as_ref())
+            .map_err(|error| LoadError::Egress { path: path.clone(), error })?;
         let patience = if strong.is_watching() { limits::START_WAIT_MAX } else { Duration::ZERO };
         let loaded = load_when_whole(&strong, &path, patience)?;
-        let version = strong.open_loaded(&loaded, &services, &plan.config, &plan.grants, plan.limits)?;
+        let version =
+            strong.open_loaded(&loaded, role, &services, &plan.config, &plan.grants, plan.limits)?;
         let state = State {
             path,
             kind: loaded.file.kind,
@@ -122,7 +127,7 @@ impl PluginSlot {
         };
         let (state, reloading) = (Mutex::new(state), Mutex::new(()));
         let (dir, version) = (dir.to_owned(), ArcSwap::new(version));
-        Ok(Arc::new(PluginSlot { plan, dir, host, services, version, state, reloading }))
+        Ok(Arc::new(PluginSlot { role, plan, dir, host, services, version, state, reloading }))
     }
 
     /// Everything about it that a user may want to see.
@@ -148,6 +153,21 @@ impl PluginSlot {
     /// Counters alone.
     pub fn stats(&self) -> PluginStats {
         self.services.stats()
+    }
+
+    /// What it was opened for.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The version that runs.
+    pub(crate) fn version(&self) -> Arc<PluginVersion> {
+        self.version.load_full()
+    }
+
+    /// A sink's: whether its destination keeps the cursor, so that every event arrives exactly once.
+    pub fn recovers(&self) -> bool {
+        self.version.load().recovers()
     }
 
     /// The plan that it was made from.
@@ -195,7 +215,8 @@ impl PluginSlot {
         }
         let loaded = host.load(file)?;
         let plan = &self.plan;
-        let version = host.open_loaded(&loaded, &self.services, &plan.config, &plan.grants, plan.limits)?;
+        let version =
+            host.open_loaded(&loaded, self.role, &self.services, &plan.config, &plan.grants, plan.limits)?;
         let outcome = SwapOutcome::Swapped { from: old.hash().to_owned(), to: version.hash().to_owned() };
         let mut state = self.state.lock();
         self.version.store(version);

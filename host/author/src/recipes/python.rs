@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{Made, Work, apt_command, apt_install, missing, step, toolchains_dir};
+use super::{Made, Work, apt_command, apt_install, missing, step};
 use crate::run::{find, quietly, write_if_changed};
 use crate::world;
 
@@ -28,7 +28,7 @@ pub(super) fn build(work: &Work<'_>) -> Result<Made> {
     world::write_own(work.dir, work.manifest, &wit)?;
     write_if_changed(&app.join("app.py"), APP.as_bytes())?;
     let mut command = Command::new(&tool);
-    command.current_dir(&work.build).arg("-d").arg(&wit).args([
+    command.current_dir(&work.build).env("RUST_BACKTRACE", "0").arg("-d").arg(&wit).args([
         "-w",
         world::OWN_WORLD,
         "componentize",
@@ -43,7 +43,7 @@ pub(super) fn build(work: &Work<'_>) -> Result<Made> {
 }
 
 fn tool(work: &Work<'_>) -> Result<PathBuf> {
-    let own = toolchains_dir()?.join("python");
+    let own = work.toolchains.join("python");
     let places = [work.dir.join(".venv/bin"), own.join("bin")];
     let places: Vec<&Path> = places.iter().map(PathBuf::as_path).collect();
     if let Some(found) = find(TOOL, &places) {

@@ -18,8 +18,8 @@ pub(super) struct ReadsOut {
 #[derive(ComponentType, Lift)]
 #[component(record)]
 pub(super) struct BytesOut {
-    offsets: Vec<u8>,
-    data: Vec<u8>,
+    pub(super) offsets: Vec<u8>,
+    pub(super) data: Vec<u8>,
 }
 
 #[derive(ComponentType, Lift)]
@@ -34,8 +34,8 @@ pub(super) struct HeaderOut {
 #[derive(ComponentType, Lift)]
 #[component(record)]
 pub(super) struct RejectionOut {
-    row: u32,
-    reason: String,
+    pub(super) row: u32,
+    pub(super) reason: String,
 }
 
 #[derive(ComponentType, Lift)]
@@ -52,14 +52,19 @@ pub(super) struct DifferenceOut {
     rejected: Vec<RejectionOut>,
 }
 
+impl From<HeaderOut> for RawHeader {
+    fn from(HeaderOut { name, offsets, data, present }: HeaderOut) -> RawHeader {
+        RawHeader { name, offsets, data, present }
+    }
+}
+
 impl From<DifferenceOut> for RawAnswer {
     fn from(out: DifferenceOut) -> RawAnswer {
-        let header = |HeaderOut { name, offsets, data, present }| RawHeader { name, offsets, data, present };
         RawAnswer {
             rows_from: out.rows_from,
             body: out.body.map(|BytesOut { offsets, data }| RawColumn { offsets, data }),
             time: out.time,
-            set_headers: out.set_headers.into_iter().map(header).collect(),
+            set_headers: out.set_headers.into_iter().map(RawHeader::from).collect(),
             remove_headers: out.remove_headers,
             rejected: out.rejected.into_iter().map(|RejectionOut { row, reason }| (row, reason)).collect(),
         }

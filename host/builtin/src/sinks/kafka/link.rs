@@ -68,8 +68,16 @@ pub(super) struct Link {
     pub is_fenced: bool,
     /// When the last batch was handed over.
     pub handed: Option<Instant>,
+    pub sizes: Sizes,
+}
+
+/// What producers are set up for; known again after an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sizes {
     /// Bytes of a batch of records: `batch_bytes`, or what the topics take.
-    pub batch_bytes: u64,
+    pub batch: u64,
+    /// Bytes of the largest record: see [`super::room`].
+    pub record: usize,
 }
 
 impl Link {

@@ -46,6 +46,7 @@ mod outbox;
 mod patience;
 mod recovery;
 mod refusals;
+mod room;
 mod routes;
 mod sending;
 mod template;
@@ -53,7 +54,7 @@ mod values;
 
 pub use options::{SPEC, delivery};
 
-use link::Link;
+use link::{Link, Sizes};
 use options::{Delivery, Settings};
 use outbox::Outbox;
 use patience::Patience;
@@ -63,9 +64,9 @@ pub fn build(options: &Options) -> Result<Box<dyn Sink>, BuildError> {
     let settings = Arc::new(Settings::from_options(options)?);
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
     let by = By { instance: format!("{:016x}", routes::random()), host, pid: std::process::id() };
-    let batch_bytes = settings.batch_bytes;
+    let sizes = room::first(&settings);
     let outbox = Outbox::default();
-    Ok(Box::new(KafkaSink { settings, by, link: None, is_fenced: false, batch_bytes, outbox }))
+    Ok(Box::new(KafkaSink { settings, by, link: None, is_fenced: false, sizes, outbox }))
 }
 
 struct KafkaSink {
@@ -76,8 +77,7 @@ struct KafkaSink {
     link: Option<Link>,
     /// The broker said that another has our transactional id, or that we were too slow.
     is_fenced: bool,
-    /// See [`Link::batch_bytes`].
-    batch_bytes: u64,
+    sizes: Sizes,
     outbox: Outbox,
 }
 
@@ -95,7 +95,7 @@ impl KafkaSink {
         let done = step(&mut link, context, &patience);
         match done.is_ok() {
             true => self.link = Some(link),
-            false => (self.is_fenced, self.batch_bytes) = (link.is_fenced, link.batch_bytes),
+            false => (self.is_fenced, self.sizes) = (link.is_fenced, link.sizes),
         }
         done
     }
@@ -116,7 +116,7 @@ impl Sink for KafkaSink {
             self.is_fenced = false;
         }
         let (link, stored) =
-            recovery::recover(&self.settings, &self.by, self.batch_bytes, context, cursors, &patience)?;
+            recovery::recover(&self.settings, &self.by, self.sizes, context, cursors, &patience)?;
         self.link = Some(link);
         Ok(stored)
     }

@@ -14,7 +14,7 @@ use flumen_kafka::words;
 use flumen_pipeline::SinkError;
 use flumen_pipeline::sink::{Cursors, SinkContext, Stored};
 
-use super::link::{LaneState, Link};
+use super::link::{LaneState, Link, Sizes};
 use super::options::{Delivery, Settings};
 use super::patience::Patience;
 use super::routes::Routes;
@@ -27,7 +27,7 @@ const COORDINATORS: &str = "__transaction_state";
 pub(super) fn recover(
     settings: &Arc<Settings>,
     by: &By,
-    batch_bytes: u64,
+    sizes: Sizes,
     context: &SinkContext,
     cursors: &mut Cursors<'_>,
     patience: &Patience,
@@ -50,7 +50,7 @@ pub(super) fn recover(
         until: 0,
         is_fenced: false,
         handed: None,
-        batch_bytes,
+        sizes,
     };
     link.check_topic()?;
     if settings.delivery != Delivery::ExactlyOnce {
@@ -167,7 +167,7 @@ impl Link {
             self.routes.forget();
         }
         if let Some(limit) = self.routes.known_limit(name) {
-            self.batch_bytes = self.batch_bytes.min(limit as u64);
+            self.sizes.batch = self.sizes.batch.min(limit as u64);
         }
         Ok(())
     }
@@ -225,7 +225,8 @@ impl Link {
     ) -> Result<(), SinkError> {
         let name = format!("sink {}", context.name);
         let mut config = self.settings.producer(&name);
-        config.set("batch.size", self.batch_bytes.to_string());
+        config.set("batch.size", self.sizes.batch.to_string());
+        config.set("message.max.bytes", self.sizes.record.to_string());
         let is_transactional = self.settings.delivery == Delivery::ExactlyOnce;
         let first = self.lanes.len();
         for number in first..count {

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use arrow_array::StringArray;
-use flumen_config::{CaseEvent, CaseFile};
+use flumen_config::{CaseEvent, CaseFile, CaseStep};
 use flumen_event::{Batch, BatchBuilder, HeaderColumn};
-use flumen_plugin::cases::{Case, ExpectedEvent};
+use flumen_plugin::cases::{Case, ExpectedEvent, Step};
 
 use crate::exit::{Failure, counted};
 
@@ -72,20 +72,29 @@ pub fn find_wasm(dir: &Path) -> anyhow::Result<PathBuf> {
 fn to_case(name: &str, file: CaseFile) -> anyhow::Result<Case> {
     let expected =
         |event: CaseEvent| ExpectedEvent { body: event.body, time: event.time_ns, headers: event.headers };
+    let mut read = 0;
+    let mut steps = Vec::with_capacity(file.steps.len());
+    for CaseStep { now_ns, inputs, outputs, rejected } in file.steps {
+        let input = to_batch(&inputs, read)?;
+        read += inputs.len() as u64;
+        steps.push(Step { now_ns, input, expected: outputs.into_iter().map(expected).collect(), rejected });
+    }
     Ok(Case {
         name: name.to_string(),
         config_json: file.config_json,
-        input: to_batch(&file.inputs)?,
+        input: to_batch(&file.inputs, 0)?,
         expected: file.outputs.into_iter().map(expected).collect(),
         rejected: file.rejected,
         open_error: file.open_error,
+        steps,
     })
 }
 
-fn to_batch(events: &[CaseEvent]) -> anyhow::Result<Batch> {
+/// Events of one stream, from this position on.
+fn to_batch(events: &[CaseEvent], first: u64) -> anyhow::Result<Batch> {
     let mut builder = BatchBuilder::default();
-    for (event, row) in events.iter().zip(0..) {
-        builder.push(0, row, event.time_ns.unwrap_or(0), &event.body);
+    for (event, position) in events.iter().zip(first..) {
+        builder.push(0, position, event.time_ns.unwrap_or(0), &event.body);
     }
     let mut columns: BTreeMap<&str, Vec<Option<&str>>> = BTreeMap::new();
     for name in events.iter().flat_map(|event| event.headers.keys()) {

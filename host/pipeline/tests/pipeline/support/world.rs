@@ -64,6 +64,7 @@ pub fn plan(sources: &[&str], channels: &[(&str, u64)], sinks: &[(&str, &str)]) 
                 channel: channel.to_string(),
                 interceptors: Vec::new(),
                 options: Options::default(),
+                plugin: None,
             })
             .collect(),
         batch: BatchPlan::default(),
@@ -80,6 +81,7 @@ pub fn interceptor(name: &str, on_reject: OnReject) -> InterceptorPlan {
         on_reject,
         errors: ErrorPlan::default(),
         limits: PluginLimits::default(),
+        egress: None,
     }
 }
 
