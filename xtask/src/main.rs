@@ -11,6 +11,7 @@ mod schema;
 mod soak;
 mod soak_kafka;
 mod test;
+mod tutorial;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,8 @@ enum Command {
     Bench(bench::Command),
     /// A Kafka broker on this machine, to try things on; runs until Ctrl-C
     Kafka(kafka::Arguments),
+    /// Types what a page of docs/plugins says, word by word
+    Tutorial(tutorial::Arguments),
     /// rustfmt and clippy, as `test` runs them
     Lint,
     /// Writes access logs (the writer of the demo)
@@ -70,6 +73,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Bench(command) => bench::run(&command),
         Command::Kafka(arguments) => kafka::run(&arguments),
+        Command::Tutorial(arguments) => tutorial::run(&arguments),
         Command::Lint => test::lint(),
         Command::Generate(arguments) => generate::run(&arguments),
     }

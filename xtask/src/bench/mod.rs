@@ -26,6 +26,8 @@ pub enum Command {
     Memory(memory::Arguments),
     /// Time to the first delivery after a start with a backlog of 5 GB
     Backlog(backlog::Arguments),
+    /// Plugins in every language: ns per event beside native code, starts, the pause of a swap
+    Plugins(wasm::Arguments),
     /// Files to Kafka, beside plain producers and Flume; a steady load; S3's table; kills
     Kafka(kafka::Arguments),
 }
@@ -36,6 +38,7 @@ pub fn run(command: &Command) -> Result<ExitCode> {
         Command::File(arguments) => file::run(arguments),
         Command::Memory(arguments) => memory::run(arguments),
         Command::Backlog(arguments) => backlog::run(arguments),
+        Command::Plugins(arguments) => wasm::plugins(arguments),
         Command::Kafka(arguments) => kafka::run(arguments),
     }
 }
