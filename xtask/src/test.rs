@@ -14,7 +14,7 @@ use crate::bindings;
 use crate::build::{self, cargo, check};
 use crate::fuzz;
 use crate::report::step;
-use crate::schema;
+use crate::{schema, tutorial};
 
 /// What to leave out.
 #[derive(clap::Args)]
@@ -68,6 +68,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     for language in build::LANGUAGES {
         note(&format!("cases of the plugin in {language}"), language_cases(&binary, language));
     }
+    // The quickest one; the others differ in a few words and in their toolchains.
+    note("first plugin in C, word by word", tutorial::page(&binary, "c", false).map(|()| ONE));
     note("bindings", bindings::check().map(|()| ONE));
     note("fuzzing", fuzz::fuzz(1.0, None, None).map(|()| ONE));
     note("schema", schema::check(&binary).map(|()| ONE));
