@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flumen_tests::scene::Scene;
-use flumen_tests::{limits, poll};
+use flumen_tests::{limits, output, poll};
 use forge::Forge;
 use forge::set::{Fate, Hostile};
 use serde_json::Value;
@@ -30,7 +30,7 @@ const PACE: Duration = Duration::from_millis(5);
 fn pipeline(name: &str, more: &str) -> String {
     format!(
         "[source.in]\ntype = \"tail\"\npaths = [\"{{in}}/{name}.log\"]\n\n[[interceptor]]\nplugin = \"{name}\"\n{more}\n\n\
-         [sink.out]\ntype = \"file\"\npath = \"{{out}}/{name}.log\"\nflush_interval = \"20ms\"\n"
+         [sink.out]\ntype = \"file\"\npath = \"{{out}}/{name}/all.log\"\nflush_interval = \"20ms\"\n"
     )
 }
 
@@ -73,8 +73,9 @@ fn quarantined(scene: &Scene) -> Vec<Value> {
 }
 
 fn lines(scene: &Scene, name: &str) -> Vec<String> {
-    let text = fs::read_to_string(scene.output.join(format!("{name}.log"))).unwrap_or_default();
-    text.lines().map(str::to_owned).collect()
+    let dir = scene.output.join(name);
+    let lines = if dir.exists() { output::lines(&dir).unwrap() } else { Vec::new() };
+    lines.into_iter().map(|line| String::from_utf8(line).unwrap()).collect()
 }
 
 /// The file that is there is refused, and the old version works on.

@@ -248,7 +248,7 @@ fn right_answer(rows: usize, dice: &mut Dice) -> Answer {
     let columns: Vec<_> = (0..dice.below(3)).map(|_| (column(dice), dice.below(2) == 0)).collect();
     let present = vec![0xff_u8; out.div_ceil(8)];
     let names: [&[u8]; 2] = [b"a", "ü".as_bytes()];
-    let headers: Vec<(&[u8], &[u32], &[u8], Option<&[u8]>)> = columns
+    let headers: Vec<forge::Header<'_>> = columns
         .iter()
         .zip(names)
         .map(|(((offsets, data), has), name)| (name, &offsets[..], &data[..], has.then_some(&present[..])))

@@ -82,6 +82,15 @@ pub const DESCRIPTION_BYTES_MAX: usize = 256;
 /// Bytes of a cursor that a destination gives back; promised in the WIT.
 pub const CURSOR_BYTES_MAX: usize = 256;
 
+/// Schemas that are held against values of one configuration: a long one has some thousands, a bomb of references millions.
+pub const OPTION_STEPS_MAX: usize = 100_000;
+
+/// Schemas within each other: what is deeper leads back to itself.
+pub const OPTION_DEPTH_MAX: usize = 128;
+
+/// Errors of one configuration that are told at once.
+pub const OPTION_ERRORS_MAX: usize = 20;
+
 /// Random bytes of one call; promised in the WIT.
 pub const RANDOM_BYTES_MAX: usize = 65_536;
 

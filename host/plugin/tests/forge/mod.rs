@@ -37,6 +37,9 @@ pub struct Answer {
     pub data: Vec<u8>,
 }
 
+/// A header of an answer: name, offsets, data, presence.
+pub type Header<'a> = (&'a [u8], &'a [u32], &'a [u8], Option<&'a [u8]>);
+
 /// Places of [`Answer::words`].
 pub mod word {
     pub const RESULT: usize = 0;
@@ -81,8 +84,7 @@ impl Answer {
         self.some(word::BODY, &offsets).list(word::BODY + 3, data, data.len() as u32)
     }
 
-    /// Headers: name, offsets, data, presence.
-    pub fn headers(mut self, headers: &[(&[u8], &[u32], &[u8], Option<&[u8]>)]) -> Answer {
+    pub fn headers(mut self, headers: &[Header<'_>]) -> Answer {
         let mut list = Vec::new();
         for (name, offsets, data, present) in headers {
             let offsets = numbers(offsets);
