@@ -17,8 +17,9 @@ fn open(sandbox: &Sandbox, mode: &str, limits: PluginLimits) -> Arc<PluginVersio
 #[test]
 fn rows_that_a_plugin_failed_on_are_not_remembered_and_all_others_are() {
     let sandbox = Sandbox::new();
-    let bodies: Vec<String> =
-        (0..500).map(|row| if row % 100 == 7 { format!("bad {row}") } else { format!("row {row}") }).collect();
+    let bodies: Vec<String> = (0..500)
+        .map(|row| if row % 100 == 7 { format!("bad {row}") } else { format!("row {row}") })
+        .collect();
     let bad: Vec<u64> = (0..500).filter(|row| row % 100 == 7).collect();
     for (mode, limits) in [("trap", patient()), ("err", patient()), ("loop", quick())] {
         let mut alone = Alone::new(open(&sandbox, mode, limits));

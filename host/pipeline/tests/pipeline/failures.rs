@@ -57,6 +57,7 @@ fn a_failed_start_leaves_nothing_running() {
         quarantine: world.open_quarantine(),
         sources: vec![Script::new(1, TOTAL, 40).make()],
         interceptors: Vec::new(),
+        codecs: Vec::new(),
         sinks: vec![
             destination.sink(),
             (Box::new(|| Err(BuildError::new("path", "is not there", "make it"))), Vec::new()),
