@@ -62,7 +62,6 @@ fn a_failed_start_leaves_nothing_running() {
             destination.sink(),
             (Box::new(|| Err(BuildError::new("path", "is not there", "make it"))), Vec::new()),
         ],
-        codecs: Vec::new(),
     };
     let error = Pipeline::start(parts).err().unwrap();
     assert_eq!(error.component, "b");
