@@ -47,7 +47,10 @@ fn a_toolchain_that_is_missing_is_told_with_the_command_that_gets_it() {
     let output = command.args(["plugin", "build", "p"]).current_dir(scratch.path()).output().unwrap();
     let said = said(&output);
     assert!(!output.status.success());
-    assert!(said.contains("componentize-py is not there") && said.contains("pip install componentize-py=="), "{said}");
+    assert!(
+        said.contains("componentize-py is not there") && said.contains("pip install componentize-py=="),
+        "{said}"
+    );
 }
 
 #[test]
@@ -55,18 +58,25 @@ fn wrong_outputs_of_cases_are_updated_and_pass() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path().join("filter");
     fs::create_dir(&dir).unwrap();
-    scene::copy_tree(&locate::repository().unwrap().join("plugins/filter/cases"), &dir.join("cases")).unwrap();
+    scene::copy_tree(&locate::repository().unwrap().join("plugins/filter/cases"), &dir.join("cases"))
+        .unwrap();
     fs::copy(locate::plugin("filter").unwrap(), dir.join("filter.wasm")).unwrap();
     let case = dir.join("cases/contains.toml");
     let right = fs::read_to_string(&case).unwrap();
     let (input, _) = right.split_once("[[output]]").unwrap();
     fs::write(&case, format!("{input}[[output]]\nbody = \"wrong\"\n")).unwrap();
-    let test = |more: &[&str]| flumen(scratch.path(), &[&["plugin", "test", "filter", "--seed", "7"], more].concat());
+    let test = |more: &[&str]| {
+        flumen(scratch.path(), &[&["plugin", "test", "filter", "--seed", "7"], more].concat())
+    };
     let failed = test(&[]);
     assert_eq!(failed.status.code(), Some(1), "{}", said(&failed));
     assert!(said(&failed).contains("FAILED contains"), "{}", said(&failed));
     let updated = test(&["--update"]);
-    assert!(updated.status.success() && said(&updated).contains("updated filter/cases/contains.toml"), "{}", said(&updated));
+    assert!(
+        updated.status.success() && said(&updated).contains("updated filter/cases/contains.toml"),
+        "{}",
+        said(&updated)
+    );
     let passed = test(&[]);
     assert!(passed.status.success(), "{}", said(&passed));
     assert!(said(&passed).contains("random batches (--seed 7)"), "{}", said(&passed));
@@ -119,6 +129,7 @@ fn a_plugin_of_the_first_release_still_works() {
     let scratch = tempfile::tempdir().unwrap();
     let output = flumen(scratch.path(), &["plugin", "inspect", &plugin.display().to_string()]);
     assert!(said(&output).contains("@0.1.0"), "{}", said(&output));
-    let output = flumen(scratch.path(), &["plugin", "bench", &plugin.display().to_string(), "--time", "10ms"]);
+    let output =
+        flumen(scratch.path(), &["plugin", "bench", &plugin.display().to_string(), "--time", "10ms"]);
     assert!(output.status.success(), "{}", said(&output));
 }

@@ -92,7 +92,13 @@ fn take<const WIDTH: usize>(bytes: &mut &[u8]) -> Option<[u8; WIDTH]> {
 }
 
 /// Gives a line to what is open. Returns the event that is whole now.
-pub fn join(boundary: &Boundary, limits: &Limits, open: &mut Option<Open>, line: &[u8], time: i64) -> Option<Open> {
+pub fn join(
+    boundary: &Boundary,
+    limits: &Limits,
+    open: &mut Option<Open>,
+    line: &[u8],
+    time: i64,
+) -> Option<Open> {
     let begins = match boundary {
         Boundary::Start(start) => start.is_match(line),
         Boundary::Continue(goes_on) => !goes_on.is_match(line),

@@ -78,7 +78,9 @@ impl Aggregator for Multiline {
             other => match other.strip_prefix("header.").filter(|name| !name.is_empty()) {
                 Some(name) => Some(name.to_owned()),
                 None => {
-                    return Err(format!("config.by: `{other}` is not known; use \"stream\" or \"header.NAME\""));
+                    return Err(format!(
+                        "config.by: `{other}` is not known; use \"stream\" or \"header.NAME\""
+                    ));
                 }
             },
         };
@@ -92,7 +94,8 @@ impl Aggregator for Multiline {
     }
 
     fn process(&mut self, batch: &BatchView) -> Result<(Difference, Option<Events>), String> {
-        let (Some(body), Some(times), Some((streams, _))) = (batch.body(), batch.time(), batch.identity()) else {
+        let (Some(body), Some(times), Some((streams, _))) = (batch.body(), batch.time(), batch.identity())
+        else {
             return Err("the host did not pass what lines are joined by".to_owned());
         };
         let by = self.by.as_deref().and_then(|name| batch.headers().find(|header| header.name() == name));
@@ -169,7 +172,11 @@ struct Group {
 
 impl Multiline {
     /// What is open of the streams in this batch, and which stream each row is of.
-    fn opened(&self, rows: usize, key: impl Fn(usize) -> Vec<u8>) -> Result<(Vec<Group>, Vec<usize>), String> {
+    fn opened(
+        &self,
+        rows: usize,
+        key: impl Fn(usize) -> Vec<u8>,
+    ) -> Result<(Vec<Group>, Vec<usize>), String> {
         let mut numbers: HashMap<Vec<u8>, usize> = HashMap::new();
         let mut of_row = Vec::with_capacity(rows);
         let mut keys: Vec<Vec<u8>> = Vec::new();
@@ -187,7 +194,9 @@ impl Multiline {
         let groups = keys.into_iter().enumerate().map(|(number, key)| {
             let open = match values.get(number) {
                 None => None,
-                Some(value) => Some(Open::decode(value).ok_or("the state of another plugin, or of another version")?),
+                Some(value) => {
+                    Some(Open::decode(value).ok_or("the state of another plugin, or of another version")?)
+                }
             };
             Ok(Group { key, was_open: open.is_some(), open, last_row: 0 })
         });
@@ -200,7 +209,8 @@ impl Multiline {
             match open {
                 Some(mut open) => {
                     let header = |name: &String| batch.headers().find(|header| header.name() == name);
-                    let value = |name| header(name).and_then(|header| header.get_str(last_row)).map(str::to_owned);
+                    let value =
+                        |name| header(name).and_then(|header| header.get_str(last_row)).map(str::to_owned);
                     open.headers = self.headers.iter().map(value).collect();
                     keys.push(&key);
                     values.push(&open.encode());

@@ -68,13 +68,18 @@ impl BatchInterceptor for RateLimit {
         }
         let header = match (above, header) {
             (Above::Mark, None) => {
-                return Err("config.header: the key is missing; name the header that marks events above the rate".to_owned());
+                return Err(
+                    "config.header: the key is missing; name the header that marks events above the rate"
+                        .to_owned(),
+                );
             }
             (Above::Mark, Some(name)) if name.is_empty() => {
                 return Err("config.header: an empty name; name a header".to_owned());
             }
             (Above::Mark, Some(name)) => name,
-            (_, Some(_)) => return Err("config.header: of use with `above = \"mark\"` only; remove it".to_owned()),
+            (_, Some(_)) => {
+                return Err("config.header: of use with `above = \"mark\"` only; remove it".to_owned());
+            }
             (_, None) => String::new(),
         };
         let mut reads = Reads::time();
@@ -207,7 +212,8 @@ impl Bucket {
     /// What is not a bucket is none: it begins anew.
     fn decode(bytes: &[u8]) -> Option<Bucket> {
         let (tokens, time) = bytes.split_first_chunk::<8>()?;
-        let bucket = Bucket { tokens: f64::from_le_bytes(*tokens), time: i64::from_le_bytes(time.try_into().ok()?) };
+        let bucket =
+            Bucket { tokens: f64::from_le_bytes(*tokens), time: i64::from_le_bytes(time.try_into().ok()?) };
         (bucket.tokens.is_finite() && bucket.tokens >= 0.0).then_some(bucket)
     }
 }

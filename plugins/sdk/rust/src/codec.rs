@@ -497,7 +497,9 @@ mod tests {
     use decoder_world::exports::flumen::plugin::decoding::Decoded as DecodedOut;
 
     fn numbers(list: &[u8]) -> Vec<u32> {
-        list.chunks_exact(4).map(|bytes| bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u32::from(*byte))).collect()
+        list.chunks_exact(4)
+            .map(|bytes| bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u32::from(*byte)))
+            .collect()
     }
 
     #[test]
@@ -510,12 +512,22 @@ mod tests {
         out.consume(9);
         let DecodedOut { consumed, events, ends, bad } = out.into();
         assert_eq!((consumed, events.rows, numbers(&ends)), (9, 3, vec![2, 4, 8]));
-        assert_eq!((events.body.data.as_slice(), numbers(&events.body.offsets)), (b"abb".as_slice(), vec![0, 1, 3, 3]));
+        assert_eq!(
+            (events.body.data.as_slice(), numbers(&events.body.offsets)),
+            (b"abb".as_slice(), vec![0, 1, 3, 3])
+        );
         assert_eq!(events.time, Some([7_i64; 3].iter().flat_map(|time| time.to_le_bytes()).collect()));
         let headers: Vec<_> = events
             .headers
             .iter()
-            .map(|header| (header.name.as_str(), header.data.as_slice(), header.present.clone(), numbers(&header.offsets)))
+            .map(|header| {
+                (
+                    header.name.as_str(),
+                    header.data.as_slice(),
+                    header.present.clone(),
+                    numbers(&header.offsets),
+                )
+            })
             .collect();
         assert_eq!(
             headers,
