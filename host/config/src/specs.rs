@@ -42,6 +42,12 @@ pub const AGENT: &[OptionSpec] = &[
         "How long SIGTERM waits for sources and sinks to finish.",
     ),
     option(
+        "watch",
+        OptionKind::Bool,
+        Some("true"),
+        "An edit of a configuration file takes effect by itself; without it, at `flumen reload` or SIGHUP.",
+    ),
+    option(
         "pipelines",
         OptionKind::TextList,
         Some("[\"pipelines/*.toml\"]"),

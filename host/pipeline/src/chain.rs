@@ -1,9 +1,13 @@
 //! A chain of interceptors: which version processes a batch, and what comes out.
+//!
+//! The list of links may be exchanged while batches flow. A batch is processed by the links and the versions that it was
+//! stamped with, so an exchange takes effect between two batches, as a swap of a plugin does.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use flumen_event::Batch;
 
 use crate::interceptor::{Interceptor, InterceptorVersion, Quarantined};
@@ -26,14 +30,25 @@ impl Link {
         let metrics = ComponentMetrics::new(ComponentKind::Interceptor, interceptor.name().into());
         Link { interceptor, on_reject, metrics }
     }
+
+    /// A link that goes on with the counters of the one in whose place it comes.
+    pub fn in_place_of(old: &Link, interceptor: Arc<dyn Interceptor>, on_reject: OnReject) -> Self {
+        Link { interceptor, on_reject, metrics: old.metrics.clone() }
+    }
 }
+
+/// The links of a chain, in order. An exchange shares those that stay.
+pub type Links = Arc<Vec<Arc<Link>>>;
 
 /// Interceptors in order. Without any it passes batches through.
 #[derive(Default)]
-pub struct Chain(pub Vec<Link>);
+pub struct Chain(ArcSwap<Vec<Arc<Link>>>);
 
-/// The versions that one batch is processed by, from its first link to its last.
-pub struct Versions(Vec<Arc<dyn InterceptorVersion>>);
+/// The links and versions that one batch is processed by, from the first link to the last.
+pub struct Versions {
+    links: Links,
+    versions: Vec<Arc<dyn InterceptorVersion>>,
+}
 
 /// What a chain made of a batch.
 pub struct ChainOutput {
@@ -44,16 +59,38 @@ pub struct ChainOutput {
 }
 
 impl Chain {
-    /// The present versions. Taken once per batch, by one thread, in the order of the batches.
+    /// A chain of these links.
+    pub fn new(links: Links) -> Chain {
+        Chain(ArcSwap::new(links))
+    }
+
+    /// The present links.
+    pub fn links(&self) -> Links {
+        self.0.load_full()
+    }
+
+    /// From the next batch on, of each source, these links.
+    pub fn exchange(&self, links: Links) {
+        self.0.store(links);
+    }
+
+    /// Whether it passes batches through as they are.
+    pub fn is_empty(&self) -> bool {
+        self.0.load().is_empty()
+    }
+
+    /// The present links and versions. Taken once per batch, by one thread, in the order of the batches.
     pub fn versions(&self) -> Versions {
-        Versions(self.0.iter().map(|link| link.interceptor.current()).collect())
+        let links = self.links();
+        let versions = links.iter().map(|link| link.interceptor.current()).collect();
+        Versions { links, versions }
     }
 
     /// Processes a batch by the versions that it was stamped with.
     pub fn process(&self, versions: &Versions, batch: Batch) -> ChainOutput {
         let mut kept = batch;
         let mut quarantined = Vec::new();
-        for (link, version) in self.0.iter().zip(&versions.0) {
+        for (link, version) in versions.links.iter().zip(&versions.versions) {
             if kept.is_empty() {
                 break;
             }

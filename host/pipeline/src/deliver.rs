@@ -409,7 +409,7 @@ impl Runner {
         if delivery.lost_before > 0 {
             self.context.metrics.add(Metric::SinkLostToDamage, delivery.lost_before);
         }
-        if !self.chain.0.is_empty() {
+        if !self.chain.is_empty() {
             let versions = self.chain.versions();
             let output = self.chain.process(&versions, delivery.batch);
             self.context.quarantine_groups(output.quarantined);

@@ -13,6 +13,7 @@
 pub mod chain;
 pub mod component;
 pub mod deliver;
+pub mod exchange;
 pub mod feed;
 pub mod interceptor;
 pub mod limits;
@@ -20,6 +21,7 @@ pub mod metrics;
 mod pending;
 pub mod pipeline;
 pub mod plan;
+pub mod plan_diff;
 pub mod quarantine;
 pub mod sink;
 pub mod source;

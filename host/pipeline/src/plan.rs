@@ -17,6 +17,8 @@ pub struct AgentPlan {
     pub plugin_dir: PathBuf,
     /// How long a SIGTERM waits for sources and sinks to finish.
     pub drain_timeout: Duration,
+    /// Whether an edit of a configuration file takes effect by itself.
+    pub watch: bool,
     /// The pipelines.
     pub pipelines: Vec<PipelinePlan>,
     /// The bridges that run beside them.

@@ -96,6 +96,7 @@ impl PluginSlot {
         host: Weak<PluginHost>,
         plan: InterceptorPlan,
         dir: &Path,
+        patience: Duration,
     ) -> Result<Arc<PluginSlot>, LoadError> {
         let path = locate(&plan.plugin, dir);
         let strong = host.upgrade().ok_or_else(|| gone(&path))?;
@@ -107,7 +108,6 @@ impl PluginSlot {
             Err(source) => return Err(LoadError::read(&path, source)),
         };
         let services = Services::new(plan.name.as_str().into(), plan.limits.log_lines_per_s);
-        let patience = if strong.is_watching() { limits::START_WAIT_MAX } else { Duration::ZERO };
         let loaded = load_when_whole(&strong, &path, patience)?;
         let version = strong.open_loaded(&loaded, &services, &plan.config, &plan.grants, plan.limits)?;
         let state = State {
@@ -181,6 +181,22 @@ impl PluginSlot {
             }
         }
         outcome
+    }
+
+    /// Whether the file's content is new and would run. Touches nothing.
+    pub fn check_file(&self) -> Result<bool, LoadError> {
+        let path = self.path();
+        let host = self.host.upgrade().ok_or_else(|| gone(&path))?;
+        if !path.exists() {
+            return Err(LoadError::Missing { name: self.plan.plugin.clone(), path });
+        }
+        let file = PluginFile::read(&path)?;
+        if *file.hash == *self.version.load().hash() {
+            return Ok(false);
+        }
+        let (loaded, plan) = (host.load(file)?, &self.plan);
+        host.open_loaded(&loaded, &self.services, &plan.config, &plan.grants, plan.limits)?;
+        Ok(true)
     }
 
     fn reload(&self, path: &Path) -> Result<SwapOutcome, LoadError> {
