@@ -23,7 +23,7 @@ import tempfile
 import time
 
 from confluent_kafka import (
-    OFFSET_BEGINNING, Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer,
+    OFFSET_BEGINNING, Consumer, ConsumerGroupTopicPartitions, ElectionType, KafkaError, KafkaException, Producer,
     TopicPartition,
 )
 from confluent_kafka.admin import (
@@ -140,8 +140,12 @@ def has_leaders(partitions):
 def create_topic(session, args):
     admin = session.admin()
     config = dict(item.split("=", 1) for item in args.config)
-    session.results(admin.create_topics([NewTopic(args.topic, args.partitions, 1, config=config)]))
-    session.until_topic(admin, args.topic, has_leaders(args.partitions))
+    place = {"num_partitions": args.partitions}
+    if args.replicas is not None:
+        replicas = [[int(node) for node in nodes.split(",")] for nodes in args.replicas.split(":")]
+        place = {"num_partitions": len(replicas), "replica_assignment": replicas}
+    session.results(admin.create_topics([NewTopic(args.topic, config=config, **place)]))
+    session.until_topic(admin, args.topic, has_leaders(place["num_partitions"]))
 
 
 def delete_topic(session, args):
@@ -161,6 +165,29 @@ def alter_config(session, args):
     entries = [ConfigEntry(*item.split("=", 1), incremental_operation=AlterConfigOpType.SET) for item in args.config]
     kind = ConfigResource.Type.TOPIC
     session.results(admin.incremental_alter_configs([ConfigResource(kind, args.topic, incremental_configs=entries)]))
+
+
+def leaders(session, args):
+    """Per partition its leader, and who is in sync."""
+    found = session.topic(session.admin(), args.topic)
+    if found is None:
+        raise Failure(f"UNKNOWN_TOPIC_OR_PART: there is no topic {args.topic}")
+    print(json.dumps([{"partition": number, "leader": part.leader, "in_sync": sorted(part.isrs)}
+                      for number, part in sorted(found.partitions.items())]))
+
+
+def elect_leaders(session, args):
+    """The first replica of each partition leads again; waits until all of them are in sync."""
+    admin = session.admin()
+    session.until_topic(admin, args.topic, lambda topic: all(
+        set(part.isrs) == set(part.replicas) for part in topic.partitions.values()))
+    partitions = [TopicPartition(args.topic, number) for number in session.topic(admin, args.topic).partitions]
+    asked = admin.elect_leaders(ElectionType.PREFERRED, partitions)
+    for partition, error in asked.result(timeout=session.left()).items():
+        if error is not None and error.code() != KafkaError.ELECTION_NOT_NEEDED:
+            raise KafkaException(error)
+    session.until_topic(admin, args.topic, lambda topic: all(
+        part.leader == part.replicas[0] for part in topic.partitions.values()))
 
 
 def acl(session, args):
@@ -419,10 +446,13 @@ def arguments():
 
     create = command(create_topic, "topic")
     create.add_argument("--partitions", type=int, default=1)
+    create.add_argument("--replicas", metavar="1,2:2,1", help="brokers of each partition, the preferred leader first")
     create.add_argument("--config", action="append", default=[], metavar="NAME=VALUE")
     command(delete_topic, "topic")
     command(add_partitions, "topic").add_argument("total", type=int)
     command(alter_config, "topic").add_argument("config", nargs="+", metavar="NAME=VALUE")
+    command(leaders, "topic")
+    command(elect_leaders, "topic")
     rule = command(acl)
     rule.add_argument("permission", choices=["allow", "deny"])
     for name in ("user", "operation", "kind", "name"):

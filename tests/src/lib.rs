@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod disk;
+pub mod flow;
 pub mod generator;
 pub mod interceptors;
 pub mod kafka;

@@ -3,18 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
 
-use std::time::Duration;
-
 use flumen_tests::agent::Agent;
-use flumen_tests::generator::{Generator, Load, Rotation, status_of};
+use flumen_tests::flow::{DELIVERED, judge, wait_lines, wait_progress, writer};
+use flumen_tests::generator::status_of;
 use flumen_tests::kafka::{Broker, BrokerOptions, ConsumeOptions, Message, client};
-use flumen_tests::oracle::Verdict;
-use flumen_tests::output::LineCounter;
 use flumen_tests::scene::Scene;
-use flumen_tests::{oracle, output, poll};
-
-/// Everything is delivered, on a busy machine, after a broker's restart and an open transaction's end.
-const DELIVERED: Duration = Duration::from_secs(120);
+use flumen_tests::{output, poll};
 
 /// What a reader says when the group gives it partitions.
 const TAKEN_OVER: &str = "partitions of the channel come";
@@ -40,55 +34,6 @@ fn sink_only(more: &str) -> String {
     format!("{}{sink}", channel(more))
 }
 
-fn writer(scene: &Scene, seed: u64) -> Generator {
-    let load = Load {
-        dir: scene.input(),
-        files: 3,
-        bytes_per_s: 1_000_000,
-        rotate_bytes: 700_000,
-        rotation: Rotation::Rename,
-        lines: None,
-        has_malformed: false,
-        seed,
-    };
-    Generator::start(load).unwrap()
-}
-
-/// Lines in all outputs.
-fn count(outputs: &[&Scene], counters: &mut [LineCounter]) -> u64 {
-    outputs.iter().zip(counters).map(|(scene, counter)| counter.count(&scene.output).unwrap()).sum()
-}
-
-/// Waits until the outputs together have so many lines, as long as they get on.
-fn wait_lines(outputs: &[&Scene], agents: &mut [&mut Agent], expected: u64) {
-    let mut counters: Vec<LineCounter> = outputs.iter().map(|_| LineCounter::default()).collect();
-    let waited = poll::until("all events in the outputs", DELIVERED, || {
-        agents.iter_mut().try_for_each(|agent| agent.expect_running())?;
-        Ok(count(outputs, &mut counters) >= expected)
-    });
-    if let Err(error) = waited {
-        let logs: Vec<String> = agents.iter().map(|agent| agent.log_tail()).collect();
-        eprintln!("{error:#}: {} of {expected}\n{}", count(outputs, &mut counters), logs.join("\n"));
-    }
-}
-
-/// Every line once over all outputs, in order within a file in each.
-fn judge(outputs: &[&Scene], written: &[u64], is_kept: impl Fn(u64) -> bool) -> Verdict {
-    let mut all = output::Sequences::new();
-    for (number, scene) in outputs.iter().enumerate() {
-        let own = output::sequences(&scene.output).unwrap();
-        all.extend(own.into_iter().map(|(bucket, files)| (format!("{number}/{bucket}"), files)));
-    }
-    oracle::judge(&all, written, is_kept).unwrap()
-}
-
-/// Waits until the outputs have got on, so that a kill hits work under way.
-fn wait_progress(outputs: &[&Scene], lines: u64) {
-    let mut counters: Vec<LineCounter> = outputs.iter().map(|_| LineCounter::default()).collect();
-    let before = count(outputs, &mut counters);
-    poll::until("progress", DELIVERED, || Ok(count(outputs, &mut counters) >= before + lines)).unwrap();
-}
-
 /// File to channel on agent A with a Wasm interceptor in the way, channel to file on agent B; A, B and the broker killed.
 #[test]
 fn file_to_channel_to_file_is_exactly_once_through_kills() {
@@ -98,9 +43,9 @@ fn file_to_channel_to_file_is_exactly_once_through_kills() {
     a.install("filter", "filter").unwrap();
     let b = scene("b", &broker, &sink_only("topic = \"shared\""));
     let (mut agent_a, mut agent_b) = (a.start().unwrap(), b.start().unwrap());
-    let generator = writer(&a, 1);
+    let generator = writer(&a, 1).unwrap();
     for kill in 0..12 {
-        wait_progress(&[&b], 1_500);
+        wait_progress(&[&b], 1_500).unwrap();
         match kill % 6 {
             0 | 2 => {
                 agent_a.kill().unwrap();
@@ -125,10 +70,10 @@ fn file_to_channel_to_file_is_exactly_once_through_kills() {
     let is_kept = |seq: u64| status_of(seq) != 404;
     let expected: u64 =
         written.iter().map(|lines| (0..*lines).filter(|seq| is_kept(*seq)).count() as u64).sum();
-    wait_lines(&[&b], &mut [&mut agent_a, &mut agent_b], expected);
+    wait_lines(&[&b], &mut [&mut agent_a, &mut agent_b], expected).unwrap();
     agent_a.stop().unwrap();
     agent_b.stop().unwrap();
-    let verdict = judge(&[&b], &written, is_kept);
+    let verdict = judge(&[&b], &written, is_kept).unwrap();
     eprintln!("{verdict}");
     assert!(verdict.holds() && verdict.events > 20_000, "{verdict}");
 }
@@ -143,10 +88,10 @@ fn agents_that_share_a_channel_deliver_each_event_once() {
     let outputs: Vec<&Scene> = scenes.iter().collect();
     let agent_a = a.start().unwrap();
     let mut agents: Vec<Agent> = scenes.iter().map(|scene| scene.start().unwrap()).collect();
-    let generator = writer(&a, 2);
+    let generator = writer(&a, 2).unwrap();
     // Both have a share.
     for scene in &scenes {
-        wait_progress(&[scene], 500);
+        wait_progress(&[scene], 500).unwrap();
     }
     for kill in 0..4 {
         let (killed, other) = (kill % 2, (kill + 1) % 2);
@@ -157,16 +102,16 @@ fn agents_that_share_a_channel_deliver_each_event_once() {
             Ok(agents[0].log()?.matches(TAKEN_OVER).count() > before)
         })
         .unwrap();
-        wait_progress(&[&scenes[other]], 2_000);
+        wait_progress(&[&scenes[other]], 2_000).unwrap();
         agents.insert(killed, scenes[killed].start().unwrap());
-        wait_progress(&[&scenes[killed]], 500);
+        wait_progress(&[&scenes[killed]], 500).unwrap();
     }
     let written = generator.stop().unwrap();
     let (first, second) = agents.split_at_mut(1);
-    wait_lines(&outputs, &mut [&mut first[0], &mut second[0]], written.iter().sum());
+    wait_lines(&outputs, &mut [&mut first[0], &mut second[0]], written.iter().sum()).unwrap();
     agent_a.stop().unwrap();
     agents.into_iter().for_each(|agent| agent.stop().unwrap());
-    let verdict = judge(&outputs, &written, |_| true);
+    let verdict = judge(&outputs, &written, |_| true).unwrap();
     eprintln!("{verdict}");
     assert!(verdict.holds() && verdict.events > 20_000, "{verdict}");
 }
@@ -201,7 +146,7 @@ fn flumes_events_are_read_and_written() {
     let json = "encoding = \"json\"\n";
     let b = scene("fb", broker, &format!("{}{json}", sink_only(flume)));
     let mut agent_b = b.start_ready().unwrap();
-    wait_lines(&[&b], &mut [&mut agent_b], 4);
+    wait_lines(&[&b], &mut [&mut agent_b], 4).unwrap();
     agent_b.stop().unwrap();
     let mut lines: Vec<String> =
         output::lines(&b.output).unwrap().into_iter().map(|line| String::from_utf8(line).unwrap()).collect();
@@ -228,7 +173,7 @@ fn events_go_to_a_file_while_kafka_is_away_and_are_moved_back_in_order() {
     let a = scene("a", &broker, &format!("{filter}{}{sink}", source_only(failover)));
     a.install("filter", "filter").unwrap();
     let mut agent = a.start().unwrap();
-    let generator = writer(&a, 3);
+    let generator = writer(&a, 3).unwrap();
     let mode = |word: &str| {
         poll::until(word, DELIVERED, || {
             Ok(a.status()?.is_some_and(|status| status.mentions(&format!("\"failover\":\"{word}\""))))
@@ -236,7 +181,7 @@ fn events_go_to_a_file_while_kafka_is_away_and_are_moved_back_in_order() {
         .unwrap();
     };
     for round in 0..2 {
-        wait_progress(&[&a], 1_500);
+        wait_progress(&[&a], 1_500).unwrap();
         mode("shared");
         broker.kill().unwrap();
         agent.wait_log(AWAY, DELIVERED).unwrap();
@@ -266,9 +211,9 @@ fn events_go_to_a_file_while_kafka_is_away_and_are_moved_back_in_order() {
     let is_kept = |seq: u64| status_of(seq) != 404;
     let expected: u64 =
         written.iter().map(|lines| (0..*lines).filter(|seq| is_kept(*seq)).count() as u64).sum();
-    wait_lines(&[&a], &mut [&mut agent], expected);
+    wait_lines(&[&a], &mut [&mut agent], expected).unwrap();
     agent.stop().unwrap();
-    let verdict = judge(&[&a], &written, is_kept);
+    let verdict = judge(&[&a], &written, is_kept).unwrap();
     eprintln!("{verdict}");
     assert!(verdict.holds() && verdict.events > 20_000, "{verdict}");
 }

@@ -119,7 +119,7 @@ fn threads(agent: &Agent, prefix: &str) -> Vec<String> {
 /// Interceptors come and go in the flow: their neighbours, the source and the sink keep their threads and counters.
 #[test]
 fn interceptors_are_exchanged_under_load() {
-    let stage = Stage::new("");
+    let stage = Stage::new("watch = false");
     let (scene, with) = (&stage.scene, |names: &[&str]| {
         let chain: String =
             names.iter().map(|name| format!("[[interceptor]]\nplugin = \"{name}\"\n")).collect();
@@ -163,7 +163,7 @@ fn interceptors_are_exchanged_under_load() {
 /// A sink restarts alone, and so does a source; nothing is lost or doubled, and the other parts keep their threads.
 #[test]
 fn sinks_and_sources_restart_alone_under_load() {
-    let stage = Stage::new("");
+    let stage = Stage::new("watch = false");
     let two = format!(
         "{}\n[sink.side]\ntype = \"file\"\npath = \"{{out}}/side/all.log\"\nflush_interval = \"50ms\"\n",
         flow("web")
@@ -196,7 +196,7 @@ fn sinks_and_sources_restart_alone_under_load() {
 /// Channels, their readers and the journal's settings restart the pipeline, exactly-once as any restart.
 #[test]
 fn a_pipeline_restarts_under_load_and_others_do_not() {
-    let stage = Stage::new("");
+    let stage = Stage::new("watch = false");
     stage.write("web", &flow("web"));
     stage.write("other", &flow("other"));
     let generator = stage.generator(2_000_000);

@@ -10,7 +10,6 @@ use flumen_tests::kafka::packages;
 use flumen_tests::locate;
 
 use crate::report::step;
-use crate::toolchain;
 
 /// Extension of a guest module.
 const WASM: &str = "wasm";
@@ -96,7 +95,7 @@ pub fn host_and_tests() -> Result<PathBuf> {
 /// If there is no toolchain or a guest does not build.
 pub fn plugins() -> Result<()> {
     let workspace = locate::repository()?.join("plugins");
-    let toolchain = step("looking for a toolchain for plugins", toolchain::ensure_guest_toolchain)?;
+    let toolchain = step("looking for a toolchain for plugins", flumen_author::ensure_guest_toolchain)?;
     step("building the plugins", || {
         toolchain.build(&workspace, &[])?;
         let count = collect(&toolchain.output_dir(&workspace), &locate::plugins()?)?;

@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything that is done to this repository, one file per command.
 
 mod bench;
+mod bindings;
 mod build;
 mod demo;
 mod generate;
@@ -10,7 +11,6 @@ mod schema;
 mod soak;
 mod soak_kafka;
 mod test;
-mod toolchain;
 
 use std::process::ExitCode;
 
@@ -34,6 +34,8 @@ enum Command {
     Plugins,
     /// Writes the JSON Schema of the configuration; --check: says whether it is up to date
     Schema(schema::Arguments),
+    /// Writes the generated half of the SDKs for C and Go; --check: says whether it is up to date
+    Bindings(bindings::Arguments),
     /// Kills the agent (or cuts the power, or harms Kafka) again and again while data flows and plugins are swapped
     Soak(soak::Arguments),
     /// Measures, beside yardsticks from the same run
@@ -64,6 +66,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test(arguments) => test::run(&arguments),
         Command::Plugins => build::plugins().map(|()| ExitCode::SUCCESS),
         Command::Schema(arguments) => schema::run(&arguments),
+        Command::Bindings(arguments) => bindings::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Bench(command) => bench::run(&command),
         Command::Kafka(arguments) => kafka::run(&arguments),

@@ -3,7 +3,7 @@
 use std::path::{Component, Path};
 
 use flumen_pipeline::ComponentKind;
-use flumen_pipeline::plan::{InterceptorPlan, OnReject, PluginLimits};
+use flumen_pipeline::plan::{ErrorPlan, InterceptorPlan, OnError, OnReject, PluginLimits};
 
 use crate::code::Code;
 use crate::json;
@@ -49,6 +49,7 @@ fn read_one(
     let mut checked = table.options(specs::INTERCEPTOR, report);
     let config = table.get("config");
     let limits = table.get("limits");
+    let budget = table.get("error_budget");
     let header = table.span().clone();
     table.finish(report);
     let config_json = json::config_text("an interceptor", config.map(|entry| &entry.value), report);
@@ -56,6 +57,7 @@ fn read_one(
         checked.spans.insert("config".into(), config.key_span.clone());
     }
     let limits = read_limits(limits, report);
+    let errors = read_errors(&checked, budget, report);
     let grants = grants(&checked, report);
     let plugin = checked.options.text_opt("plugin")?.to_owned();
     let plugin_span = checked.spans.get("plugin").unwrap_or(&header);
@@ -73,7 +75,7 @@ fn read_one(
         _ => OnReject::Quarantine,
     };
     spans.add(ComponentKind::Interceptor, &name, ComponentSpans { header, options: checked.spans });
-    Some(InterceptorPlan { name, plugin, config: config_json?, grants, on_reject, limits })
+    Some(InterceptorPlan { name, plugin, config: config_json?, grants, on_reject, errors, limits })
 }
 
 /// Checks what `plugin = "…"` says; gives the name that follows from it.
@@ -107,6 +109,28 @@ fn grants(checked: &Checked, report: &mut Report<'_>) -> Vec<String> {
     granted
 }
 
+fn read_errors(checked: &Checked, entry: Option<&Entry>, report: &mut Report<'_>) -> ErrorPlan {
+    let action = match checked.options.text_opt("on_error") {
+        Some("stop") => OnError::Stop,
+        Some("bypass") => OnError::Bypass,
+        _ => OnError::Quarantine,
+    };
+    let default = ErrorPlan { action, ..ErrorPlan::default() };
+    let table = entry.and_then(|entry| TableReader::new("`error_budget`", &entry.value, report));
+    let Some(mut table) = table else { return default };
+    let options = table.options(specs::ERROR_BUDGET, report).options;
+    table.finish(report);
+    let percent = |option: &str| options.integer_opt(option).and_then(|percent| u8::try_from(percent).ok());
+    let events_min = options.integer_opt("events_min").and_then(|events| u64::try_from(events).ok());
+    ErrorPlan {
+        action,
+        events_percent: percent("events_percent").unwrap_or(default.events_percent),
+        batches_percent: percent("batches_percent").unwrap_or(default.batches_percent),
+        window: options.duration_opt("window").unwrap_or(default.window),
+        events_min: events_min.unwrap_or(default.events_min),
+    }
+}
+
 fn read_limits(entry: Option<&Entry>, report: &mut Report<'_>) -> PluginLimits {
     let default = PluginLimits::default();
     let Some(mut table) = entry.and_then(|entry| TableReader::new("`limits`", &entry.value, report)) else {
@@ -114,12 +138,18 @@ fn read_limits(entry: Option<&Entry>, report: &mut Report<'_>) -> PluginLimits {
     };
     let options = table.options(specs::LIMITS, report).options;
     table.finish(report);
-    let lines = options.integer_opt("log_lines_per_s").and_then(|lines| u32::try_from(lines).ok());
+    let rate = |option: &str| options.integer_opt(option).and_then(|rate| u32::try_from(rate).ok());
+    let batches = options.integer_opt("recycle_batches").and_then(|batches| u64::try_from(batches).ok());
+    let percent =
+        options.integer_opt("recycle_memory_percent").and_then(|percent| u8::try_from(percent).ok());
     PluginLimits {
         time: options.duration_opt("time").unwrap_or(default.time),
         memory_bytes: options.size_opt("memory").unwrap_or(default.memory_bytes),
         answer_bytes: options.size_opt("answer").unwrap_or(default.answer_bytes),
-        log_lines_per_s: lines.unwrap_or(default.log_lines_per_s),
+        log_lines_per_s: rate("log_lines_per_s").unwrap_or(default.log_lines_per_s),
+        metric_calls_per_s: rate("metric_calls_per_s").unwrap_or(default.metric_calls_per_s),
         host_call_bytes: options.size_opt("host_call_bytes").unwrap_or(default.host_call_bytes),
+        recycle_batches: batches.unwrap_or(default.recycle_batches),
+        recycle_memory_percent: percent.unwrap_or(default.recycle_memory_percent),
     }
 }

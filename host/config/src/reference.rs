@@ -23,6 +23,7 @@ pub fn reference_markdown(registry: &Registry) -> String {
     own(&mut text, "failover of a channel of another kind", specs::FAILOVER);
     own(&mut text, "[[interceptor]] and [[sink.NAME.interceptor]]", specs::INTERCEPTOR);
     text.push_str("Also `config = { … }`: the plugin's own configuration.\n\n");
+    own(&mut text, "error_budget of an interceptor", specs::ERROR_BUDGET);
     own(&mut text, "limits of an interceptor", specs::LIMITS);
     own(&mut text, "[sink.NAME], every type", specs::SINK);
     text.push_str("## Sources\n\n");

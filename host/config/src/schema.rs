@@ -41,11 +41,13 @@ pub fn pipeline_schema(registry: &Registry) -> Value {
     let capacity = closed_table("A put waits when one of these is reached.", specs::CAPACITY, []);
     let channel = channel_kinds(registry, capacity);
     let plugin_limits = closed_table("Limits of one instance.", specs::LIMITS, []);
+    let error_budget =
+        closed_table("How much the plugin may fail before `on_error` says.", specs::ERROR_BUDGET, []);
     let config = json!({"type": "object", "description": "The plugin's own configuration."});
     let interceptor = closed_table(
         "A plugin that changes batches.",
         specs::INTERCEPTOR,
-        [("config", config), ("limits", plugin_limits)],
+        [("config", config), ("limits", plugin_limits), ("error_budget", error_budget)],
     );
     let sink_chain = chain("Interceptors of this sink alone, in order.");
     let channel_option = specs::SINK.iter().map(|spec| (spec.name, option_schema(spec)));

@@ -183,6 +183,42 @@ pub const INTERCEPTOR: &[OptionSpec] = &[
         Some("\"quarantine\""),
         "What becomes of events that the plugin rejects: kept in quarantine, or counted and dropped.",
     ),
+    option(
+        "on_error",
+        OptionKind::Choice(&["quarantine", "stop", "bypass"]),
+        Some("\"quarantine\""),
+        "What happens when the plugin fails (trap, timeout, memory, lying answer) on more than its error budget. quarantine: \
+         those events go to quarantine, as below the budget. stop: events wait for another version of the plugin, and \
+         nothing is lost. bypass: events go on unchanged, and are counted.",
+    ),
+];
+
+/// `error_budget` of an interceptor.
+pub const ERROR_BUDGET: &[OptionSpec] = &[
+    option(
+        "events_percent",
+        OptionKind::Integer { min: 0, max: 100 },
+        Some("10"),
+        "Percent of the events that the plugin may fail on.",
+    ),
+    option(
+        "batches_percent",
+        OptionKind::Integer { min: 0, max: 100 },
+        Some("50"),
+        "Percent of the batches in which it may fail on an event.",
+    ),
+    option(
+        "window",
+        OptionKind::Duration { min: Duration::from_secs(1), max: Duration::from_secs(86_400) },
+        Some("\"1m\""),
+        "The time that it is judged by.",
+    ),
+    option(
+        "events_min",
+        OptionKind::Integer { min: 1, max: 1_000_000_000 },
+        Some("100"),
+        "It is not judged by fewer than its last events of this number, however old they are.",
+    ),
 ];
 
 /// `limits` of an interceptor.
@@ -212,10 +248,28 @@ pub const LIMITS: &[OptionSpec] = &[
         "Lines per second to the agent's log.",
     ),
     option(
+        "metric_calls_per_s",
+        OptionKind::Integer { min: 0, max: 1_000_000_000 },
+        Some("100000"),
+        "Calls per second to its counters and gauges.",
+    ),
+    option(
         "host_call_bytes",
         OptionKind::Size { min: 0, max: 1 << 30 },
         Some("\"1 MiB\""),
         "Bytes that all calls of the host may carry for one batch.",
+    ),
+    option(
+        "recycle_batches",
+        OptionKind::Integer { min: 1, max: 1_000_000_000 },
+        Some("10000"),
+        "Batches after which an instance is replaced by a fresh one.",
+    ),
+    option(
+        "recycle_memory_percent",
+        OptionKind::Integer { min: 1, max: 100 },
+        Some("75"),
+        "Percent of `memory` above which an instance is replaced after its batch.",
     ),
 ];
 
@@ -234,8 +288,20 @@ mod tests {
 
     #[test]
     fn every_default_is_right() {
-        for spec in
-            [AGENT, PIPELINE, BATCH, JOURNAL, CHANNEL, FAILOVER, CAPACITY, INTERCEPTOR, LIMITS, SINK].concat()
+        for spec in [
+            AGENT,
+            PIPELINE,
+            BATCH,
+            JOURNAL,
+            CHANNEL,
+            FAILOVER,
+            CAPACITY,
+            INTERCEPTOR,
+            ERROR_BUDGET,
+            LIMITS,
+            SINK,
+        ]
+        .concat()
         {
             let Some(default) = spec.default else { continue };
             assert!(default_value(&spec, default).is_some(), "{} = {default}", spec.name);

@@ -9,7 +9,8 @@ use std::time::Duration;
 use common::{load, pipeline, registry};
 use flumen_config::{Code, MemoryEnv, SystemEnv, load_agent, render};
 use flumen_pipeline::plan::{
-    BatchPlan, ChannelKind, ChannelPlan, InterceptorPlan, JournalPlan, OnReject, PluginLimits, SourcePlan,
+    BatchPlan, ChannelKind, ChannelPlan, ErrorPlan, InterceptorPlan, JournalPlan, OnError, OnReject,
+    PluginLimits, SourcePlan,
 };
 use flumen_pipeline::{BuildError, ComponentKind, Value};
 
@@ -85,7 +86,9 @@ fn everything_that_can_be_said() {
         name = "second"
         config = { z = 1, a = { list = [1.5, true, "x"], at = 2026-01-01T00:00:00Z }, host = "${env:HOST}" }
         grant = ["metrics", "log", "log"]
-        limits = { time = "250ms", memory = "16 MiB", answer = "1 MB", log_lines_per_s = 0, host_call_bytes = 5 }
+        on_error = "stop"
+        error_budget = { events_percent = 0, window = "10s", events_min = 1 }
+        limits = { time = "250ms", memory = "16 MiB", answer = "1 MB", log_lines_per_s = 0, metric_calls_per_s = 7, host_call_bytes = 5, recycle_batches = 2, recycle_memory_percent = 50 }
 
         [channel.fast]
         capacity = { events = 100_000, bytes = "2 GiB" }
@@ -123,7 +126,10 @@ fn everything_that_can_be_said() {
         memory_bytes: 16 << 20,
         answer_bytes: 1_000_000,
         log_lines_per_s: 0,
+        metric_calls_per_s: 7,
         host_call_bytes: 5,
+        recycle_batches: 2,
+        recycle_memory_percent: 50,
     };
     let interceptor = |name: &str, plugin: &str| InterceptorPlan {
         name: name.into(),
@@ -131,6 +137,7 @@ fn everything_that_can_be_said() {
         config: "{}".into(),
         grants: Vec::new(),
         on_reject: OnReject::Quarantine,
+        errors: ErrorPlan::default(),
         limits: PluginLimits::default(),
     };
     let first = InterceptorPlan { on_reject: OnReject::Drop, ..interceptor("access-log", "access-log") };
@@ -138,6 +145,13 @@ fn everything_that_can_be_said() {
         config: r#"{"a":{"at":"2026-01-01T00:00:00Z","list":[1.5,true,"x"]},"host":"web1","z":1}"#.into(),
         grants: vec!["log".into(), "metrics".into()],
         limits,
+        errors: ErrorPlan {
+            action: OnError::Stop,
+            events_percent: 0,
+            batches_percent: 50,
+            window: Duration::from_secs(10),
+            events_min: 1,
+        },
         ..interceptor("second", "./team/filter.wasm")
     };
     assert_eq!(plan.interceptors, [first, second]);

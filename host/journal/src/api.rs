@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use flumen_event::Batch;
 use thiserror::Error;
 
+use crate::state::{StateSize, StateStore, StateWrites};
+
 /// A channel of this journal, by its index in the list given at opening.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelId(pub u16);
@@ -37,8 +39,8 @@ pub struct Commit {
     pub positions: Vec<(Vec<u8>, Vec<u8>)>,
     /// What readers have finished with.
     pub acks: Vec<Ack>,
-    /// What plugins remember.
-    pub state: Vec<StateWrite>,
+    /// What plugins remember. Only for a journal that has [`Journal::state`].
+    pub state: Vec<StateWrites>,
 }
 
 /// Events for one or more channels. A batch without rows is left out.
@@ -59,19 +61,6 @@ pub struct Ack {
     pub reader: ReaderId,
     /// Number of events of the channel, from its very first, that are finished.
     pub cursor: u64,
-}
-
-/// One write to a plugin's state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StateWrite {
-    /// The plugin's name in the pipeline.
-    pub plugin: String,
-    /// Key.
-    pub key: Vec<u8>,
-    /// Value; `None` deletes.
-    pub value: Option<Vec<u8>>,
-    /// Nanoseconds since the Unix epoch after which the entry is as good as deleted.
-    pub expiry: Option<i64>,
 }
 
 /// Why a commit was not accepted or not made durable. Nothing of it is visible.
@@ -221,6 +210,8 @@ pub struct JournalStatus {
     pub failovers: u64,
     /// Per channel.
     pub channels: Vec<ChannelStatus>,
+    /// What plugins remember.
+    pub state: Vec<StateSize>,
 }
 
 /// The one trait of every journal. All calls may be made from any thread.
@@ -242,6 +233,11 @@ pub trait Journal: Send + Sync {
 
     /// All positions whose key begins with `prefix`, in key order.
     fn positions(&self, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)>;
+
+    /// What plugins remember; `None`: this journal keeps no such thing, and refuses commits with state.
+    fn state(&self) -> Option<Arc<dyn StateStore>> {
+        None
+    }
 
     /// A reader of a channel that begins at its acknowledged cursor. One at a time per reader.
     fn open_reader(&self, channel: ChannelId, reader: ReaderId) -> Box<dyn Reader>;

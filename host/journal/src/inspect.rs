@@ -13,7 +13,6 @@ use std::sync::Arc;
 use flumen_event::{Batch, layout};
 use thiserror::Error;
 
-use crate::api::StateWrite;
 use crate::disk::Disk;
 use crate::file::format::commit::{AckRecord, CommitHead, PutHead, decode_lists};
 use crate::file::format::frame::Kind;
@@ -22,6 +21,7 @@ use crate::file::format::segment::{HeaderFault, SEGMENT_HEADER_BYTES, SegmentHea
 use crate::file::format::snapshot::{SLOT_NAMES, Snapshot};
 use crate::file::{Frame, SegmentFile, segment_id, segment_name};
 use crate::limits;
+use crate::state::StateWrite;
 
 /// Why a journal cannot be looked at.
 #[derive(Debug, Error)]

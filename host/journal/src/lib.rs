@@ -12,8 +12,11 @@ mod disk;
 pub mod file;
 pub mod inspect;
 pub mod limits;
+mod state;
 
 pub use api::*;
 pub use clock::{Clock, OsClock};
 pub use disk::{Disk, DiskFile, DiskLock, OsDisk};
+pub use file::view::MemoryState;
 pub use file::{Durability, FileConfig, FileJournal, OpenError};
+pub use state::{ByteColumn, StateOp, StateSize, StateStore, StateWrite, StateWrites, state_bytes};

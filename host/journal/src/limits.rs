@@ -61,3 +61,37 @@ pub const FULL_RETRY_MIN: Duration = Duration::from_millis(10);
 
 /// Longest such pause: how late the journal notices space that others made.
 pub const FULL_RETRY_MAX: Duration = Duration::from_millis(500);
+
+/// Segment bytes written between two files of the plugins' state, at least: bounds what is read at the start.
+pub const STATE_FILE_EVERY_BYTES: u64 = 64 << 20;
+
+/// The same as a multiple of the state's own bytes: a large state is written out less often, so that it costs the
+/// disk at most half of what the segments do.
+pub const STATE_FILE_EVERY_TIMES: u64 = 2;
+
+/// Bytes of a block in a file of the state: what one damaged place costs, and what is copied at once.
+pub const STATE_BLOCK_BYTES: usize = 256 << 10;
+
+/// Bytes of such a file between two syncs: none of them is long enough to hold up commits.
+pub const STATE_SYNC_BYTES: u64 = 4 << 20;
+
+/// Bytes taken beforehand for such a file, at least.
+pub const STATE_FILE_BYTES_MIN: u64 = 64 << 10;
+
+/// Pause before a file of the state is tried again on a full disk.
+pub const STATE_FILE_RETRY: Duration = Duration::from_secs(5);
+
+/// Ordered keys that are looked at in one go, to sweep or to write them.
+pub const STATE_SWEEP_KEYS: usize = 1_024;
+
+/// Entries that one commit may look at for dead ones.
+pub const STATE_SWEEP_CREDIT_MAX: usize = 65_536;
+
+/// How often an idle journal looks for dead entries, and which part of them it looks at.
+pub const STATE_SWEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// See [`STATE_SWEEP_EVERY`]: all are looked at once in five minutes.
+pub const STATE_SWEEP_SHARE: usize = 60;
+
+/// Slots of a part of a table that are never given back.
+pub const STATE_PART_SLACK: usize = 1_024;

@@ -33,6 +33,19 @@ pub struct TopicLimits {
     pub record_bytes_max: Option<usize>,
     /// `cleanup.policy`.
     pub cleanup_policy: Option<String>,
+    /// `min.insync.replicas`: with fewer in sync nothing is taken.
+    pub in_sync_min: Option<usize>,
+}
+
+/// How whole a topic is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copies {
+    /// Of the partition with the fewest: replicas that have everything.
+    pub in_sync: usize,
+    /// Replicas that there should be.
+    pub replicas: usize,
+    /// Brokers that are alive.
+    pub brokers: usize,
 }
 
 impl Topics {
@@ -82,6 +95,16 @@ impl Topics {
         }
     }
 
+    /// How whole a topic is; `None` if it is not there, or not to be seen.
+    pub fn copies(&self, topic: &str) -> KafkaResult<Option<Copies>> {
+        self.serve();
+        let metadata = self.consumer.fetch_metadata(Some(topic), limits::REQUEST)?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        let worst = found.and_then(|found| found.partitions().iter().min_by_key(|one| one.isr().len()));
+        let brokers = metadata.brokers().len();
+        Ok(worst.map(|one| Copies { in_sync: one.isr().len(), replicas: one.replicas().len(), brokers }))
+    }
+
     /// The end of a partition, with what open transactions wrote.
     pub fn end(&self, topic: &str, partition: i32) -> KafkaResult<i64> {
         self.serve();
@@ -124,6 +147,7 @@ impl Topics {
                     let value = |name: &str| resource.get(name).and_then(|entry| entry.value.clone());
                     found.record_bytes_max = value("max.message.bytes").and_then(|bytes| bytes.parse().ok());
                     found.cleanup_policy = value("cleanup.policy");
+                    found.in_sync_min = value("min.insync.replicas").and_then(|count| count.parse().ok());
                 }
                 Err(Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed) => {}
                 Err(code) => return Err(KafkaError::AdminOp(code)),

@@ -48,8 +48,8 @@ pub fn explain(error: &KafkaError, settings: &Settings, behind: Option<&str>) ->
             "fenced: another agent with the same name has taken over"
         }
         Some(Code::CoordinatorNotAvailable) => {
-            "no coordinator: the broker cannot make __transaction_state or __consumer_offsets. On a cluster of fewer than three \
-             brokers set transaction.state.log.replication.factor=1, transaction.state.log.min.isr=1 and \
+            "no coordinator: too few brokers are alive for __transaction_state or __consumer_offsets (start those that are \
+             down), or they cannot be made: on a cluster of fewer than three brokers set transaction.state.log.replication.factor=1, transaction.state.log.min.isr=1 and \
              offsets.topic.replication.factor=1 on the brokers"
         }
         _ => match error {

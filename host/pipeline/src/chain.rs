@@ -10,9 +10,10 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use flumen_event::Batch;
 
-use crate::interceptor::{Interceptor, InterceptorVersion, Quarantined};
+use crate::budget::{Budget, Gate};
+use crate::interceptor::{Interceptor, InterceptorVersion, Processed, Quarantined};
 use crate::metrics::{ComponentKind, ComponentMetrics, Metric};
-use crate::plan::OnReject;
+use crate::plan::{InterceptorPlan, OnReject};
 
 /// One place of a chain.
 pub struct Link {
@@ -22,18 +23,24 @@ pub struct Link {
     pub on_reject: OnReject,
     /// Its counters.
     pub metrics: Arc<ComponentMetrics>,
+    budget: Budget,
 }
 
 impl Link {
     /// A link with counters of its own.
-    pub fn new(interceptor: Arc<dyn Interceptor>, on_reject: OnReject) -> Self {
+    pub fn new(interceptor: Arc<dyn Interceptor>, plan: &InterceptorPlan) -> Self {
         let metrics = ComponentMetrics::new(ComponentKind::Interceptor, interceptor.name().into());
-        Link { interceptor, on_reject, metrics }
+        Link { interceptor, on_reject: plan.on_reject, metrics, budget: Budget::new(plan.errors) }
+    }
+
+    /// What it is doing, in a word.
+    pub fn state(&self) -> &'static str {
+        self.budget.word()
     }
 
     /// A link that goes on with the counters of the one in whose place it comes.
-    pub fn in_place_of(old: &Link, interceptor: Arc<dyn Interceptor>, on_reject: OnReject) -> Self {
-        Link { interceptor, on_reject, metrics: old.metrics.clone() }
+    pub fn in_place_of(old: &Link, interceptor: Arc<dyn Interceptor>, plan: &InterceptorPlan) -> Self {
+        Link { metrics: old.metrics.clone(), ..Link::new(interceptor, plan) }
     }
 }
 
@@ -86,53 +93,192 @@ impl Chain {
         Versions { links, versions }
     }
 
-    /// Processes a batch by the versions that it was stamped with.
-    pub fn process(&self, versions: &Versions, batch: Batch) -> ChainOutput {
+    /// Processes a batch by the versions that it was stamped with, beginning with the link at `first`. While a plugin is over
+    /// its error budget and its policy is to stop, `hold` is called again and again; its error ends the wait, and the batch is as
+    /// if it had never been here. So does an exchange of the links: then the batch is processed by the new ones.
+    pub fn process<E>(
+        &self,
+        first: usize,
+        versions: &Versions,
+        batch: Batch,
+        hold: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<ChainOutput, E> {
+        match self.pass(first, versions, batch.clone(), hold) {
+            Ok(output) => return Ok(output),
+            Err(Held::Ended(error)) => return Err(error),
+            Err(Held::Exchanged) => {}
+        }
+        let (mut old, mut first) = (self.versions(), versions.place_in(first, &self.links()));
+        loop {
+            match self.pass(first, &old, batch.clone(), hold) {
+                Ok(output) => return Ok(output),
+                Err(Held::Ended(error)) => return Err(error),
+                Err(Held::Exchanged) => {
+                    let new = self.versions();
+                    first = old.place_in(first, &new.links);
+                    old = new;
+                }
+            }
+        }
+    }
+
+    fn pass<E>(
+        &self,
+        first: usize,
+        versions: &Versions,
+        batch: Batch,
+        hold: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<ChainOutput, Held<E>> {
+        let mut hold = || match Arc::ptr_eq(&versions.links, &self.0.load()) {
+            true => hold().map_err(Held::Ended),
+            false => Err(Held::Exchanged),
+        };
         let mut kept = batch;
         let mut quarantined = Vec::new();
-        for (link, version) in versions.links.iter().zip(&versions.versions) {
+        for (link, version) in versions.links.iter().zip(&versions.versions).skip(first) {
             if kept.is_empty() {
                 break;
             }
-            kept = link.process(version.as_ref(), kept, &mut quarantined);
+            kept = link.process(version, kept, &mut quarantined, &mut hold)?;
+        }
+        Ok(ChainOutput { kept, quarantined })
+    }
+
+    /// Processes events of the quarantine by the present versions. They failed before: they are not held, and count in no
+    /// error budget.
+    pub(crate) fn process_again(&self, begin: &Begin, batch: Batch) -> ChainOutput {
+        let links = self.links();
+        let first = match begin {
+            Begin::First => 0,
+            Begin::At(name) => position(&links, name).unwrap_or(0),
+            Begin::Behind => links.len(),
+        };
+        let mut kept = batch;
+        let mut quarantined = Vec::new();
+        for link in links.iter().skip(first) {
+            if kept.is_empty() {
+                break;
+            }
+            link.metrics.add(Metric::InterceptorCalls, 1);
+            link.metrics.add(Metric::InterceptorEventsIn, kept.rows() as u64);
+            let processed = link.call(link.interceptor.current().as_ref(), kept);
+            kept = link.take(processed, &mut quarantined);
         }
         ChainOutput { kept, quarantined }
     }
 }
 
+/// Why a batch that was held is not processed.
+enum Held<E> {
+    /// Who waits for it gave up.
+    Ended(E),
+    /// Its links are no longer those of the chain.
+    Exchanged,
+}
+
+/// Where events of the quarantine begin again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// With the first interceptor.
+    First,
+    /// With this one; with the first if it is not there any more.
+    At(String),
+    /// Behind the last one.
+    Behind,
+}
+
+fn position(links: &[Arc<Link>], name: &str) -> Option<usize> {
+    links.iter().position(|link| link.interceptor.name() == name)
+}
+
+impl Versions {
+    /// How many interceptors there are.
+    pub fn len(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
+    /// The place of an interceptor.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        position(&self.links, name)
+    }
+
+    /// Where a batch that was to begin at `first` begins among other links: at the first of its interceptors that is there.
+    fn place_in(&self, first: usize, links: &[Arc<Link>]) -> usize {
+        if first == 0 {
+            return 0;
+        }
+        let rest = self.links.iter().skip(first);
+        let found = rest.filter_map(|link| position(links, link.interceptor.name())).next();
+        found.unwrap_or(links.len())
+    }
+}
+
 impl Link {
-    fn process(
+    fn process<E>(
         &self,
-        version: &dyn InterceptorVersion,
+        version: &Arc<dyn InterceptorVersion>,
         batch: Batch,
         quarantined: &mut Vec<Quarantined>,
-    ) -> Batch {
-        let metrics = &self.metrics;
-        metrics.add(Metric::InterceptorCalls, 1);
-        metrics.add(Metric::InterceptorEventsIn, batch.rows() as u64);
+        hold: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<Batch, E> {
+        let rows = batch.rows() as u64;
+        self.metrics.add(Metric::InterceptorCalls, 1);
+        self.metrics.add(Metric::InterceptorEventsIn, rows);
+        let mut version = version.clone();
+        loop {
+            match self.budget.gate(&mut version, || self.interceptor.current(), Instant::now(), &self.metrics)
+            {
+                Gate::Process => {}
+                Gate::Bypass => {
+                    self.metrics.add(Metric::InterceptorBypassed, rows);
+                    self.metrics.add(Metric::InterceptorEventsOut, rows);
+                    return Ok(batch);
+                }
+                Gate::Hold => {
+                    let begin = Instant::now();
+                    hold()?;
+                    self.metrics.add(Metric::InterceptorHeldNs, begin.elapsed().as_nanos() as u64);
+                    continue;
+                }
+            }
+            let processed = self.call(version.as_ref(), batch.clone());
+            let failed = processed.quarantined.iter().filter(|group| !group.rejected);
+            let failed = failed.map(|group| group.batch.rows() as u64).sum();
+            if !self.budget.judge(&version, rows, failed, Instant::now(), &self.metrics) {
+                return Ok(self.take(processed, quarantined));
+            }
+        }
+    }
+
+    fn call(&self, version: &dyn InterceptorVersion, batch: Batch) -> Processed {
         let begin = Instant::now();
         let input = batch.clone();
         // A panic here would be a bug of the host. It costs the batch its way, not its events.
         let processed = catch_unwind(AssertUnwindSafe(|| version.process(batch)));
-        metrics.add(Metric::InterceptorNs, begin.elapsed().as_nanos() as u64);
-        let Ok(processed) = processed else {
+        self.metrics.add(Metric::InterceptorNs, begin.elapsed().as_nanos() as u64);
+        processed.unwrap_or_else(|_| {
             let name = self.interceptor.name();
-            tracing::error!(
-                interceptor = name,
-                events = input.rows(),
-                "the plugin host panicked; events go to quarantine"
-            );
-            metrics.add(Metric::InterceptorFailed, input.rows() as u64);
+            tracing::error!(interceptor = name, events = input.rows(), "the plugin host panicked");
             let reasons = vec!["the plugin host panicked (a bug of Flumen)".to_string(); input.rows()];
-            quarantined.push(Quarantined {
+            let quarantined = vec![Quarantined {
                 batch: input,
                 reasons,
                 by: name.into(),
                 hash: "".into(),
                 rejected: false,
-            });
-            return Batch::empty();
-        };
+            }];
+            Processed { kept: Batch::empty(), quarantined, dropped: 0 }
+        })
+    }
+
+    /// Counts what became of a batch, and passes it on.
+    fn take(&self, processed: Processed, quarantined: &mut Vec<Quarantined>) -> Batch {
+        let metrics = &self.metrics;
         metrics.add(Metric::InterceptorEventsOut, processed.kept.rows() as u64);
         metrics.add(Metric::InterceptorDropped, processed.dropped);
         for group in processed.quarantined {

@@ -18,17 +18,18 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use flumen_event::Batch;
 use flumen_journal::{
     Ack, ChannelId, Commit, CommitError, Delivery, Journal, Put, ReadError, Reader, ReaderId, Ticket,
 };
 
-use crate::chain::Chain;
+use crate::chain::{Chain, Versions};
 use crate::component::{BuildError, Place};
 use crate::feed::spawn;
 use crate::metrics::{ComponentKind, ComponentMetrics, Metric};
 use crate::sink::{Cursors, Sink, SinkCommit, SinkContext, SinkError, Stored};
 use crate::source::Wake;
-use crate::{limits, pending, quarantine};
+use crate::{limits, pending, quarantine, replay};
 
 /// Makes a sink; called at the start and after a panic.
 pub type MakeSink = Box<dyn FnMut() -> Result<Box<dyn Sink>, BuildError> + Send>;
@@ -409,12 +410,14 @@ impl Runner {
         if delivery.lost_before > 0 {
             self.context.metrics.add(Metric::SinkLostToDamage, delivery.lost_before);
         }
-        if !self.chain.is_empty() {
-            let versions = self.chain.versions();
-            let output = self.chain.process(&versions, delivery.batch);
-            self.context.quarantine_groups(output.quarantined);
-            delivery.batch = output.kept;
+        let versions = self.chain.versions();
+        let parts = replay::for_sink(&self.context.name, &versions, delivery.batch);
+        let parts = parts.map_err(|error| SinkError::Retry(error.to_string()))?;
+        let mut kept = Vec::with_capacity(parts.len());
+        for (first, batch) in parts {
+            kept.push(self.intercept(sink, first, &versions, batch)?);
         }
+        delivery.batch = Batch::concat(&kept).map_err(|error| SinkError::Retry(error.to_string()))?;
         let (events, bytes) = (delivery.batch.rows() as u64, delivery.batch.body_bytes() as u64);
         if events > 0 {
             sink.deliver(&mut self.context, &delivery)?;
@@ -427,11 +430,37 @@ impl Runner {
         Ok(())
     }
 
+    /// The sink's own interceptors, from the one at `first`.
+    fn intercept(
+        &mut self,
+        sink: &mut dyn Sink,
+        first: usize,
+        versions: &Versions,
+        batch: Batch,
+    ) -> Result<Batch, SinkError> {
+        if first >= versions.len() {
+            return Ok(batch);
+        }
+        let chain = self.chain.clone();
+        let output = chain.process(first, versions, batch, &mut || self.hold(sink))?;
+        self.context.quarantine_groups(output.quarantined);
+        Ok(output.kept)
+    }
+
+    /// A moment of a batch that waits for another version of its plugin. What was delivered before it is finished.
+    fn hold(&mut self, sink: &mut dyn Sink) -> Result<(), SinkError> {
+        if self.unflushed.is_some() {
+            self.flush(sink)?;
+        }
+        self.reap(sink, limits::ACKS_IN_FLIGHT)?;
+        if self.context.wake.wait(limits::HOLD_POLL) { Err(SinkError::Stopped) } else { Ok(()) }
+    }
+
     fn flush(&mut self, sink: &mut dyn Sink) -> Result<(), SinkError> {
         let begin = Instant::now();
         sink.prepare(&mut self.context)?;
         let mark = self.reader.mark(self.cursor);
-        let early = quarantine::puts(self.place.quarantine, self.context.take_quarantined());
+        let early = quarantine::puts(self.place.quarantine, self.context.take_quarantined(), "sink");
         let pending = self.stored.is_some() && !early.is_empty();
         if pending {
             let record = pending::encode(&mark, early.iter().map(|put| &put.batch));
@@ -439,7 +468,7 @@ impl Runner {
         }
         let position = sink.flush(&mut self.context, &mark)?;
         let mut quarantined = early;
-        quarantined.extend(quarantine::puts(self.place.quarantine, self.context.take_quarantined()));
+        quarantined.extend(quarantine::puts(self.place.quarantine, self.context.take_quarantined(), "sink"));
         let metrics = self.context.metrics.clone();
         metrics.add(Metric::SinkFlushNs, begin.elapsed().as_nanos() as u64);
         metrics.add(Metric::SinkFlushes, 1);

@@ -216,7 +216,9 @@ fn run_source(source: Box<dyn Source>, make: &mut MakeSource, context: &mut Sour
 
 fn run_worker(shared: &Shared, work: &Receiver<Work>, done: &Sender<Done>) {
     for Work { number, versions, emission } in work {
-        let mut output = shared.chain.process(&versions, emission.batch);
+        // A batch that is held when the pipeline stops is not committed: it is read again.
+        let mut hold = || shared.hold();
+        let Ok(mut output) = shared.chain.process(0, &versions, emission.batch, &mut hold) else { return };
         output.quarantined.extend(emission.quarantined);
         if done.send(Done { number, output, positions: emission.positions }).is_err() {
             return;
@@ -230,6 +232,15 @@ impl Shared {
         let _previous = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |present| {
             (present != FeedState::Failed as u8).then_some(state as u8)
         });
+    }
+
+    /// A moment of a batch that waits for another version of its plugin.
+    fn hold(&self) -> Result<(), Stopped> {
+        if self.failed() || self.wake.stopping() {
+            return Err(Stopped);
+        }
+        std::thread::sleep(limits::HOLD_POLL);
+        Ok(())
     }
 
     fn failed(&self) -> bool {
@@ -357,7 +368,7 @@ impl Committer {
         if !done.output.kept.is_empty() {
             commit.puts.push(Put { channels: target.channels.clone(), batch: done.output.kept });
         }
-        commit.puts.extend(quarantine::puts(target.quarantine, done.output.quarantined));
+        commit.puts.extend(quarantine::puts(target.quarantine, done.output.quarantined, "source"));
         let prefixed = |key: Vec<u8>| [self.shared.prefix.as_slice(), &key].concat();
         commit.positions = done.positions.into_iter().map(|(key, value)| (prefixed(key), value)).collect();
         if !commit.puts.is_empty() || !commit.positions.is_empty() {

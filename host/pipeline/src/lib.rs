@@ -10,12 +10,14 @@
 //! This crate has the traits of the parts ([`Source`], [`Interceptor`], [`Sink`]), the plain values
 //! that describe a pipeline ([`plan`]) and the machinery that runs it. It names no concrete component.
 
+mod budget;
 pub mod chain;
 pub mod component;
 pub mod deliver;
 pub mod exchange;
 pub mod feed;
 pub mod interceptor;
+pub mod kept;
 pub mod limits;
 pub mod metrics;
 mod pending;
@@ -23,6 +25,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod plan_diff;
 pub mod quarantine;
+pub mod replay;
 pub mod sink;
 pub mod source;
 pub mod status;

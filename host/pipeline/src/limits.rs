@@ -37,9 +37,28 @@ pub const QUARANTINE_BYTES_MAX: u64 = 1 << 30;
 /// have become durable.
 pub const COMMIT_POLL: Duration = Duration::from_millis(2);
 
+/// How often a plugin that is bypassed is given a batch again: often enough to notice that it works, and seldom enough that a
+/// batch on which it always takes its whole time costs little.
+pub const BYPASS_PROBE: Duration = Duration::from_secs(10);
+
+/// How often a batch that is held looks for another version of its plugin, and for the pipeline's stop.
+pub const HOLD_POLL: Duration = Duration::from_millis(20);
+
 /// How long a stopping sink waits for its last commit: longer than a sync on a very busy disk.
 pub const STOP_COMMIT: Duration = Duration::from_secs(10);
 
 /// How long an exchange waits for one source or sink to end: as long as an orderly stop on a very busy disk. One that takes
 /// longer (its channel is full, its destination hangs) makes the pipeline restart as a whole, which closes the journal under it.
 pub const PART_STOP: Duration = Duration::from_secs(15);
+
+/// Events that a job of the quarantine takes in one commit: as many as a batch of a source.
+pub const JOB_ROWS: usize = 8_192;
+
+/// Bytes that it reads for one commit.
+pub const JOB_BYTES: usize = 8 << 20;
+
+/// How often it is looked for jobs that nobody has told of.
+pub const JOB_LOOK: Duration = Duration::from_secs(60);
+
+/// Reports of jobs of the quarantine that are kept after their end, for who asked.
+pub const JOB_REPORTS_MAX: usize = 64;

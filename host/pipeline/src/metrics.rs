@@ -105,6 +105,12 @@ metrics! {
     InterceptorRejected = "events_rejected", Interceptor;
     /// Events that the plugin failed on.
     InterceptorFailed = "events_failed", Interceptor;
+    /// Events that passed the plugin by unchanged, because it was over its error budget.
+    InterceptorBypassed = "events_bypassed", Interceptor;
+    /// How often the plugin passed its error budget.
+    InterceptorBudgetPassed = "error_budget_passed", Interceptor;
+    /// Time that batches waited for another version of the plugin, in nanoseconds.
+    InterceptorHeldNs = "held_ns", Interceptor;
     /// Batches processed.
     InterceptorCalls = "batches", Interceptor;
     /// Time spent in the plugin and its crossings, in nanoseconds.

@@ -1,7 +1,6 @@
 //! One running pipeline: its feeds, its outlets, its quarantine keeper.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,9 +12,11 @@ use crate::component::{BuildError, Place};
 use crate::deliver::{MakeSink, Outlet, OutletPlace, OutletState};
 use crate::feed::{Feed, FeedState, FeedTarget, MakeSource, spawn};
 use crate::interceptor::Interceptor;
+use crate::kept::Kept;
 use crate::metrics::ComponentKind;
-use crate::plan::{BatchPlan, OnReject, PipelinePlan, SinkPlan, SourcePlan};
+use crate::plan::{BatchPlan, InterceptorPlan, PipelinePlan, SinkPlan, SourcePlan};
 use crate::quarantine::{self, Keeper};
+use crate::replay::Replayer;
 use crate::source::Wake;
 use crate::status::{self, PipelineStatus};
 
@@ -64,16 +65,17 @@ pub fn channel_specs(plan: &PipelinePlan) -> Vec<ChannelSpec> {
 /// A pipeline under way.
 pub struct Pipeline {
     pub(crate) agent: Arc<str>,
-    pub(crate) plan: Mutex<Arc<PipelinePlan>>,
+    pub(crate) plan: Arc<Mutex<Arc<PipelinePlan>>>,
     pub(crate) journal: Arc<dyn Journal>,
     quarantine: Arc<dyn Journal>,
+    kept: Option<Arc<Kept>>,
     pub(crate) chain: Arc<Chain>,
     /// In the order of the plan, as are the outlets. Locked for a look or an exchange, never while something is waited for.
     pub(crate) feeds: Mutex<Vec<Arc<RunningFeed>>>,
     pub(crate) outlets: Mutex<Vec<Arc<RunningOutlet>>>,
     keeper: Mutex<Option<JoinHandle<()>>>,
     keeper_wake: Wake,
-    expired: Arc<AtomicU64>,
+    replayer: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// A source under way, and what it was made from.
@@ -112,18 +114,20 @@ impl Pipeline {
     /// When a part cannot be made, what was started is stopped again and the journals are closed.
     pub fn start(parts: Parts) -> Result<Pipeline, StartError> {
         let Parts { agent, plan, journal, quarantine, sources, interceptors, sinks } = parts;
-        let chain = Chain::new(links(interceptors, plan.interceptors.iter().map(|i| i.on_reject)));
+        let chain = Chain::new(links(interceptors, &plan.interceptors));
+        let kept = Kept::new(quarantine.clone());
         let pipeline = Pipeline {
             agent,
-            plan: Mutex::new(Arc::new(plan)),
+            plan: Arc::new(Mutex::new(Arc::new(plan))),
             journal,
             quarantine,
+            kept,
             chain: Arc::new(chain),
             feeds: Mutex::default(),
             outlets: Mutex::default(),
             keeper: Mutex::new(None),
             keeper_wake: Wake::default(),
-            expired: Arc::new(AtomicU64::new(0)),
+            replayer: Mutex::new(None),
         };
         match pipeline.start_threads(sources, sinks) {
             Ok(()) => Ok(pipeline),
@@ -147,23 +151,39 @@ impl Pipeline {
             return Err(bug(ComponentKind::Sink, "", "has fewer parts than its plan"));
         }
         for (sink, (make, interceptors)) in plan.sinks.iter().zip(sinks) {
-            let own = links(interceptors, sink.interceptors.iter().map(|i| i.on_reject));
+            let own = links(interceptors, &sink.interceptors);
             let outlet = self.start_outlet(sink, make, own)?;
             self.outlets.lock().push(outlet);
         }
-        let moves = Keeper {
-            from: self.journal.clone(),
-            to: self.quarantine.clone(),
-            wake: self.keeper_wake.clone(),
-            expired: self.expired.clone(),
-        };
-        let thread = spawn(&format!("quarantine-{}", plan.name), move || moves.run())
-            .map_err(|error| StartError { kind: ComponentKind::Sink, component: String::new(), error })?;
-        *self.keeper.lock() = Some(thread);
+        self.start_keepers(&plan)?;
         for (source, make) in plan.sources.iter().zip(sources) {
             let feed = self.start_feed(&plan, source, make)?;
             self.feeds.lock().push(feed);
         }
+        Ok(())
+    }
+
+    /// The threads of the quarantine: the one that fills it, and the one that replays from it.
+    fn start_keepers(&self, plan: &PipelinePlan) -> Result<(), StartError> {
+        let missing = || bug(ComponentKind::Sink, "quarantine", "has no channel in the journal");
+        let no_thread = |error| StartError { kind: ComponentKind::Sink, component: String::new(), error };
+        let kept = self.kept.as_ref().ok_or_else(missing)?;
+        let quarantine = self.journal.channel(quarantine::CHANNEL).ok_or_else(missing)?;
+        let moves = Keeper { from: self.journal.clone(), to: kept.clone(), wake: self.keeper_wake.clone() };
+        let thread = spawn(&format!("quarantine-{}", plan.name), move || moves.run()).map_err(no_thread)?;
+        *self.keeper.lock() = Some(thread);
+        let channels: Vec<_> =
+            plan.channels.iter().filter_map(|channel| self.journal.channel(&channel.name)).collect();
+        let replays = Replayer {
+            plan: self.plan.clone(),
+            journal: self.journal.clone(),
+            kept: kept.clone(),
+            chain: self.chain.clone(),
+            channels,
+            quarantine,
+        };
+        let thread = spawn(&format!("replay-{}", plan.name), move || replays.run()).map_err(no_thread)?;
+        *self.replayer.lock() = Some(thread);
         Ok(())
     }
 
@@ -235,6 +255,11 @@ impl Pipeline {
         self.plan.lock().clone()
     }
 
+    /// The quarantine, to ask for jobs.
+    pub fn kept(&self) -> Option<&Arc<Kept>> {
+        self.kept.as_ref()
+    }
+
     /// True when all sources have come to their end (standard input was closed, a generator is done).
     pub fn sources_ended(&self) -> bool {
         // Without sources of its own it gets its events from elsewhere.
@@ -263,7 +288,13 @@ impl Pipeline {
         for running in &feeds {
             running.feed.wake.stop();
         }
+        if let Some(kept) = &self.kept {
+            kept.wake.stop();
+        }
         wait_until(deadline, || feeds.iter().all(|it| it.feed.finished()));
+        if let Some(replayer) = &*self.replayer.lock() {
+            wait_until(deadline, || replayer.is_finished());
+        }
         for running in &outlets {
             running.outlet.finish.stop();
         }
@@ -275,7 +306,7 @@ impl Pipeline {
         // Past the limit there is still one flush and one commit to wait for.
         wait_until(Instant::now() + crate::limits::STOP_COMMIT, all_finished);
         self.keeper_wake.stop();
-        if let Some(keeper) = self.keeper.lock().take() {
+        if let Some(keeper) = &*self.keeper.lock() {
             wait_until(Instant::now() + crate::limits::STOP_COMMIT, || keeper.is_finished());
         }
         let left = self.left();
@@ -309,7 +340,12 @@ impl Pipeline {
         let at_work = || {
             let feed = feeds.iter().find(|it| !it.feed.finished()).map(|it| &it.feed.name);
             let outlet = outlets.iter().find(|it| !it.outlet.finished()).map(|it| &it.outlet.name);
-            feed.or(outlet).map(ToString::to_string)
+            let keeps = |thread: &Mutex<Option<JoinHandle<()>>>| {
+                thread.lock().as_ref().is_some_and(|thread| !thread.is_finished())
+            };
+            let keeper =
+                || (keeps(&self.keeper) || keeps(&self.replayer)).then(|| "the quarantine".to_owned());
+            feed.or(outlet).map(ToString::to_string).or_else(keeper)
         };
         wait_until(deadline, || at_work().is_none());
         at_work().map_or(Ok(()), Err)
@@ -318,7 +354,7 @@ impl Pipeline {
     /// Figures for `status`.
     pub fn status(&self) -> PipelineStatus {
         let (plan, feeds, outlets) = (self.plan(), self.feeds(), self.outlets());
-        let mut quarantined = self.quarantine.status();
+        let kept = self.kept.as_ref();
         let journal = self.journal.status();
         PipelineStatus {
             name: plan.name.clone(),
@@ -341,8 +377,9 @@ impl Pipeline {
                 .collect(),
             journal: status::journal(&journal),
             quarantine: status::QuarantineStatus {
-                events: quarantined.channels.pop().map_or(0, |channel| channel.events),
-                expired: self.expired.load(Ordering::Relaxed),
+                events: kept.map_or(0, |kept| kept.events()),
+                expired: kept.map_or(0, |kept| kept.expired()),
+                jobs: kept.map_or_else(Vec::new, |kept| kept.reports()),
             },
         }
     }
@@ -354,6 +391,9 @@ impl Drop for Pipeline {
         self.feeds().iter().for_each(|it| it.feed.wake.stop());
         self.outlets().iter().for_each(|it| it.outlet.wake.stop());
         self.keeper_wake.stop();
+        if let Some(kept) = &self.kept {
+            kept.wake.stop();
+        }
     }
 }
 
@@ -369,12 +409,12 @@ fn bug(kind: ComponentKind, component: &str, reason: &str) -> StartError {
 }
 
 fn link_status(chain: &Chain) -> Vec<status::ComponentStatus> {
-    chain.links().iter().map(|link| status::component(&link.metrics, "running")).collect()
+    chain.links().iter().map(|link| status::component(&link.metrics, link.state())).collect()
 }
 
-fn links(interceptors: Vec<Arc<dyn Interceptor>>, on_reject: impl Iterator<Item = OnReject>) -> Links {
-    let links = interceptors.into_iter().zip(on_reject);
-    Arc::new(links.map(|(interceptor, on_reject)| Arc::new(Link::new(interceptor, on_reject))).collect())
+fn links(interceptors: Vec<Arc<dyn Interceptor>>, plans: &[InterceptorPlan]) -> Links {
+    let link = |(interceptor, plan): (_, &InterceptorPlan)| Arc::new(Link::new(interceptor, plan));
+    Arc::new(interceptors.into_iter().zip(plans).map(link).collect())
 }
 
 /// Threads have no wait with a deadline, and a stop happens once: a short poll is all it takes.

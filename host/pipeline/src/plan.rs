@@ -83,6 +83,8 @@ pub struct InterceptorPlan {
     pub grants: Vec<String>,
     /// What becomes of rows that the plugin rejects.
     pub on_reject: OnReject,
+    /// How much it may fail, and what happens then.
+    pub errors: ErrorPlan,
     /// Limits of its instances.
     pub limits: PluginLimits,
 }
@@ -96,6 +98,56 @@ pub enum OnReject {
     Drop,
 }
 
+/// What happens when a plugin fails on more than its error budget. Rows that it rejects are not failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnError {
+    /// Rows that it fails on go to quarantine, below the budget and above.
+    Quarantine,
+    /// Events wait (nothing is lost) until there is another version of the plugin.
+    Stop,
+    /// Events go on unchanged, and are counted.
+    Bypass,
+}
+
+impl OnError {
+    /// The word in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            OnError::Quarantine => "quarantine",
+            OnError::Stop => "stop",
+            OnError::Bypass => "bypass",
+        }
+    }
+}
+
+/// A plugin's error budget. Below it, and by default above it, what a plugin fails on goes to quarantine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErrorPlan {
+    /// What happens above it.
+    pub action: OnError,
+    /// Percent of the events that it may fail on.
+    pub events_percent: u8,
+    /// Percent of the batches that it may fail in, if only on one event.
+    pub batches_percent: u8,
+    /// Over which time.
+    pub window: Duration,
+    /// It is not judged by fewer events than these, the last ones.
+    pub events_min: u64,
+}
+
+impl Default for ErrorPlan {
+    fn default() -> Self {
+        // A bad event in every second batch costs a dozen calls for each: by then the plugin is what is wrong.
+        ErrorPlan {
+            action: OnError::Quarantine,
+            events_percent: 10,
+            batches_percent: 50,
+            window: Duration::from_secs(60),
+            events_min: 100,
+        }
+    }
+}
+
 /// Limits of one plugin's instances, on by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PluginLimits {
@@ -107,19 +159,33 @@ pub struct PluginLimits {
     pub answer_bytes: u64,
     /// Lines per second to the agent's log.
     pub log_lines_per_s: u32,
+    /// Calls per second to its counters and gauges.
+    pub metric_calls_per_s: u32,
     /// Bytes that all host calls of one batch may carry.
     pub host_call_bytes: u64,
+    /// Batches after which an instance is replaced by a fresh one, so that a guest that leaks stays harmless.
+    pub recycle_batches: u64,
+    /// Percent of `memory_bytes` above which an instance is replaced after its batch: its memory never shrinks.
+    pub recycle_memory_percent: u8,
+}
+
+impl PluginLimits {
+    /// What counts where the pipeline's file says nothing.
+    pub const DEFAULT: PluginLimits = PluginLimits {
+        time: Duration::from_secs(1),
+        memory_bytes: 64 << 20,
+        answer_bytes: 64 << 20,
+        log_lines_per_s: 10,
+        metric_calls_per_s: 100_000,
+        host_call_bytes: 1 << 20,
+        recycle_batches: 10_000,
+        recycle_memory_percent: 75,
+    };
 }
 
 impl Default for PluginLimits {
     fn default() -> Self {
-        PluginLimits {
-            time: Duration::from_secs(1),
-            memory_bytes: 64 << 20,
-            answer_bytes: 64 << 20,
-            log_lines_per_s: 10,
-            host_call_bytes: 1 << 20,
-        }
+        Self::DEFAULT
     }
 }
 

@@ -333,6 +333,7 @@ fn interceptors(
                 ("config", old.config != new.config),
                 ("grant", old.grants != new.grants),
                 ("on_reject", old.on_reject != new.on_reject),
+                ("on_error", old.errors != new.errors),
                 ("limits", old.limits != new.limits),
             ];
             settings

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::component::Value;
-use crate::plan::{BatchPlan, ChannelKind, ChannelPlan, JournalPlan, OnReject, PluginLimits};
+use crate::plan::{BatchPlan, ChannelKind, ChannelPlan, ErrorPlan, JournalPlan, OnReject, PluginLimits};
 
 fn interceptor(name: &str, config: u8) -> InterceptorPlan {
     InterceptorPlan {
@@ -16,6 +16,7 @@ fn interceptor(name: &str, config: u8) -> InterceptorPlan {
         config: format!("{{\"n\":{config}}}"),
         grants: Vec::new(),
         on_reject: OnReject::Quarantine,
+        errors: ErrorPlan::default(),
         limits: PluginLimits::default(),
     }
 }

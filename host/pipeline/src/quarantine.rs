@@ -9,7 +9,6 @@
 //! that the oldest events expire, counted and logged.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow_array::StringArray;
@@ -17,6 +16,7 @@ use flumen_event::{Batch, BatchError};
 use flumen_journal::{Ack, ChannelId, ChannelSpec, Commit, Journal, Put, Reader, ReaderId};
 
 use crate::interceptor::Quarantined;
+use crate::kept::Kept;
 use crate::limits;
 use crate::sink::SinkError;
 use crate::source::Wake;
@@ -38,6 +38,11 @@ pub const HEADER_BY: &str = "flumen.by";
 pub const HEADER_HASH: &str = "flumen.hash";
 /// `rejected` (the plugin's own verdict) or `failed` (trap, timeout, memory, lying answer, destination).
 pub const HEADER_KIND: &str = "flumen.kind";
+/// What [`HEADER_BY`] is the name of: `source`, `interceptor` or `sink`.
+pub const HEADER_ROLE: &str = "flumen.role";
+
+/// The headers that an event has in quarantine only.
+pub const LABELS: [&str; 5] = [HEADER_REASON, HEADER_BY, HEADER_HASH, HEADER_KIND, HEADER_ROLE];
 
 const CURSOR_KEY: &[u8] = b"keeper/cursor";
 
@@ -86,15 +91,18 @@ fn truncate(text: &mut String, bytes: usize) {
     }
 }
 
-/// Puts of quarantined groups, for the commit that takes them out of the flow.
-pub fn puts(channel: ChannelId, groups: Vec<Quarantined>) -> Vec<Put> {
+/// Puts of quarantined groups, for the commit that takes them out of the flow. `role`: what those are that are no plugin.
+pub fn puts(channel: ChannelId, groups: Vec<Quarantined>, role: &str) -> Vec<Put> {
     let mut puts = Vec::new();
     for group in groups {
         if group.batch.is_empty() {
             continue;
         }
         let plain = group.batch.clone();
-        let batch = labelled(group).unwrap_or_else(|error| {
+        let role = if group.hash.is_empty() { role } else { "interceptor" };
+        let roles = StringArray::from_iter_values(std::iter::repeat_n(role, plain.rows()));
+        let labelled = labelled(group).and_then(|batch| batch.with_header(HEADER_ROLE, roles));
+        let batch = labelled.unwrap_or_else(|error| {
             // Too many headers or bytes for the labels: the events matter more than the reason.
             tracing::error!(%error, events = plain.rows(), "events go to quarantine without their reason");
             plain
@@ -109,18 +117,14 @@ pub struct Keeper {
     /// The pipeline's journal.
     pub from: Arc<dyn Journal>,
     /// The quarantine's journal.
-    pub to: Arc<dyn Journal>,
+    pub to: Arc<Kept>,
     /// Ends the waits.
     pub wake: Wake,
-    /// Events that expired since the start.
-    pub expired: Arc<AtomicU64>,
 }
 
 struct Places {
     channel: ChannelId,
     reader: ReaderId,
-    kept: ChannelId,
-    operator: ReaderId,
 }
 
 impl Keeper {
@@ -128,9 +132,7 @@ impl Keeper {
     pub fn run(self) {
         let places = (|| {
             let channel = self.from.channel(CHANNEL)?;
-            let kept = self.to.channel(KEPT_CHANNEL)?;
-            let reader = self.from.reader_id(channel, READER)?;
-            Some(Places { channel, reader, kept, operator: self.to.reader_id(kept, KEPT_READER)? })
+            Some(Places { channel, reader: self.from.reader_id(channel, READER)? })
         })();
         let Some(places) = places else {
             tracing::error!(
@@ -181,14 +183,8 @@ impl Keeper {
                 }
                 continue;
             };
-            self.expire(places)?;
             let cursor = delivery.first + delivery.batch.rows() as u64;
-            let put = Commit {
-                puts: vec![Put { channels: vec![places.kept], batch: delivery.batch }],
-                positions: vec![(CURSOR_KEY.to_vec(), cursor.to_le_bytes().to_vec())],
-                ..Commit::default()
-            };
-            settle(self.to.as_ref(), put)?;
+            self.to.put(delivery.batch, vec![(CURSOR_KEY.to_vec(), cursor.to_le_bytes().to_vec())])?;
             self.acknowledge(places, cursor)?;
         }
     }
@@ -196,24 +192,6 @@ impl Keeper {
     fn acknowledge(&self, places: &Places, cursor: u64) -> Result<(), SinkError> {
         let ack = Ack { channel: places.channel, reader: places.reader, cursor };
         settle(self.from.as_ref(), Commit { acks: vec![ack], ..Commit::default() })
-    }
-
-    /// Makes room: past a bound, the oldest quarter goes.
-    fn expire(&self, places: &Places) -> Result<(), SinkError> {
-        let status = self.to.status();
-        let Some(channel) = status.channels.into_iter().find(|channel| channel.name == KEPT_CHANNEL) else {
-            return Ok(());
-        };
-        if channel.events < limits::QUARANTINE_EVENTS_MAX && channel.bytes < limits::QUARANTINE_BYTES_MAX {
-            return Ok(());
-        }
-        let expired = channel.events.div_ceil(4);
-        let cursor = channel.head - channel.events + expired;
-        let ack = Ack { channel: places.kept, reader: places.operator, cursor };
-        settle(self.to.as_ref(), Commit { acks: vec![ack], ..Commit::default() })?;
-        self.expired.fetch_add(expired, Ordering::Relaxed);
-        tracing::error!(events = expired, "quarantine is full: its oldest events expired");
-        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::deliver::OutletState;
 use crate::feed::FeedState;
+use crate::kept::JobReport;
 use crate::metrics::{ComponentMetrics, Metric};
 
 /// One pipeline.
@@ -37,7 +38,7 @@ pub struct PipelineStatus {
 pub struct ComponentStatus {
     /// Its name in the pipeline.
     pub name: String,
-    /// `running`, `retrying`, `ended` or `failed`.
+    /// `running`, `retrying`, `ended` or `failed`; an interceptor over its error budget: `failing`, `holding` or `bypassed`.
     pub state: String,
     /// Why it is not working now.
     pub error: Option<String>,
@@ -114,6 +115,8 @@ pub struct QuarantineStatus {
     pub events: u64,
     /// Events that expired since the start because it was full.
     pub expired: u64,
+    /// Jobs of its operator: under way, and ended not long ago.
+    pub jobs: Vec<JobReport>,
 }
 
 /// The word of a feed's state.

@@ -60,7 +60,7 @@ impl PluginHost {
     pub fn run_case(&self, path: &Path, case: &Case) -> Result<CaseOutcome, LoadError> {
         let loaded = self.load(PluginFile::read(path)?)?;
         let plugin_limits = PluginLimits::default();
-        let services = Services::new(case.name.as_str().into(), plugin_limits.log_lines_per_s);
+        let services = Services::new(case.name.as_str().into(), &plugin_limits);
         let needs = &loaded.shape.needs;
         let opened = self.open_loaded(&loaded, &services, &case.config_json, needs, plugin_limits);
         let version = match (opened, &case.open_error) {

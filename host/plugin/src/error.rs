@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::abi::Role;
+
 /// Why the plugin host did not start.
 #[derive(Debug, Error)]
 pub enum HostError {
@@ -105,17 +107,25 @@ pub enum LoadError {
         reason: String,
     },
     /// A component of another world.
-    #[error("plugin {}: it does not export `{wanted}` (its exports: {}); build it from wit/0.1.0", path.display(), list(exports))]
+    #[error("plugin {}: it exports no interface of Flumen, such as `flumen:plugin/guest@0.2.0` (its exports: {}); build it from wit/0.2.0", path.display(), list(exports))]
     WrongWorld {
         /// The file.
         path: PathBuf,
-        /// The interface that has to be there.
-        wanted: &'static str,
         /// What it exports.
         exports: Vec<String>,
     },
+    /// A plugin for another place.
+    #[error("plugin {}: it was built for the world `{world}`, so it is not {}; name a plugin of the right kind here", path.display(), wanted.with_article())]
+    WrongRole {
+        /// The file.
+        path: PathBuf,
+        /// What is needed here.
+        wanted: Role,
+        /// The world that it was built for.
+        world: &'static str,
+    },
     /// A function of the interface has another shape.
-    #[error("plugin {}: `{function}` is not as in wit/0.1.0: {reason}; build it from the released interface", path.display())]
+    #[error("plugin {}: `{function}` is not as in the interface (wit/): {reason}; build it from the released interface", path.display())]
     WrongShape {
         /// The file.
         path: PathBuf,
@@ -180,6 +190,7 @@ impl LoadError {
             LoadError::Malformed { .. } => "plugin-damaged",
             LoadError::NotAPlugin { .. } => "plugin-not-a-plugin",
             LoadError::WrongWorld { .. } => "plugin-wrong-world",
+            LoadError::WrongRole { .. } => "plugin-wrong-role",
             LoadError::WrongShape { .. } => "plugin-wrong-shape",
             LoadError::UnknownImports { .. } => "plugin-unknown-imports",
             LoadError::NotGranted { .. } => "plugin-not-granted",

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use crate::abi::{self, Shape};
+use crate::abi::{self, Description, Shape};
 use crate::cache::{Cache, Entry, Key, Miss};
 use crate::engine;
 use crate::error::{HostError, LoadError};
@@ -57,6 +57,9 @@ pub(crate) struct Loaded {
     /// Time for making the component and compiling it; `None` if it came from the cache.
     pub(crate) compiled: Option<Duration>,
 }
+
+/// Nothing is written to the log while a file is looked at.
+const QUIET: PluginLimits = PluginLimits { log_lines_per_s: 0, ..PluginLimits::DEFAULT };
 
 impl PluginHost {
     /// Starts the engine, opens the cache and starts the threads that watch deadlines and files.
@@ -106,7 +109,7 @@ impl PluginHost {
         limits: PluginLimits,
     ) -> Result<Arc<PluginVersion>, LoadError> {
         let loaded = self.load(PluginFile::read(path)?)?;
-        let services = Services::new(name.into(), limits.log_lines_per_s);
+        let services = Services::new(name.into(), &limits);
         self.open_loaded(&loaded, &services, config, grants, limits)
     }
 
@@ -130,12 +133,12 @@ impl PluginHost {
         limits: PluginLimits,
     ) -> Result<Arc<PluginVersion>, LoadError> {
         let Loaded { file, component, shape, .. } = loaded;
-        let release = abi::link(&self.engine, component, shape, grants, &file.path)?.into();
+        let linked = abi::link(&self.engine, component, shape, grants, &file.path)?.into();
         let opening = Opening {
             hash: file.hash.clone(),
             config: config.to_owned(),
             limits,
-            release,
+            linked,
             services: services.clone(),
             host: self.this.clone(),
         };
@@ -148,6 +151,13 @@ impl PluginHost {
         versions.retain(|version| version.strong_count() > 0);
         versions.push(Arc::downgrade(&version));
         Ok(version)
+    }
+
+    /// What a plugin tells about itself.
+    pub(crate) fn describe(&self, loaded: &Loaded) -> Result<Description, LoadError> {
+        let Loaded { file, component, shape, .. } = loaded;
+        let services = Services::new("describe".into(), &QUIET);
+        abi::describe(&self.engine, component, shape, &services, &file.path)
     }
 
     /// Gives up all instances that are not at work, to make room for one that has work.

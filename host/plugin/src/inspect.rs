@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use flumen_pipeline::plan::PluginLimits;
 use serde::Serialize;
 
-use crate::abi::Reads;
+use crate::abi::{Description, Reads};
 use crate::error::LoadError;
 use crate::file::{FileKind, PluginFile};
 use crate::host::PluginHost;
@@ -30,6 +30,8 @@ pub struct Inspection {
     pub exports: Vec<String>,
     /// What a pipeline has to grant: `grant = [...]`.
     pub needs: Vec<String>,
+    /// What it tells about itself.
+    pub about: Description,
     /// What it reads with the given configuration; `None` if it did not open.
     pub reads: Option<Reads>,
     /// Why it did not open with the given configuration.
@@ -44,7 +46,8 @@ impl PluginHost {
     pub fn inspect(&self, path: &Path, config: &str) -> Result<Inspection, LoadError> {
         let loaded = self.load(PluginFile::read(path)?)?;
         let limits = PluginLimits::default();
-        let services = Services::new("inspect".into(), limits.log_lines_per_s);
+        let services = Services::new("inspect".into(), &limits);
+        let about = self.describe(&loaded)?;
         let opened = self.open_loaded(&loaded, &services, config, &loaded.shape.needs, limits);
         let (reads, open_error) = match opened {
             Ok(version) => (Some(version.reads().clone()), None),
@@ -61,6 +64,7 @@ impl PluginHost {
             imports: loaded.shape.imports,
             exports: loaded.shape.exports,
             needs: loaded.shape.needs,
+            about,
             reads,
             open_error,
             compile_ms: loaded.compiled.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),

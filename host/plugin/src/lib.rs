@@ -28,7 +28,7 @@ mod swap;
 mod version;
 mod watch;
 
-pub use abi::Reads;
+pub use abi::{Description, Reads, Role};
 pub use error::{CacheError, HostError, LoadError};
 pub use file::FileKind;
 pub use host::{HostConfig, PluginHost};

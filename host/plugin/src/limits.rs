@@ -36,12 +36,6 @@ pub const CACHE_BYTES_MAX: u64 = 1 << 30;
 /// Idle instances that one version keeps: more than the threads of one chain.
 pub const IDLE_INSTANCES_MAX: usize = 16;
 
-/// Batches after which an instance is replaced, so that a guest that leaks stays harmless.
-pub const INSTANCE_BATCHES_MAX: u64 = 10_000;
-
-/// Percent of the memory limit at which an instance is replaced after its batch (its memory never shrinks).
-pub const INSTANCE_MEMORY_PERCENT_MAX: u64 = 75;
-
 /// Guilty rows that are looked for in one batch, one by one. A batch with more of them is not a batch with a few bad
 /// events but a plugin that fails: what then still fails is quarantined in whole segments.
 pub const GUILTY_ROWS_MAX: u32 = 16;
@@ -67,6 +61,12 @@ pub const METRIC_NAMES_MAX: usize = 64;
 
 /// Bytes of such a name; promised in the WIT.
 pub const METRIC_NAME_BYTES_MAX: usize = 64;
+
+/// Bytes of the JSON Schema in which a plugin describes its options.
+pub const OPTIONS_SCHEMA_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes that are kept of a plugin's version and of its summary.
+pub const DESCRIPTION_BYTES_MAX: usize = 256;
 
 /// Bytes of a reason or error text of a guest that are kept where no other limit is named.
 pub const TEXT_BYTES_MAX: usize = 4_096;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use flumen_pipeline::plan::PluginLimits;
 use parking_lot::Mutex;
 
 use crate::failure::cut;
@@ -27,23 +28,34 @@ pub(crate) struct Services {
     pub(crate) name: Arc<str>,
     pub(crate) counters: Counters,
     log: Mutex<Bucket>,
-    metrics: Mutex<BTreeMap<String, GuestMetric>>,
+    metrics: Mutex<Metrics>,
 }
 
-/// A token bucket that holds one second's lines.
+/// What a plugin counts, and how often it may.
+#[derive(Debug)]
+struct Metrics {
+    calls: Bucket,
+    values: BTreeMap<String, GuestMetric>,
+}
+
+/// A token bucket that holds one second's calls.
 #[derive(Debug)]
 struct Bucket {
-    lines_per_s: f64,
+    per_s: f64,
     tokens: f64,
     filled: Instant,
 }
 
 impl Bucket {
+    fn new(per_s: u32) -> Bucket {
+        Bucket { per_s: f64::from(per_s), tokens: f64::from(per_s), filled: Instant::now() }
+    }
+
     fn take(&mut self, now: Instant) -> bool {
-        let gained = now.duration_since(self.filled).as_secs_f64() * self.lines_per_s;
+        let gained = now.duration_since(self.filled).as_secs_f64() * self.per_s;
         self.filled = now;
-        self.tokens = (self.tokens + gained).min(self.lines_per_s.max(1.0));
-        let is_allowed = self.lines_per_s > 0.0 && self.tokens >= 1.0;
+        self.tokens = (self.tokens + gained).min(self.per_s.max(1.0));
+        let is_allowed = self.per_s > 0.0 && self.tokens >= 1.0;
         if is_allowed {
             self.tokens -= 1.0;
         }
@@ -52,14 +64,15 @@ impl Bucket {
 }
 
 impl Services {
-    pub(crate) fn new(name: Arc<str>, log_lines_per_s: u32) -> Arc<Services> {
-        let lines_per_s = f64::from(log_lines_per_s);
-        let log = Mutex::new(Bucket { lines_per_s, tokens: lines_per_s, filled: Instant::now() });
-        Arc::new(Services { name, counters: Counters::default(), log, metrics: Mutex::default() })
+    pub(crate) fn new(name: Arc<str>, limits: &PluginLimits) -> Arc<Services> {
+        let log = Mutex::new(Bucket::new(limits.log_lines_per_s));
+        let calls = Bucket::new(limits.metric_calls_per_s);
+        let metrics = Mutex::new(Metrics { calls, values: BTreeMap::new() });
+        Arc::new(Services { name, counters: Counters::default(), log, metrics })
     }
 
     pub(crate) fn stats(&self) -> PluginStats {
-        self.counters.snapshot(self.metrics.lock().clone())
+        self.counters.snapshot(self.metrics.lock().values.clone())
     }
 
     /// True if a line may be written now. Asked before the line is read out of the guest.
@@ -112,11 +125,13 @@ impl Services {
 
     fn metric(&self, name: &str, first: GuestMetric, update: impl FnOnce(&mut GuestMetric) -> bool) {
         let mut metrics = self.metrics.lock();
-        let has_room = metrics.len() < limits::METRIC_NAMES_MAX;
-        let is_taken = match metrics.get_mut(name) {
+        let may_call = metrics.calls.take(Instant::now());
+        let has_room = metrics.values.len() < limits::METRIC_NAMES_MAX;
+        let is_taken = match metrics.values.get_mut(name) {
+            _ if !may_call => false,
             Some(metric) => update(metric),
             None if has_room && is_metric_name(name) => {
-                metrics.insert(name.to_owned(), first);
+                metrics.values.insert(name.to_owned(), first);
                 true
             }
             None => false,
@@ -164,18 +179,18 @@ mod tests {
     #[test]
     fn a_rate_is_kept_over_time() {
         let start = Instant::now();
-        let mut bucket = Bucket { lines_per_s: 10.0, tokens: 10.0, filled: start };
+        let mut bucket = Bucket { per_s: 10.0, tokens: 10.0, filled: start };
         let lines = |bucket: &mut Bucket, at: Instant| (0..100).filter(|_| bucket.take(at)).count();
         assert_eq!(lines(&mut bucket, start), 10);
         assert_eq!(lines(&mut bucket, start + Duration::from_millis(500)), 5);
         assert_eq!(lines(&mut bucket, start + Duration::from_secs(60)), 10);
-        let mut none = Bucket { lines_per_s: 0.0, tokens: 0.0, filled: start };
+        let mut none = Bucket { per_s: 0.0, tokens: 0.0, filled: start };
         assert_eq!(lines(&mut none, start + Duration::from_secs(60)), 0);
     }
 
     #[test]
     fn metrics_keep_to_their_names_and_number() {
-        let services = Services::new("test".into(), 10);
+        let services = Services::new("test".into(), &PluginLimits::default());
         for name in ["", "A", "1a", "a-b", "a b", &"a".repeat(65)] {
             services.add(name, 1);
         }
@@ -189,5 +204,16 @@ mod tests {
         let stats = services.stats();
         assert_eq!(stats.guest_metrics.get("n0"), Some(&GuestMetric::Counter(u64::MAX)));
         assert_eq!(stats.metric_calls_dropped, 6 + 36 + 1);
+    }
+
+    #[test]
+    fn metrics_keep_to_their_rate() {
+        let limits = PluginLimits { metric_calls_per_s: 10, ..PluginLimits::default() };
+        let services = Services::new("test".into(), &limits);
+        (0..1_000).for_each(|_| services.add("calls", 1));
+        let stats = services.stats();
+        let Some(GuestMetric::Counter(taken)) = stats.guest_metrics.get("calls") else { unreachable!() };
+        // A busy machine may take a second for a thousand calls.
+        assert!((10..100).contains(taken) && stats.metric_calls_dropped == 1_000 - taken, "{stats:?}");
     }
 }

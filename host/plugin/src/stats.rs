@@ -36,11 +36,13 @@ pub struct PluginStats {
     pub budgets_exhausted: u64,
     /// Instances made.
     pub instances: u64,
+    /// Instances that were replaced after their batches or at their memory's high-water mark.
+    pub recycled: u64,
     /// Most linear memory that an instance had.
     pub memory_max_bytes: u64,
     /// Log lines over the rate or over the bytes per batch.
     pub log_lines_dropped: u64,
-    /// Calls of `metrics` with a wrong name, a name too many, or over the bytes per batch.
+    /// Calls of `metrics` with a wrong name, a name too many, over the rate, or over the bytes per batch.
     pub metric_calls_dropped: u64,
     /// The last failure and when it happened.
     pub last_failure: Option<LastFailure>,
@@ -101,6 +103,7 @@ counters!(
     bisections,
     budgets_exhausted,
     instances,
+    recycled,
     memory_max_bytes,
     log_lines_dropped,
     metric_calls_dropped

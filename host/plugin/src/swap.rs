@@ -107,7 +107,7 @@ impl PluginSlot {
             }
             Err(source) => return Err(LoadError::read(&path, source)),
         };
-        let services = Services::new(plan.name.as_str().into(), plan.limits.log_lines_per_s);
+        let services = Services::new(plan.name.as_str().into(), &plan.limits);
         let loaded = load_when_whole(&strong, &path, patience)?;
         let version = strong.open_loaded(&loaded, &services, &plan.config, &plan.grants, plan.limits)?;
         let state = State {

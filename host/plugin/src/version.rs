@@ -12,7 +12,7 @@ use flumen_pipeline::plan::PluginLimits;
 use flumen_pipeline::{InterceptorVersion, Processed, Quarantined};
 use parking_lot::Mutex;
 
-use crate::abi::{Guest, Reads, Release};
+use crate::abi::{Guest, Linked, Reads};
 use crate::answer;
 use crate::failure::{Failure, OpenFailure};
 use crate::host::PluginHost;
@@ -28,7 +28,7 @@ pub struct PluginVersion {
     config: String,
     limits: PluginLimits,
     reads: Reads,
-    release: Arc<dyn Release>,
+    linked: Arc<dyn Linked>,
     services: Arc<Services>,
     host: Weak<PluginHost>,
     idle: Mutex<Vec<Instance>>,
@@ -45,7 +45,7 @@ pub(crate) struct Opening {
     pub(crate) hash: Arc<str>,
     pub(crate) config: String,
     pub(crate) limits: PluginLimits,
-    pub(crate) release: Arc<dyn Release>,
+    pub(crate) linked: Arc<dyn Linked>,
     pub(crate) services: Arc<Services>,
     pub(crate) host: Weak<PluginHost>,
 }
@@ -53,14 +53,14 @@ pub(crate) struct Opening {
 impl PluginVersion {
     /// Makes a first instance and asks it what it reads.
     pub(crate) fn open(opening: Opening) -> Result<Arc<PluginVersion>, OpenFailure> {
-        let Opening { hash, config, limits, release, services, host } = opening;
+        let Opening { hash, config, limits, linked, services, host } = opening;
         let mut version = PluginVersion {
             name: services.name.clone(),
             hash,
             config,
             limits,
             reads: Reads::default(),
-            release,
+            linked,
             services,
             host,
             idle: Mutex::default(),
@@ -100,7 +100,7 @@ impl PluginVersion {
     fn instantiate(&self) -> Result<Box<dyn Guest>, Failure> {
         let deadline = Instant::now() + limits::INSTANCE_WAIT_MAX;
         loop {
-            let made = self.release.instantiate(&self.services, &self.limits);
+            let made = self.linked.instantiate(&self.services, &self.limits);
             match (&made, self.host.upgrade()) {
                 // A call in progress ends by its deadline, so waiting makes room.
                 (Err(Failure::HostFull(_)), Some(host)) if Instant::now() < deadline => {
@@ -130,13 +130,16 @@ impl PluginVersion {
 
     fn put_back(&self, mut instance: Instance) {
         instance.batches += 1;
-        let memory_bytes_max = self.limits.memory_bytes / 100 * limits::INSTANCE_MEMORY_PERCENT_MAX;
-        let is_worn = instance.batches >= limits::INSTANCE_BATCHES_MAX
-            || instance.guest.memory_bytes() > memory_bytes_max;
+        let PluginLimits { memory_bytes, recycle_batches, recycle_memory_percent, .. } = self.limits;
+        let is_worn = instance.batches >= recycle_batches
+            || instance.guest.memory_bytes() > memory_bytes / 100 * u64::from(recycle_memory_percent);
         let mut idle = self.idle.lock();
         if !is_worn && idle.len() < limits::IDLE_INSTANCES_MAX {
             idle.push(instance);
         } else {
+            if is_worn {
+                bump(&self.services.counters.recycled);
+            }
             // Unmapping takes longer than the lock should be held.
             drop(idle);
             drop(instance);

@@ -178,3 +178,21 @@ fn more_threads_than_sandboxes_wait_for_each_other() {
         check_isolated(version, &batch_with(10, &[], ""), &[], "");
     }
 }
+
+#[test]
+fn instances_are_replaced_by_their_batches_and_their_memory() {
+    let sandbox = Sandbox::new();
+    let by_batches = PluginLimits { recycle_batches: 3, ..patient() };
+    let version = sandbox.open("noop", "{}", by_batches).unwrap();
+    (0..12).for_each(|_| check_isolated(&version, &batch_with(10, &[], ""), &[], ""));
+    let stats = version.stats();
+    assert_eq!((stats.recycled, stats.instances), (4, 4), "{stats:?}");
+
+    // A batch of 4 MiB stays in the guest's memory, which never shrinks.
+    let by_memory = PluginLimits { memory_bytes: 64 << 20, recycle_memory_percent: 6, ..patient() };
+    let version = sandbox.open("noop", "{}", by_memory).unwrap();
+    check_isolated(&version, &batch_with(10, &[], ""), &[], "");
+    assert_eq!(version.stats().recycled, 0);
+    check_isolated(&version, &batch(&["x".repeat(4 << 20)]), &[], "");
+    assert_eq!(version.stats().recycled, 1);
+}

@@ -107,13 +107,13 @@ fn another_world_is_refused() {
         &sandbox,
         &wat::parse_str("(module)").unwrap(),
         "plugin-wrong-world",
-        &["does not export `flumen:plugin/guest@0.1.0`", "none"],
+        &["exports no interface of Flumen", "(its exports: none)"],
     );
     refused(
         &sandbox,
         &wat::parse_str("(component)").unwrap(),
         "plugin-wrong-world",
-        &["build it from wit/0.1.0"],
+        &["build it from wit/0.2.0"],
     );
     refused(
         &sandbox,

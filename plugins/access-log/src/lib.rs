@@ -67,6 +67,8 @@ pub struct AccessLog {
 }
 
 impl BatchInterceptor for AccessLog {
+    const OPTIONS: &'static str = include_str!("../options.json");
+
     fn open(config: Config) -> Result<(Self, Reads), String> {
         let settings: Settings = config.parse()?;
         let mut is_wanted = [false; FIELDS.len()];

@@ -3,10 +3,9 @@
 //! Only the columns that the rule names are read. A rule that is one substring of the body, the usual case, is one
 //! search over the bodies of the whole batch.
 
-mod rule;
-
+use flumen_rules::{Rule, check_keys};
 use flumen_sdk::prelude::*;
-use rule::Rule;
+use flumen_sdk::serde_json::{Map, Value};
 
 /// The plugin.
 pub struct RuleFilter {
@@ -16,8 +15,10 @@ pub struct RuleFilter {
 }
 
 impl BatchInterceptor for RuleFilter {
+    const OPTIONS: &'static str = include_str!("../options.json");
+
     fn open(config: Config) -> Result<(Self, Reads), String> {
-        let (keep, rule, reads) = rule::parse(&config)?;
+        let (keep, rule, reads) = parse(&config)?;
         Ok((Self { rule, keep }, reads))
     }
 
@@ -40,6 +41,25 @@ impl BatchInterceptor for RuleFilter {
         }
         Ok(difference)
     }
+}
+
+/// Whether true means keep, the rule, and the columns it reads.
+fn parse(config: &Config) -> Result<(bool, Rule, Reads), String> {
+    let settings: Map<String, Value> = config.parse()?;
+    check_keys("config", &settings, &["keep", "drop"])?;
+    let (keep, key, rule) = match (settings.get("keep"), settings.get("drop")) {
+        (Some(rule), None) => (true, "config.keep", rule),
+        (None, Some(rule)) => (false, "config.drop", rule),
+        (Some(_), Some(_)) => return Err("config: both `keep` and `drop`; give one of them".to_owned()),
+        (None, None) => {
+            return Err(
+                "config: no rule; give `keep = { contains = \"...\" }` or `drop = { ... }`".to_owned()
+            );
+        }
+    };
+    let mut reads = Reads::nothing();
+    let rule = flumen_rules::parse(key, rule, &mut reads)?;
+    Ok((keep, rule, reads))
 }
 
 /// The rows that hold the needle (`keep`), or all others.

@@ -58,6 +58,8 @@ pub struct Redact {
 const PATTERN_BYTES_MAX: usize = 4 << 20;
 
 impl BatchInterceptor for Redact {
+    const OPTIONS: &'static str = include_str!("../options.json");
+
     fn open(config: Config) -> Result<(Self, Reads), String> {
         let settings: Settings = config.parse()?;
         if let Some(place) = settings.keys.iter().position(|key| key.is_empty()) {

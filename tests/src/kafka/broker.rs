@@ -30,6 +30,10 @@ pub struct BrokerOptions {
     pub heap_mib: u32,
     /// Further options of java. Without C2 a start costs 2.7 s of CPU instead of 4.4; to measure, empty it.
     pub jvm: Vec<String>,
+    /// Its number in its cluster.
+    pub node: u16,
+    /// The port of the controller, on another node; `None`: it is the controller itself.
+    pub controller: Option<u16>,
     /// Whether rules of access count. Without a rule everything is allowed.
     pub has_authorizer: bool,
     /// Further lines of `server.properties`; they replace those of the same name.
@@ -46,6 +50,8 @@ impl Default for BrokerOptions {
         Self {
             heap_mib: 512,
             jvm,
+            node: properties::FIRST_NODE,
+            controller: None,
             has_authorizer: false,
             properties: Vec::new(),
             dir: None,
@@ -146,10 +152,13 @@ impl Broker {
         let data = self.dir.join("data");
         if !data.exists() {
             scene::copy_tree(&self.installed.formatted, &data)?;
+            if self.options.node != properties::FIRST_NODE {
+                become_node(&data, self.options.node)?;
+            }
         }
         let tls = &self.installed.tls;
         let options = &self.options;
-        let text = properties::text(self.ports, &data, tls, options.has_authorizer, &options.properties);
+        let text = properties::text(self.ports, &data, tls, options);
         let config = self.dir.join("server.properties");
         fs::write(&config, text)?;
         fs::write(self.dir.join("log4j2.properties"), properties::LOG4J)?;
@@ -360,6 +369,17 @@ impl Broker {
         let pid = Pid::from_raw(i32::try_from(id)?).context("no process id")?;
         Ok(kill_process(pid, signal)?)
     }
+}
+
+/// Makes the copy of a formatted directory another node's; the broker draws an id for the directory by itself.
+fn become_node(data: &Path, node: u16) -> Result<()> {
+    let path = data.join("meta.properties");
+    let text = fs::read_to_string(&path)?;
+    let kept =
+        text.lines().filter(|line| !line.starts_with("node.id=") && !line.starts_with("directory.id="));
+    let kept: String = kept.map(|line| format!("{line}\n")).collect();
+    fs::write(&path, format!("{kept}node.id={node}\n"))?;
+    Ok(())
 }
 
 impl Drop for Broker {

@@ -60,6 +60,17 @@ pub struct PartitionOffsets {
     pub end: i64,
 }
 
+/// Who leads a partition, and who has all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PartitionLeader {
+    /// Its number.
+    pub partition: i32,
+    /// The node; -1: nobody.
+    pub leader: i32,
+    /// The nodes that are in sync.
+    pub in_sync: Vec<i32>,
+}
+
 /// What a group has committed for a partition.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct GroupOffset {
@@ -134,6 +145,35 @@ impl Client {
         let mut words = vec!["create-topic", topic, "--partitions", &partitions];
         words.extend(configs.iter().flat_map(|config| ["--config", config]));
         self.call(&words).map(drop)
+    }
+
+    /// Makes a topic whose partitions lie on these nodes, the preferred leader first.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    pub fn place_topic(&self, topic: &str, replicas: &[&[u16]], configs: &[(&str, &str)]) -> Result<()> {
+        let nodes = |nodes: &&[u16]| nodes.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
+        let replicas = replicas.iter().map(nodes).collect::<Vec<_>>().join(":");
+        let configs = joined(configs);
+        let mut words = vec!["create-topic", topic, "--replicas", &replicas];
+        words.extend(configs.iter().flat_map(|config| ["--config", config]));
+        self.call(&words).map(drop)
+    }
+
+    /// Who leads each partition of a topic.
+    ///
+    /// # Errors
+    /// If there is no such topic.
+    pub fn leaders(&self, topic: &str) -> Result<Vec<PartitionLeader>> {
+        Ok(serde_json::from_str(&self.call(&["leaders", topic])?)?)
+    }
+
+    /// Waits until all replicas of a topic are in sync, and lets the preferred ones lead.
+    ///
+    /// # Errors
+    /// If that does not come in time.
+    pub fn elect_leaders(&self, topic: &str) -> Result<()> {
+        self.call(&["elect-leaders", topic]).map(drop)
     }
 
     /// Deletes a topic and waits until it is gone.

@@ -1,14 +1,19 @@
-//! The broker's `server.properties`: one node that is broker and controller, a listener for each way in.
+//! A broker's `server.properties`: one node that is broker and controller (or, in a cluster, broker alone), a
+//! listener for each way in.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::broker::BrokerOptions;
 use super::ports::Ports;
 use super::security::Listener;
 use super::tls::TlsFiles;
 
 /// The user that every SASL mechanism knows, and the password.
 pub const USER: (&str, &str) = ("alice", "alice-secret");
+
+/// The node that is the controller.
+pub(super) const FIRST_NODE: u16 = 1;
 
 /// Makes log4j write what happens to standard output; without it only errors come.
 pub(super) const LOG4J: &str = "rootLogger.level=info\nrootLogger.appenderRefs=out\n\
@@ -25,14 +30,8 @@ pub(super) fn for_format(data: &Path) -> String {
     )
 }
 
-/// The whole file. `extra` replaces what has the same name.
-pub(super) fn text(
-    ports: Ports,
-    data: &Path,
-    tls: &TlsFiles,
-    has_authorizer: bool,
-    extra: &[(String, String)],
-) -> String {
+/// The whole file. Further properties of the options replace what has the same name.
+pub(super) fn text(ports: Ports, data: &Path, tls: &TlsFiles, options: &BrokerOptions) -> String {
     let mut all: BTreeMap<String, String> = BTreeMap::new();
     let mut set = |name: &str, value: &str| {
         all.insert(name.to_owned(), value.to_owned());
@@ -40,7 +39,7 @@ pub(super) fn text(
     for (name, value) in FIXED {
         set(name, value);
     }
-    listeners(ports, &mut set);
+    listeners(ports, options, &mut set);
     set("log.dirs", &data.display().to_string());
     set("ssl.keystore.location", &tls.broker_keystore.display().to_string());
     set("ssl.truststore.location", &tls.ca.display().to_string());
@@ -49,32 +48,38 @@ pub(super) fn text(
     for listener in ["sasl_plaintext", "sasl_ssl"] {
         login_modules(listener, &mut set);
     }
-    if has_authorizer {
+    if options.has_authorizer {
         set("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer");
         // Listeners without a login are the broker's own and the oracle's.
         set("super.users", "User:ANONYMOUS");
         set("allow.everyone.if.no.acl.found", "true");
     }
-    for (name, value) in extra {
+    for (name, value) in &options.properties {
         set(name, value);
     }
     all.iter().map(|(name, value)| format!("{name}={value}\n")).collect()
 }
 
-fn listeners(ports: Ports, set: &mut impl FnMut(&str, &str)) {
-    let controller = ports.controller();
-    let mut bound = format!("CONTROLLER://127.0.0.1:{controller}");
+fn listeners(ports: Ports, options: &BrokerOptions, set: &mut impl FnMut(&str, &str)) {
+    let controller = options.controller.unwrap_or_else(|| ports.controller());
+    let mut bound = Vec::new();
+    set("node.id", &options.node.to_string());
+    if options.controller.is_some() {
+        set("process.roles", "broker");
+    } else {
+        bound.push(format!("CONTROLLER://127.0.0.1:{controller}"));
+    }
     let mut protocols = "CONTROLLER:PLAINTEXT".to_owned();
     let mut advertised = Vec::new();
     for listener in Listener::ALL {
         let (name, port) = (listener.name(), ports.of(listener));
-        bound.push_str(&format!(",{name}://127.0.0.1:{port}"));
+        bound.push(format!("{name}://127.0.0.1:{port}"));
         protocols.push_str(&format!(",{name}:{}", listener.protocol()));
         let seen = if listener == Listener::Proxied { ports.proxy() } else { port };
         advertised.push(format!("{name}://127.0.0.1:{seen}"));
     }
-    set("controller.quorum.voters", &format!("1@127.0.0.1:{controller}"));
-    set("listeners", &bound);
+    set("controller.quorum.voters", &format!("{FIRST_NODE}@127.0.0.1:{controller}"));
+    set("listeners", &bound.join(","));
     set("advertised.listeners", &advertised.join(","));
     set("listener.security.protocol.map", &protocols);
 }
@@ -108,9 +113,8 @@ fn login_modules(listener: &str, set: &mut impl FnMut(&str, &str)) {
 
 /// What is the same for every broker. Intervals are short so that a test of retention, of a hanging
 /// transaction or of a lost group member need not wait for minutes.
-const FIXED: [(&str, &str); 33] = [
+const FIXED: [(&str, &str); 32] = [
     ("process.roles", "broker,controller"),
-    ("node.id", "1"),
     ("controller.listener.names", "CONTROLLER"),
     ("inter.broker.listener.name", "PLAINTEXT"),
     ("sasl.enabled.mechanisms", "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER"),

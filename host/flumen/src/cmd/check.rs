@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use flumen_config::{Diagnostic, Sources as ConfigFiles};
 use flumen_pipeline::ComponentKind;
-use flumen_pipeline::plan::{AgentPlan, BridgePlan};
+use flumen_pipeline::plan::{AgentPlan, BridgePlan, ErrorPlan, OnError};
 use flumen_plugin::{HostConfig, PluginHost};
 use serde::Serialize;
 
@@ -59,6 +59,9 @@ struct PluginReport {
     name: String,
     path: PathBuf,
     hash: String,
+    on_error: &'static str,
+    /// What becomes of events that it fails on, in words.
+    failures: String,
 }
 
 /// Checks and says what each pipeline promises.
@@ -81,6 +84,7 @@ pub fn run(args: Args, output: Output) -> Result<(), Failure> {
         }
         for plugin in &pipeline.plugins {
             println!("  plugin       {:<16} {:.12} {}", plugin.name, plugin.hash, plugin.path.display());
+            println!("               {}", plugin.failures);
         }
         for sink in &pipeline.sinks {
             println!("  sink         {:<16} {} ({})", sink.name, sink.delivery, sink.kind);
@@ -116,8 +120,9 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
     for pipeline in &plan.pipelines {
         let opened = open_plugins(&host, pipeline, &plan.plugin_dir, &files, &mut wrong);
         let plugins = opened.chain.iter().chain(opened.sinks.iter().flatten()).map(|slot| {
-            let status = slot.status();
-            PluginReport { name: status.name, path: status.path, hash: status.hash }
+            let (status, errors) = (slot.status(), &slot.plan().errors);
+            let (on_error, failures) = (errors.action.word(), failures(errors));
+            PluginReport { name: status.name, path: status.path, hash: status.hash, on_error, failures }
         });
         let sink = |sink: &flumen_pipeline::plan::SinkPlan| SinkReport {
             name: sink.name.clone(),
@@ -133,6 +138,21 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
         });
     }
     if wrong.is_empty() { Ok(report) } else { Err(Failure::Config(wrong)) }
+}
+
+/// What becomes of the events that a plugin fails on.
+fn failures(errors: &ErrorPlan) -> String {
+    const BELOW: &str = "events that it fails on go to quarantine";
+    let ErrorPlan { action, events_percent, batches_percent, window, events_min } = errors;
+    let above = match action {
+        OnError::Quarantine => return BELOW.into(),
+        OnError::Stop => "events wait until there is another version of it",
+        OnError::Bypass => "events pass it by unchanged",
+    };
+    let window_s = window.as_secs_f64();
+    format!(
+        "{BELOW}; above {events_percent} % of the events or {batches_percent} % of the batches of {window_s} s (at least {events_min} events) {above}"
+    )
 }
 
 fn bridge_report(plan: &BridgePlan) -> BridgeReport {

@@ -149,8 +149,12 @@ fn gauge(name: &str, value: u64) -> String {
 fn interceptor_line(kind: &str, interceptor: &Value) {
     let events = metric(interceptor, "events_in");
     let each = metric(interceptor, "busy_ns").checked_div(events).unwrap_or(0);
+    let bypassed = match metric(interceptor, "events_bypassed") {
+        0 => String::new(),
+        bypassed => format!("{bypassed} passed it by, "),
+    };
     let figures = format!(
-        "{events} in, {} out, {} dropped, {} rejected, {} failed, {each} ns per event",
+        "{events} in, {} out, {} dropped, {} rejected, {} failed, {bypassed}{each} ns per event",
         metric(interceptor, "events_out"),
         metric(interceptor, "events_dropped"),
         metric(interceptor, "events_rejected"),

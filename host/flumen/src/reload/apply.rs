@@ -314,8 +314,8 @@ fn links(
                 .find(sink, &interceptor.name)
             {
                 Some(link) if old.contains(interceptor) => link.clone(),
-                Some(link) => Arc::new(Link::in_place_of(link, slot.clone(), interceptor.on_reject)),
-                None => Arc::new(Link::new(slot.clone(), interceptor.on_reject)),
+                Some(link) => Arc::new(Link::in_place_of(link, slot.clone(), interceptor)),
+                None => Arc::new(Link::new(slot.clone(), interceptor)),
             };
             Links::new(new.iter().zip(slots).map(link).collect())
         };

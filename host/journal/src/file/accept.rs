@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use flumen_event::Batch;
 use flumen_event::layout::{self, Encoder};
+use parking_lot::MutexGuard;
 
 use super::format::commit::{CommitHead, PutChannel, PutHead, encode_lists};
 use super::state::{FileTicket, Queued, Shared, State, TicketCell};
@@ -41,14 +42,47 @@ pub fn commit(
     deadline: Option<Instant>,
 ) -> Result<Box<dyn Ticket>, CommitError> {
     let started = shared.clock.now();
-    let mut prepared = prepare(shared, commit)?;
+    let prepared = prepare(shared, commit)?;
     let took = shared.clock.now().saturating_duration_since(started);
     spent.0.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
 
+    let ticket = if prepared.queued.head.has_state {
+        // Both locks together give one order to the commits and to the view; neither is held while it waits for room.
+        loop {
+            drop(with_room(shared, &prepared.targets, deadline)?);
+            let mut view = shared.view.view().lock();
+            let mut state = shared.state.lock();
+            state.check_open()?;
+            if state.full_channel(&prepared.targets).is_none() {
+                let now_ns = prepared.queued.head.time_ns;
+                let writes = prepared.queued.plugin_state.clone();
+                let ticket = hand_in(&mut state, prepared.queued, &prepared.acks);
+                drop(state);
+                writes.iter().for_each(|writes| view.apply(writes, now_ns));
+                break ticket;
+            }
+        }
+    } else {
+        let mut state = with_room(shared, &prepared.targets, deadline)?;
+        hand_in(&mut state, prepared.queued, &prepared.acks)
+    };
+    shared.work.notify_one();
+    if !prepared.acks.is_empty() {
+        shared.space.notify_all();
+    }
+    Ok(Box::new(ticket))
+}
+
+/// Waits until the channels have room.
+fn with_room<'a>(
+    shared: &'a Shared,
+    targets: &[usize],
+    deadline: Option<Instant>,
+) -> Result<MutexGuard<'a, State>, CommitError> {
     let mut state = shared.state.lock();
     loop {
         state.check_open()?;
-        let Some(full) = state.full_channel(&prepared.targets) else { break };
+        let Some(full) = state.full_channel(targets) else { return Ok(state) };
         match deadline {
             None => shared.space.wait(&mut state),
             Some(deadline) => {
@@ -60,15 +94,13 @@ pub fn commit(
             }
         }
     }
-    number(&mut state, &mut prepared.queued, &prepared.acks);
-    let ticket = FileTicket(prepared.queued.ticket.clone());
-    state.queue.push_back(prepared.queued);
-    drop(state);
-    shared.work.notify_one();
-    if !prepared.acks.is_empty() {
-        shared.space.notify_all();
-    }
-    Ok(Box::new(ticket))
+}
+
+fn hand_in(state: &mut State, mut queued: Queued, acks: &[Ack]) -> FileTicket {
+    number(state, &mut queued, acks);
+    let ticket = FileTicket(queued.ticket.clone());
+    state.queue.push_back(queued);
+    ticket
 }
 
 fn prepare(shared: &Shared, commit: Commit) -> Result<Prepared, CommitError> {
@@ -114,7 +146,7 @@ fn prepare(shared: &Shared, commit: Commit) -> Result<Prepared, CommitError> {
         acks: Vec::new(),
         time_ns: shared.clock.wall_ns(),
         lists_bytes,
-        has_state: !commit.state.is_empty(),
+        has_state: commit.state.iter().any(|writes| !writes.is_empty()),
     };
     let queued = Queued {
         order: 0,
@@ -123,7 +155,7 @@ fn prepare(shared: &Shared, commit: Commit) -> Result<Prepared, CommitError> {
         data_crc,
         batches,
         positions: commit.positions.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
-        state_keys: commit.state.into_iter().map(|write| (write.plugin, write.key)).collect(),
+        plugin_state: commit.state.into(),
         ticket: Arc::new(TicketCell::default()),
     };
     Ok(Prepared { queued, acks: commit.acks, targets: targets.into_iter().collect() })

@@ -35,6 +35,8 @@ pub struct FileConfig {
     pub reserve_bytes: u64,
     /// Segment bytes between two snapshots.
     pub snapshot_every_bytes: u64,
+    /// Segment bytes between two files of the plugins' state, at least.
+    pub state_file_every_bytes: u64,
 }
 
 impl Default for FileConfig {
@@ -47,6 +49,7 @@ impl Default for FileConfig {
             durability: Durability::Durable,
             reserve_bytes: limits::RESERVE_BYTES,
             snapshot_every_bytes: limits::SNAPSHOT_EVERY_BYTES,
+            state_file_every_bytes: limits::STATE_FILE_EVERY_BYTES,
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The file journal: the embedded default.
 //!
 //! Layers, bottom up: [`mod@format`] (bytes), `segment` (one file, read), `recovery` (what is there at the start),
-//! `state` (what threads share), `accept` (a caller's commit), `writer`, `space`, `snapshots` (the committer),
+//! `state` (what threads share), `view` (what plugins remember), `saver` and `state_load` (its file), `accept` (a caller's commit), `writer`, `space`, `snapshots` (the committer),
 //! `reader`, and [`FileJournal`] on top.
 //!
 //! ```text
 //! DIR/lock             held while open
 //! DIR/%016x.seg        segments
 //! DIR/snapshot.a, .b   the small state, in turn
+//! DIR/%016x.state      what plugins remember, as of a commit (`state.new`: on its way)
 //! DIR/reserve          space given up on a full disk, for acknowledgements
 //! DIR/damaged/         copies of damaged ranges: SEGMENT-OFFSET.bin
 //! ```
@@ -22,10 +23,13 @@ mod damage;
 pub mod format;
 mod reader;
 mod recovery;
+mod saver;
 mod segment;
 mod snapshots;
 mod space;
 mod state;
+mod state_load;
+pub(crate) mod view;
 mod writer;
 
 #[cfg(test)]
@@ -35,6 +39,7 @@ use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -51,10 +56,12 @@ use crate::api::{
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskLock};
 use crate::limits;
+use crate::state::StateStore;
 use accept::EncodeTime;
 use format::registers::{ChannelRegister, ReaderRegister, Registers};
 use reader::FileReader;
 use recovery::Recovered;
+use saver::StateFiles;
 use state::{Channel, Phase, Shared, State};
 use writer::Writer;
 
@@ -85,6 +92,7 @@ impl FileJournal {
         let lock = disk.lock(&dir).map_err(OpenError::io(format!("locking {}", dir.display())))?;
         let lock = lock.ok_or_else(|| OpenError::Locked(dir.clone()))?;
         let recovered = recovery::recover(disk.as_ref(), &dir)?;
+        let loaded = state_load::load(disk.as_ref(), &dir, &recovered)?;
         let registers = lay_out(&recovered.registers, &channels);
         let segments = recovered.segments.iter().map(|segment| {
             let mut info = segment.info.clone();
@@ -116,11 +124,13 @@ impl FileJournal {
             dir,
             journal: recovered.journal.unwrap_or_else(|| new_journal_id(clock.as_ref())),
             state: Mutex::new(state),
+            view: Arc::new(loaded.view),
+            saved: AtomicBool::new(false),
             work: Condvar::new(),
             space: Condvar::new(),
             published: Condvar::new(),
         });
-        let writer = first_snapshot(&shared, registers, &recovered)?;
+        let writer = first_snapshot(&shared, registers, &recovered, loaded.files)?;
         let committer = std::thread::Builder::new().name("journal".into()).spawn(move || writer.run());
         let committer = committer.map_err(OpenError::io("starting the journal's thread"))?;
         Ok(Arc::new(FileJournal {
@@ -154,6 +164,7 @@ fn first_snapshot(
     shared: &Arc<Shared>,
     registers: Registers,
     recovered: &Recovered,
+    state_files: StateFiles,
 ) -> Result<Writer, OpenError> {
     let mut writer = Writer {
         shared: shared.clone(),
@@ -166,6 +177,7 @@ fn first_snapshot(
         since_snapshot: 0,
         reserve: false,
         full: None,
+        state_files,
     };
     writer.prepare_slots();
     if let Err(error) = writer.snapshot() {
@@ -279,15 +291,23 @@ impl Journal for FileJournal {
         with_prefix.map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
     }
 
+    fn state(&self) -> Option<Arc<dyn StateStore>> {
+        Some(self.shared.view.clone())
+    }
+
     fn open_reader(&self, channel: ChannelId, reader: ReaderId) -> Box<dyn Reader> {
         Box::new(FileReader::new(self.shared.clone(), usize::from(channel.0), usize::from(reader.0)))
     }
 
     fn status(&self) -> JournalStatus {
         let now_ns = self.shared.clock.wall_ns();
+        // The view's lock comes before the other one.
+        let remembered = self.shared.view.sizes();
         let state = self.shared.state.lock();
         let mut status = state.status.clone();
+        status.state = remembered;
         status.encode_ns = self.spent.total_ns();
+
         status.segments = state.segments.len() as u64;
         status.segment_bytes = state.segments.iter().map(|segment| segment.end).sum();
         status.channels =

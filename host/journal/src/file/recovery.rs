@@ -130,7 +130,8 @@ fn slot_of(snapshot: &Snapshot) -> Slot {
 fn no_journal(dir: &Path, names: &[String], ids: &BTreeSet<u64>) -> Result<Recovered, OpenError> {
     // A slot without content is what a crash leaves of a journal that was being made.
     let ours = |name: &String| {
-        [super::LOCK_NAME, super::RESERVE_NAME, "lost+found"].contains(&name.as_str())
+        [super::LOCK_NAME, super::RESERVE_NAME, super::saver::UNFINISHED, "lost+found"]
+            .contains(&name.as_str())
             || SLOT_NAMES.contains(&name.as_str())
     };
     let foreign = names.iter().find(|name| !ours(name));

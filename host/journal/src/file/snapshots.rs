@@ -1,7 +1,7 @@
 //! Snapshots and the deletion of segments that nobody needs any more.
 //!
 //! Constraints: of two slots the newer valid one is never overwritten; a segment goes only when every
-//! configured reader is past it, both slots begin to scan behind it, and a snapshot without it is durable.
+//! configured reader is past it, a file of the plugins' state covers it, both slots begin to scan behind it, and a snapshot without it is durable.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -52,6 +52,7 @@ impl Writer {
                 tracing::error!(dir = %self.shared.dir.display(), %error, "no snapshot: the next start scans more");
             }
         }
+        self.maintain_state();
         self.collect();
         Ok(())
     }
@@ -147,6 +148,7 @@ impl Writer {
     /// Ids of the oldest segments that end before every cursor. Never the newest: its checkpoint is the
     /// third copy of the registers, should both slots be damaged.
     fn no_longer_needed(&self) -> Vec<u64> {
+        let state_needs = self.state_files.needs_from();
         let state = self.shared.state.lock();
         let ends = state.segments.iter().skip(1).map(|segment| &segment.heads);
         let done = |heads: &Vec<(u64, u64)>| {
@@ -157,7 +159,7 @@ impl Writer {
             .segments
             .iter()
             .zip(ends)
-            .take_while(|(_, end)| done(end))
+            .take_while(|(segment, end)| done(end) && state_needs.is_none_or(|needed| segment.id < needed))
             .map(|(segment, _)| segment.id)
             .collect()
     }

@@ -28,19 +28,24 @@ pub(super) struct Full {
 /// Indexes of commits that may overtake the others.
 pub(super) fn overtaking(queue: &VecDeque<Queued>) -> Vec<usize> {
     let mut positions: BTreeSet<&[u8]> = BTreeSet::new();
-    let mut state: BTreeSet<&(String, Vec<u8>)> = BTreeSet::new();
+    let mut state: BTreeSet<(&str, &[u8])> = BTreeSet::new();
     let mut free = Vec::new();
     for (index, queued) in queue.iter().enumerate() {
         let conflict = queued.positions.iter().any(|(key, _)| positions.contains(&**key))
-            || queued.state_keys.iter().any(|key| state.contains(key));
+            || keys(queued).any(|key| state.contains(&key));
         if queued.may_overtake() && !conflict {
             free.push(index);
         } else {
             positions.extend(queued.positions.iter().map(|(key, _)| &**key));
-            state.extend(&queued.state_keys);
+            state.extend(keys(queued));
         }
     }
     free
+}
+
+/// Keys of plugin state that a commit writes.
+fn keys(queued: &Queued) -> impl Iterator<Item = (&str, &[u8])> {
+    queued.plugin_state.iter().flat_map(|writes| writes.iter().map(|op| (&**writes.plugin(), op.key)))
 }
 
 impl Writer {
@@ -88,6 +93,7 @@ impl Writer {
             self.retry_now();
             return Ok(());
         }
+        self.save_state_when_full();
         let Some(full) = &self.full else { return Ok(()) };
         if matches!(acks, Ok(Written { commits: 1.., .. })) {
             return Ok(());

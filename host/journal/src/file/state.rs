@@ -5,6 +5,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use flumen_event::Batch;
@@ -15,10 +16,12 @@ use super::config::FileConfig;
 use super::format::commit::{AckRecord, CommitHead, Location};
 use super::format::registers::Registers;
 use super::format::snapshot::SegmentInfo;
+use super::view::MemoryState;
 use crate::api::{Ack, ChannelSpec, CommitError, JournalStatus, Ticket};
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::limits;
+use crate::state::StateWrites;
 
 /// Everything that the journal's threads, readers and tickets hold on to.
 pub struct Shared {
@@ -28,6 +31,10 @@ pub struct Shared {
     pub dir: PathBuf,
     pub journal: u128,
     pub state: Mutex<State>,
+    /// What plugins remember, with everything handed in. Its lock comes before that of `state`, and is not held over waits.
+    pub view: Arc<MemoryState>,
+    /// A file of the plugins' state was written, or failed.
+    pub saved: AtomicBool,
     /// The committer waits here: for commits, for the end.
     pub work: Condvar,
     /// Commits wait here for room in a channel.
@@ -122,7 +129,7 @@ pub struct Queued {
     /// Per put of the head: the batch.
     pub batches: Vec<Batch>,
     pub positions: Vec<Position>,
-    pub state_keys: Vec<(String, Vec<u8>)>,
+    pub plugin_state: Arc<[StateWrites]>,
     pub ticket: Arc<TicketCell>,
 }
 

@@ -10,6 +10,7 @@
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::config::Durability;
@@ -18,10 +19,13 @@ use super::format::frame::{FrameHeader, Kind};
 use super::format::registers::Registers;
 use super::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::format::snapshot::SegmentInfo;
+use super::saver::StateFiles;
 use super::segment::segment_name;
 use super::snapshots::Snapshots;
 use super::space::Full;
 use super::state::{Delivered, Phase, Queued, Recent, Shared};
+use parking_lot::MutexGuard;
+
 use crate::api::CommitError;
 use crate::disk::{DiskFile, write_all_at};
 use crate::limits;
@@ -102,6 +106,7 @@ pub(super) struct Writer {
     /// The reserve file is there.
     pub reserve: bool,
     pub full: Option<Full>,
+    pub state_files: StateFiles,
 }
 
 impl Writer {
@@ -111,8 +116,13 @@ impl Writer {
             {
                 let shared = self.shared.clone();
                 let mut state = shared.state.lock();
-                while state.queue.is_empty() && state.phase == Phase::Open {
-                    shared.work.wait(&mut state);
+                while state.queue.is_empty()
+                    && state.phase == Phase::Open
+                    && !shared.saved.load(Ordering::Acquire)
+                {
+                    if shared.work.wait_for(&mut state, limits::STATE_SWEEP_EVERY).timed_out() {
+                        MutexGuard::unlocked(&mut state, || self.sweep());
+                    }
                 }
                 match state.phase {
                     Phase::Open => {}
@@ -262,6 +272,7 @@ impl Writer {
         }
         self.next_commit = commit;
         self.since_snapshot += bytes;
+        self.state_files.since_bytes += bytes;
         if self.shared.config.durability == Durability::Durable {
             self.durable = commit - 1;
         }
@@ -278,6 +289,11 @@ impl Writer {
         let first = self.next_commit - group.len() as u64;
         for (queued, commit) in group.iter().zip(first..) {
             self.applied.apply(commit, &queued.head);
+            if queued.head.has_state
+                && let Some(active) = &self.active
+            {
+                self.state_files.committed(active.id);
+            }
             for (key, value) in &queued.positions {
                 self.applied.set_position(key, value);
             }
@@ -414,13 +430,23 @@ impl Writer {
         }
     }
 
+    /// What has expired is forgotten, also when nobody writes.
+    fn sweep(&self) {
+        let mut view = self.shared.view.view().lock();
+        if !view.is_empty() {
+            view.sweep_some(self.shared.clock.wall_ns());
+        }
+    }
+
     fn fail(&mut self, reason: &Arc<str>) {
+        self.cancel_saving();
         tracing::error!(dir = %self.shared.dir.display(), %reason, "the journal has failed and takes no more commits");
         self.shared.state.lock().fail(reason);
         self.wake_everyone();
     }
 
     fn drop_queue(&mut self) {
+        self.cancel_saving();
         let queue = std::mem::take(&mut self.shared.state.lock().queue);
         queue.into_iter().for_each(|queued| queued.ticket.resolve(Err(CommitError::Closing)));
         self.wake_everyone();
@@ -428,6 +454,7 @@ impl Writer {
 
     /// After the last commit: a snapshot, so that the next start scans nothing.
     fn close(&mut self) {
+        self.cancel_saving();
         let snapshot = self.snapshot();
         if let Some(active) = self.active.take()
             && let Err(error) = active.file.truncate(active.end)

@@ -415,10 +415,12 @@ impl Committer {
             let value = (!value.is_empty()).then_some(value.as_slice());
             send_register(producer, POSITIONS, connection.positions_partition, &key, value)?;
         }
-        for write in &pending.commit.state {
-            let key = self.owner.state_key(&write.plugin, &write.key);
-            let value = write.value.as_ref().map(|value| state_value(value, write.expiry));
-            send_register(producer, STATE, connection.state_partition, &key, value.as_deref())?;
+        for writes in &pending.commit.state {
+            for write in writes.iter() {
+                let key = self.owner.state_key(writes.plugin(), write.key);
+                let value = write.value.map(|value| state_value(value, write.expiry));
+                send_register(producer, STATE, connection.state_partition, &key, value.as_deref())?;
+            }
         }
         Ok(())
     }

@@ -5,9 +5,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 mod chains;
+mod errors;
 mod failures;
 mod pressure;
 mod quarantined;
+mod replays;
 mod restart;
 mod sinks;
 mod sources;

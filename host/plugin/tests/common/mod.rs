@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use arrow_array::Array;
 use flumen_event::{Batch, BatchBuilder};
-use flumen_pipeline::plan::{InterceptorPlan, OnReject, PluginLimits};
+use flumen_pipeline::plan::{ErrorPlan, InterceptorPlan, OnReject, PluginLimits};
 use flumen_pipeline::{InterceptorVersion, Processed};
 use flumen_plugin::{HostConfig, LoadError, PluginHost, PluginVersion};
 use tempfile::TempDir;
@@ -82,6 +82,7 @@ pub fn plan(name: &str, config: &str) -> InterceptorPlan {
         config: config.to_owned(),
         grants: Vec::new(),
         on_reject: OnReject::Quarantine,
+        errors: ErrorPlan::default(),
         limits: PluginLimits::default(),
     }
 }

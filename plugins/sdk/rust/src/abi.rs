@@ -1,4 +1,4 @@
-//! The wire form of interface 0.1.0: the only file that knows how numbers cross the sandbox.
+//! The wire form of interface 0.2.0: the only file that knows how numbers cross the sandbox.
 //!
 //! Offsets, row numbers and times cross as little-endian bytes. Everything else in the SDK sees [`Numbers`] when it
 //! reads and [`NumberList`] when it writes, so a release that changes the wire form changes this file.
@@ -6,12 +6,12 @@
 use crate::batch::BatchView;
 use crate::difference::Difference;
 
-/// What wit-bindgen generates from `wit/0.1.0`.
+/// What wit-bindgen generates from `wit/0.2.0`.
 #[doc(hidden)]
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction)]
 pub mod bindings {
     wit_bindgen::generate!({
-        path: "../../../wit/0.1.0",
+        path: "../../../wit/0.2.0",
         world: "interceptor",
         pub_export_macro: true,
         export_macro_name: "export_interceptor",

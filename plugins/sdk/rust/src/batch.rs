@@ -6,6 +6,10 @@ use crate::difference::Difference;
 
 /// A plugin that works on columns. Register it with [`batch_interceptor!`](crate::batch_interceptor).
 pub trait BatchInterceptor: Sized {
+    /// JSON Schema of the configuration: `flumen check` holds the pipeline's file against it before anything runs.
+    /// Empty: any configuration, until `open` says otherwise.
+    const OPTIONS: &'static str = "";
+
     /// Reads the configuration and says which columns to pass. The error is shown to the user as it is: name the wrong
     /// key and the fix ([`Config::parse`] does).
     fn open(config: Config) -> Result<(Self, Reads), String>;

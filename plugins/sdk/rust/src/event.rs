@@ -48,6 +48,9 @@ impl<'a> Event<'a> {
 
 /// A plugin that keeps events or drops them. Register it with [`filter!`](crate::filter).
 pub trait Filter: Default {
+    /// As in [`BatchInterceptor::OPTIONS`].
+    const OPTIONS: &'static str = "";
+
     /// From the configuration. As it stands here: the default, and no configuration is accepted. Usually
     /// `config.parse()` into a type that derives `Deserialize`.
     fn open(config: Config) -> Result<Self, String> {
@@ -67,6 +70,9 @@ pub trait Filter: Default {
 /// A plugin that edits, splits, drops or rejects one event at a time. Register it with
 /// [`interceptor!`](crate::interceptor).
 pub trait Interceptor: Default {
+    /// As in [`BatchInterceptor::OPTIONS`].
+    const OPTIONS: &'static str = "";
+
     /// As in [`Filter::open`].
     fn open(config: Config) -> Result<Self, String> {
         config.none()?;
@@ -91,6 +97,8 @@ pub struct Kept<T> {
 }
 
 impl<T: Filter> BatchInterceptor for Kept<T> {
+    const OPTIONS: &'static str = T::OPTIONS;
+
     fn open(config: Config) -> Result<(Self, Reads), String> {
         let filter = T::open(config)?;
         let reads = filter.reads();
@@ -120,6 +128,8 @@ pub struct Events<T> {
 }
 
 impl<T: Interceptor> BatchInterceptor for Events<T> {
+    const OPTIONS: &'static str = T::OPTIONS;
+
     fn open(config: Config) -> Result<(Self, Reads), String> {
         let interceptor = T::open(config)?;
         let reads = interceptor.reads();

@@ -38,12 +38,16 @@ impl<T: BatchInterceptor> Default for Slot<T> {
 
 /// Stands for the export where there is none, so that the plugin's code counts as used.
 #[doc(hidden)]
-pub fn native<G: abi::bindings::exports::flumen::plugin::guest::Guest>() {
+pub fn native<G>()
+where
+    G: abi::bindings::exports::flumen::plugin::guest::Guest + abi::bindings::exports::flumen::plugin::about::Guest,
+{
     let _: fn(String) -> _ = G::open;
     let _: fn(wire::Batch) -> _ = G::process;
+    let _: fn() -> _ = G::describe;
 }
 
-/// Makes a [`BatchInterceptor`] the plugin of this crate.
+/// Makes a [`BatchInterceptor`] the plugin of this crate. Its version and summary are those of `Cargo.toml`.
 #[macro_export]
 macro_rules! batch_interceptor {
     ($plugin:ty) => {
@@ -52,6 +56,17 @@ macro_rules! batch_interceptor {
                 static SLOT: $crate::Slot<$plugin> = const { $crate::Slot::new() };
             }
             struct Exported;
+            impl $crate::abi::bindings::exports::flumen::plugin::about::Guest for Exported {
+                fn describe() -> $crate::abi::bindings::exports::flumen::plugin::about::Description {
+                    $crate::abi::bindings::exports::flumen::plugin::about::Description {
+                        version: ::std::string::String::from(::core::env!("CARGO_PKG_VERSION")),
+                        summary: ::std::string::String::from(::core::env!("CARGO_PKG_DESCRIPTION")),
+                        options: ::std::string::String::from(
+                            <$plugin as $crate::batch::BatchInterceptor>::OPTIONS,
+                        ),
+                    }
+                }
+            }
             impl $crate::abi::bindings::exports::flumen::plugin::guest::Guest for Exported {
                 fn open(
                     config: ::std::string::String,

@@ -34,6 +34,7 @@ pub mod event;
 mod export;
 pub mod find;
 pub mod host;
+pub mod table;
 pub mod testing;
 
 #[doc(hidden)]
@@ -51,6 +52,7 @@ pub mod prelude {
     pub use crate::event::{Edit, Event, Filter, Interceptor};
     pub use crate::find::{Finder, find_rows};
     pub use crate::host::{clock, log, metrics};
+    pub use crate::table::HeaderTable;
     #[cfg(feature = "config")]
     pub use serde::Deserialize;
 }

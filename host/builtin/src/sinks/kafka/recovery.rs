@@ -19,6 +19,9 @@ use super::patience::Patience;
 use super::routes::Routes;
 use crate::sinks::limits;
 
+/// Where brokers keep what they know of transactions: its leaders are the coordinators.
+const COORDINATORS: &str = "__transaction_state";
+
 /// New producers, and what the broker holds of us.
 pub(super) fn recover(
     settings: &Arc<Settings>,
@@ -251,28 +254,47 @@ impl Link {
     }
 
     fn take_over_error(&mut self, error: &KafkaError) -> SinkError {
-        let id = transactional_id(&self.who, 0);
+        let code = words::code(error);
         // Brokers answered about topics a moment ago: who does not answer is the coordinator.
-        let about_coordinator = words::code(error).is_some_and(|code| {
+        let about_coordinator = code.is_some_and(|code| {
             matches!(
                 code,
                 Code::CoordinatorNotAvailable
                     | Code::CoordinatorLoadInProgress
+                    | Code::ConcurrentTransactions
                     | Code::NotCoordinator
                     | Code::OperationTimedOut
             )
         });
         let has_connection_trouble =
             self.lanes.iter().any(|lane| lane.lane.producer.context().last_error().is_some());
-        if about_coordinator && !has_connection_trouble {
-            let error = KafkaError::Global(Code::CoordinatorNotAvailable);
-            return SinkError::Retry(format!(
-                "transactional id {id:?} after {} s: {}",
-                limits::TAKE_OVER.as_secs(),
+        let reason = match self.too_few_coordinators().filter(|_| about_coordinator) {
+            Some(reason) => reason,
+            None if code == Some(Code::ConcurrentTransactions) => {
+                "the brokers have not ended an earlier transaction of it yet".into()
+            }
+            None if about_coordinator && !has_connection_trouble => {
+                let error = KafkaError::Global(Code::CoordinatorNotAvailable);
                 words::explain(&error, &self.settings.client, None)
-            ));
-        }
-        self.error(error)
+            }
+            None => return self.error(error),
+        };
+        let (id, waited_s) = (transactional_id(&self.who, 0), limits::TAKE_OVER.as_secs());
+        SinkError::Retry(format!("transactional id {id:?} after {waited_s} s: {reason}"))
+    }
+
+    /// Whether a coordinator can write down anything at all.
+    fn too_few_coordinators(&self) -> Option<String> {
+        let copies = self.topics.copies(COORDINATORS).ok()??;
+        let needed = self.topics.limits(COORDINATORS).ok().and_then(|limits| limits.in_sync_min);
+        let needed = needed.unwrap_or(copies.replicas);
+        (copies.in_sync < needed).then(|| {
+            format!(
+                "too few replicas of {COORDINATORS} are in sync, {} of {} where {needed} are needed \
+                 (transaction.state.log.min.isr): start the brokers that are down, or find out why they lag (alive: {})",
+                copies.in_sync, copies.replicas, copies.brokers
+            )
+        })
     }
 
     /// Where each lane goes on, and in how many.

@@ -21,7 +21,7 @@
 //! Channel and reader indexes are those of the checkpoint of the same segment.
 
 use super::wire::{Fields, put_blob};
-use crate::api::StateWrite;
+use crate::state::{StateWrite, StateWrites, decode_op, encode_op};
 
 /// A frame's place: segment id and offset in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -162,19 +162,19 @@ fn decode_ack(fields: &mut Fields<'_>) -> Option<AckRecord> {
 }
 
 /// Appends positions and state writes, without padding.
-pub fn encode_lists(positions: &[(Vec<u8>, Vec<u8>)], state: &[StateWrite], out: &mut Vec<u8>) {
+pub fn encode_lists(positions: &[(Vec<u8>, Vec<u8>)], state: &[StateWrites], out: &mut Vec<u8>) {
     out.extend_from_slice(&(positions.len() as u32).to_le_bytes());
     for (key, value) in positions {
         put_blob(out, key);
         put_blob(out, value);
     }
-    out.extend_from_slice(&(state.len() as u32).to_le_bytes());
-    for write in state {
-        put_blob(out, write.plugin.as_bytes());
-        put_blob(out, &write.key);
-        out.push(u8::from(write.value.is_some()) | u8::from(write.expiry.is_some()) << 1);
-        out.extend_from_slice(&write.expiry.unwrap_or_default().to_le_bytes());
-        put_blob(out, write.value.as_deref().unwrap_or_default());
+    let count: u32 = state.iter().map(StateWrites::len).sum();
+    out.extend_from_slice(&count.to_le_bytes());
+    for writes in state {
+        for op in writes.iter() {
+            put_blob(out, writes.plugin().as_bytes());
+            encode_op(op, out);
+        }
     }
 }
 
@@ -192,11 +192,9 @@ pub fn decode_lists(bytes: &[u8]) -> Option<Lists> {
     let writes = (0..writes)
         .map(|_| {
             let plugin = fields.text()?.to_string();
-            let key = fields.blob()?.to_vec();
-            let (flags, expiry) = (fields.u8()?, fields.i64()?);
-            let value = fields.blob()?.to_vec();
-            let (value, expiry) = ((flags & 1 == 1).then_some(value), (flags & 2 == 2).then_some(expiry));
-            (flags < 4).then_some(StateWrite { plugin, key, value, expiry })
+            let op = decode_op(&mut fields)?;
+            let (key, value) = (op.key.to_vec(), op.value.map(<[u8]>::to_vec));
+            Some(StateWrite { plugin, key, value, expiry: op.expiry })
         })
         .collect::<Option<Vec<_>>>()?;
     fields.is_empty().then_some((positions, writes))

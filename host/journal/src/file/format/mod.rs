@@ -11,16 +11,18 @@
 //! | a frame of an earlier write at this place | CRC chain, commit number | as above |
 //! | commits of an abandoned segment that were written again | first commit number of the next segment | void |
 //! | a snapshot slot | its CRC | the other slot, then the newest checkpoint |
+//! | a block of a file of the state | its CRCs | its keys are lost, named and counted; the others are taken |
 //! | a newer format | version, under a valid CRC | refused by name |
 //!
 //! Files: [`wire`] checked reading; [`segment`] header; [`frame`] the envelope; [`commit`] and [`registers`] the two payloads;
-//! [`snapshot`] the slots.
+//! [`snapshot`] the slots; [`state`] what plugins remember.
 
 pub mod commit;
 pub mod frame;
 pub mod registers;
 pub mod segment;
 pub mod snapshot;
+pub mod state;
 pub mod wire;
 
 /// The version that this code writes and the newest that it reads.

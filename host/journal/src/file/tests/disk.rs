@@ -71,6 +71,10 @@ fn os(code: i32) -> io::Error {
 }
 
 impl Image {
+    pub fn file(&self, path: &str) -> Option<Vec<u8>> {
+        Some(self.names.get(Path::new(path))?.lock().now.clone())
+    }
+
     fn used(&self) -> u64 {
         self.names.values().map(|node| node.lock().now.len() as u64).sum()
     }

@@ -3,7 +3,6 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::StateWrite;
 use crate::file::format::commit::{
     AckRecord, CommitHead, Location, PutChannel, PutHead, decode_lists, encode_lists,
 };
@@ -12,6 +11,7 @@ use crate::file::format::registers::{ChannelRegister, ReaderRegister, Registers}
 use crate::file::format::segment::SegmentHeader;
 use crate::file::format::snapshot::{SegmentInfo, Snapshot};
 use crate::file::format::wire::Fields;
+use crate::{StateOp, StateWrite, StateWrites};
 
 fn head() -> CommitHead {
     let channels = vec![PutChannel { channel: 3, first: 9, bytes_before: 100 }; 2];
@@ -62,7 +62,10 @@ fn round_trips() {
     let write = StateWrite { plugin: "p".into(), key: vec![1], value: None, expiry: Some(-1) };
     let state = vec![write.clone(), StateWrite { value: Some(vec![]), expiry: None, ..write }];
     let mut bytes = Vec::new();
-    encode_lists(&positions, &state, &mut bytes);
+    let mut writes = StateWrites::new("p".into());
+    writes.push(StateOp { key: &[1], value: None, expiry: Some(-1) });
+    writes.push(StateOp { key: &[1], value: Some(&[]), expiry: None });
+    encode_lists(&positions, &[writes], &mut bytes);
     assert_eq!(decode_lists(&bytes), Some((positions, state)));
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::basic::*;
 use super::disk::MemDisk;
 use crate::inspect::{FrameView, InspectError, Inspector};
-use crate::{Commit, Journal, StateWrite};
+use crate::{Commit, Journal, StateOp, StateWrite, StateWrites};
 
 fn look(disk: &MemDisk) -> Inspector {
     Inspector::open(Arc::new(disk.clone()), "/j").unwrap()
@@ -25,9 +25,11 @@ fn a_live_journal_is_listed() {
     }
     durable(&journal, ack(A, R0, 5));
     let write = StateWrite { plugin: "dedup".into(), key: vec![1], value: Some(vec![2]), expiry: Some(3) };
+    let mut writes = StateWrites::new("dedup".into());
+    writes.push(StateOp { key: &[1], value: Some(&[2]), expiry: Some(3) });
     durable(
         &journal,
-        Commit { state: vec![write.clone()], positions: vec![(vec![7], vec![8])], ..Commit::default() },
+        Commit { state: vec![writes], positions: vec![(vec![7], vec![8])], ..Commit::default() },
     );
 
     let inspector = look(&disk);

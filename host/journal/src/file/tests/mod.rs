@@ -9,3 +9,4 @@ mod faults;
 mod formats;
 mod inspect;
 mod model;
+mod state;

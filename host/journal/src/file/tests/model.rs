@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::basic::*;
 use super::disk::MemDisk;
 use crate::file::{FileConfig, FileJournal};
-use crate::{Ack, ChannelId, Commit, Journal, Put, ReaderId, Ticket};
+use crate::{Ack, ByteColumn, ChannelId, Commit, Journal, Put, ReaderId, StateOp, StateWrites, Ticket};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -28,7 +28,14 @@ enum Step {
         key: u8,
         value: u8,
     },
-    /// The last two in one commit.
+    /// Writes to the state of a plugin; 0 removes, odd values expire far away, 254 has expired already.
+    Remember {
+        plugin: u8,
+        key: u8,
+        count: u8,
+        value: u8,
+    },
+    /// All of these in one commit.
     All {
         channels: u8,
         rows: u64,
@@ -56,6 +63,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1u8..4, 1u64..20, 0usize..400).prop_map(|(channels, rows, size)| Step::Put { channels, rows, size }),
         4 => (0usize..3, 0u64..=100).prop_map(|(which, share)| Step::Ack { which, share }),
         2 => (0u8..4, any::<u8>()).prop_map(|(key, value)| Step::Position { key, value }),
+        3 => (0u8..2, 0u8..12, 1u8..9, prop_oneof![Just(0), Just(254), any::<u8>()])
+            .prop_map(|(plugin, key, count, value)| Step::Remember { plugin, key, count, value }),
         3 => (1u8..4, 1u64..20, 0usize..3, 0u64..=100, 0u8..4)
             .prop_map(|(channels, rows, which, share, key)| Step::All { channels, rows, which, share, key }),
         3 => Just(Step::Wait),
@@ -73,6 +82,51 @@ struct Model {
     channels: [Vec<u64>; 2],
     cursors: [u64; 3],
     positions: BTreeMap<Vec<u8>, Vec<u8>>,
+    state: BTreeMap<(u8, Vec<u8>), Vec<u8>>,
+}
+
+fn plugin_name(plugin: u8) -> &'static str {
+    ["dedup", "windows"][usize::from(plugin)]
+}
+
+fn remember_one(model: &mut Model, writes: &mut StateWrites, plugin: u8, key: u8, value: u8) {
+    let name = (plugin, vec![key; 20]);
+    let expiry = match value {
+        254 => Some(1),
+        odd if odd % 2 == 1 => Some(i64::MAX - 1),
+        _ => None,
+    };
+    let bytes = vec![value; usize::from(value)];
+    let alive = (value != 0).then_some(bytes.as_slice());
+    writes.push(StateOp { key: &name.1, value: alive, expiry });
+    match value {
+        0 | 254 => model.state.remove(&name),
+        _ => model.state.insert(name, bytes),
+    };
+}
+
+/// All keys by look-up, and for one plugin, which is never ordered otherwise, by a scan.
+fn check_state(journal: &FileJournal, model: &Model) {
+    let state = journal.state().unwrap();
+    for plugin in 0..2 {
+        let (mut offsets, mut data) = (vec![0; 4], Vec::new());
+        for key in 0..24 {
+            data.extend_from_slice(&[key; 20]);
+            offsets.extend_from_slice(&(data.len() as u32).to_le_bytes());
+        }
+        let keys = ByteColumn::new(&offsets, &data).unwrap();
+        state.get_many(plugin_name(plugin), &keys, 1_000, &mut |index, value| {
+            let expected = model.state.get(&(plugin, keys.row(index).to_vec())).map(Vec::as_slice);
+            assert_eq!(value, expected, "{plugin} {index}");
+        });
+    }
+    let mut found = Vec::new();
+    state.scan(plugin_name(1), b"", None, 1_000, &mut |key, value| {
+        found.push(((1, key.to_vec()), value.to_vec()));
+        true
+    });
+    let expected: Vec<_> = model.state.iter().filter(|((plugin, _), _)| *plugin == 1).collect();
+    assert_eq!(found.iter().map(|(key, value)| (key, value)).collect::<Vec<_>>(), expected);
 }
 
 struct Run {
@@ -88,7 +142,13 @@ struct Run {
 }
 
 fn small() -> FileConfig {
-    FileConfig { segment_bytes: 16 << 10, window_bytes: 2 << 10, snapshot_every_bytes: 20 << 10, ..config() }
+    FileConfig {
+        segment_bytes: 16 << 10,
+        window_bytes: 2 << 10,
+        snapshot_every_bytes: 20 << 10,
+        state_file_every_bytes: 6 << 10,
+        ..config()
+    }
 }
 
 impl Run {
@@ -108,6 +168,7 @@ impl Run {
         puts: Option<(u8, u64, usize)>,
         ack: Option<(usize, u64)>,
         position: Option<(u8, u8)>,
+        remember: Option<(u8, u8, u8, u8)>,
     ) {
         let mut model = self.history.last().unwrap().clone();
         let mut commit = Commit::default();
@@ -139,6 +200,13 @@ impl Run {
             };
             commit.positions.push((vec![key], value));
         }
+        if let Some((plugin, first, count, value)) = remember {
+            let mut writes = StateWrites::new(plugin_name(plugin).into());
+            for key in first..first + count {
+                remember_one(&mut model, &mut writes, plugin, key, value);
+            }
+            commit.state.push(writes);
+        }
         if let Ok(ticket) = self.journal().commit(commit, None) {
             self.tickets.push(ticket);
             self.history.push(model);
@@ -161,6 +229,7 @@ impl Run {
     fn check(&self, model: &Model) {
         let journal = self.journal();
         assert_eq!(journal.positions(b"").into_iter().collect::<BTreeMap<_, _>>(), model.positions);
+        check_state(journal, model);
         for (which, (channel, reader)) in READERS.into_iter().enumerate() {
             let mut reader = journal.open_reader(channel, reader);
             assert_eq!(reader.acknowledged(), model.cursors[which], "reader {which}");
@@ -174,7 +243,12 @@ impl Run {
         self.disk.faults(|faults| faults.power_left = Some(power));
         self.doomed = true;
         for n in 0..6 {
-            self.commit(Some((1 + n % 3, 1 + u64::from(n), 300)), None, Some((n, n)));
+            self.commit(
+                Some((1 + n % 3, 1 + u64::from(n), 300)),
+                None,
+                Some((n, n)),
+                Some((n % 2, n, 4, n * 7)),
+            );
         }
         // In half of the cases the commits are still on their way when everything stops.
         let acknowledged = if seed.is_multiple_of(2) { self.wait() } else { 0 };
@@ -194,11 +268,19 @@ impl Run {
 
     fn step(&mut self, step: &Step) {
         match *step {
-            Step::Put { channels, rows, size } => self.commit(Some((channels, rows, size)), None, None),
-            Step::Ack { which, share } => self.commit(None, Some((which, share)), None),
-            Step::Position { key, value } => self.commit(None, None, Some((key, value))),
+            Step::Put { channels, rows, size } => self.commit(Some((channels, rows, size)), None, None, None),
+            Step::Ack { which, share } => self.commit(None, Some((which, share)), None, None),
+            Step::Position { key, value } => self.commit(None, None, Some((key, value)), None),
+            Step::Remember { plugin, key, count, value } => {
+                self.commit(None, None, None, Some((plugin, key, count, value)));
+            }
             Step::All { channels, rows, which, share, key } => {
-                self.commit(Some((channels, rows, 50)), Some((which, share)), Some((key, 9)));
+                self.commit(
+                    Some((channels, rows, 50)),
+                    Some((which, share)),
+                    Some((key, 9)),
+                    Some((key % 2, key, 3, 9)),
+                );
             }
             Step::Wait => {
                 self.settle();

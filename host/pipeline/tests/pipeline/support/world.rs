@@ -8,9 +8,10 @@ use flumen_journal::{ChannelSpec, FileConfig, FileJournal, Journal, OsClock};
 use flumen_pipeline::component::Options;
 use flumen_pipeline::deliver::MakeSink;
 use flumen_pipeline::feed::MakeSource;
+use flumen_pipeline::kept::gone;
 use flumen_pipeline::plan::{
-    BatchPlan, ChannelKind, ChannelPlan, InterceptorPlan, JournalPlan, OnReject, PipelinePlan, PluginLimits,
-    SinkPlan, SourcePlan,
+    BatchPlan, ChannelKind, ChannelPlan, ErrorPlan, InterceptorPlan, JournalPlan, OnReject, PipelinePlan,
+    PluginLimits, SinkPlan, SourcePlan,
 };
 use flumen_pipeline::status::ComponentStatus;
 use flumen_pipeline::{Interceptor, Parts, Pipeline, StopOutcome, channel_specs, quarantine};
@@ -77,6 +78,7 @@ pub fn interceptor(name: &str, on_reject: OnReject) -> InterceptorPlan {
         config: String::new(),
         grants: Vec::new(),
         on_reject,
+        errors: ErrorPlan::default(),
         limits: PluginLimits::default(),
     }
 }
@@ -143,10 +145,13 @@ impl World {
         let channel = journal.channel(quarantine::KEPT_CHANNEL).unwrap();
         let mut reader =
             journal.open_reader(channel, journal.reader_id(channel, quarantine::KEPT_READER).unwrap());
+        let marks = journal.positions(gone::PREFIX);
+        let gone = gone::Gone::read(marks.iter().map(|(key, value)| (key.as_slice(), value.as_slice())));
         let mut all = Vec::new();
         while let Some(delivery) = reader.next(Duration::ZERO).unwrap() {
             assert_eq!(delivery.lost_before, 0);
-            all.extend(records(&delivery.batch));
+            let rows = (delivery.first..).zip(records(&delivery.batch));
+            all.extend(rows.filter(|(number, _)| !gone.contains(*number)).map(|(_, record)| record));
         }
         journal.close().unwrap();
         all

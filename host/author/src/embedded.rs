@@ -1,0 +1,108 @@
+//! The files that `flumen plugin new` gives, as they are in this repository: the example in each language, its SDK, the
+//! interface, the cases. So what is given is what is built and tested here.
+
+use crate::manifest::Lang;
+
+/// A file: its path in the new directory, and its text.
+pub(crate) type File = (&'static str, &'static str);
+
+macro_rules! files {
+    ($from:literal => $to:literal: $($name:literal),+ $(,)?) => {
+        &[$((concat!($to, $name), include_str!(concat!("../../../", $from, $name)))),+]
+    };
+}
+
+/// The interface.
+pub(crate) const WIT: &[File] = files!("wit/0.2.0/" => "wit/": "flumen.wit");
+
+/// The cases, which are the same in every language.
+pub(crate) const CASES: &[File] = files!("examples/languages/cases/" => "cases/":
+    "border.toml", "bytes.toml", "header.toml", "keeps.toml", "missing-key.toml", "wrong-key.toml");
+
+/// The plugin itself.
+pub(crate) fn sources(lang: Lang) -> &'static [File] {
+    match lang {
+        Lang::Rust => files!("examples/languages/rust/" => "": "Cargo.toml", ".cargo/config.toml", "src/lib.rs"),
+        Lang::Python => files!("examples/languages/python/" => "": "plugin.py"),
+        Lang::Js => files!("examples/languages/js/" => "": "plugin.js"),
+        Lang::Go => files!("examples/languages/go/" => "": "go.mod", "plugin.go"),
+        Lang::C => files!("examples/languages/c/" => "": "plugin.c"),
+    }
+}
+
+/// The SDK.
+pub(crate) fn sdk(lang: Lang) -> &'static [File] {
+    match lang {
+        Lang::Rust => RUST,
+        Lang::Python => files!("plugins/sdk/python/" => "sdk/": "flumen.py"),
+        Lang::Js => files!("plugins/sdk/js/" => "sdk/": "flumen.js", "flumen.d.ts"),
+        Lang::Go => GO,
+        Lang::C => files!("plugins/sdk/c/" => "sdk/":
+            "config.c", "find.c", "flumen.c", "flumen.h", "interceptor.c", "interceptor.h"),
+    }
+}
+
+const RUST: &[File] = files!("plugins/sdk/rust/" => "sdk/":
+    "Cargo.standalone.toml", "README.md", "src/abi.rs", "src/batch.rs", "src/bytes.rs", "src/config.rs",
+    "src/difference.rs", "src/event.rs", "src/export.rs", "src/find.rs", "src/host.rs", "src/lib.rs", "src/testing.rs");
+
+const GO: &[File] = files!("plugins/sdk/go/" => "sdk/":
+    "go.mod", "answer.go", "column.go", "edit.go", "flumen.go",
+    "exports/export_flumen_plugin_about/about.go", "exports/export_flumen_plugin_guest/guest.go",
+    "exports/wit_exports/wit_exports.go",
+    "imports/flumen_plugin_about/empty.s", "imports/flumen_plugin_about/wit_bindings.go",
+    "imports/flumen_plugin_clock/empty.s", "imports/flumen_plugin_clock/wit_bindings.go",
+    "imports/flumen_plugin_egress/empty.s", "imports/flumen_plugin_egress/wit_bindings.go",
+    "imports/flumen_plugin_guest/empty.s", "imports/flumen_plugin_guest/wit_bindings.go",
+    "imports/flumen_plugin_http/empty.s", "imports/flumen_plugin_http/wit_bindings.go",
+    "imports/flumen_plugin_log/empty.s", "imports/flumen_plugin_log/wit_bindings.go",
+    "imports/flumen_plugin_metrics/empty.s", "imports/flumen_plugin_metrics/wit_bindings.go",
+    "imports/flumen_plugin_random/empty.s", "imports/flumen_plugin_random/wit_bindings.go",
+    "imports/flumen_plugin_state/empty.s", "imports/flumen_plugin_state/wit_bindings.go",
+    "imports/flumen_plugin_tcp/empty.s", "imports/flumen_plugin_tcp/wit_bindings.go",
+    "imports/flumen_plugin_types/empty.s", "imports/flumen_plugin_types/wit_bindings.go",
+    "wit/LICENSE", "wit/runtime/empty.s", "wit/runtime/runtime.go",
+    "wit/types/option.go", "wit/types/result.go", "wit/types/tuple.go", "wit/types/unit.go");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::path::{Path, PathBuf};
+
+    fn files_in(dir: &Path, below: &Path, out: &mut BTreeSet<PathBuf>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            // What builds leave behind.
+            if ["target", "build", "node_modules", "__pycache__", "Cargo.lock"].contains(&name.as_str()) || name.ends_with(".wasm") {
+                continue;
+            }
+            match path.is_dir() {
+                true => files_in(&path, below, out),
+                false => drop(out.insert(path.strip_prefix(below).unwrap().to_owned())),
+            }
+        }
+    }
+
+    /// A file that was added to an SDK and not to the list would be missing in a new plugin.
+    #[test]
+    fn every_file_is_embedded() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let check = |dir: PathBuf, prefix: &str, files: &[File], left_out: &[&str]| {
+            let mut there = BTreeSet::new();
+            files_in(&dir, &dir, &mut there);
+            let embedded = files.iter().map(|(path, _)| PathBuf::from(path.strip_prefix(prefix).unwrap())).collect();
+            let there: BTreeSet<PathBuf> =
+                there.into_iter().filter(|path| !left_out.contains(&path.to_str().unwrap())).collect();
+            assert_eq!(there, embedded, "{}", dir.display());
+        };
+        for lang in Lang::ALL {
+            check(root.join("plugins/sdk").join(lang.word()), "sdk/", sdk(lang), &["Cargo.toml"]);
+            let own = ["plugin.toml", "README.md"];
+            check(root.join("examples/languages").join(lang.word()), "", sources(lang), &own);
+        }
+        check(root.join("examples/languages/cases"), "cases/", CASES, &[]);
+        check(root.join("wit/0.2.0"), "wit/", WIT, &[]);
+    }
+}

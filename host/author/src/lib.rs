@@ -1,0 +1,25 @@
+//! What an author of plugins needs besides the sandbox: a directory to start from, the toolchain of each language, and the
+//! way from sources to a component.
+//!
+//! ```text
+//! plugin.toml -> Manifest -> recipes::LANG (finds the toolchain, makes a core module or a component) -> component -> NAME.wasm
+//! ```
+//!
+//! Everything that a new plugin needs (sources, SDK, interface, cases) is embedded: an installed `flumen` alone makes it. The
+//! engine is deliberately absent: running a plugin is `flumen-plugin`'s. It fails by saying what is missing and the command
+//! that gets it.
+
+mod component;
+mod embedded;
+mod manifest;
+mod recipes;
+mod run;
+mod rust;
+mod scaffold;
+mod world;
+
+pub use component::{no_op, wrap};
+pub use manifest::{Kind, Lang, MANIFEST, Manifest};
+pub use recipes::{Built, Options, build, toolchains_dir};
+pub use rust::{GuestToolchain, ensure_guest_toolchain};
+pub use scaffold::{New, create};
