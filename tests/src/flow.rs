@@ -19,7 +19,13 @@ pub const DELIVERED: Duration = Duration::from_secs(120);
 /// # Errors
 /// If they cannot be made.
 pub fn writer(scene: &Scene, seed: u64) -> Result<Generator> {
-    Generator::start(Load {
+    Generator::start(load(scene, seed))
+}
+
+/// What [`writer`] writes.
+#[must_use]
+pub fn load(scene: &Scene, seed: u64) -> Load {
+    Load {
         dir: scene.input(),
         files: 3,
         bytes_per_s: 1_000_000,
@@ -28,7 +34,7 @@ pub fn writer(scene: &Scene, seed: u64) -> Result<Generator> {
         lines: None,
         has_malformed: false,
         seed,
-    })
+    }
 }
 
 /// Lines in all outputs.

@@ -274,6 +274,41 @@ fn what_the_broker_does_not_take_goes_to_quarantine() {
     }
 }
 
+/// Producers are made anew for a record that is larger than any before; what was sent with the old ones is not lost, nor
+/// doubled.
+#[test]
+fn a_record_larger_than_any_before_is_delivered_in_its_place() {
+    let broker = Broker::shared().unwrap();
+    for (name, delivery, interval) in [
+        // The transaction is open when the large one comes.
+        ("grows", "exactly-once", "5s"),
+        ("grows-lanes", "exactly-once", "100ms"),
+        ("grows-again", "at-least-once", "100ms"),
+    ] {
+        let lanes = if name == "grows-lanes" { 3 } else { 1 };
+        let options =
+            format!("delivery = \"{delivery}\"\nlanes = {lanes}\ntransaction_interval = \"{interval}\"");
+        let mut flow = Flow::without_topic(broker, name, &options);
+        let pipeline = flow.scene.root().join("main.toml");
+        let text = fs::read_to_string(&pipeline).unwrap();
+        fs::write(&pipeline, text.replace("type = \"tail\"", "type = \"tail\"\nmax_line = \"8 MiB\""))
+            .unwrap();
+        flow.client.create_topic(name, 1, &[("max.message.bytes", "10000000")]).unwrap();
+        let agent = flow.scene.start_ready().unwrap();
+        flow.write(500);
+        for bytes in [1_500_000, 3_000_000, 100] {
+            let large = format!("{} {}\n", line(flow.written).trim_end(), "x".repeat(bytes));
+            flow.file.write_all(large.as_bytes()).unwrap();
+            flow.written += 1;
+            flow.write(500);
+        }
+        flow.expect_all(lanes == 1);
+        assert!(flow.scene.quarantine().unwrap().is_empty(), "{name}");
+        assert!(!agent.log().unwrap().contains("sink failed"), "{name}: {}", agent.log_tail());
+        agent.stop().unwrap();
+    }
+}
+
 #[test]
 fn a_missing_topic_is_waited_for() {
     let broker = Broker::shared().unwrap();

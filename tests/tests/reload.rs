@@ -9,7 +9,7 @@ use flumen_tests::agent::Agent;
 use flumen_tests::generator::{Generator, Load, Rotation};
 use flumen_tests::output::{self, LineCounter};
 use flumen_tests::scene::{Answer, Scene};
-use flumen_tests::{limits, oracle, poll};
+use flumen_tests::{limits, locate, oracle, poll};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -439,4 +439,119 @@ fn without_an_agent_everything_starts() {
     assert_eq!(stage.ask(&["reload"]).status.code(), Some(1));
     stage.write("web", "nonsense");
     assert_eq!(stage.ask(&["plan"]).status.code(), Some(78));
+}
+
+/// Components of a directory are interceptors in the order of their names: dropped in, taken out, replaced, broken.
+#[test]
+fn a_directory_of_interceptors() {
+    let stage = Stage::new("");
+    let dir = stage.scene.root().join("pipelines/web.d");
+    fs::create_dir(&dir).unwrap();
+    stage.write("web", &format!("interceptors_from = \"web.d\"\n{}", flow("web")));
+    let generator = stage.generator(1_000_000);
+    let mut agent = stage.scene.start_ready().unwrap();
+    let put = |plugin: &str, name: &str| {
+        fs::copy(locate::plugin(plugin).unwrap(), dir.join(name)).unwrap();
+    };
+    let chain = || -> Vec<String> {
+        let web = stage.pipeline("web").unwrap();
+        let plugins = web["plugins"].as_array().unwrap();
+        plugins.iter().map(|it| it["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let mut names: Vec<&str> = Vec::new();
+    for (plugin, name) in [("swap-a", "20-a"), ("swap-b", "10-b"), ("noop", "30-noop")] {
+        put(plugin, &format!("{name}.wasm"));
+        names.push(name);
+        names.sort();
+        stage.wait("the interceptor in the flow", |_| chain() == names);
+    }
+    let source = threads(&agent, "source-in");
+    // A bad one changes nothing and is told.
+    fs::write(dir.join("15-bad.wasm"), "no plugin").unwrap();
+    stage.wait("the error", |status| status["last_reload"]["ok"] == false);
+    let text = stage.status()["last_reload"]["text"].as_str().unwrap().to_owned();
+    assert!(text.contains("15-bad.wasm") && text.contains("interceptors_from"), "{text}");
+    agent.wait_log("15-bad.wasm", limits::CONDITION).unwrap();
+    assert_eq!(chain(), names);
+    // Mended, it joins; taken out, they leave.
+    put("noop", "15-bad.wasm");
+    stage.wait("the mended one", |_| chain() == ["10-b", "15-bad", "20-a", "30-noop"]);
+    for name in ["15-bad", "20-a", "10-b", "30-noop"] {
+        fs::remove_file(dir.join(format!("{name}.wasm"))).unwrap();
+        stage.wait("one that left", |_| !chain().contains(&name.to_owned()));
+    }
+    stage.wait("the good state", |status| status["last_reload"]["ok"] == true);
+    assert_eq!(source, threads(&agent, "source-in"));
+    stage.judge(agent, generator, "web");
+}
+
+/// A new version with a bug is rolled back under load: nothing is lost, doubled, or put into quarantine.
+#[test]
+fn a_buggy_version_is_rolled_back() {
+    let stage = Stage::new("");
+    stage.scene.install("swap-a", "swap").unwrap();
+    stage.write("web", &format!("{}\n[[interceptor]]\nplugin = \"swap\"\n", flow("web")));
+    let generator = stage.generator(1_000_000);
+    let mut agent = stage.scene.start_ready().unwrap();
+    let plugin = || stage.pipeline("web").unwrap()["plugins"][0].clone();
+    for turn in 1..=2 {
+        stage.scene.install("swap-trap", "swap").unwrap();
+        stage.wait("the rollback", |_| plugin()["rollbacks"] == turn);
+        let error = plugin()["last_swap_error"].as_str().unwrap().to_owned();
+        assert!(error.contains("rolled back"), "{error}");
+        agent.wait_log("plugin rolled back", limits::CONDITION).unwrap();
+        // Another good one, so that the bad one is new again.
+        stage.scene.install(if turn == 1 { "swap-b" } else { "swap-a" }, "swap").unwrap();
+        stage.wait("the next version", |_| plugin()["last_swap_error"].is_null());
+    }
+    assert_eq!(stage.pipeline("web").unwrap()["quarantine"]["events"], 0);
+    stage.judge(agent, generator, "web");
+}
+
+#[test]
+fn a_new_version_runs_beside_the_flow() {
+    let stage = Stage::new("");
+    stage.scene.install("swap-a", "swap").unwrap();
+    stage.write("web", &format!("{}\n[[interceptor]]\nplugin = \"swap\"\n", flow("web")));
+    let generator = stage.generator(1_000_000);
+    let agent = stage.scene.start_ready().unwrap();
+    let data = stage.scene.data.display().to_string();
+    let shadow = |plugin: &str, on: &str, json: bool| {
+        let file = locate::plugin(plugin).unwrap().display().to_string();
+        let output = if json { "json" } else { "human" };
+        let words = [
+            "plugin",
+            "shadow",
+            &file,
+            "--on",
+            on,
+            "--data-dir",
+            &data,
+            "--rows",
+            "2000",
+            "--output",
+            output,
+        ];
+        stage.scene.flumen(&words).unwrap()
+    };
+    let answer = shadow("swap-b", "web", true);
+    assert!(answer.status.success(), "{}", answer.stderr);
+    let report: Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert_eq!((&report["same"], &report["changed"]), (&Value::from(0), &report["events"]));
+    assert_eq!(report["differences"][0]["new"][0]["headers"]["version"], "b");
+    let answer = shadow("swap-trap", "web/swap", false);
+    assert!(
+        answer.stdout.contains("only the running one") && answer.stdout.contains("ns per event"),
+        "{}",
+        answer.stdout
+    );
+    let answer = shadow("swap-b", "web/none", false);
+    assert_eq!(answer.status.code(), Some(1));
+    assert!(answer.stderr.contains("it has swap"), "{}", answer.stderr);
+    let web = stage.pipeline("web").unwrap();
+    assert_eq!(
+        (&web["plugins"][0]["swaps"], &web["quarantine"]["events"]),
+        (&Value::from(0), &Value::from(0))
+    );
+    stage.judge(agent, generator, "web");
 }

@@ -25,18 +25,8 @@ pub struct Arguments {
 }
 
 /// Plugins with cases that the host runs.
-const PLUGINS_WITH_CASES: [&str; 10] = [
-    "access-log",
-    "filter",
-    "headers",
-    "json",
-    "logfmt",
-    "redact",
-    "regex",
-    "route",
-    "sample",
-    "timestamp",
-];
+const PLUGINS_WITH_CASES: [&str; 10] =
+    ["access-log", "filter", "headers", "json", "logfmt", "redact", "regex", "route", "sample", "timestamp"];
 
 /// What the tests said, summed over all runners.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

@@ -132,11 +132,14 @@ impl Manifest {
     pub fn read(dir: &Path) -> Result<Manifest> {
         let path = dir.join(MANIFEST);
         let text = std::fs::read_to_string(&path).with_context(|| {
-            format!("{} cannot be read: is {} a plugin that `flumen plugin new` made?", path.display(), dir.display())
+            format!(
+                "{} cannot be read: is {} a plugin that `flumen plugin new` made?",
+                path.display(),
+                dir.display()
+            )
         })?;
-        let manifest: Manifest = toml::from_str(&text).map_err(|error| {
-            anyhow::anyhow!("{}: {}", path.display(), error.to_string().trim_end())
-        })?;
+        let manifest: Manifest = toml::from_str(&text)
+            .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), error.to_string().trim_end()))?;
         check_name(&manifest.name).with_context(|| format!("{}: name", path.display()))?;
         Ok(manifest)
     }
@@ -152,7 +155,8 @@ impl Manifest {
 pub(crate) fn check_name(name: &str) -> Result<()> {
     let mut letters = name.chars();
     let starts_well = letters.next().is_some_and(|first| first.is_ascii_lowercase());
-    let goes_on_well = letters.all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-');
+    let goes_on_well =
+        letters.all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-');
     if !starts_well || !goes_on_well || name.ends_with('-') || name.len() > NAME_BYTES_MAX {
         bail!(
             "{name:?} is no name for a plugin: use lower-case letters, digits and dashes, a letter first, at most \

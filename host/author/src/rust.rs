@@ -128,7 +128,15 @@ impl GuestToolchain {
     /// Builds one package of its own; what cargo says is shown only if it fails.
     pub(crate) fn build_package(&self, dir: &Path, target: &Path, package: &str) -> Result<()> {
         let mut cargo = self.cargo();
-        cargo.current_dir(dir).args(["build", "--quiet", "--release", "--target", TARGET, "--package", package]);
+        cargo.current_dir(dir).args([
+            "build",
+            "--quiet",
+            "--release",
+            "--target",
+            TARGET,
+            "--package",
+            package,
+        ]);
         cargo.arg("--target-dir").arg(target);
         if matches!(self.way, Way::Debian) {
             cargo.arg("-Zbuild-std=std,panic_abort");

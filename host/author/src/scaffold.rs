@@ -8,8 +8,6 @@ use anyhow::{Context, Result, bail};
 use crate::embedded::{self, File};
 use crate::manifest::{Kind, Lang, MANIFEST, check_name};
 
-/// The name of the example, which is the new plugin's until it is renamed.
-const EXAMPLE: &str = "keep";
 /// Where the examples of this repository find SDK and interface, and where a new plugin does.
 const PLACES: [(&str, &str); 5] = [
     ("../../../plugins/sdk/rust", "sdk"),
@@ -43,11 +41,18 @@ pub fn create(new: &New) -> Result<PathBuf> {
     if fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some()) {
         bail!("{} is there and not empty; choose another place with --dir", dir.display());
     }
-    let manifest = format!("name = \"{}\"\nlang = \"{}\"\nkind = \"{}\"\n", new.name, new.lang, new.kind.word());
+    let manifest =
+        format!("name = \"{}\"\nlang = \"{}\"\nkind = \"{}\"\n", new.name, new.lang, new.kind.word());
     write(&dir, MANIFEST, &format!("{manifest}{}", imports(new.lang)))?;
     write(&dir, "README.md", &readme(new))?;
-    write(&dir, ".gitignore", "/build/\n/*.wasm\n/*.wasm.new\n/target/\n/node_modules/\n/.venv/\n__pycache__/\n")?;
-    for (path, text) in [embedded::sources(new.lang), embedded::sdk(new.lang), embedded::WIT, embedded::CASES].concat() {
+    write(
+        &dir,
+        ".gitignore",
+        "/build/\n/*.wasm\n/*.wasm.new\n/target/\n/node_modules/\n/.venv/\n__pycache__/\n",
+    )?;
+    for (path, text) in
+        [embedded::sources(new.lang), embedded::sdk(new.lang), embedded::WIT, embedded::CASES].concat()
+    {
         let (path, text) = adapted((path, text), &new.name);
         write(&dir, &path, &text)?;
     }

@@ -13,12 +13,13 @@ use crate::run::write_if_changed;
 /// Powers that a world can import.
 const POWERS: [&str; 7] = ["log", "metrics", "clock", "random", "state", "http", "tcp"];
 /// The world that `write_own` makes.
-pub(crate) const OWN_WORLD: &str = "own";
+pub(crate) const OWN_WORLD: &str = "this-plugin";
 
 /// The one file of a release.
 fn read(dir: &Path) -> Result<String> {
     let path = dir.join("flumen.wit");
-    fs::read_to_string(&path).with_context(|| format!("{} cannot be read: it is Flumen's interface", path.display()))
+    fs::read_to_string(&path)
+        .with_context(|| format!("{} cannot be read: it is Flumen's interface", path.display()))
 }
 
 /// The interface, and the world of the plugin's kind with every power: what C and Go do not call is left out later.

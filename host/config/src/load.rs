@@ -211,7 +211,7 @@ impl Loader<'_> {
     }
 
     fn pipeline(&mut self, root: &Node, mut report: Report<'_>) {
-        let Some((plan, spans)) = read_pipeline(root, self.registry, &mut report) else {
+        let Some((plan, spans)) = read_pipeline(root, self.registry, self.env, &mut report) else {
             return self.done(report);
         };
         let fix = "rename the file, or add name = \"…\" to it as the first line";
@@ -223,6 +223,7 @@ impl Loader<'_> {
 
     fn done(&mut self, mut report: Report<'_>) {
         self.sources.files.extend(std::mem::take(&mut report.value_files));
+        self.sources.directories.extend(std::mem::take(&mut report.listed));
         self.diagnostics.extend(report.into_sorted());
     }
 

@@ -288,6 +288,14 @@ impl Batch {
         Ok(self)
     }
 
+    /// The same events with identities of their own: a stream, and one position after the other.
+    pub fn identified(mut self, first: Identity) -> Batch {
+        let rows = self.rows() as u64;
+        self.stream = UInt64Array::from_value(first.stream, self.rows());
+        self.position = (first.position..first.position.saturating_add(rows)).collect();
+        self
+    }
+
     /// The same events without one header.
     pub fn without_header(mut self, name: &str) -> Batch {
         self.headers.retain(|header| &*header.name != name);

@@ -11,6 +11,7 @@ use anyhow::Context;
 use flumen_config::{Diagnostic, Sources as ConfigFiles};
 use flumen_journal::{Durability, FileConfig, FileJournal, Journal, OpenError, OsClock, OsDisk};
 use flumen_kafka::channel::KafkaJournal;
+use flumen_pipeline::kept::Kept;
 use flumen_pipeline::plan::{AgentPlan, InterceptorPlan, PipelinePlan};
 use flumen_pipeline::status::PipelineStatus;
 use flumen_pipeline::{BuildError, ComponentKind, Interceptor, Parts, Pipeline, channel_specs, quarantine};
@@ -203,6 +204,13 @@ impl Agent {
         fine
     }
 
+    /// The quarantine of a pipeline, to ask for jobs.
+    pub fn kept(&self, pipeline: &str) -> Option<Arc<Kept>> {
+        let pipelines = self.pipelines();
+        let running = pipelines.iter().find(|running| running.pipeline.plan().name == pipeline)?;
+        running.pipeline.kept().cloned()
+    }
+
     /// Figures of everything.
     pub fn status(&self) -> AgentStatus {
         let pipelines = self.pipelines();
@@ -345,15 +353,7 @@ pub fn start_pipeline(
         durability,
         ..FileConfig::default()
     };
-    // The quarantine is rarely used: small segments, hardly any memory.
-    let quarantine = FileConfig {
-        dir: dir.join(QUARANTINE_DIR),
-        segment_bytes: 16 << 20,
-        window_bytes: 1 << 20,
-        reserve_bytes: 0,
-        durability,
-        ..FileConfig::default()
-    };
+    let quarantine = quarantine_files(&dir, durability);
     let kafka = registry::kafka_journal(&agent.name, plan).map_err(|(channel, error)| {
         Failure::Config(vec![files.diagnostic_for(&plan.name, ComponentKind::Channel, &channel, &error)])
     })?;
@@ -387,6 +387,18 @@ pub fn start_pipeline(
     Pipeline::start(parts).map_err(|error| {
         Failure::Config(vec![files.diagnostic_for(&plan.name, error.kind, &error.component, &error.error)])
     })
+}
+
+/// The journal of a pipeline's quarantine. It is rarely used: small segments, hardly any memory.
+pub fn quarantine_files(pipeline_dir: &Path, durability: Durability) -> FileConfig {
+    FileConfig {
+        dir: pipeline_dir.join(QUARANTINE_DIR),
+        segment_bytes: 16 << 20,
+        window_bytes: 1 << 20,
+        reserve_bytes: 0,
+        durability,
+        ..FileConfig::default()
+    }
 }
 
 fn open_journal(

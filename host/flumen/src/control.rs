@@ -16,8 +16,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 const SOCKET: &str = "control.sock";
-/// A request is one word.
-const REQUEST_BYTES_MAX: u64 = 1_024;
+/// A request is a word, or a word and what is wanted as JSON.
+const REQUEST_BYTES_MAX: u64 = 64 << 10;
 /// Connections at once: more than people and programs ask for, and few threads.
 const CONNECTIONS_MAX: usize = 32;
 /// A client that neither sends nor reads is dropped.
@@ -68,6 +68,11 @@ fn handle(mut stream: UnixStream, answer: &impl Fn(&str) -> Option<String>) -> R
     let reply = answer(request.trim()).unwrap_or_else(|| r#"{"error":"unknown request"}"#.into());
     stream.write_all(reply.as_bytes())?;
     Ok(())
+}
+
+/// Whether an agent runs with this data directory.
+pub fn is_answered(data_dir: &Path) -> bool {
+    short_path(data_dir).is_ok_and(|(_dir, short)| UnixStream::connect(&short).is_ok())
 }
 
 /// Asks the agent that uses this data directory.

@@ -53,15 +53,23 @@ pub fn build_sink(plan: &SinkPlan) -> Result<Box<dyn Sink>, BuildError> {
     (found.ok_or_else(|| unknown(&plan.kind))?.build)(&plan.options)
 }
 
-/// What a sink of the plan promises.
+/// What a sink of the plan promises, and why if it is less than the sink alone would.
 ///
-/// A sink that keeps its own cursor at its destination, on a channel that agents share: what it delivered and had not
-/// acknowledged when it died may be delivered again by the agent that gets its partitions.
-pub fn delivery(pipeline: &PipelinePlan, plan: &SinkPlan) -> &'static str {
+/// A sink that keeps its own cursor at its destination, on a channel that agents share: if the channel is on the same
+/// cluster, its acknowledgement is in the sink's transaction. Else what it delivered and had not acknowledged when it died may be
+/// delivered again by the agent that gets its partitions.
+pub fn delivery(pipeline: &PipelinePlan, plan: &SinkPlan) -> (&'static str, Option<&'static str>) {
     let found = sinks::sinks().into_iter().find(|sink| sink.spec.kind == plan.kind);
     match found.map_or("unknown", |sink| (sink.delivery)(&plan.options)) {
-        "exactly-once" if keeps_cursor(plan) && is_shared(pipeline, plan) => "at-least-once",
-        promise => promise,
+        "exactly-once"
+            if keeps_cursor(plan) && is_shared(pipeline, plan) && !is_same_cluster(pipeline, plan) =>
+        {
+            (
+                "at-least-once",
+                Some("its channel has other brokers, and one transaction cannot span two clusters"),
+            )
+        }
+        promise => (promise, None),
     }
 }
 
@@ -84,6 +92,17 @@ fn keeps_cursor(plan: &SinkPlan) -> bool {
 
 fn is_shared(pipeline: &PipelinePlan, plan: &SinkPlan) -> bool {
     pipeline.channels.iter().any(|channel| channel.name == plan.channel && channel.is_shared())
+}
+
+/// Whether the lists of brokers have one in common. The agent asks the brokers themselves.
+fn is_same_cluster(pipeline: &PipelinePlan, plan: &SinkPlan) -> bool {
+    let channel = pipeline.channels.iter().find(|channel| channel.name == plan.channel);
+    let Some(ChannelKind::Shared { options, .. }) = channel.map(|channel| &channel.kind) else {
+        return false;
+    };
+    let brokers = |options: &Options| options.list_opt("brokers").map(<[String]>::to_vec).unwrap_or_default();
+    let own = brokers(&plan.options);
+    brokers(options).iter().any(|broker| own.contains(broker))
 }
 
 fn unknown(kind: &str) -> BuildError {

@@ -1,5 +1,6 @@
 //! The trait that every journal implementation has, and its plain values.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -148,6 +149,12 @@ pub trait Reader: Send {
 
     /// The acknowledged cursor that the journal knows (committed, or on its way).
     fn acknowledged(&self) -> u64;
+
+    /// How a destination of the journal's own kind acknowledges in the same atomic step in which it takes the events, if
+    /// it can at all: a type of the crate that both are made with. [`Commit`] still gets the acknowledgement.
+    fn acknowledger(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
 
     /// A cursor as bytes that mean the same after any restart, and name the journal: what a destination
     /// stores beside the events. `cursor` is acknowledged, or the end of a delivery of this reader.

@@ -217,6 +217,27 @@ impl Inspector {
         Ok(checkpoints.chain(slots).max_by_key(|registers| registers.last_commit))
     }
 
+    /// Channels and positions as of the last commit: the newest checkpoint, and what was committed after it. Of a live journal the
+    /// last commits may not be durable yet.
+    pub fn present(&self) -> Result<Registers, InspectError> {
+        let segments = self.segments()?;
+        let newest = segments.iter().rposition(|segment| segment.checkpoint.is_some());
+        let mut left = segments.into_iter().skip(newest.unwrap_or_default());
+        let Some(SegmentView { id, checkpoint: Some(mut registers), .. }) = left.next() else {
+            return Ok(self.registers()?.unwrap_or_default());
+        };
+        for id in std::iter::once(id).chain(left.map(|segment| segment.id)) {
+            for frame in self.frames(id)? {
+                if let FrameView::Commit(commit) = frame
+                    && commit.commit > registers.last_commit
+                {
+                    commit.apply_to(&mut registers);
+                }
+            }
+        }
+        Ok(registers)
+    }
+
     /// Events of a channel from a cursor on, put by put; what is not there any more is skipped and counted.
     pub fn events(&self, channel: &str, from: u64) -> Result<Events<'_>, InspectError> {
         let registers = self.registers()?.unwrap_or_default();
@@ -279,6 +300,22 @@ impl Inspector {
             let damage = frame.offset - at;
             (frame, Some(damage))
         }))
+    }
+}
+
+impl CommitView {
+    fn apply_to(&self, registers: &mut Registers) {
+        let head = CommitHead {
+            time_ns: self.time_ns,
+            lists_bytes: 0,
+            has_state: !self.state.is_empty(),
+            puts: self.puts.clone(),
+            acks: self.acks.clone(),
+        };
+        registers.apply(self.commit, &head);
+        for (key, value) in &self.positions {
+            registers.set_position(&key.as_slice().into(), &value.as_slice().into());
+        }
     }
 }
 

@@ -70,10 +70,17 @@ impl StateWrites {
         self.count == 0
     }
 
-    /// Appends a write.
-    pub fn push(&mut self, op: StateOp<'_>) {
+    /// Appends a write; its place, for [`StateWrites::at`].
+    pub fn push(&mut self, op: StateOp<'_>) -> u32 {
+        let at = self.bytes.len() as u32;
         encode_op(op, &mut self.bytes);
         self.count += 1;
+        at
+    }
+
+    /// The write at a place.
+    pub fn at(&self, place: u32) -> Option<StateOp<'_>> {
+        decode_op(&mut Fields::new(self.bytes.get(place as usize..)?))
     }
 
     /// All writes, in order.

@@ -27,6 +27,9 @@ pub const DRAIN_STEP: Duration = Duration::from_millis(20);
 /// sent with them: longer than a batch takes on a busy broker, short beside a transaction.
 pub const DRAIN_PROGRESS: Duration = Duration::from_millis(15);
 
+/// How often it is looked whether they went: what follows them waits meanwhile.
+pub const DRAIN_LOOK: Duration = Duration::from_millis(1);
+
 /// So many full batches at most are waited for while librdkafka flushes, which keeps a processor busy.
 pub const DRAIN_BATCHES: u64 = 2;
 

@@ -44,6 +44,17 @@ pub enum Values {
 }
 
 impl Values {
+    /// Bytes of the longest.
+    pub fn longest(&self) -> usize {
+        match self {
+            Values::Bodies(bodies) => longest(bodies.value_offsets()),
+            Values::Encoded { ends, .. } => {
+                let from = std::iter::once(&0).chain(ends);
+                ends.iter().zip(from).map(|(end, from)| end.saturating_sub(*from)).max().unwrap_or(0)
+            }
+        }
+    }
+
     /// One value; empty past the last.
     pub fn get(&self, row: usize) -> &[u8] {
         match self {
@@ -55,6 +66,12 @@ impl Values {
             }
         }
     }
+}
+
+/// The longest of values that lie one after the other between these offsets.
+pub fn longest(offsets: &[i32]) -> usize {
+    let lengths = offsets.iter().zip(offsets.iter().skip(1)).map(|(from, to)| to.saturating_sub(*from));
+    lengths.max().and_then(|longest| usize::try_from(longest).ok()).unwrap_or(0)
 }
 
 /// A topic of one producer.
@@ -195,7 +212,7 @@ impl Producer {
         if left_bytes > self.batch_bytes * limits::DRAIN_BATCHES {
             let begin = Instant::now();
             while begin.elapsed() < limits::DRAIN_PROGRESS && !self.has_failed() {
-                self.poll(limits::SERVE);
+                self.poll(limits::DRAIN_LOOK);
                 if self.client.in_flight_count() < before {
                     return false;
                 }

@@ -95,6 +95,12 @@ impl Topics {
         }
     }
 
+    /// The cluster's own name; `None` if no broker says it in time.
+    pub fn cluster_id(&self) -> Option<String> {
+        self.serve();
+        self.consumer.client().fetch_cluster_id(limits::REQUEST)
+    }
+
     /// How whole a topic is; `None` if it is not there, or not to be seen.
     pub fn copies(&self, topic: &str) -> KafkaResult<Option<Copies>> {
         self.serve();

@@ -23,6 +23,8 @@ pub struct Link {
     pub on_reject: OnReject,
     /// Its counters.
     pub metrics: Arc<ComponentMetrics>,
+    /// It keeps state: how many bytes at most.
+    pub state_bytes: Option<u64>,
     budget: Budget,
 }
 
@@ -30,7 +32,14 @@ impl Link {
     /// A link with counters of its own.
     pub fn new(interceptor: Arc<dyn Interceptor>, plan: &InterceptorPlan) -> Self {
         let metrics = ComponentMetrics::new(ComponentKind::Interceptor, interceptor.name().into());
-        Link { interceptor, on_reject: plan.on_reject, metrics, budget: Budget::new(plan.errors) }
+        let state_bytes = plan.keeps_state().then_some(plan.limits.state_bytes);
+        Link {
+            interceptor,
+            on_reject: plan.on_reject,
+            metrics,
+            state_bytes,
+            budget: Budget::new(plan.errors),
+        }
     }
 
     /// What it is doing, in a word.
@@ -93,9 +102,10 @@ impl Chain {
         Versions { links, versions }
     }
 
-    /// Processes a batch by the versions that it was stamped with, beginning with the link at `first`. While a plugin is over
-    /// its error budget and its policy is to stop, `hold` is called again and again; its error ends the wait, and the batch is as
-    /// if it had never been here. So does an exchange of the links: then the batch is processed by the new ones.
+    /// Processes a batch by the versions that it was stamped with, from the link at `first` up to the first one that keeps
+    /// state: from there on batches go one by one ([`crate::stateful`]). While a plugin is over its error budget and its policy is
+    /// to stop, `hold` is called again and again; its error ends the wait, and the batch is as if it had never been here. So does an
+    /// exchange of the links: then the batch is processed by the new ones.
     pub fn process<E>(
         &self,
         first: usize,
@@ -135,34 +145,29 @@ impl Chain {
         };
         let mut kept = batch;
         let mut quarantined = Vec::new();
-        for (link, version) in versions.links.iter().zip(&versions.versions).skip(first) {
+        let links = versions.links.iter().zip(&versions.versions).take(first_with_state(&versions.links));
+        for (link, version) in links.skip(first) {
             if kept.is_empty() {
                 break;
             }
-            kept = link.process(version, kept, &mut quarantined, &mut hold)?;
+            let mut call = |version: &Arc<dyn InterceptorVersion>, batch| version.process(batch);
+            kept = link.process(version, kept, &mut call, &mut quarantined, &mut hold)?;
         }
         Ok(ChainOutput { kept, quarantined })
     }
 
-    /// Processes events of the quarantine by the present versions. They failed before: they are not held, and count in no
-    /// error budget.
+    /// Processes events of the quarantine by the present versions, up to the first link that keeps state. They failed before:
+    /// they are not held, and count in no error budget.
     pub(crate) fn process_again(&self, begin: &Begin, batch: Batch) -> ChainOutput {
         let links = self.links();
-        let first = match begin {
-            Begin::First => 0,
-            Begin::At(name) => position(&links, name).unwrap_or(0),
-            Begin::Behind => links.len(),
-        };
         let mut kept = batch;
         let mut quarantined = Vec::new();
-        for link in links.iter().skip(first) {
+        for link in links.iter().take(first_with_state(&links)).skip(begin.place(&links)) {
             if kept.is_empty() {
                 break;
             }
-            link.metrics.add(Metric::InterceptorCalls, 1);
-            link.metrics.add(Metric::InterceptorEventsIn, kept.rows() as u64);
-            let processed = link.call(link.interceptor.current().as_ref(), kept);
-            kept = link.take(processed, &mut quarantined);
+            let mut call = |version: &Arc<dyn InterceptorVersion>, batch| version.process(batch);
+            kept = link.process_again(kept, &mut call, &mut quarantined);
         }
         ChainOutput { kept, quarantined }
     }
@@ -185,6 +190,22 @@ pub(crate) enum Begin {
     At(String),
     /// Behind the last one.
     Behind,
+}
+
+impl Begin {
+    /// The place of the link to begin with.
+    pub(crate) fn place(&self, links: &[Arc<Link>]) -> usize {
+        match self {
+            Begin::First => 0,
+            Begin::At(name) => position(links, name).unwrap_or(0),
+            Begin::Behind => links.len(),
+        }
+    }
+}
+
+/// The first link that keeps state; the number of links if there is none.
+pub(crate) fn first_with_state(links: &[Arc<Link>]) -> usize {
+    links.iter().position(|link| link.state_bytes.is_some()).unwrap_or(links.len())
 }
 
 fn position(links: &[Arc<Link>], name: &str) -> Option<usize> {
@@ -219,10 +240,25 @@ impl Versions {
 }
 
 impl Link {
-    fn process<E>(
+    /// The same as `process`, without the error budget.
+    pub(crate) fn process_again(
+        &self,
+        batch: Batch,
+        call: &mut dyn FnMut(&Arc<dyn InterceptorVersion>, Batch) -> Processed,
+        quarantined: &mut Vec<Quarantined>,
+    ) -> Batch {
+        self.metrics.add(Metric::InterceptorCalls, 1);
+        self.metrics.add(Metric::InterceptorEventsIn, batch.rows() as u64);
+        let processed = self.call(&self.interceptor.current(), batch, call);
+        self.take(processed, quarantined)
+    }
+
+    /// One batch through the version that `call` gives it to. It may be called more than once: only the last call counts.
+    pub(crate) fn process<E>(
         &self,
         version: &Arc<dyn InterceptorVersion>,
         batch: Batch,
+        call: &mut dyn FnMut(&Arc<dyn InterceptorVersion>, Batch) -> Processed,
         quarantined: &mut Vec<Quarantined>,
         hold: &mut impl FnMut() -> Result<(), E>,
     ) -> Result<Batch, E> {
@@ -246,7 +282,7 @@ impl Link {
                     continue;
                 }
             }
-            let processed = self.call(version.as_ref(), batch.clone());
+            let processed = self.call(&version, batch.clone(), call);
             let failed = processed.quarantined.iter().filter(|group| !group.rejected);
             let failed = failed.map(|group| group.batch.rows() as u64).sum();
             if !self.budget.judge(&version, rows, failed, Instant::now(), &self.metrics) {
@@ -255,11 +291,16 @@ impl Link {
         }
     }
 
-    fn call(&self, version: &dyn InterceptorVersion, batch: Batch) -> Processed {
+    fn call(
+        &self,
+        version: &Arc<dyn InterceptorVersion>,
+        batch: Batch,
+        call: &mut dyn FnMut(&Arc<dyn InterceptorVersion>, Batch) -> Processed,
+    ) -> Processed {
         let begin = Instant::now();
         let input = batch.clone();
         // A panic here would be a bug of the host. It costs the batch its way, not its events.
-        let processed = catch_unwind(AssertUnwindSafe(|| version.process(batch)));
+        let processed = catch_unwind(AssertUnwindSafe(|| call(version, batch)));
         self.metrics.add(Metric::InterceptorNs, begin.elapsed().as_nanos() as u64);
         processed.unwrap_or_else(|_| {
             let name = self.interceptor.name();

@@ -227,6 +227,16 @@ impl Runner {
                     match catch_unwind(AssertUnwindSafe(|| self.deliver_all(running.as_mut()))) {
                         Ok(Ok(())) => return self.ended(),
                         Ok(Err(SinkError::Stopped)) => return self.stopped(),
+                        Ok(Err(SinkError::Moved(reason))) => {
+                            tracing::info!(
+                                sink = &*self.context.name,
+                                "{reason}: back to the last acknowledgement"
+                            );
+                            if self.context.wake.wait(limits::RETRY_FIRST) {
+                                return self.ended();
+                            }
+                            continue;
+                        }
                         Ok(Err(SinkError::Retry(error))) => error,
                         Ok(Err(SinkError::Fatal(error))) => return self.failed(error),
                         Err(_) => {
@@ -364,14 +374,16 @@ impl Runner {
     fn settle_pending(&mut self, sink: &mut dyn Sink) -> Result<Option<Vec<Put>>, SinkError> {
         let Some(record) = self.place.journal.position(&self.pending.key) else { return Ok(None) };
         let record = pending::decode(&record);
-        let cursor = record.as_ref().and_then(|record| self.reader.resolve(&record.mark));
         let (Some(record), Some(stored)) = (record, self.stored) else {
             tracing::error!(sink = &*self.context.name, "a record of events for quarantine is not readable");
             return Ok(Some(Vec::new()));
         };
+        let held = sink.holds(&record.mark);
+        let cursor = if held.is_none() { self.reader.resolve(&record.mark) } else { None };
         let mut puts = Vec::new();
         for batch in record.batches {
             let kept = match cursor {
+                _ if held == Some(true) => batch,
                 Some(cursor) if cursor <= stored.from => batch,
                 Some(cursor) if cursor <= stored.until => {
                     let missing = sink.missing(batch.clone(), cursor)?;

@@ -13,7 +13,9 @@ use crate::chain::{Link, Links};
 use crate::component::BuildError;
 use crate::limits;
 use crate::metrics::ComponentKind;
-use crate::pipeline::{FeedPlan, Pipeline, RunningFeed, RunningOutlet, StartError, wait_until};
+use crate::pipeline::{
+    FeedPlan, Pipeline, RunningFeed, RunningOutlet, StartError, check_stateless, wait_until,
+};
 use crate::plan::{PipelinePlan, SinkPlan, SourcePlan};
 use crate::sink::Sink;
 use crate::source::Source;
@@ -101,6 +103,7 @@ impl Pipeline {
                 error,
             })?;
         }
+        plan.sinks.iter().try_for_each(check_stateless)?;
         for sink in plan.sinks.iter().filter(|sink| !self.runs_sink(sink)) {
             (makers.sink)(sink).map_err(|error| StartError {
                 kind: ComponentKind::Sink,

@@ -9,6 +9,8 @@
 //! back in order; each commit holds the batch, what was quarantined of it, and the positions it moves.
 //! The number of batches between `emit` and the journal is bounded by permits; without one, `emit`
 //! waits: that is the back-pressure.
+//!
+//! From the first plugin with state on, the committer itself runs the chain ([`crate::stateful`]).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,6 +28,7 @@ use crate::component::{BuildError, Place};
 use crate::metrics::{ComponentKind, ComponentMetrics, Metric};
 use crate::plan::BatchPlan;
 use crate::source::{Emission, Emit, Progress, Source, SourceContext, SourceError, Stopped, Wake};
+use crate::stateful::Stateful;
 use crate::{limits, quarantine};
 
 /// Makes a source; called at the start and after a panic.
@@ -65,6 +68,8 @@ pub struct FeedTarget {
     pub channels: Vec<ChannelId>,
     /// The quarantine channel.
     pub quarantine: ChannelId,
+    /// The part of the chain that keeps state.
+    pub stateful: Option<Arc<Stateful>>,
 }
 
 struct Shared {
@@ -352,7 +357,9 @@ impl Committer {
                     self.waiting.insert(result.number, result);
                     while let Some(ready) = self.waiting.remove(&self.next) {
                         self.next += 1;
-                        self.commit(ready)?;
+                        if !self.commit(ready)? {
+                            return self.reap(0);
+                        }
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -362,23 +369,41 @@ impl Committer {
         }
     }
 
-    fn commit(&mut self, done: Done) -> Result<(), CommitError> {
+    /// False: the pipeline stops, and this batch stays out.
+    fn commit(&mut self, done: Done) -> Result<bool, CommitError> {
         let target = &self.shared.target;
         let mut commit = Commit::default();
-        if !done.output.kept.is_empty() {
-            commit.puts.push(Put { channels: target.channels.clone(), batch: done.output.kept });
+        let mut put = |batch| commit.puts.push(Put { channels: target.channels.clone(), batch });
+        // Held until the commit is handed in: commits have the order in which plugins saw their batches.
+        let mut turn = None;
+        let mut quarantined = done.output.quarantined;
+        match &target.stateful {
+            Some(stateful) if !done.output.kept.is_empty() => {
+                let turn = turn.insert(stateful.turn());
+                let mut hold = || self.shared.hold();
+                // A batch that is held when the pipeline stops is not committed: it is read again.
+                let Ok(output) = stateful.process(turn, done.output.kept, &mut hold) else {
+                    return Ok(false);
+                };
+                output.kept.into_iter().filter(|batch| !batch.is_empty()).for_each(put);
+                commit.state = turn.take_state();
+                quarantined.extend(output.quarantined);
+            }
+            _ if !done.output.kept.is_empty() => put(done.output.kept),
+            _ => {}
         }
-        commit.puts.extend(quarantine::puts(target.quarantine, done.output.quarantined, "source"));
+        commit.puts.extend(quarantine::puts(target.quarantine, quarantined, "source"));
         let prefixed = |key: Vec<u8>| [self.shared.prefix.as_slice(), &key].concat();
         commit.positions = done.positions.into_iter().map(|(key, value)| (prefixed(key), value)).collect();
-        if !commit.puts.is_empty() || !commit.positions.is_empty() {
+        if !commit.puts.is_empty() || !commit.positions.is_empty() || !commit.state.is_empty() {
             let ticket = target.journal.commit(commit, None)?;
+            drop(turn);
             self.tickets.push_back(ticket);
             self.shared.pending.lock().undurable += 1;
         }
         self.shared.pending.lock().in_flight -= 1;
         self.shared.changed.notify_all();
-        Ok(())
+        Ok(true)
     }
 
     /// Takes off what is durable; waits while more than `keep` are not.

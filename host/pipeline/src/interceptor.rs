@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use flumen_event::Batch;
+
+use crate::state::Session;
 
 /// A place in a chain. Its version may be swapped while the pipeline runs.
 pub trait Interceptor: Send + Sync {
@@ -13,6 +17,9 @@ pub trait Interceptor: Send + Sync {
     /// order of the batches, and the whole batch is processed by what it got: no batch is processed
     /// by half of each, and no later batch by an older version.
     fn current(&self) -> Arc<dyn InterceptorVersion>;
+
+    /// This version did not take over the state of the one before, which goes on: for the status.
+    fn refused(&self, _version: &Arc<dyn InterceptorVersion>, _reason: &str) {}
 }
 
 /// One version of a plugin, opened with the running configuration.
@@ -20,6 +27,37 @@ pub trait InterceptorVersion: Send + Sync {
     /// Processes a batch. Called from several threads at once; failures are part of the answer:
     /// guilty rows are in `quarantined`, all others have been processed.
     fn process(&self, batch: Batch) -> Processed;
+
+    /// The same for a plugin that keeps state: one call at a time. What it writes, and the events that it makes, are in the
+    /// session.
+    fn process_with(&self, batch: Batch, _session: &mut Session) -> Processed {
+        self.process(batch)
+    }
+
+    /// What tells it from other versions: its content hash, in hex.
+    fn hash(&self) -> &str {
+        ""
+    }
+
+    /// Its own version, as it says.
+    fn version(&self) -> &str {
+        ""
+    }
+
+    /// Takes over the state of another version, `from` by its own version. An error is for a person, and keeps the other one.
+    fn migrate(&self, _from: &str, _session: &mut Session) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// How often it wants to be told that time passes; `None`: never.
+    fn tick_every(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Time passed. `Err`: it failed, and wrote nothing.
+    fn tick(&self, _session: &mut Session) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// What became of a batch. Every input row is kept (perhaps changed or repeated), quarantined or dropped.

@@ -28,6 +28,8 @@ pub mod quarantine;
 pub mod replay;
 pub mod sink;
 pub mod source;
+pub mod state;
+pub mod stateful;
 pub mod status;
 
 pub use component::{BuildError, ComponentSpec, OptionKind, OptionSpec, Options, Place, Value};

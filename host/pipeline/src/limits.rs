@@ -44,6 +44,21 @@ pub const BYPASS_PROBE: Duration = Duration::from_secs(10);
 /// How often a batch that is held looks for another version of its plugin, and for the pipeline's stop.
 pub const HOLD_POLL: Duration = Duration::from_millis(20);
 
+/// Bytes of a key of a plugin's state; promised in the WIT.
+pub const STATE_KEY_BYTES_MAX: usize = 1_024;
+
+/// Bytes of a value; promised in the WIT.
+pub const STATE_VALUE_BYTES_MAX: usize = 1 << 20;
+
+/// Keys that one scan gives, whatever it asks for.
+pub const STATE_SCAN_MAX: usize = 65_536;
+
+/// What one plugin may remember unless its pipeline says otherwise: two and a half million keys of 40 bytes.
+pub const STATE_BYTES_MAX: u64 = 256 << 20;
+
+/// How often it is looked whether a new version of a plugin wants to be ticked.
+pub const TICK_LOOK: Duration = Duration::from_secs(1);
+
 /// How long a stopping sink waits for its last commit: longer than a sync on a very busy disk.
 pub const STOP_COMMIT: Duration = Duration::from_secs(10);
 

@@ -115,6 +115,8 @@ metrics! {
     InterceptorCalls = "batches", Interceptor;
     /// Time spent in the plugin and its crossings, in nanoseconds.
     InterceptorNs = "busy_ns", Interceptor;
+    /// Ticks that the plugin failed at.
+    InterceptorTicksFailed = "ticks_failed", Interceptor;
     /// Events delivered and acknowledged.
     SinkEvents = "events_delivered", Sink;
     /// Body bytes delivered and acknowledged.

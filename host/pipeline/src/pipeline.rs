@@ -18,6 +18,7 @@ use crate::plan::{BatchPlan, InterceptorPlan, PipelinePlan, SinkPlan, SourcePlan
 use crate::quarantine::{self, Keeper};
 use crate::replay::Replayer;
 use crate::source::Wake;
+use crate::stateful::{Stateful, TickTarget, run_ticks};
 use crate::status::{self, PipelineStatus};
 
 /// Everything that a pipeline is made of, bound by the caller: the plan's names are resolved, and
@@ -70,11 +71,16 @@ pub struct Pipeline {
     quarantine: Arc<dyn Journal>,
     kept: Option<Arc<Kept>>,
     pub(crate) chain: Arc<Chain>,
+    /// The part of the chain that keeps state: a pipeline with such a part restarts to change its chain.
+    stateful: Mutex<Option<Arc<Stateful>>>,
     /// In the order of the plan, as are the outlets. Locked for a look or an exchange, never while something is waited for.
     pub(crate) feeds: Mutex<Vec<Arc<RunningFeed>>>,
     pub(crate) outlets: Mutex<Vec<Arc<RunningOutlet>>>,
     keeper: Mutex<Option<JoinHandle<()>>>,
     keeper_wake: Wake,
+    ticker: Mutex<Option<JoinHandle<()>>>,
+    ticker_wake: Wake,
+    tick_failure: Arc<Mutex<Option<String>>>,
     replayer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -123,10 +129,14 @@ impl Pipeline {
             quarantine,
             kept,
             chain: Arc::new(chain),
+            stateful: Mutex::new(None),
             feeds: Mutex::default(),
             outlets: Mutex::default(),
             keeper: Mutex::new(None),
             keeper_wake: Wake::default(),
+            ticker: Mutex::new(None),
+            ticker_wake: Wake::default(),
+            tick_failure: Arc::default(),
             replayer: Mutex::new(None),
         };
         match pipeline.start_threads(sources, sinks) {
@@ -150,7 +160,18 @@ impl Pipeline {
         {
             return Err(bug(ComponentKind::Sink, "", "has fewer parts than its plan"));
         }
+        let stateful = Stateful::of(&self.chain.links(), &plan.name, self.journal.as_ref());
+        *self.stateful.lock() = stateful.map_err(|error| StartError {
+            kind: ComponentKind::Interceptor,
+            component: error.plugin,
+            error: BuildError::new(
+                "",
+                error.reason,
+                "see the plugin's own docs, or take it out of the pipeline",
+            ),
+        })?;
         for (sink, (make, interceptors)) in plan.sinks.iter().zip(sinks) {
+            check_stateless(sink)?;
             let own = links(interceptors, &sink.interceptors);
             let outlet = self.start_outlet(sink, make, own)?;
             self.outlets.lock().push(outlet);
@@ -174,9 +195,17 @@ impl Pipeline {
         *self.keeper.lock() = Some(thread);
         let channels: Vec<_> =
             plan.channels.iter().filter_map(|channel| self.journal.channel(&channel.name)).collect();
+        let journal = self.journal.clone();
+        let stateful = self.stateful.lock().clone();
+        if let Some(stateful) = stateful.clone() {
+            let target = TickTarget { journal: journal.clone(), channels: channels.clone(), quarantine };
+            let thread = start_ticks(&plan.name, stateful, target, &self.ticker_wake, &self.tick_failure)?;
+            *self.ticker.lock() = Some(thread);
+        }
         let replays = Replayer {
+            stateful,
             plan: self.plan.clone(),
-            journal: self.journal.clone(),
+            journal,
             kept: kept.clone(),
             chain: self.chain.clone(),
             channels,
@@ -224,7 +253,12 @@ impl Pipeline {
         if channels.len() != plan.channels.len() {
             return Err(missing());
         }
-        let target = FeedTarget { journal: journal.clone(), channels, quarantine };
+        let target = FeedTarget {
+            journal: journal.clone(),
+            channels,
+            quarantine,
+            stateful: self.stateful.lock().clone(),
+        };
         let (chain, stands) = (self.chain.clone(), self.place(""));
         let (threads, batch) = (plan.interceptor_threads, plan.batch);
         let feed = Feed::start(&source.name, make, chain, threads, batch, target, stands);
@@ -275,6 +309,9 @@ impl Pipeline {
                 failed.feed.metrics.error().unwrap_or_else(|| "the journal takes no more events".into()),
             );
         }
+        if let Some(reason) = self.tick_failure.lock().clone() {
+            return Some(reason);
+        }
         let outlets = self.outlets();
         let failed = outlets.iter().find(|it| it.outlet.state() == OutletState::Failed);
         failed
@@ -288,10 +325,13 @@ impl Pipeline {
         for running in &feeds {
             running.feed.wake.stop();
         }
+        self.ticker_wake.stop();
         if let Some(kept) = &self.kept {
             kept.wake.stop();
         }
-        wait_until(deadline, || feeds.iter().all(|it| it.feed.finished()));
+        self.ticker_wake.stop();
+        let has_ticked = || self.ticker.lock().as_ref().is_none_or(JoinHandle::is_finished);
+        wait_until(deadline, || feeds.iter().all(|it| it.feed.finished()) && has_ticked());
         if let Some(replayer) = &*self.replayer.lock() {
             wait_until(deadline, || replayer.is_finished());
         }
@@ -343,8 +383,12 @@ impl Pipeline {
             let keeps = |thread: &Mutex<Option<JoinHandle<()>>>| {
                 thread.lock().as_ref().is_some_and(|thread| !thread.is_finished())
             };
-            let keeper =
-                || (keeps(&self.keeper) || keeps(&self.replayer)).then(|| "the quarantine".to_owned());
+            let keeper = || {
+                [&self.keeper, &self.replayer, &self.ticker]
+                    .into_iter()
+                    .any(keeps)
+                    .then(|| "the quarantine".to_owned())
+            };
             feed.or(outlet).map(ToString::to_string).or_else(keeper)
         };
         wait_until(deadline, || at_work().is_none());
@@ -391,6 +435,7 @@ impl Drop for Pipeline {
         self.feeds().iter().for_each(|it| it.feed.wake.stop());
         self.outlets().iter().for_each(|it| it.outlet.wake.stop());
         self.keeper_wake.stop();
+        self.ticker_wake.stop();
         if let Some(kept) = &self.kept {
             kept.wake.stop();
         }
@@ -415,6 +460,50 @@ fn link_status(chain: &Chain) -> Vec<status::ComponentStatus> {
 fn links(interceptors: Vec<Arc<dyn Interceptor>>, plans: &[InterceptorPlan]) -> Links {
     let link = |(interceptor, plan): (_, &InterceptorPlan)| Arc::new(Link::new(interceptor, plan));
     Arc::new(interceptors.into_iter().zip(plans).map(link).collect())
+}
+
+/// A lost acknowledgement would be processed again, with state that has seen it already.
+/// State has to be in the commit of what was made with it, which a sink's commit is not.
+pub(crate) fn check_stateless(sink: &SinkPlan) -> Result<(), StartError> {
+    let found = sink.interceptors.iter().find(|plugin| plugin.keeps_state());
+    found.map_or(Ok(()), |plugin| {
+        let (kind, component) = (ComponentKind::Sink, sink.name.clone());
+        Err(StartError { kind, component, error: stateful_sink(plugin) })
+    })
+}
+
+fn stateful_sink(plugin: &InterceptorPlan) -> BuildError {
+    BuildError::new(
+        "grant",
+        format!(
+            "the plugin {} keeps state, which only an interceptor between sources and channels may",
+            plugin.name
+        ),
+        "move it to the interceptors of the pipeline (`[[interceptor]]`)",
+    )
+}
+
+fn start_ticks(
+    pipeline: &str,
+    stateful: Arc<Stateful>,
+    target: TickTarget,
+    wake: &Wake,
+    failure: &Arc<Mutex<Option<String>>>,
+) -> Result<JoinHandle<()>, StartError> {
+    let (wake, failure) = (wake.clone(), failure.clone());
+    let ticks = move || {
+        if let Err(error) = run_ticks(&stateful, &target, &wake)
+            && !matches!(error, CommitError::Closing)
+        {
+            tracing::error!(%error, "the journal takes no more events; the pipeline stops");
+            *failure.lock() = Some(error.to_string());
+        }
+    };
+    spawn(&format!("tick-{pipeline}"), ticks).map_err(|error| StartError {
+        kind: ComponentKind::Interceptor,
+        component: String::new(),
+        error,
+    })
 }
 
 /// Threads have no wait with a deadline, and a stop happens once: a short poll is all it takes.

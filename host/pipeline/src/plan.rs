@@ -89,6 +89,13 @@ pub struct InterceptorPlan {
     pub limits: PluginLimits,
 }
 
+impl InterceptorPlan {
+    /// It is granted state: its batches go one by one, in order.
+    pub fn keeps_state(&self) -> bool {
+        self.grants.iter().any(|grant| grant == "state")
+    }
+}
+
 /// What becomes of rejected rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnReject {
@@ -163,10 +170,33 @@ pub struct PluginLimits {
     pub metric_calls_per_s: u32,
     /// Bytes that all host calls of one batch may carry.
     pub host_call_bytes: u64,
+    /// Memory of everything that the plugin may remember.
+    pub state_bytes: u64,
     /// Batches after which an instance is replaced by a fresh one, so that a guest that leaks stays harmless.
     pub recycle_batches: u64,
     /// Percent of `memory_bytes` above which an instance is replaced after its batch: its memory never shrinks.
     pub recycle_memory_percent: u8,
+    /// What a swapped version has to stand.
+    pub probation: Probation,
+}
+
+/// What a version of a plugin has to stand after a swap; else the version before it comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probation {
+    /// For so many batches; 0: none.
+    pub batches: u64,
+    /// For so long at most.
+    pub time: Duration,
+    /// Batches that it may fail in where the version before does not.
+    pub failures: u64,
+    /// How many times as much an event may cost; 0: whatever it costs.
+    pub slowdown: u64,
+}
+
+impl Probation {
+    /// What counts where the pipeline's file says nothing.
+    pub const DEFAULT: Probation =
+        Probation { batches: 200, time: Duration::from_secs(300), failures: 2, slowdown: 10 };
 }
 
 impl PluginLimits {
@@ -177,9 +207,12 @@ impl PluginLimits {
         answer_bytes: 64 << 20,
         log_lines_per_s: 10,
         metric_calls_per_s: 100_000,
-        host_call_bytes: 1 << 20,
+        // Two times the keys of a full batch, and as much to read.
+        host_call_bytes: 16 << 20,
+        state_bytes: crate::limits::STATE_BYTES_MAX,
         recycle_batches: 10_000,
         recycle_memory_percent: 75,
+        probation: Probation::DEFAULT,
     };
 }
 

@@ -248,6 +248,11 @@ fn reasons(old: &PipelinePlan, new: &PipelinePlan) -> Vec<String> {
     if old.journal != new.journal {
         reasons.push("journal settings differ".to_owned());
     }
+    let keeps_state = |plan: &PipelinePlan| plan.interceptors.iter().any(InterceptorPlan::keeps_state);
+    if old.interceptors != new.interceptors && (keeps_state(old) || keeps_state(new)) {
+        // The order of its batches is bound to the chain that it began with.
+        reasons.push("a chain that keeps state differs".to_owned());
+    }
     for (name, old, new) in pairs(&old.sinks, &new.sinks, |sink: &SinkPlan| sink.name.as_str()) {
         match (old, new) {
             (None, _) => reasons.push(format!("sink {name} begins to read a channel")),

@@ -27,6 +27,7 @@ use crate::plan::PipelinePlan;
 use crate::quarantine::{self, LABELS};
 use crate::sink::SinkError;
 use crate::source::Wake;
+use crate::stateful::{Stateful, Turn};
 
 /// The prefix of a job's position in the pipeline's journal: before which number of the quarantine its events are replayed.
 pub const POSITIONS: &[u8] = b"replay/";
@@ -55,10 +56,12 @@ pub(crate) struct Replayer {
     pub(crate) quarantine: ChannelId,
     /// The plan that the pipeline runs: a reload exchanges it.
     pub(crate) plan: Arc<Mutex<Arc<PipelinePlan>>>,
+    /// The part of the chain that keeps state.
+    pub(crate) stateful: Option<Arc<Stateful>>,
 }
 
 enum Step {
-    More(Job),
+    More(Box<Job>),
     Done,
     Failed(String),
 }
@@ -77,7 +80,7 @@ impl Replayer {
             match self.run_jobs(&wake) {
                 Ok(()) => pause = limits::RETRY_FIRST,
                 Err(SinkError::Stopped) => return,
-                Err(SinkError::Retry(reason) | SinkError::Fatal(reason)) => {
+                Err(SinkError::Retry(reason) | SinkError::Moved(reason) | SinkError::Fatal(reason)) => {
                     tracing::error!(%reason, "quarantine: a job cannot go on now, trying again");
                     if wake.wait(pause) {
                         return;
@@ -124,7 +127,7 @@ impl Replayer {
             }
             let chunk = self.kept.chunk(reader.as_mut(), &job, job.until)?;
             match self.step(id, job, chunk, wake)? {
-                Step::More(next) => job = next,
+                Step::More(next) => job = *next,
                 Step::Done => return self.kept.finish(id, None),
                 Step::Failed(reason) => {
                     tracing::error!(job = id, %reason, "quarantine: the replay ends, the rest of its events stay");
@@ -144,7 +147,9 @@ impl Replayer {
         job.events += numbers.len() as u64;
         let mut again = 0;
         if !numbers.is_empty() {
-            let mut commit = match self.processed(&chunk) {
+            // Until the commit is handed in, and beyond: replays are in no hurry.
+            let mut turn = self.stateful.as_ref().map(|stateful| stateful.turn());
+            let mut commit = match self.processed(&chunk, turn.as_deref_mut()) {
                 Ok(commit) => commit,
                 Err(reason) => return Ok(Step::Failed(reason)),
             };
@@ -157,11 +162,11 @@ impl Replayer {
         }
         self.kept.take(id, &numbers, &job, again)?;
         let is_enough = job.request.limit.is_some_and(|limit| job.events >= limit);
-        Ok(if is_enough { Step::Done } else { Step::More(job) })
+        Ok(if is_enough { Step::Done } else { Step::More(Box::new(job)) })
     }
 
     /// What becomes of a chunk, as puts. `Err`: something of it has no way any more.
-    fn processed(&self, chunk: &Chunk) -> Result<Commit, String> {
+    fn processed(&self, chunk: &Chunk, mut turn: Option<&mut Turn>) -> Result<Commit, String> {
         let routes = self.routes();
         let mut groups: Vec<(&Route, Vec<Batch>)> = Vec::new();
         for (_, batch, rows) in &chunk.parts {
@@ -184,20 +189,29 @@ impl Replayer {
             // Events with very different headers do not fit into one batch.
             let batches = Batch::concat(&batches).map_or(batches, |all| vec![all]);
             for batch in batches {
-                commit.puts.extend(self.puts(route, batch).map_err(|error| error.to_string())?);
+                let puts = self.puts(route, batch, turn.as_deref_mut());
+                commit.puts.extend(puts.map_err(|error| error.to_string())?);
             }
         }
+        commit.state = turn.map(Turn::take_state).unwrap_or_default();
         Ok(commit)
     }
 
-    fn puts(&self, route: &Route, batch: Batch) -> Result<Vec<Put>, BatchError> {
+    fn puts(&self, route: &Route, batch: Batch, turn: Option<&mut Turn>) -> Result<Vec<Put>, BatchError> {
         let (channel, to) = match route {
             Route::Chain(begin) => {
                 let output = self.chain.process_again(begin, batch);
                 let mut puts = quarantine::puts(self.quarantine, output.quarantined, "source");
-                if !output.kept.is_empty() {
-                    puts.push(Put { channels: self.channels.clone(), batch: output.kept });
-                }
+                let kept = match (&self.stateful, turn) {
+                    (Some(stateful), Some(turn)) => {
+                        let output = stateful.process_again(turn, begin, output.kept);
+                        puts.extend(quarantine::puts(self.quarantine, output.quarantined, "source"));
+                        output.kept
+                    }
+                    _ => vec![output.kept],
+                };
+                let kept = kept.into_iter().filter(|batch| !batch.is_empty());
+                puts.extend(kept.map(|batch| Put { channels: self.channels.clone(), batch }));
                 return Ok(puts);
             }
             Route::Sink(channel, to) => (*channel, to),

@@ -10,6 +10,7 @@
 //! read on from there. What goes to quarantine meanwhile is on record before that step
 //! (see `deliver.rs`), so neither side of it can be lost.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,13 @@ pub trait Sink: Send {
     fn missing(&self, batch: Batch, next: u64) -> Result<Batch, SinkError> {
         let _unused = next;
         Ok(batch)
+    }
+
+    /// Whether what was flushed with this mark is at the destination, for what was put into quarantine with it; `None`:
+    /// the cursors of [`Stored`] tell. A sink answers if its reader's cursors say nothing of what others took over.
+    fn holds(&self, mark: &[u8]) -> Option<bool> {
+        let _unused = mark;
+        None
     }
 
     /// Takes events. They may stay in a buffer until `flush`.
@@ -92,6 +100,9 @@ pub enum SinkError {
     /// The destination failed; tried again with a growing pause, and reported.
     #[error("{0}")]
     Retry(String),
+    /// Nothing failed: what was delivered since the last flush may be another's now. The same without a report.
+    #[error("{0}")]
+    Moved(String),
     /// The pipeline is stopping.
     #[error("stopping")]
     Stopped,
@@ -126,6 +137,11 @@ impl<'a> Cursors<'a> {
     /// Events before this cursor are acknowledged.
     pub fn acknowledged(&self) -> u64 {
         self.0.as_ref().map_or(0, |reader| reader.acknowledged())
+    }
+
+    /// See [`Reader::acknowledger`].
+    pub fn acknowledger(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.0.as_ref().and_then(|reader| reader.acknowledger())
     }
 
     /// The cursor of a mark that [`Sink::flush`] was given; `None` (and an error in the log) if it was

@@ -55,7 +55,49 @@ pub enum CaseOutcome {
     Failed(String),
 }
 
+/// What came out of a case, whatever was expected.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CaseActual {
+    /// What `open` answered with, if it refused; then the rest is empty.
+    pub open_error: Option<String>,
+    /// The events that came out, in order.
+    pub outputs: Vec<ExpectedEvent>,
+    /// Input rows that were rejected, with the reason.
+    pub rejected: Vec<(u32, String)>,
+    /// Why the plugin failed on rows, if it did.
+    pub failure: Option<String>,
+}
+
 impl PluginHost {
+    /// Runs one case and says what came out: what a case's file is written from.
+    pub fn run_actual(&self, path: &Path, case: &Case) -> Result<CaseActual, LoadError> {
+        let loaded = self.load(PluginFile::read(path)?)?;
+        let plugin_limits = PluginLimits::default();
+        let services = Services::new(case.name.as_str().into(), &plugin_limits);
+        let needs = &loaded.shape.needs;
+        let version = match self.open_loaded(&loaded, &services, &case.config_json, needs, plugin_limits) {
+            Ok(version) => version,
+            Err(LoadError::Refused { text, .. } | LoadError::Open { reason: text, .. }) => {
+                return Ok(CaseActual { open_error: Some(text), ..CaseActual::default() });
+            }
+            Err(error) => return Err(error),
+        };
+        let processed = version.process(case.input.clone());
+        let failed = processed.quarantined.iter().find(|quarantined| !quarantined.rejected);
+        let mut rejected = Vec::new();
+        for quarantined in processed.quarantined.iter().filter(|quarantined| quarantined.rejected) {
+            rejected
+                .extend(input_rows(&case.input, quarantined).into_iter().zip(quarantined.reasons.clone()));
+        }
+        rejected.sort();
+        Ok(CaseActual {
+            open_error: None,
+            outputs: (0..processed.kept.rows()).map(|row| event(&processed.kept, row)).collect(),
+            rejected,
+            failure: failed.map(|failed| failed.reasons.first().cloned().unwrap_or_default()),
+        })
+    }
+
     /// Runs one case. An error means that the file is not a plugin at all. What the plugin needs is granted.
     pub fn run_case(&self, path: &Path, case: &Case) -> Result<CaseOutcome, LoadError> {
         let loaded = self.load(PluginFile::read(path)?)?;

@@ -1,6 +1,7 @@
 //! What a plugin's file is, without running it on events.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use flumen_pipeline::plan::PluginLimits;
 use serde::Serialize;
@@ -40,7 +41,38 @@ pub struct Inspection {
     pub compile_ms: Option<u64>,
 }
 
+/// What it takes before the first batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct StartCost {
+    /// From the cache of compiled plugins into memory, the file read and hashed before.
+    pub load_ns: u64,
+    /// A fresh instance, opened.
+    pub instantiate_ns: u64,
+}
+
 impl PluginHost {
+    /// Measures the start of a plugin: the shortest of `rounds`, once it is in the cache.
+    pub fn start_cost(&self, path: &Path, config: &str, rounds: u32) -> Result<StartCost, LoadError> {
+        let limits = PluginLimits::default();
+        let services = Services::new("bench".into(), &limits);
+        let file = PluginFile::read(path)?;
+        self.load(file.clone())?;
+        let nanoseconds = |since: Instant| u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let mut cost = StartCost { load_ns: u64::MAX, instantiate_ns: u64::MAX };
+        for _ in 0..rounds {
+            let started = Instant::now();
+            let loaded = self.load(file.clone())?;
+            cost.load_ns = cost.load_ns.min(nanoseconds(started));
+            let version = self.open_loaded(&loaded, &services, config, &loaded.shape.needs, limits)?;
+            let started = Instant::now();
+            version
+                .instantiate_once()
+                .map_err(|failure| LoadError::Open { path: path.to_owned(), reason: failure.to_string() })?;
+            cost.instantiate_ns = cost.instantiate_ns.min(nanoseconds(started));
+        }
+        Ok(cost)
+    }
+
     /// Looks at a file. `config` is the plugin's configuration as JSON; with `{}` many plugins say what they miss, which
     /// is not an error of this function but [`Inspection::open_error`].
     pub fn inspect(&self, path: &Path, config: &str) -> Result<Inspection, LoadError> {

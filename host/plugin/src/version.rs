@@ -112,6 +112,11 @@ impl PluginVersion {
         }
     }
 
+    /// Makes an instance and lets it go: for measuring.
+    pub(crate) fn instantiate_once(&self) -> Result<(), Failure> {
+        self.opened().map(|_| ())
+    }
+
     /// A fresh instance. One that does not open is tried once more: a whole batch depends on it.
     fn fresh(&self) -> Result<Instance, Failure> {
         self.opened().or_else(|_| self.opened())

@@ -44,7 +44,9 @@ pub(super) fn build(work: &Work<'_>) -> Result<Made> {
 fn compiler(install: bool) -> Result<Command> {
     if let Some(sdk) = env::var_os(SDK_VAR).map(PathBuf::from) {
         let mut clang = Command::new(sdk.join("bin/clang"));
-        clang.arg("--target=wasm32-wasip1").arg(format!("--sysroot={}", sdk.join("share/wasi-sysroot").display()));
+        clang
+            .arg("--target=wasm32-wasip1")
+            .arg(format!("--sysroot={}", sdk.join("share/wasi-sysroot").display()));
         return Ok(clang);
     }
     let is_there = || find(CLANG, &[]).is_some() && PathBuf::from(LIBC_HEADER).is_file();

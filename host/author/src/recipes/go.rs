@@ -30,12 +30,16 @@ pub(super) fn build(work: &Work<'_>) -> Result<Made> {
 }
 
 fn toolchain() -> Result<(PathBuf, String)> {
-    let what = |found: &str| missing(&format!("Go 1.{MINOR_MIN} or newer is needed, and there is {found}"), &[HOW.to_owned()]);
+    let what = |found: &str| {
+        missing(&format!("Go 1.{MINOR_MIN} or newer is needed, and there is {found}"), &[HOW.to_owned()])
+    };
     let go = find("go", &[Path::new("/usr/local/go/bin")]).ok_or_else(|| what("none"))?;
     // "go version go1.26.8 linux/amd64"
     let said = quietly(Command::new(&go).arg("version"))?;
     let version = said.split_whitespace().nth(2).context("go version says nothing")?;
-    let minor = version.strip_prefix("go1.").and_then(|rest| rest.split(['.', 'r', 'b', '-']).next()?.parse::<u32>().ok());
+    let minor = version
+        .strip_prefix("go1.")
+        .and_then(|rest| rest.split(['.', 'r', 'b', '-']).next()?.parse::<u32>().ok());
     // What cannot be read is newer than this.
     if minor.is_some_and(|minor| minor < MINOR_MIN) {
         return Err(what(version));

@@ -26,7 +26,12 @@ pub(super) fn build(work: &Work<'_>) -> Result<Made> {
     let (script, component) = (work.build.join("componentize.mjs"), work.build.join("component.wasm"));
     world::write_own(work.dir, work.manifest, &wit)?;
     let mut esbuild = Command::new(modules.join(".bin/esbuild"));
-    esbuild.current_dir(work.dir).arg(&source).args(["--bundle", "--format=esm", "--target=es2022", "--log-level=warning"]);
+    esbuild.current_dir(work.dir).arg(&source).args([
+        "--bundle",
+        "--format=esm",
+        "--target=es2022",
+        "--log-level=warning",
+    ]);
     esbuild.arg(format!("--alias:flumen={}", work.sdk().join("flumen.js").display()));
     // Host powers: the engine's, not ours to bundle.
     esbuild.arg("--external:flumen:*").arg(format!("--outfile={}", bundle.display()));
@@ -43,7 +48,8 @@ fn node(work: &Work<'_>) -> Result<PathBuf> {
     if find_node().is_none() && work.install {
         apt_install(&["nodejs", "npm"])?;
     }
-    find_node().ok_or_else(|| missing("node is not there (20 or newer)", &[super::apt_command(&["nodejs", "npm"])]))
+    find_node()
+        .ok_or_else(|| missing("node is not there (20 or newer)", &[super::apt_command(&["nodejs", "npm"])]))
 }
 
 /// The `node_modules` that has both packages: the plugin's, or that of all.
@@ -61,7 +67,10 @@ fn modules(work: &Work<'_>) -> Result<PathBuf> {
     }
     step(&command);
     install(&own, &packages)?;
-    places.into_iter().find(has_both).with_context(|| format!("npm installed {PACKAGE}, but not in {}", own.display()))
+    places
+        .into_iter()
+        .find(has_both)
+        .with_context(|| format!("npm installed {PACKAGE}, but not in {}", own.display()))
 }
 
 fn install(own: &Path, packages: &[String]) -> Result<()> {

@@ -144,5 +144,8 @@ fn apt_install(packages: &[&str]) -> Result<()> {
 }
 
 fn apt_command(packages: &[&str]) -> String {
-    format!("apt-get update && apt-get install -y --no-install-recommends {}   (with sudo)", packages.join(" "))
+    format!(
+        "apt-get update && apt-get install -y --no-install-recommends {}   (with sudo)",
+        packages.join(" ")
+    )
 }

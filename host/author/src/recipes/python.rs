@@ -27,7 +27,7 @@ pub(super) fn build(work: &Work<'_>) -> Result<Made> {
     world::write_own(work.dir, work.manifest, &wit)?;
     write_if_changed(&app.join("app.py"), APP.as_bytes())?;
     let mut command = Command::new(&tool);
-    command.current_dir(&work.build).arg("-d").arg(&wit).args(["-w", world::OWN_WORLD, "componentize", "--stub-wasi"]);
+    command.current_dir(&work.build).env("RUST_BACKTRACE", "0").arg("-d").arg(&wit).args(["-w", world::OWN_WORLD, "componentize", "--stub-wasi"]);
     for path in [app.as_path(), work.dir, &work.sdk()] {
         command.arg("-p").arg(path);
     }

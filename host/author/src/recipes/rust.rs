@@ -19,7 +19,8 @@ pub(super) fn build(work: &Work<'_>) -> Result<Made> {
     let package = package_name(work)?;
     toolchain.build_package(work.dir, &target, &package)?;
     let core = rust::output(&target).join(format!("{}.wasm", package.replace('-', "_")));
-    let core = fs::read(&core).with_context(|| format!("cargo made no {}: is it a cdylib?", core.display()))?;
+    let core =
+        fs::read(&core).with_context(|| format!("cargo made no {}: is it a cdylib?", core.display()))?;
     Ok(Made { component: wrap(&core)?, toolchain: toolchain.describe() })
 }
 
@@ -33,6 +34,7 @@ fn package_name(work: &Work<'_>) -> Result<String> {
         package: Package,
     }
     let path = work.dir.join("Cargo.toml");
-    let cargo: Cargo = toml::from_str(&fs::read_to_string(&path)?).with_context(|| format!("{}", path.display()))?;
+    let cargo: Cargo =
+        toml::from_str(&fs::read_to_string(&path)?).with_context(|| format!("{}", path.display()))?;
     Ok(cargo.package.name)
 }

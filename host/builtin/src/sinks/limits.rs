@@ -43,6 +43,10 @@ pub const LANES_MAX: usize = 64;
 /// Bytes of one record that librdkafka takes: its own greatest value. What is too large, the broker says.
 pub const KAFKA_RECORD_BYTES_MAX: usize = 1_000_000_000;
 
+/// Bytes of one record that a lane's client is set up for at first: what a topic takes if nobody says otherwise, and
+/// some. librdkafka may take so much memory for each request.
+pub const KAFKA_RECORD_BYTES_FIRST: usize = 1_100_000;
+
 /// Bytes of records that wait in a lane's client: enough for a fast broker at the usual delays, small beside a transaction.
 pub const KAFKA_QUEUE_BYTES: usize = 32 << 20;
 

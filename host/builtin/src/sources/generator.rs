@@ -67,6 +67,9 @@ enum Format {
     AccessLog,
 }
 
+/// Bytes of an access-log line, and some.
+const ACCESS_LOG_BYTES: usize = 192;
+
 struct Generator {
     rate: u64,
     size: usize,
@@ -111,8 +114,11 @@ impl Source for Generator {
                 continue;
             }
             let time = now_ns();
-            let mut builder =
-                BatchBuilder::with_capacity(usize::try_from(rows).unwrap_or(0), context.batch.bytes);
+            // No more than is filled: batches wait in the journal's window and in sinks, which count what is in them.
+            let rows_max = usize::try_from(rows).unwrap_or(0);
+            let body_max = self.body_bytes_max();
+            let bytes_max = rows_max.saturating_mul(body_max).min(context.batch.bytes + body_max);
+            let mut builder = BatchBuilder::with_capacity(rows_max, bytes_max);
             while (builder.rows() as u64) < rows && builder.bytes() < context.batch.bytes {
                 self.body(next, &mut body);
                 builder.push(stream, next, time, &body);
@@ -151,6 +157,14 @@ impl Generator {
             return u64::MAX;
         }
         u64::try_from(elapsed.as_nanos() * u128::from(self.rate) / 1_000_000_000).unwrap_or(u64::MAX)
+    }
+
+    /// At least the bytes of a body, as a rule.
+    fn body_bytes_max(&self) -> usize {
+        match self.format {
+            Format::Lines => self.size,
+            Format::AccessLog => ACCESS_LOG_BYTES,
+        }
     }
 
     fn body(&self, number: u64, body: &mut Vec<u8>) {

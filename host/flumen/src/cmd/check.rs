@@ -52,6 +52,9 @@ struct SinkReport {
     name: String,
     kind: String,
     delivery: &'static str,
+    /// Why it is less than the sink alone would promise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delivery_because: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -87,7 +90,8 @@ pub fn run(args: Args, output: Output) -> Result<(), Failure> {
             println!("               {}", plugin.failures);
         }
         for sink in &pipeline.sinks {
-            println!("  sink         {:<16} {} ({})", sink.name, sink.delivery, sink.kind);
+            let why = sink.delivery_because.map(|why| format!(": {why}")).unwrap_or_default();
+            println!("  sink         {:<16} {} ({}){why}", sink.name, sink.delivery, sink.kind);
         }
     }
     for bridge in &report.bridges {
@@ -124,10 +128,9 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
             let (on_error, failures) = (errors.action.word(), failures(errors));
             PluginReport { name: status.name, path: status.path, hash: status.hash, on_error, failures }
         });
-        let sink = |sink: &flumen_pipeline::plan::SinkPlan| SinkReport {
-            name: sink.name.clone(),
-            kind: sink.kind.clone(),
-            delivery: registry::delivery(pipeline, sink),
+        let sink = |sink: &flumen_pipeline::plan::SinkPlan| {
+            let (delivery, delivery_because) = registry::delivery(pipeline, sink);
+            SinkReport { name: sink.name.clone(), kind: sink.kind.clone(), delivery, delivery_because }
         };
         report.pipelines.push(PipelineReport {
             name: pipeline.name.clone(),

@@ -9,6 +9,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::agent::Agent;
+use crate::cmd::plugin::shadow;
 use crate::exit::{FAILED, Failure};
 use crate::log::Repeats;
 use crate::reload::{By, Reloader};
@@ -86,7 +87,7 @@ pub fn run(args: Args, repeats: Repeats) -> Result<(), Failure> {
     }
 }
 
-/// Answers `flumen status`, `flumen reload` and `flumen plan`.
+/// Answers `flumen status`, `flumen reload`, `flumen plan` and `flumen quarantine`.
 fn serve(agent: &Arc<Agent>, reloader: &Reloader) -> anyhow::Result<()> {
     let (weak, reloader) = (Arc::downgrade(agent), reloader.clone());
     control::serve(&agent.plan().data_dir, move |request| match request {
@@ -96,6 +97,9 @@ fn serve(agent: &Arc<Agent>, reloader: &Reloader) -> anyhow::Result<()> {
             let answer = reloader.ask_and_wait(By::Command, request.ends_with("drain"));
             answer.and_then(|answer| serde_json::to_string(&*answer).ok())
         }
-        _ => None,
+        other if other.starts_with(shadow::REQUEST) => {
+            weak.upgrade().and_then(|agent| shadow::answer(&agent, other))
+        }
+        other => weak.upgrade().and_then(|agent| cmd::quarantine::answer(&agent, other)),
     })
 }

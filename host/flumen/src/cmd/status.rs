@@ -174,6 +174,13 @@ fn plugin_line(plugin: &Value) {
         number(&stats, "traps"),
         number(&stats, "timeouts")
     );
+    let rollbacks = number(plugin, "rollbacks");
+    if plugin.get("on_probation").and_then(Value::as_bool) == Some(true) {
+        println!("               new, on probation");
+    }
+    if rollbacks > 0 {
+        println!("               {rollbacks} new versions were rolled back");
+    }
     if let Some(error) = plugin.get("last_swap_error").and_then(Value::as_str) {
         println!("               swap failed, the old version runs on: {error}");
     }

@@ -19,14 +19,15 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::connection::{Connection, ReadBack, in_slices, send_offsets};
+use super::connection::{Connection, ReadBack, in_slices};
 use super::failover::Failover;
+use super::handover::{is_membership, send_offsets};
 use super::limbo::Limbo;
 use super::options::JournalOptions;
 use super::queue::{Pending, Queue};
-use super::reader::{ReaderAck, ReaderShared};
 use super::record::Encoder;
 use super::registers::{CommitRecord, Owner, state_value};
+use super::share::{ReaderAck, ReaderShared};
 use super::topics::{POSITIONS, STATE, Topic};
 use crate::context::Context;
 use crate::{limits, words};
@@ -465,16 +466,13 @@ impl Committer {
                 added.map_err(|error| Trouble::Unknown(error.to_string()))?;
             }
             let give_up = || self.is_given_up();
-            if let Err(error) = send_offsets(producer, list, member, &give_up) {
+            let sent =
+                send_offsets(producer.clone(), Arc::as_ref, list, member, limits::TRANSACTION, &give_up);
+            if let Err(error) = sent.and_then(|(_, outcome)| outcome) {
                 let text = producer.context().explain(&error);
-                return Err(match words::code(&error) {
-                    Some(
-                        Code::IllegalGeneration
-                        | Code::UnknownMemberId
-                        | Code::FencedInstanceId
-                        | Code::RebalanceInProgress,
-                    ) => refuse(format!("the members of the group {} have changed", reader.group)),
-                    _ => Trouble::Unknown(text),
+                return Err(match is_membership(&error) {
+                    true => refuse(format!("the members of the group {} have changed", reader.group)),
+                    false => Trouble::Unknown(text),
                 });
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::{Message, Offset, TopicPartitionList};
@@ -95,7 +95,12 @@ impl Connection {
                 Some(Ok(message)) => {
                     read.next = message.offset() + 1;
                     read.take(owner, message.key().unwrap_or_default(), message.payload());
+                    // Where many agents write, the topic itself has no end.
+                    if read.next >= end {
+                        return Ok(read);
+                    }
                 }
+                // Behind the last record before `end` there may be markers of transactions alone.
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(read),
                 Some(Err(error)) if is_lasting(&error) => return Err(explain(&error)),
                 _ => {}
@@ -129,34 +134,6 @@ pub(super) fn in_slices(
             return Err(error);
         }
         producer.poll(std::time::Duration::ZERO);
-    }
-}
-
-/// Sends offsets into the transaction. librdkafka's call has no end while no broker answers, whatever timeout it is
-/// given: it is made on a thread of its own, which is left behind when nobody wants the outcome any more. What it may
-/// still do then is no commit: the transaction ends with the producer's next `init_transactions`, like any other.
-pub(super) fn send_offsets(
-    producer: &Arc<BaseProducer<Context>>,
-    offsets: TopicPartitionList,
-    member: ConsumerGroupMetadata,
-    give_up: &dyn Fn() -> bool,
-) -> Result<(), KafkaError> {
-    let (tell, told) = crossbeam_channel::bounded(1);
-    let own = producer.clone();
-    let call = move || {
-        let outcome = own.send_offsets_to_transaction(&offsets, &member, limits::TRANSACTION);
-        // Nobody may be there to hear.
-        tell.send(outcome).ok();
-    };
-    let timed_out = || KafkaError::Flush(Code::OperationTimedOut);
-    std::thread::Builder::new().name("kafka-offsets".into()).spawn(call).map_err(|_| timed_out())?;
-    let until = Instant::now() + limits::TRANSACTION;
-    loop {
-        match told.recv_timeout(limits::SLICE) {
-            Ok(outcome) => return outcome,
-            Err(_) if give_up() || Instant::now() > until => return Err(timed_out()),
-            Err(_) => {}
-        }
     }
 }
 

@@ -9,6 +9,8 @@
 //!   so that a member whose partitions have gone to another agent is refused ([`reader`]);
 //! - a *commit record* with the group's number: what tells, after an outcome that is not known, whether it counted.
 //!
+//! A Kafka sink on the same cluster has its reader's acknowledgement in its own transaction ([`handover`]).
+//!
 //! An unknown outcome: the producer is destroyed and made anew, `init_transactions` ends what was open, the commit
 //! record is read back, and the same commits are sent again if it is not there ([`committer`]). If the record is of
 //! another session, another agent with the same name has taken over, and this journal fails and says so.
@@ -24,6 +26,7 @@ mod away;
 mod committer;
 mod connection;
 mod failover;
+mod handover;
 mod journal;
 mod limbo;
 mod mark;
@@ -33,7 +36,9 @@ mod queue;
 mod reader;
 mod record;
 mod registers;
+mod share;
 mod topics;
 
+pub use handover::{Acknowledgement, Acknowledger, Taken};
 pub use journal::{KafkaJournal, KafkaOpenError};
 pub use options::{ChannelTopic, JournalOptions, SPEC};

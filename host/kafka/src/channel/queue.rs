@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use flumen_journal::{Commit, CommitError, Ticket};
 use parking_lot::{Condvar, Mutex};
 
-use super::reader::ReaderAck;
+use super::share::ReaderAck;
 use crate::limits;
 
 /// Positions by key.
@@ -129,6 +129,17 @@ impl Queue {
         state.waiting.push_back(Pending { number, commit, acks, bytes, slot: slot.clone() });
         self.changed.notify_all();
         Ok(slot)
+    }
+
+    /// Acknowledgements that count already; `number` is of the last group.
+    pub fn settled(&self, acks: &[ReaderAck], number: u64) -> Result<QueueTicket, CommitError> {
+        if let Some(error) = self.state.lock().refused() {
+            return Err(error);
+        }
+        acks.iter().for_each(|ack| ack.reader.committed(ack));
+        let slot = Arc::new(Slot::default());
+        slot.answer(Ok(number));
+        Ok(QueueTicket(slot))
     }
 
     /// The next group: what waits, up to a bound; waits for more for a short while, because a transaction costs the

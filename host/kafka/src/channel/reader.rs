@@ -14,256 +14,24 @@
 //! again, so a generation fetched before belongs to a time when the partitions were ours. The broker refuses the
 //! generation if it is no longer the group's. The agent is a static member, so that a restart takes its partitions over at once.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::any::Any;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flumen_journal::{Delivery, ReadError, Reader};
-use parking_lot::Mutex;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{Message, Offset, TopicPartitionList};
 
+use super::handover::Acknowledger;
 use super::mark::{self, Offsets};
 use super::options::JournalOptions;
 use super::queue::Queue;
 use super::record::Decoder;
-use crate::context::{Context, Rebalance};
+use super::share::{Listener, ReaderShared};
+use crate::context::Context;
 use crate::{limits, words};
-
-/// What the reader, the committer and the rebalances share.
-pub(super) struct ReaderShared {
-    pub name: String,
-    pub topic: String,
-    pub group: String,
-    state: Mutex<State>,
-    consumer: Mutex<Option<Arc<BaseConsumer<Context>>>>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Rises with each seek: acknowledgements of before do not count after.
-    epoch: u64,
-    /// Why the reader has to go back.
-    broken: Option<String>,
-    /// Say so at the next read.
-    is_told: bool,
-    partitions: BTreeMap<i32, Partition>,
-    assignments: u64,
-    /// Behind what was handed out last.
-    cursor: u64,
-    /// Handed in as acknowledged.
-    acknowledged: u64,
-    /// Acknowledged in a transaction that counts.
-    durable: u64,
-    /// Offsets behind the last acknowledged delivery and those that are not acknowledged.
-    table: VecDeque<(u64, Behind)>,
-    /// Offsets that a destination has; what comes before them is not read again.
-    marks: BTreeMap<i32, i64>,
-    /// Events that retention took before they were read.
-    lost: u64,
-}
-
-/// Partition, its assignment, next offset. A partition that went and came back was read by others meanwhile: what
-/// is known of an earlier assignment says nothing of the present one.
-type Behind = Vec<(i32, u64, i64)>;
-
-#[derive(Debug, Clone, Copy)]
-struct Partition {
-    /// Which assignment: it may go and come back.
-    assignment: u64,
-    /// The next offset to hand out; `None` until the first record, if the broker did not say in time.
-    read: Option<i64>,
-    acknowledged: Option<i64>,
-    durable: Option<i64>,
-    /// Nothing followed what was read last.
-    is_at_end: bool,
-}
-
-/// An acknowledgement as offsets.
-pub(super) struct ReaderAck {
-    pub reader: Arc<ReaderShared>,
-    epoch: u64,
-    cursor: u64,
-    /// Partition, its assignment, next offset.
-    pub offsets: Vec<(i32, u64, i64)>,
-}
-
-impl ReaderShared {
-    pub fn new(name: &str, topic: &str, group: &str) -> Arc<ReaderShared> {
-        let (state, consumer) = Default::default();
-        Arc::new(ReaderShared {
-            name: name.into(),
-            topic: topic.into(),
-            group: group.into(),
-            state,
-            consumer,
-        })
-    }
-
-    /// The acknowledged cursor, and what is handed out and not acknowledged.
-    pub fn progress(&self) -> (u64, u64) {
-        let state = self.state.lock();
-        (state.acknowledged, state.cursor.saturating_sub(state.acknowledged))
-    }
-
-    /// Acknowledged offset of each partition that is ours, but of those that are read to their end and acknowledged: what
-    /// is behind it there is the end of a transaction.
-    pub fn unfinished(&self) -> Offsets {
-        let state = self.state.lock();
-        let is_open = |p: &Partition| !p.is_at_end || p.durable != p.read;
-        let open = state.partitions.iter().filter(|(_, partition)| is_open(partition));
-        open.filter_map(|(number, partition)| Some((*number, partition.durable?))).collect()
-    }
-
-    /// Turns an acknowledgement into offsets; `Err`: it comes too late.
-    pub fn acknowledge(self: &Arc<Self>, cursor: u64) -> Result<ReaderAck, String> {
-        let mut state = self.state.lock();
-        if let Some(broken) = &state.broken {
-            return Err(broken.clone());
-        }
-        let mut offsets = Vec::new();
-        if cursor > state.acknowledged {
-            let found = state.table.iter().find(|(behind, _)| *behind == cursor);
-            let behind = found.map(|(_, offsets)| offsets.clone());
-            let behind = behind.ok_or_else(|| format!("no delivery ends at {cursor}"))?;
-            for (number, assignment, offset) in behind {
-                let own = state.partitions.get_mut(&number).filter(|own| own.assignment == assignment);
-                let Some(partition) = own else { continue };
-                if partition.acknowledged.is_none_or(|before| before < offset) {
-                    partition.acknowledged = Some(offset);
-                    offsets.push((number, assignment, offset));
-                }
-            }
-            state.acknowledged = cursor;
-            state.table.retain(|(behind, _)| *behind >= cursor);
-        }
-        Ok(ReaderAck { reader: self.clone(), epoch: state.epoch, cursor, offsets })
-    }
-
-    /// Who the group thinks we are. Fetched before [`ReaderShared::check`].
-    pub fn member(&self) -> Option<ConsumerGroupMetadata> {
-        self.consumer.lock().clone()?.group_metadata()
-    }
-
-    /// An acknowledgement that can still count.
-    pub fn check(&self, ack: &ReaderAck) -> Result<(), String> {
-        let state = self.state.lock();
-        if state.epoch != ack.epoch {
-            return Err("an acknowledgement before it was refused".into());
-        }
-        if let Some(broken) = &state.broken {
-            return Err(broken.clone());
-        }
-        let is_ours = |(number, assignment, _): &(i32, u64, i64)| {
-            state.partitions.get(number).is_some_and(|partition| partition.assignment == *assignment)
-        };
-        if ack.offsets.iter().all(is_ours) {
-            Ok(())
-        } else {
-            Err(format!("partitions of {} went to another agent", self.topic))
-        }
-    }
-
-    /// The acknowledgement's transaction counts.
-    pub fn committed(&self, ack: &ReaderAck) {
-        let mut state = self.state.lock();
-        if state.epoch != ack.epoch {
-            return;
-        }
-        state.durable = state.durable.max(ack.cursor);
-        for (number, assignment, offset) in &ack.offsets {
-            if let Some(partition) = state.partitions.get_mut(number).filter(|p| p.assignment == *assignment)
-            {
-                partition.durable = Some(*offset);
-            }
-        }
-    }
-
-    /// The acknowledgement never counts: the reader has to go back.
-    pub fn refuse(&self, ack: &ReaderAck, reason: &str) {
-        let mut state = self.state.lock();
-        if state.epoch == ack.epoch {
-            state.set_broken(reason.to_owned());
-        }
-    }
-}
-
-impl State {
-    fn set_broken(&mut self, reason: String) {
-        self.broken.get_or_insert(reason);
-        self.acknowledged = self.durable;
-        for partition in self.partitions.values_mut() {
-            partition.acknowledged = partition.durable;
-        }
-        self.is_told = false;
-    }
-}
-
-/// Hears of partitions that come and go, inside the reader's own poll.
-struct Listener(Arc<ReaderShared>);
-
-impl Rebalance for Listener {
-    fn assigned(&self, consumer: &BaseConsumer<Context>, partitions: &mut TopicPartitionList) {
-        let topic = self.0.topic.as_str();
-        let committed = consumer.committed_offsets(partitions.clone(), limits::REQUEST);
-        if let Err(error) = &committed {
-            // librdkafka asks again by itself, and the first record tells.
-            tracing::info!(topic, %error, "the group's offsets are not known yet");
-        }
-        let numbers: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
-        tracing::info!(topic, group = self.0.group, partitions = ?numbers, "partitions of the channel come");
-        for number in numbers {
-            let offset = committed.as_ref().ok().map(|list| {
-                let element = list.find_partition(topic, number);
-                element.and_then(|element| element.offset().to_raw()).filter(|offset| *offset >= 0)
-            });
-            let low = consumer.fetch_watermarks(topic, number, limits::REQUEST).ok().map(|(low, _)| low);
-            let mut state = self.0.state.lock();
-            let begin = match (offset, low) {
-                (None, _) | (Some(None), None) => None,
-                (Some(Some(offset)), Some(low)) if offset < low => {
-                    let lost = low.abs_diff(offset);
-                    state.lost += lost;
-                    tracing::error!(topic, number, lost, "retention took events that were not read yet");
-                    Some(low)
-                }
-                (Some(Some(offset)), _) => Some(offset),
-                (Some(None), Some(low)) => Some(low),
-            };
-            let read = begin.map(|begin| begin.max(state.marks.get(&number).copied().unwrap_or(begin)));
-            state.assignments += 1;
-            let assignment = state.assignments;
-            let partition =
-                Partition { assignment, read, acknowledged: begin, durable: begin, is_at_end: false };
-            state.partitions.insert(number, partition);
-            drop(state);
-            if let Some(read) = read
-                && let Err(error) = partitions.set_partition_offset(topic, number, Offset::Offset(read))
-            {
-                tracing::error!(topic, number, %error, "cannot set where to begin");
-            }
-        }
-    }
-
-    fn revoked(&self, _: &BaseConsumer<Context>, partitions: &TopicPartitionList, is_lost: bool) {
-        let mut state = self.0.state.lock();
-        let mut open = false;
-        let mut numbers = Vec::new();
-        for element in partitions.elements() {
-            numbers.push(element.partition());
-            if let Some(partition) = state.partitions.remove(&element.partition()) {
-                let unsettled = if is_lost { partition.durable } else { partition.acknowledged };
-                open |= partition.read != unsettled;
-            }
-        }
-        let topic = self.0.topic.as_str();
-        tracing::info!(topic, group = self.0.group, partitions = ?numbers, is_lost, "partitions of the channel go");
-        if open {
-            state.set_broken(format!("partitions of {topic} went to another agent"));
-        }
-    }
-}
 
 /// The reader of a channel.
 pub(super) struct KafkaReader {
@@ -326,7 +94,7 @@ impl KafkaReader {
     fn leave(&mut self) {
         *self.shared.consumer.lock() = None;
         self.consumer = None;
-        let mut state = self.shared.state.lock();
+        let mut state = self.shared.state();
         if !state.partitions.is_empty() {
             state.set_broken(format!("the membership in the group {} ended", self.shared.group));
             state.partitions.clear();
@@ -343,7 +111,7 @@ impl KafkaReader {
 
     /// Why the reader has to go back, once.
     fn moved(&self) -> Result<(), ReadError> {
-        let mut state = self.shared.state.lock();
+        let mut state = self.shared.state();
         match state.broken.clone() {
             Some(reason) if !state.is_told => {
                 state.is_told = true;
@@ -359,7 +127,7 @@ impl KafkaReader {
     fn take(&mut self, message: &impl Message, decoder: &mut Decoder) -> u64 {
         let (number, next) = (message.partition(), message.offset() + 1);
         let covered = {
-            let mut state = self.shared.state.lock();
+            let mut state = self.shared.state();
             let Some(partition) = state.partitions.get_mut(&number) else { return 0 };
             let read = *partition.read.get_or_insert(message.offset());
             partition.acknowledged.get_or_insert(read);
@@ -390,7 +158,7 @@ impl KafkaReader {
             match consumer.poll(left) {
                 Some(Ok(message)) => covered += self.take(&message, &mut decoder),
                 Some(Err(KafkaError::PartitionEOF(number))) => {
-                    if let Some(partition) = self.shared.state.lock().partitions.get_mut(&number) {
+                    if let Some(partition) = self.shared.state().partitions.get_mut(&number) {
                         partition.is_at_end = true;
                     }
                 }
@@ -411,7 +179,7 @@ impl KafkaReader {
         }
         consumer.context().works();
         let batch = decoder.finish().map_err(|error| self.failed(error.to_string()))?;
-        let mut state = self.shared.state.lock();
+        let mut state = self.shared.state();
         let first = state.cursor;
         state.cursor += covered;
         let behind = state.partitions.iter();
@@ -451,7 +219,7 @@ impl KafkaReader {
     /// Waits until the group has given us partitions. What is read meanwhile is read again after the seek that follows.
     fn await_partitions(&mut self) -> bool {
         let until = Instant::now() + limits::READ_BACK;
-        while self.shared.state.lock().partitions.is_empty() {
+        while self.shared.state().partitions.is_empty() {
             if Instant::now() > until || self.queue.is_closing() {
                 return false;
             }
@@ -497,7 +265,7 @@ impl Reader for KafkaReader {
 
     fn seek(&mut self, cursor: u64) -> Result<(), ReadError> {
         let offsets: Offsets = {
-            let mut state = self.shared.state.lock();
+            let mut state = self.shared.state();
             state.epoch += 1;
             state.broken = None;
             state.acknowledged = state.durable;
@@ -523,12 +291,16 @@ impl Reader for KafkaReader {
     }
 
     fn acknowledged(&self) -> u64 {
-        let state = self.shared.state.lock();
+        let state = self.shared.state();
         if state.broken.is_some() { state.durable } else { state.acknowledged }
     }
 
+    fn acknowledger(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(Acknowledger::new(self.shared.clone(), self.options.settings.clone()))
+    }
+
     fn mark(&self, cursor: u64) -> Vec<u8> {
-        let state = self.shared.state.lock();
+        let state = self.shared.state();
         let offsets: Offsets = match state.table.iter().find(|(behind, _)| *behind == cursor) {
             Some((_, behind)) => behind.iter().map(|(number, _, offset)| (*number, *offset)).collect(),
             None => {
@@ -551,7 +323,7 @@ impl Reader for KafkaReader {
                 return None;
             }
         }
-        let mut state = self.shared.state.lock();
+        let mut state = self.shared.state();
         let mut cursor = state.durable;
         let mut behind = Vec::new();
         for (number, partition) in &state.partitions {

@@ -278,6 +278,11 @@ impl Kept {
         self.state.lock().jobs.first_key_value().map(|(id, job)| (*id, job.clone()))
     }
 
+    /// All jobs under way.
+    pub fn jobs(&self) -> BTreeMap<u64, Job> {
+        self.state.lock().jobs.clone()
+    }
+
     /// How a job is doing, or how it went.
     pub fn report(&self, id: u64) -> Option<JobReport> {
         self.reports().into_iter().find(|report| report.id == id)

@@ -13,5 +13,6 @@ mod replays;
 mod restart;
 mod sinks;
 mod sources;
+mod stateful;
 mod stops;
 mod support;

@@ -19,7 +19,7 @@ use crate::support::{Dice, Record, assert_exactly, until};
 const TOTAL: u64 = 2_000;
 
 fn is_judged(position: u64) -> bool {
-    position % 7 == 0
+    position.is_multiple_of(7)
 }
 
 fn is_late(position: u64) -> bool {
@@ -28,12 +28,12 @@ fn is_late(position: u64) -> bool {
 
 /// Still fails with the new version.
 fn is_hopeless(position: u64) -> bool {
-    position % 77 == 0
+    position.is_multiple_of(77)
 }
 
 /// Left out by the new version.
 fn is_left_out(position: u64) -> bool {
-    position % 7 == 0 && position % 5 == 1 && !is_hopeless(position)
+    position.is_multiple_of(7) && position % 5 == 1 && !is_hopeless(position)
 }
 
 fn old(batch: Batch) -> Processed {

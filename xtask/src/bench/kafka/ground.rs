@@ -44,6 +44,8 @@ impl Ground {
         let dir = tempfile::Builder::new().prefix("kafka-").tempdir_in(input::dir()?)?;
         let options = BrokerOptions {
             heap_mib: 1_024,
+            // With the compiler that a broker has in production; those of tests leave it out to start fast.
+            jvm: Vec::new(),
             dir: Some(dir.path().join("broker")),
             properties: PROPERTIES.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
             ..BrokerOptions::default()

@@ -117,6 +117,8 @@ fn java_figures(line: &str) -> Option<(f64, f64)> {
 pub struct Window {
     /// Events per second.
     pub events_s: f64,
+    /// Those that were no older than a second when they came.
+    pub in_time_events_s: f64,
     /// Age of half of them at most, when they came.
     pub p50_ms: Option<f64>,
     /// Of 99 in a hundred.
@@ -128,10 +130,10 @@ pub struct Window {
 /// What the age of an event counts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AgeOf {
-    /// The record's time.
-    Record,
     /// The time in a line of [`super::lines`].
     Body,
+    /// When the generator should have made it, at so many events a second.
+    Due(u64),
 }
 
 /// A consumer that measures the age of what it reads. Dropped, it is killed.
@@ -145,7 +147,10 @@ impl DelayConsumer {
     pub fn start(ground: &Ground, topic: &str, seconds: u64, window_s: u64, age: AgeOf) -> Result<Self> {
         let mut command = Command::new(program("delay_consumer")?);
         command.args([&ground.bootstrap(), topic, &seconds.to_string(), &window_s.to_string()]);
-        command.arg(if age == AgeOf::Body { "body" } else { "time" });
+        match age {
+            AgeOf::Body => command.arg("body"),
+            AgeOf::Due(events_s) => command.arg(events_s.to_string()),
+        };
         // A few lines of JSON: they fit into the pipe.
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         Ok(Self(Some(command.spawn().context("cannot start delay_consumer")?)))

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use arrow_buffer::ScalarBuffer;
 use flumen_event::Batch;
+use flumen_kafka::channel::{Acknowledger, Taken};
 use flumen_kafka::lane::{self, Lane};
 use flumen_kafka::produce::{Record, TopicId, Values};
 use flumen_kafka::progress::{self, By, Progress, Who};
@@ -19,6 +20,7 @@ use flumen_pipeline::sink::SinkContext;
 use super::options::{Delivery, Settings};
 use super::patience::Patience;
 use super::routes::{LaneOf, Routes};
+use crate::sinks::limits;
 
 /// The id of a progress record in failures; rows have others.
 const PROGRESS_ID: usize = usize::MAX;
@@ -50,6 +52,10 @@ pub(super) struct Link {
     pub used: usize,
     /// From where on there are so many.
     pub since: Vec<u8>,
+    /// Acknowledges the channel in our transactions: a Kafka channel on the same cluster, with one lane.
+    pub group: Option<Arc<Acknowledger>>,
+    /// The mark that the broker holds of lane 0; with a `group` alone.
+    pub stored_mark: Vec<u8>,
     pub topics: Topics,
     pub routes: Routes,
     pub delivered: Vec<Delivered>,
@@ -62,8 +68,16 @@ pub(super) struct Link {
     pub is_fenced: bool,
     /// When the last batch was handed over.
     pub handed: Option<Instant>,
+    pub sizes: Sizes,
+}
+
+/// What producers are set up for; known again after an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sizes {
     /// Bytes of a batch of records: `batch_bytes`, or what the topics take.
-    pub batch_bytes: u64,
+    pub batch: u64,
+    /// Bytes of the largest record: see [`super::room`].
+    pub record: usize,
 }
 
 impl Link {
@@ -98,7 +112,10 @@ impl Link {
             return Err(SinkError::Stopped);
         }
         if self.settings.delivery == Delivery::ExactlyOnce {
-            self.commit_transactions(mark, patience)?;
+            match self.group.clone() {
+                Some(group) => self.commit_with_group(&group, mark, patience)?,
+                None => self.commit_transactions(mark, patience)?,
+            }
         } else {
             self.end_lanes(patience)?;
         }
@@ -155,6 +172,57 @@ impl Link {
         let progress = Progress { mark: mark.to_vec(), lanes: self.used as u16, since: self.since.clone() };
         let key = self.who.lane_key(lane as u16);
         self.put(lane, &key, progress.encode(&self.by))
+    }
+
+    /// As [`Link::commit_transactions`] in the one lane, with the channel's acknowledgement in the same transaction. A
+    /// transaction is made for that alone, too: the journal must not write these offsets beside us.
+    fn commit_with_group(
+        &mut self,
+        group: &Acknowledger,
+        mark: &[u8],
+        patience: &Patience,
+    ) -> Result<(), SinkError> {
+        let begin = Instant::now();
+        let taken = loop {
+            match group.take(mark) {
+                Taken::Wait if patience.go_on() && begin.elapsed() < self.settings.transaction_timeout => {
+                    std::thread::sleep(limits::KAFKA_QUEUE_WAIT);
+                }
+                taken => break taken,
+            }
+        };
+        let (acknowledgement, member) = match taken {
+            Taken::Now(acknowledgement, member) => (acknowledgement, member),
+            // Nothing was delivered either.
+            Taken::Nothing => return self.end_lanes(patience),
+            Taken::Late(reason) => return Err(SinkError::Moved(reason)),
+            Taken::Wait => {
+                return Err(SinkError::Retry(
+                    "an earlier acknowledgement of the channel is under way".into(),
+                ));
+            }
+        };
+        let first = self.lanes.first_mut().map_or(Ok(()), |lane| lane.lane.begin());
+        first.map_err(|error| self.error(&error))?;
+        self.put_progress(0, mark)?;
+        if self.lanes.is_empty() {
+            return Err(SinkError::Retry("there is no lane".into()));
+        }
+        let lane = self.lanes.remove(0);
+        let timeout = self.settings.transaction_timeout;
+        let sent = acknowledgement
+            .send(member, lane, |lane| lane.lane.producer.client(), timeout, &|| !patience.go_on());
+        // If nobody waited for its end, the lane went with the call: this connection is given up anyway.
+        let (lane, sent) = sent.map_err(|error| self.error(&error))?;
+        self.lanes.insert(0, lane);
+        sent.map_err(|error| match acknowledgement.refusal(&error) {
+            Some(reason) => SinkError::Moved(reason),
+            None => self.error(&error),
+        })?;
+        self.end_lanes(patience)?;
+        acknowledgement.counts();
+        self.stored_mark = mark.to_vec();
+        Ok(())
     }
 
     /// Says in a transaction of its own that this process delivers now.

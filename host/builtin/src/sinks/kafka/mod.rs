@@ -16,6 +16,10 @@
 //! and the number of lanes, and the number in force is what lane 0's progress says: it changes only at a flush, when
 //! every lane is at the same cursor.
 //!
+//! On a Kafka channel of the same cluster (one lane) the channel's acknowledgement is in the transaction, too: the
+//! offsets of its reader's group, with the member's generation. Where delivery goes on is what the group says then,
+//! whichever agent asks; the progress record only tells whether the last transaction counted.
+//!
 //! # How it fails
 //! Any error drops the producers, and recovery finds out what the broker holds; the outcome of a commit is never
 //! guessed. A record that the broker refuses for good goes to quarantine: the transaction is aborted, the guilty record is
@@ -42,6 +46,7 @@ mod outbox;
 mod patience;
 mod recovery;
 mod refusals;
+mod room;
 mod routes;
 mod sending;
 mod template;
@@ -49,7 +54,7 @@ mod values;
 
 pub use options::{SPEC, delivery};
 
-use link::Link;
+use link::{Link, Sizes};
 use options::{Delivery, Settings};
 use outbox::Outbox;
 use patience::Patience;
@@ -59,9 +64,9 @@ pub fn build(options: &Options) -> Result<Box<dyn Sink>, BuildError> {
     let settings = Arc::new(Settings::from_options(options)?);
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
     let by = By { instance: format!("{:016x}", routes::random()), host, pid: std::process::id() };
-    let batch_bytes = settings.batch_bytes;
+    let sizes = room::first(&settings);
     let outbox = Outbox::default();
-    Ok(Box::new(KafkaSink { settings, by, link: None, is_fenced: false, batch_bytes, outbox }))
+    Ok(Box::new(KafkaSink { settings, by, link: None, is_fenced: false, sizes, outbox }))
 }
 
 struct KafkaSink {
@@ -72,8 +77,7 @@ struct KafkaSink {
     link: Option<Link>,
     /// The broker said that another has our transactional id, or that we were too slow.
     is_fenced: bool,
-    /// See [`Link::batch_bytes`].
-    batch_bytes: u64,
+    sizes: Sizes,
     outbox: Outbox,
 }
 
@@ -91,7 +95,7 @@ impl KafkaSink {
         let done = step(&mut link, context, &patience);
         match done.is_ok() {
             true => self.link = Some(link),
-            false => (self.is_fenced, self.batch_bytes) = (link.is_fenced, link.batch_bytes),
+            false => (self.is_fenced, self.sizes) = (link.is_fenced, link.sizes),
         }
         done
     }
@@ -112,7 +116,7 @@ impl Sink for KafkaSink {
             self.is_fenced = false;
         }
         let (link, stored) =
-            recovery::recover(&self.settings, &self.by, self.batch_bytes, context, cursors, &patience)?;
+            recovery::recover(&self.settings, &self.by, self.sizes, context, cursors, &patience)?;
         self.link = Some(link);
         Ok(stored)
     }
@@ -122,6 +126,11 @@ impl Sink for KafkaSink {
             Some(link) => link.missing(batch, next),
             None => Ok(batch),
         }
+    }
+
+    fn holds(&self, mark: &[u8]) -> Option<bool> {
+        let link = self.link.as_ref().filter(|link| link.group.is_some())?;
+        Some(link.stored_mark == mark)
     }
 
     fn deliver(&mut self, context: &mut SinkContext, delivery: &JournalDelivery) -> Result<(), SinkError> {

@@ -273,8 +273,6 @@ impl Settings {
         // What fills no batch is sent at the latest by the flush, and by `Link::deliver` when nothing more comes. A
         // short linger would keep a processor busy: see `Producer::drain_step`.
         config.set("linger.ms", ms(limits::KAFKA_LINGER));
-        // What is too large is for the broker to say: it counts compressed bytes.
-        config.set("message.max.bytes", limits::KAFKA_RECORD_BYTES_MAX.to_string());
         config.set("queue.buffering.max.kbytes", (limits::KAFKA_QUEUE_BYTES / 1024).to_string());
         config.set("queue.buffering.max.messages", limits::KAFKA_QUEUE_EVENTS.to_string());
         match self.delivery {

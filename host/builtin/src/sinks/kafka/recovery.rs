@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
+use flumen_kafka::channel::Acknowledger;
 use flumen_kafka::lane::Lane;
 use flumen_kafka::progress::{self, By, Found, Progress, ReadError, Who};
 use flumen_kafka::rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -13,7 +14,7 @@ use flumen_kafka::words;
 use flumen_pipeline::SinkError;
 use flumen_pipeline::sink::{Cursors, SinkContext, Stored};
 
-use super::link::{LaneState, Link};
+use super::link::{LaneState, Link, Sizes};
 use super::options::{Delivery, Settings};
 use super::patience::Patience;
 use super::routes::Routes;
@@ -26,7 +27,7 @@ const COORDINATORS: &str = "__transaction_state";
 pub(super) fn recover(
     settings: &Arc<Settings>,
     by: &By,
-    batch_bytes: u64,
+    sizes: Sizes,
     context: &SinkContext,
     cursors: &mut Cursors<'_>,
     patience: &Patience,
@@ -39,6 +40,8 @@ pub(super) fn recover(
         lanes: Vec::new(),
         used: settings.lanes,
         since: Vec::new(),
+        group: None,
+        stored_mark: Vec::new(),
         topics,
         routes: Routes::default(),
         delivered: Vec::new(),
@@ -47,13 +50,14 @@ pub(super) fn recover(
         until: 0,
         is_fenced: false,
         handed: None,
-        batch_bytes,
+        sizes,
     };
     link.check_topic()?;
     if settings.delivery != Delivery::ExactlyOnce {
         link.add_lanes(settings.lanes, context, patience)?;
         return Ok((link, None));
     }
+    link.join_channel(cursors)?;
     link.check_progress_topic(patience)?;
     link.add_lanes(settings.lanes, context, patience)?;
     link.claim(patience)?;
@@ -75,7 +79,10 @@ pub(super) fn recover(
         );
     }
     context.metrics.set_gauges("progress_corrupted", [("progress_corrupted".to_owned(), found.corrupted)]);
-    let stored = link.take_up(&found.lanes, cursors);
+    let stored = match link.group.clone() {
+        Some(group) => link.take_up_group(&group, &found.lanes, cursors)?,
+        None => link.take_up(&found.lanes, cursors),
+    };
     Ok((link, Some(stored)))
 }
 
@@ -160,7 +167,7 @@ impl Link {
             self.routes.forget();
         }
         if let Some(limit) = self.routes.known_limit(name) {
-            self.batch_bytes = self.batch_bytes.min(limit as u64);
+            self.sizes.batch = self.sizes.batch.min(limit as u64);
         }
         Ok(())
     }
@@ -218,7 +225,8 @@ impl Link {
     ) -> Result<(), SinkError> {
         let name = format!("sink {}", context.name);
         let mut config = self.settings.producer(&name);
-        config.set("batch.size", self.batch_bytes.to_string());
+        config.set("batch.size", self.sizes.batch.to_string());
+        config.set("message.max.bytes", self.sizes.record.to_string());
         let is_transactional = self.settings.delivery == Delivery::ExactlyOnce;
         let first = self.lanes.len();
         for number in first..count {
@@ -295,6 +303,41 @@ impl Link {
                 copies.in_sync, copies.replicas, copies.brokers
             )
         })
+    }
+
+    /// If the channel is a topic of the same cluster, its acknowledgement is to be in our transactions.
+    fn join_channel(&mut self, cursors: &Cursors<'_>) -> Result<(), SinkError> {
+        let offered = cursors.acknowledger().and_then(|offered| offered.downcast::<Acknowledger>().ok());
+        let Some(offered) = offered.filter(|_| self.settings.lanes == 1) else { return Ok(()) };
+        let (Some(channel), Some(own)) = (offered.cluster_id(), self.topics.cluster_id()) else {
+            let brokers = self.settings.client.brokers.join(", ");
+            return Err(SinkError::Retry(format!("no broker of {brokers} said of which cluster it is")));
+        };
+        if channel == own {
+            self.group = Some(offered);
+        } else {
+            tracing::warn!(
+                sink = self.who.sink,
+                "the channel is a topic of another cluster, and one transaction cannot span two: what an agent had \
+                 delivered and not acknowledged when it died comes twice if another agent gets its partitions"
+            );
+        }
+        Ok(())
+    }
+
+    /// The group's offsets say where to go on: whatever transaction of ours they were in, nothing of ours is open now.
+    fn take_up_group(
+        &mut self,
+        group: &Acknowledger,
+        found: &BTreeMap<u16, Progress>,
+        cursors: &Cursors<'_>,
+    ) -> Result<Stored, SinkError> {
+        group.refresh().map_err(SinkError::Retry)?;
+        self.used = 1;
+        self.stored_mark = found.get(&0).map(|progress| progress.mark.clone()).unwrap_or_default();
+        let acknowledged = cursors.acknowledged();
+        self.lanes.iter_mut().for_each(|lane| lane.cursor = acknowledged);
+        Ok(self.stand(acknowledged, acknowledged))
     }
 
     /// Where each lane goes on, and in how many.

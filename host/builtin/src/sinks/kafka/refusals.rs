@@ -135,8 +135,8 @@ impl Link {
         let batch = self.delivered.get(index).map(|delivered| delivered.batch.slice(row, 1));
         let topic = batch.map(|batch| self.topic_of(&batch)).unwrap_or_default();
         match self.routes.known_limit(&topic).map(|limit| limit as u64) {
-            Some(limit) if limit < self.batch_bytes => {
-                self.batch_bytes = limit;
+            Some(limit) if limit < self.sizes.batch => {
+                self.sizes.batch = limit;
                 Err(SinkError::Retry(format!(
                     "topic {topic:?} takes batches of {limit} bytes (max.message.bytes); smaller ones are sent from now on"
                 )))

@@ -112,7 +112,8 @@ impl Route {
         }
     }
 
-    /// The partition of a row of `bytes` bytes. An error is a reason for quarantine.
+    /// The partition of a row; `bytes` are its value's and its key's: what librdkafka fills a batch by. An error is a
+    /// reason for quarantine.
     pub fn partition(
         &mut self,
         how: &Partitioner,
@@ -144,8 +145,9 @@ impl Route {
             _ => {
                 let (at, so_far) = &mut self.sticky;
                 if *so_far >= batch_bytes {
-                    // Not the next one: all agents would walk in step.
-                    *at = any_partition();
+                    // Not the next one: all agents would walk in step. Nor the same again: of an idempotent producer
+                    // librdkafka has one request to a partition under way, and what follows waits for its answer.
+                    *at = *at % count + 1 + any_partition() % (count - 1).max(1);
                     *so_far = 0;
                 }
                 *so_far += bytes;
@@ -174,14 +176,13 @@ pub(super) struct TopicNames<'a> {
 impl<'a> TopicNames<'a> {
     pub fn new(settings: &'a Settings, batch: &'a Batch) -> TopicNames<'a> {
         let columns = settings.topic.columns(batch);
-        TopicNames { settings, columns, name: String::new() }
+        let name = settings.topic.plain().unwrap_or_default().to_owned();
+        TopicNames { settings, columns, name }
     }
 
     /// The topic of a row; an error is why it may not go to its own.
     pub fn of(&mut self, row: usize) -> Result<&str, String> {
-        if let Some(name) = self.settings.topic.plain() {
-            self.name.clear();
-            self.name.push_str(name);
+        if self.settings.topic.plain().is_some() {
             return Ok(&self.name);
         }
         self.settings.topic.render(&self.columns, row, &mut self.name);
@@ -256,6 +257,13 @@ mod tests {
         assert_eq!(at(&Partitioner::Sticky, Some("k"), None), Ok(1));
         assert_eq!(at(&Partitioner::Murmur2, None, None), Ok(1));
         assert_eq!(route.sticky.1, 20);
+        // Then it is another one's turn, never the same again unless there is only one; all have turns.
+        let turns: Vec<i32> =
+            (0..200).map(|_| route.partition(&Partitioner::Sticky, None, None, 20, 20).unwrap()).collect();
+        assert!(turns[0] != 1 && turns.windows(2).all(|pair| pair[0] != pair[1]), "{turns:?}");
+        assert!((0..3).all(|partition| turns.contains(&partition)), "{turns:?}");
+        route.partitions = Some(1);
+        assert!((0..4).all(|_| route.partition(&Partitioner::Sticky, None, None, 20, 20) == Ok(0)));
     }
 
     #[test]

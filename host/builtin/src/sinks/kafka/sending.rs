@@ -14,7 +14,7 @@ use super::link::{Delivered, Link};
 use super::options::{Delivery, Partitioner, Settings};
 use super::patience::Patience;
 use super::routes::{LaneOf, TopicNames};
-use super::values::{self, Columns};
+use super::values::{self, Columns, header_bytes};
 use crate::sinks::limits;
 
 /// A batch's number above, its row below: what librdkafka calls a record.
@@ -50,6 +50,7 @@ impl Link {
         patience: &Patience,
     ) -> Result<(), SinkError> {
         let values = values::values(self.settings.value, &batch);
+        self.make_room(context, &batch, &values, patience)?;
         self.delivered.push(Delivered { batch, values, refused: Default::default() });
         let is_alone = self.handed.is_none_or(|at| at.elapsed() > limits::KAFKA_NOTHING_MORE);
         let sent = self.send_batch(context, self.delivered.len() - 1, patience);
@@ -75,6 +76,7 @@ impl Link {
         let mut dropped = 0;
         for batch in batches {
             let values = values::values(self.settings.value, &batch);
+            self.make_room(context, &batch, &values, patience)?;
             let rows = batch.rows() as u64;
             self.delivered.push(Delivered { batch, values, refused: Default::default() });
             match self.send_batch(context, self.delivered.len() - 1, patience) {
@@ -153,12 +155,19 @@ impl Link {
         let mut headers: Vec<(&CString, &[u8])> = Vec::new();
         let mut scratch = [0; 16];
         let mut last_topic: Option<(String, usize)> = None;
+        // Values are compared with a topic's limit only where they go as they are.
+        let is_limited = settings.compression == "none";
+        let has_refused = !delivered.refused.is_empty();
+        let has_alone = !self.alone.is_empty();
+        let batch_bytes = self.sizes.batch;
         for lane in self.lanes.iter_mut().take(self.used) {
             lane.lane.producer.hold(values.clone());
             lane.lane.producer.serve();
         }
         for row in rows {
-            if self.delivered.get(index).is_some_and(|delivered| delivered.refused.contains(&row)) {
+            if has_refused
+                && self.delivered.get(index).is_some_and(|delivered| delivered.refused.contains(&row))
+            {
                 continue;
             }
             let route = match self.route(&settings, names.of(row), &mut last_topic)? {
@@ -175,9 +184,7 @@ impl Link {
                 partition_header.filter(|header| header.is_valid(row)).map(|header| header.value(row));
             let Some(found) = self.routes.get_mut(route) else { continue };
             let bytes = record_bytes(value, key, &headers);
-            if let Some(limit) =
-                found.record_bytes_max.filter(|limit| settings.compression == "none" && bytes > *limit)
-            {
+            if let Some(limit) = found.record_bytes_max.filter(|limit| is_limited && bytes > *limit) {
                 refused.push((
                     row,
                     format!(
@@ -187,9 +194,8 @@ impl Link {
                 ));
                 continue;
             }
-            let partition =
-                found.partition(&settings.partitioner, key, header, bytes as u64, settings.batch_bytes);
-            let partition = match partition {
+            let bytes = (value.len() + key.map_or(0, <[u8]>::len)) as u64;
+            let partition = match found.partition(&settings.partitioner, key, header, bytes, batch_bytes) {
                 Ok(partition) => Some(partition),
                 Err(reason) => {
                     refused.push((row, reason));
@@ -198,7 +204,7 @@ impl Link {
             };
             let time_ms = settings.event_time.then(|| batch.time().value(row).div_euclid(1_000_000).max(0));
             let id = id(index, row);
-            let is_alone = !self.alone.is_empty() && self.alone.contains(&id);
+            let is_alone = has_alone && self.alone.contains(&id);
             let lane = lane_of.row(row);
             let topic = self.topic_id(lane, route)?;
             let record = Record { topic, partition, key, time_ms, headers: &headers, id };
@@ -371,6 +377,6 @@ impl Link {
 
 /// Bytes of a record, as a batch of this record alone would have.
 fn record_bytes(value: &[u8], key: Option<&[u8]>, headers: &[(&CString, &[u8])]) -> usize {
-    let headers: usize = headers.iter().map(|(name, value)| name.as_bytes().len() + value.len() + 10).sum();
+    let headers: usize = headers.iter().map(|(name, value)| header_bytes(name, value.len())).sum();
     value.len() + key.map_or(0, <[u8]>::len) + headers + limits::KAFKA_RECORD_OVERHEAD_BYTES
 }

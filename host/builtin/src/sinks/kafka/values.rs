@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow_array::{Array, StringArray};
 use flumen_event::Batch;
 use flumen_kafka::flume_avro;
-use flumen_kafka::produce::Values;
+use flumen_kafka::produce::{self, Values};
 
 use super::options::{HeadersSent, KeyOf, Settings, ValueForm};
 use crate::sinks::encode::{Encoder, Encoding};
@@ -90,12 +90,29 @@ impl<'a> Columns<'a> {
         }
     }
 
+    /// No row has more bytes of key and headers, as librdkafka counts them.
+    pub fn bytes_max(&self) -> usize {
+        let longest = |column: &StringArray| produce::longest(column.value_offsets());
+        let key = match &self.key {
+            KeyColumn::None => 0,
+            KeyColumn::Header(column) => column.map_or(0, longest),
+            KeyColumn::BodyHash => 16,
+        };
+        let header = |(name, values): &(CString, &StringArray)| header_bytes(name, longest(values));
+        key + self.headers.iter().map(header).sum::<usize>()
+    }
+
     /// The headers of a row, into `out`.
     pub fn headers<'s>(&'s self, row: usize, out: &mut Vec<(&'s CString, &'s [u8])>) {
         out.clear();
         let present = self.headers.iter().filter(|(_, values)| values.is_valid(row));
         out.extend(present.map(|(name, values)| (name, values.value(row).as_bytes())));
     }
+}
+
+/// Bytes of a record's header with its lengths.
+pub(super) fn header_bytes(name: &CString, value: usize) -> usize {
+    name.as_bytes().len() + value + 10
 }
 
 #[cfg(test)]
@@ -125,6 +142,22 @@ mod tests {
         assert_eq!(value(ValueForm::FlumeAvro, 0), "\x02\x08host\x08web1\x00\x0ahello");
         assert_eq!(value(ValueForm::FlumeAvro, 1), "\x00\x00");
         assert_eq!(value(ValueForm::FlumeAvro, 2), "");
+    }
+
+    #[test]
+    fn no_row_has_more_bytes_than_is_said() {
+        let with = |words: &[(&str, &str)]| super::super::options::tests::settings(words).unwrap();
+        let batch = batch();
+        for (form, longest) in [(ValueForm::Raw, 5), (ValueForm::FlumeAvro, 17)] {
+            let values = values(form, &batch);
+            assert_eq!(values.longest(), longest);
+            assert!((0..2).all(|row| values.get(row).len() <= longest));
+        }
+        let of = |words: &[(&str, &str)]| Columns::new(&with(words), &batch).bytes_max();
+        assert_eq!(of(&[]), 0);
+        assert_eq!(of(&[("key", "body-hash")]), 16);
+        assert_eq!(of(&[("key", "header.host")]), 4);
+        assert_eq!(of(&[("key", "header.host"), ("headers", "*")]), 4 + "host".len() + 4 + 10);
     }
 
     #[test]

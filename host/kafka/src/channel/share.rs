@@ -1,0 +1,374 @@
+//! What a channel's reader, the committer and rebalances share: which partitions are ours, and how far each is read,
+//! acknowledged and durable. The rules stand in [`super::reader`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::mark::Offsets;
+use crate::context::{Context, Rebalance};
+use crate::limits;
+
+/// What the reader, the committer and the rebalances share.
+pub(super) struct ReaderShared {
+    pub name: String,
+    pub topic: String,
+    pub group: String,
+    state: Mutex<State>,
+    pub consumer: Mutex<Option<Arc<BaseConsumer<Context>>>>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    /// Rises with each seek: acknowledgements of before do not count after.
+    pub epoch: u64,
+    /// Why the reader has to go back.
+    pub broken: Option<String>,
+    /// Say so at the next read.
+    pub is_told: bool,
+    pub partitions: BTreeMap<i32, Partition>,
+    pub assignments: u64,
+    /// Behind what was handed out last.
+    pub cursor: u64,
+    /// Handed in as acknowledged.
+    pub acknowledged: u64,
+    /// Acknowledged in a transaction that counts.
+    pub durable: u64,
+    /// Offsets behind the last acknowledged delivery and those that are not acknowledged.
+    pub table: VecDeque<(u64, Behind)>,
+    /// Offsets that a destination has; what comes before them is not read again.
+    pub marks: BTreeMap<i32, i64>,
+    /// Events that retention took before they were read.
+    pub lost: u64,
+}
+
+/// Partition, its assignment, next offset. A partition that went and came back was read by others meanwhile: what
+/// is known of an earlier assignment says nothing of the present one.
+pub(super) type Behind = Vec<(i32, u64, i64)>;
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Partition {
+    /// Which assignment: it may go and come back.
+    pub assignment: u64,
+    /// The next offset to hand out; `None` until the first record, if the broker did not say in time.
+    pub read: Option<i64>,
+    pub acknowledged: Option<i64>,
+    pub durable: Option<i64>,
+    /// Nothing followed what was read last.
+    pub is_at_end: bool,
+}
+
+/// An acknowledgement as offsets.
+pub(super) struct ReaderAck {
+    pub reader: Arc<ReaderShared>,
+    epoch: u64,
+    cursor: u64,
+    /// Partition, its assignment, next offset.
+    pub offsets: Behind,
+    /// Nothing is new, and nothing of this reader is under way: it counts already.
+    pub is_settled: bool,
+}
+
+impl ReaderShared {
+    pub fn new(name: &str, topic: &str, group: &str) -> Arc<ReaderShared> {
+        let (state, consumer) = Default::default();
+        Arc::new(ReaderShared {
+            name: name.into(),
+            topic: topic.into(),
+            group: group.into(),
+            state,
+            consumer,
+        })
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// The acknowledged cursor, and what is handed out and not acknowledged.
+    pub fn progress(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.acknowledged, state.cursor.saturating_sub(state.acknowledged))
+    }
+
+    /// Acknowledged offset of each partition that is ours, but of those that are read to their end and acknowledged: what
+    /// is behind it there is the end of a transaction.
+    pub fn unfinished(&self) -> Offsets {
+        let state = self.state.lock();
+        let is_open = |p: &Partition| !p.is_at_end || p.durable != p.read;
+        let open = state.partitions.iter().filter(|(_, partition)| is_open(partition));
+        open.filter_map(|(number, partition)| Some((*number, partition.durable?))).collect()
+    }
+
+    /// Turns an acknowledgement into offsets; `Err`: it comes too late.
+    pub fn acknowledge(self: &Arc<Self>, cursor: u64) -> Result<ReaderAck, String> {
+        let mut state = self.state.lock();
+        if let Some(broken) = &state.broken {
+            return Err(broken.clone());
+        }
+        let mut offsets = Vec::new();
+        if cursor > state.acknowledged {
+            let found = state.table.iter().find(|(behind, _)| *behind == cursor);
+            let behind = found.map(|(_, offsets)| offsets.clone());
+            let behind = behind.ok_or_else(|| format!("no delivery ends at {cursor}"))?;
+            for (number, assignment, offset) in behind {
+                let own = state.partitions.get_mut(&number).filter(|own| own.assignment == assignment);
+                let Some(partition) = own else { continue };
+                if partition.acknowledged.is_none_or(|before| before < offset) {
+                    partition.acknowledged = Some(offset);
+                    offsets.push((number, assignment, offset));
+                }
+            }
+            state.acknowledged = cursor;
+            state.table.retain(|(behind, _)| *behind >= cursor);
+        }
+        let is_settled = offsets.is_empty() && state.is_settled();
+        Ok(ReaderAck { reader: self.clone(), epoch: state.epoch, cursor, offsets, is_settled })
+    }
+
+    /// Who the group thinks we are. Fetched before [`ReaderShared::check`].
+    pub fn member(&self) -> Option<ConsumerGroupMetadata> {
+        self.consumer.lock().clone()?.group_metadata()
+    }
+
+    /// An acknowledgement that can still count.
+    pub fn check(&self, ack: &ReaderAck) -> Result<(), String> {
+        let state = self.state.lock();
+        if state.epoch != ack.epoch {
+            return Err("an acknowledgement before it was refused".into());
+        }
+        if let Some(broken) = &state.broken {
+            return Err(broken.clone());
+        }
+        let is_ours = |(number, assignment, _): &(i32, u64, i64)| {
+            state.partitions.get(number).is_some_and(|partition| partition.assignment == *assignment)
+        };
+        if ack.offsets.iter().all(is_ours) {
+            Ok(())
+        } else {
+            Err(format!("partitions of {} went to another agent", self.topic))
+        }
+    }
+
+    /// The acknowledgement's transaction counts.
+    pub fn committed(&self, ack: &ReaderAck) {
+        let mut state = self.state.lock();
+        if state.epoch != ack.epoch {
+            return;
+        }
+        state.durable = state.durable.max(ack.cursor);
+        for (number, assignment, offset) in &ack.offsets {
+            if let Some(partition) = state.partitions.get_mut(number).filter(|p| p.assignment == *assignment)
+            {
+                partition.durable = Some(*offset);
+            }
+        }
+    }
+
+    /// The acknowledgement never counts: the reader has to go back.
+    pub fn refuse(&self, ack: &ReaderAck, reason: &str) {
+        let mut state = self.state.lock();
+        if state.epoch == ack.epoch {
+            state.set_broken(reason.to_owned());
+        }
+    }
+}
+
+impl State {
+    /// Nothing is acknowledged that is not durable.
+    fn is_settled(&self) -> bool {
+        self.partitions.values().all(|partition| partition.acknowledged == partition.durable)
+    }
+
+    /// Our partitions, each with its assignment.
+    pub fn assignments(&self) -> Vec<(i32, u64)> {
+        self.partitions.iter().map(|(number, partition)| (*number, partition.assignment)).collect()
+    }
+
+    /// Of the offsets of a mark those that are not durable; `None` while acknowledgements are under way.
+    pub fn newer(&self, offsets: &Offsets) -> Result<Option<Behind>, String> {
+        if let Some(broken) = &self.broken {
+            return Err(broken.clone());
+        }
+        if !self.is_settled() {
+            return Ok(None);
+        }
+        let is_it = |behind: &Behind| {
+            behind.len() == offsets.len()
+                && behind.iter().zip(offsets).all(|(one, other)| (one.0, one.2) == *other)
+        };
+        let is_durable = |(number, offset): &(i32, i64)| {
+            self.partitions
+                .get(number)
+                .is_none_or(|own| own.durable.is_some_and(|durable| *offset <= durable))
+        };
+        let Some((_, behind)) = self.table.iter().rev().find(|(_, behind)| is_it(behind)) else {
+            let nothing_new = offsets.iter().all(is_durable);
+            return if nothing_new {
+                Ok(Some(Vec::new()))
+            } else {
+                Err("no delivery ends at the mark".into())
+            };
+        };
+        let is_new = |(number, assignment, offset): &&(i32, u64, i64)| {
+            let own = self.partitions.get(number).filter(|own| own.assignment == *assignment);
+            own.is_some_and(|own| own.durable.is_none_or(|durable| durable < *offset))
+        };
+        Ok(Some(behind.iter().filter(is_new).copied().collect()))
+    }
+
+    /// These offsets are in the group.
+    pub fn settle(&mut self, offsets: &Behind) {
+        for (number, assignment, offset) in offsets {
+            if let Some(own) = self.partitions.get_mut(number).filter(|own| own.assignment == *assignment) {
+                (own.acknowledged, own.durable) = (Some(*offset), Some(*offset));
+            }
+        }
+    }
+
+    /// The group has these offsets, of whichever transaction: what is new of them counts as acknowledged.
+    pub fn learn(&mut self, found: Behind) {
+        let newer: Behind = found
+            .into_iter()
+            .filter(|(number, assignment, offset)| {
+                let own = self.partitions.get(number).filter(|own| own.assignment == *assignment);
+                own.and_then(|own| own.durable).is_some_and(|durable| durable < *offset)
+            })
+            .collect();
+        for (number, _, offset) in &newer {
+            let before = self.partitions.get(number).and_then(|own| own.durable);
+            self.durable += before.map_or(0, |before| offset.abs_diff(before));
+        }
+        self.settle(&newer);
+        self.acknowledged = self.durable;
+        self.cursor = self.cursor.max(self.durable);
+    }
+
+    pub fn set_broken(&mut self, reason: String) {
+        self.broken.get_or_insert(reason);
+        self.acknowledged = self.durable;
+        for partition in self.partitions.values_mut() {
+            partition.acknowledged = partition.durable;
+        }
+        self.is_told = false;
+    }
+}
+
+/// Hears of partitions that come and go, inside the reader's own poll.
+pub(super) struct Listener(pub Arc<ReaderShared>);
+
+impl Rebalance for Listener {
+    fn assigned(&self, consumer: &BaseConsumer<Context>, partitions: &mut TopicPartitionList) {
+        let topic = self.0.topic.as_str();
+        let committed = consumer.committed_offsets(partitions.clone(), limits::REQUEST);
+        if let Err(error) = &committed {
+            // librdkafka asks again by itself, and the first record tells.
+            tracing::info!(topic, %error, "the group's offsets are not known yet");
+        }
+        let numbers: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
+        tracing::info!(topic, group = self.0.group, partitions = ?numbers, "partitions of the channel come");
+        for number in numbers {
+            let offset = committed.as_ref().ok().map(|list| {
+                let element = list.find_partition(topic, number);
+                element.and_then(|element| element.offset().to_raw()).filter(|offset| *offset >= 0)
+            });
+            let low = consumer.fetch_watermarks(topic, number, limits::REQUEST).ok().map(|(low, _)| low);
+            let mut state = self.0.state.lock();
+            let begin = match (offset, low) {
+                (None, _) | (Some(None), None) => None,
+                (Some(Some(offset)), Some(low)) if offset < low => {
+                    let lost = low.abs_diff(offset);
+                    state.lost += lost;
+                    tracing::error!(topic, number, lost, "retention took events that were not read yet");
+                    Some(low)
+                }
+                (Some(Some(offset)), _) => Some(offset),
+                (Some(None), Some(low)) => Some(low),
+            };
+            let read = begin.map(|begin| begin.max(state.marks.get(&number).copied().unwrap_or(begin)));
+            state.assignments += 1;
+            let assignment = state.assignments;
+            let partition =
+                Partition { assignment, read, acknowledged: begin, durable: begin, is_at_end: false };
+            state.partitions.insert(number, partition);
+            drop(state);
+            if let Some(read) = read
+                && let Err(error) = partitions.set_partition_offset(topic, number, Offset::Offset(read))
+            {
+                tracing::error!(topic, number, %error, "cannot set where to begin");
+            }
+        }
+    }
+
+    fn revoked(&self, _: &BaseConsumer<Context>, partitions: &TopicPartitionList, is_lost: bool) {
+        let mut state = self.0.state.lock();
+        let mut open = false;
+        let mut numbers = Vec::new();
+        for element in partitions.elements() {
+            numbers.push(element.partition());
+            if let Some(partition) = state.partitions.remove(&element.partition()) {
+                let unsettled = if is_lost { partition.durable } else { partition.acknowledged };
+                open |= partition.read != unsettled;
+            }
+        }
+        let topic = self.0.topic.as_str();
+        tracing::info!(topic, group = self.0.group, partitions = ?numbers, is_lost, "partitions of the channel go");
+        if open {
+            state.set_broken(format!("partitions of {topic} went to another agent"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Partition 0 is at 10 in the group, and a delivery that ends at 25 was handed out.
+    fn delivered() -> State {
+        let own = Partition {
+            assignment: 1,
+            read: Some(25),
+            acknowledged: Some(10),
+            durable: Some(10),
+            is_at_end: false,
+        };
+        let mut state = State { cursor: 15, ..State::default() };
+        state.partitions.insert(0, own);
+        state.table.push_back((15, vec![(0, 1, 25)]));
+        state
+    }
+
+    #[test]
+    fn what_a_mark_adds_is_handed_over_once() {
+        let mut state = delivered();
+        assert_eq!(state.newer(&vec![(0, 25)]), Ok(Some(vec![(0, 1, 25)])));
+        assert_eq!(state.newer(&vec![(0, 10)]), Ok(Some(vec![])));
+        assert!(state.newer(&vec![(0, 20)]).is_err());
+        state.settle(&vec![(0, 1, 25)]);
+        assert_eq!(state.newer(&vec![(0, 25)]), Ok(Some(vec![])));
+    }
+
+    #[test]
+    fn an_acknowledgement_under_way_is_waited_for_and_a_moved_partition_is_left_out() {
+        let mut state = delivered();
+        state.partitions.get_mut(&0).unwrap().acknowledged = Some(12);
+        assert_eq!(state.newer(&vec![(0, 25)]), Ok(None));
+        let mut state = delivered();
+        state.partitions.get_mut(&0).unwrap().assignment = 2;
+        assert_eq!(state.newer(&vec![(0, 25)]), Ok(Some(vec![])));
+        state.set_broken("gone".into());
+        assert_eq!(state.newer(&vec![(0, 25)]), Err("gone".into()));
+    }
+
+    #[test]
+    fn what_the_group_has_after_a_transaction_in_doubt_counts() {
+        let mut state = delivered();
+        state.learn(vec![(0, 1, 25), (7, 1, 99)]);
+        assert_eq!((state.durable, state.acknowledged), (15, 15));
+        state.learn(vec![(0, 1, 20)]);
+        assert_eq!(state.partitions[&0].durable, Some(25));
+    }
+}

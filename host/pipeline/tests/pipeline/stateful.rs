@@ -1,0 +1,351 @@
+//! Plugins with state: what they remember agrees with what came out, whatever happens.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arrow_array::UInt32Array;
+use flumen_event::{Batch, BatchBuilder};
+use flumen_journal::{ByteColumn, Journal};
+use flumen_pipeline::plan::OnReject;
+use flumen_pipeline::state::Session;
+use flumen_pipeline::{Interceptor, InterceptorVersion, Processed, StopOutcome};
+use parking_lot::Mutex;
+
+use crate::support::destination::Destination;
+use crate::support::plugins::{Plugin, all, label};
+use crate::support::script::Script;
+use crate::support::world::{Running, World, interceptor, plan};
+use crate::support::{Dice, Record, until};
+
+const TOTAL: u64 = 3_000;
+
+type Process = Box<dyn Fn(Batch, &mut Session) -> Processed + Send + Sync>;
+type Tick = Box<dyn Fn(&mut Session) -> Result<(), String> + Send + Sync>;
+
+/// A version made of closures.
+struct Version {
+    hash: &'static str,
+    process: Process,
+    tick: Option<Tick>,
+    migrate: fn(&str, &mut Session) -> Result<(), String>,
+}
+
+impl InterceptorVersion for Version {
+    fn process(&self, _: Batch) -> Processed {
+        panic!("it needs its state")
+    }
+
+    fn process_with(&self, batch: Batch, session: &mut Session) -> Processed {
+        (self.process)(batch, session)
+    }
+
+    fn hash(&self) -> &str {
+        self.hash
+    }
+
+    fn version(&self) -> &str {
+        self.hash
+    }
+
+    fn migrate(&self, from: &str, session: &mut Session) -> Result<(), String> {
+        (self.migrate)(from, session)
+    }
+
+    fn tick_every(&self) -> Option<Duration> {
+        self.tick.as_ref().map(|_| Duration::from_millis(5))
+    }
+
+    fn tick(&self, session: &mut Session) -> Result<(), String> {
+        self.tick.as_ref().map_or(Ok(()), |tick| tick(session))
+    }
+}
+
+struct Remembering {
+    name: &'static str,
+    current: Mutex<Arc<dyn InterceptorVersion>>,
+    refused: Mutex<Vec<String>>,
+}
+
+impl Interceptor for Remembering {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn current(&self) -> Arc<dyn InterceptorVersion> {
+        self.current.lock().clone()
+    }
+
+    fn refused(&self, _: &Arc<dyn InterceptorVersion>, reason: &str) {
+        self.refused.lock().push(reason.to_owned());
+    }
+}
+
+fn remembering(name: &'static str, version: Version) -> Arc<Remembering> {
+    Arc::new(Remembering { name, current: Mutex::new(Arc::new(version)), refused: Mutex::default() })
+}
+
+/// A column, owned.
+struct Column(Vec<u8>, Vec<u8>);
+
+impl Column {
+    fn of(rows: impl IntoIterator<Item = Vec<u8>>) -> Column {
+        let (mut offsets, mut data) = (vec![0; 4], Vec::new());
+        for row in rows {
+            data.extend(row);
+            offsets.extend_from_slice(&(data.len() as u32).to_le_bytes());
+        }
+        Column(offsets, data)
+    }
+
+    fn get(&self) -> ByteColumn<'_> {
+        ByteColumn::new(&self.0, &self.1).unwrap()
+    }
+}
+
+/// Lets each position through once, whatever stream it is of. Some attempts fail half way.
+fn dedup() -> Arc<Remembering> {
+    let calls = AtomicU64::new(0);
+    let process = move |batch: Batch, session: &mut Session| {
+        let keys =
+            Column::of(batch.position().values().iter().map(|position| position.to_be_bytes().to_vec()));
+        if calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) {
+            session.insert_if_absent(&keys.get(), None, None).unwrap();
+            session.reject();
+        }
+        let new = session.insert_if_absent(&keys.get(), None, None).unwrap();
+        session.accept();
+        let is_new = |row: &u32| new[*row as usize / 8] & (1 << (row % 8)) != 0;
+        let rows: UInt32Array = (0..batch.rows() as u32).filter(is_new).collect();
+        let kept = batch.take(&rows).unwrap();
+        let dropped = (batch.rows() - kept.rows()) as u64;
+        Processed { kept, quarantined: Vec::new(), dropped }
+    };
+    let version = Version { hash: "d1", process: Box::new(process), tick: None, migrate: |_, _| Ok(()) };
+    remembering("dedup", version)
+}
+
+fn number(session: &mut Session, key: &str) -> u64 {
+    let values = session.get_many(&Column::of([key.into()]).get(), 100).unwrap();
+    values.data.as_slice().try_into().map(u64::from_le_bytes).unwrap_or_default()
+}
+
+fn set(session: &mut Session, key: &str, to: u64) {
+    let value = Column::of([to.to_le_bytes().to_vec()]);
+    session.put_many(&Column::of([key.into()]).get(), &value.get(), None).unwrap();
+}
+
+fn one_event(body: &str) -> Batch {
+    let mut builder = BatchBuilder::with_capacity(1, 0);
+    builder.push(0, 0, 1, body.as_bytes());
+    builder.finish(Vec::new()).unwrap()
+}
+
+/// Counts events; tells the count after every tenth batch, and at a tick if it has changed.
+fn counter(hash: &'static str, migrate: fn(&str, &mut Session) -> Result<(), String>) -> Version {
+    let calls = AtomicU64::new(0);
+    let process = move |batch: Batch, session: &mut Session| {
+        let count = number(session, "count") + batch.rows() as u64;
+        set(session, "count", count);
+        if calls.fetch_add(1, Ordering::Relaxed) % 10 == 9 {
+            set(session, "told", count);
+            session.emit(one_event(&format!("count {count}")));
+        }
+        session.accept();
+        Processed { kept: batch, quarantined: Vec::new(), dropped: 0 }
+    };
+    let tick = |session: &mut Session| {
+        let (count, told) = (number(session, "count"), number(session, "told"));
+        if count > told {
+            set(session, "told", count);
+            session.emit(one_event(&format!("count {count}")));
+        }
+        Ok(())
+    };
+    Version { hash, process: Box::new(process), tick: Some(Box::new(tick)), migrate }
+}
+
+fn world() -> World {
+    let mut plan = plan(&["one", "two"], &[("main", 700)], &[("a", "main")]);
+    let with_state = |name| {
+        let mut plan = interceptor(name, OnReject::Quarantine);
+        plan.grants = vec!["state".into()];
+        plan
+    };
+    let label = interceptor("label", OnReject::Quarantine);
+    plan.interceptors =
+        vec![interceptor("before", OnReject::Quarantine), with_state("dedup"), with_state("counter"), label];
+    plan.interceptor_threads = 3;
+    World::new(plan)
+}
+
+fn start(world: &World, destination: &Destination, counter: Arc<Remembering>) -> Running {
+    let sources = [1, 2].map(|stream| Script::new(stream, TOTAL, 40).make()).into();
+    let before = Plugin::new("before", all);
+    let behind = Plugin::new("label", |batch| all(label(batch, "seen", "yes")));
+    world.start(sources, vec![before, dedup(), counter, behind], vec![destination.sink()])
+}
+
+fn counts(records: &[Record]) -> Vec<&Record> {
+    records.iter().filter(|record| record.body.starts_with("count ")).collect()
+}
+
+/// Each position once over both streams; each count once, rising, numbered without a gap, and the last one true.
+fn check(destination: &Destination, what: &str) {
+    let records = destination.records();
+    assert!(
+        records.iter().all(|record| record.header("seen") == "yes"),
+        "{what}: behind the plugins with state"
+    );
+    let positions: Vec<u64> = records
+        .iter()
+        .filter(|record| [1, 2].contains(&record.stream))
+        .map(|record| record.position)
+        .collect();
+    assert_eq!(positions.len() as u64, TOTAL, "{what}: no key twice");
+    assert_eq!(positions.into_iter().collect::<BTreeSet<_>>(), (0..TOTAL).collect(), "{what}: every key");
+    let counts = counts(&records);
+    let numbers: Vec<u64> = counts.iter().map(|record| record.position).collect();
+    assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "{what}: numbers of emitted events");
+    assert!(counts.iter().all(|record| record.stream == counts[0].stream && record.stream > 2));
+    let told: Vec<u64> = counts.iter().map(|record| record.body[6..].parse().unwrap()).collect();
+    assert!(told.is_sorted_by(|a, b| a < b), "{what}: {told:?}");
+    assert_eq!(told.last(), Some(&TOTAL), "{what}: what it remembers agrees with what came out");
+}
+
+fn finish(running: Running, destination: &Destination) {
+    let is_told = || destination.records().iter().any(|record| record.body == format!("count {TOTAL}"));
+    until("the last count", is_told);
+    running.finish();
+}
+
+fn run(seed: u64, crashes_per_hundred: u64) {
+    let mut dice = Dice(seed);
+    let (mut world, mut destination) = (world(), Destination::new());
+    let counter = || remembering("counter", counter("c1", |_, _| panic!("it is the same version")));
+    for _ in 0..6 {
+        let running = start(&world, &destination, counter());
+        destination.wait_for_rows((destination.rows() + dice.roll(900) as usize).min(TOTAL as usize));
+        if dice.roll(100) < crashes_per_hundred {
+            world = world.crash(running);
+            destination = destination.crash(&mut dice);
+        } else {
+            let outcome = running.stop_within(Duration::from_millis(dice.roll(20)));
+            assert!(
+                matches!(outcome, StopOutcome::Drained | StopOutcome::Left(_)),
+                "seed {seed}: {outcome:?}"
+            );
+        }
+    }
+    let running = start(&world, &destination, counter());
+    finish(running, &destination);
+    check(&destination, &format!("seed {seed}"));
+}
+
+#[test]
+fn each_key_once_over_clean_stops() {
+    (0..2).for_each(|seed| run(seed, 0));
+}
+
+#[test]
+fn each_key_once_over_crashes() {
+    (200..206).for_each(|seed| run(seed, 100));
+}
+
+#[test]
+fn a_new_version_takes_over_the_state_once_or_the_old_one_goes_on() {
+    let (world, destination) = (world(), Destination::new());
+    let counter_plugin = remembering("counter", counter("c1", |_, _| panic!("there was none before")));
+    let running = start(&world, &destination, counter_plugin.clone());
+    destination.wait_for_rows(300);
+    let refuses = counter("c2", |from, session| {
+        assert_eq!(from, "c1");
+        set(session, "count", 1_000_000);
+        Err("no".into())
+    });
+    *counter_plugin.current.lock() = Arc::new(refuses);
+    destination.wait_for_rows(900);
+    assert_eq!(*counter_plugin.refused.lock(), ["no"]);
+    let takes = counter("c3", |from, session| {
+        assert_eq!(from, "c1");
+        let count = number(session, "migrated") + 1;
+        set(session, "migrated", count);
+        Ok(())
+    });
+    *counter_plugin.current.lock() = Arc::new(takes);
+    finish(running, &destination);
+    check(&destination, "after the swaps");
+    let journal = world.open_journal();
+    let store = journal.state().unwrap();
+    let mut session = Session::new(store, "test", &"counter".into(), u64::MAX, 0);
+    assert_eq!(number(&mut session, "migrated"), 1);
+    assert_eq!(session.writer(), Some(("c3".into(), "c3".into())));
+}
+
+#[test]
+fn what_is_over_the_limit_is_refused_and_nothing_of_it_written() {
+    let world = world();
+    let journal = world.open_journal();
+    let session = || Session::new(journal.state().unwrap(), "test", &"dedup".into(), 10_000, 0);
+    let keys = |range: std::ops::Range<u32>| Column::of(range.map(|key| format!("{key:040}").into_bytes()));
+    let mut first = session();
+    first.insert_if_absent(&keys(0..100).get(), None, None).unwrap();
+    let error = first.put_many(&keys(0..10).get(), &keys(0..10).get(), None).unwrap_err();
+    assert!(error.contains("limits.state"), "{error}");
+    // The same keys again cost nothing, and what is removed makes room.
+    first.put_many(&keys(0..1).get(), &Column::of([vec![]]).get(), None).unwrap();
+    first.remove_many(&keys(0..50).get()).unwrap();
+    first.insert_if_absent(&keys(100..140).get(), None, None).unwrap();
+    first.accept();
+    let found = first.scan(b"", None, 1_000, 1 << 20).unwrap();
+    assert_eq!(found.keys, keys(50..140).into_parts());
+    // Columns that are none, keys that are none.
+    assert!(first.remove_many(&Column::of([vec![]]).get()).is_err());
+    assert!(first.remove_many(&Column::of([vec![0; 1_025]]).get()).is_err());
+    assert!(first.put_many(&keys(0..2).get(), &keys(0..1).get(), None).is_err());
+    assert!(first.put_many(&keys(0..1).get(), &Column::of([vec![0; (1 << 20) + 1]]).get(), None).is_err());
+    assert!(first.get_many(&keys(0..1).get(), 0).is_ok());
+}
+
+impl Column {
+    fn into_parts(self) -> (Vec<u8>, Vec<u8>) {
+        (self.0, self.1)
+    }
+}
+
+/// What a batch wrote lies over what the journal has, in look-ups and in scans.
+#[test]
+fn a_session_sees_its_own_writes_over_those_before() {
+    let world = world();
+    let journal = world.open_journal();
+    let session = || Session::new(journal.state().unwrap(), "test", &"p".into(), u64::MAX, 1_000);
+    let column = |rows: &[&str]| Column::of(rows.iter().map(|row| row.as_bytes().to_vec()));
+    let mut before = session();
+    before
+        .put_many(&column(&["a1", "a2", "a3", "b1"]).get(), &column(&["1", "2", "3", "4"]).get(), None)
+        .unwrap();
+    before.put_many(&column(&["a0"]).get(), &column(&["old"]).get(), Some(0)).unwrap();
+    before.accept();
+    before.seal();
+    let commit = flumen_journal::Commit { state: before.into_writes(), ..Default::default() };
+    journal.commit(commit, None).unwrap();
+    let mut now = session();
+    now.remove_many(&column(&["a2"]).get()).unwrap();
+    now.put_many(&column(&["a4", "a1"]).get(), &column(&["new", "over"]).get(), None).unwrap();
+    now.accept();
+    now.put_many(&column(&["a25"]).get(), &column(&["staged"]).get(), None).unwrap();
+    let found = now.scan(b"a", Some(b"a0"), 3, 1_000).unwrap();
+    assert_eq!(found.keys, column(&["a1", "a25", "a3"]).into_parts());
+    assert_eq!(found.values, column(&["over", "staged", "3"]).into_parts());
+    assert_eq!(now.scan(b"a", Some(b"a3"), 3, 1_000).unwrap().keys, column(&["a4"]).into_parts());
+    now.reject();
+    let values = now.get_many(&column(&["a0", "a1", "a2", "a25", "a4", "b1"]).get(), 1_000).unwrap();
+    assert_eq!((values.data.as_slice(), values.present), (&b"oldovernew4"[..], vec![0b11_0011]));
+    // Of equal keys the first is set.
+    let values = column(&["x", "y", "z"]);
+    let set = now.insert_if_absent(&column(&["n", "n", "a1"]).get(), Some(&values.get()), None).unwrap();
+    assert_eq!(set, [0b001]);
+    assert_eq!(now.get_many(&column(&["n"]).get(), 100).unwrap().data, b"x");
+    assert!(Session::default().get_many(&column(&["n"]).get(), 100).is_err());
+}

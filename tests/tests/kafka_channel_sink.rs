@@ -1,0 +1,149 @@
+//! Kafka sinks on Kafka channels: the channel's acknowledgement is in the sink's transaction, so that it does not matter
+//! which agent gets an event after a death.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
+
+use std::path::Path;
+
+use flumen_tests::agent::Agent;
+use flumen_tests::flow::{self, DELIVERED};
+use flumen_tests::generator::{Generator, Load, is_malformed};
+use flumen_tests::kafka::{Broker, BrokerOptions, Client, client};
+use flumen_tests::oracle::Verdict;
+use flumen_tests::scene::Scene;
+use flumen_tests::{oracle, output, poll};
+use rustix::process::Signal;
+
+/// What a reader says when the group gives it partitions.
+const TAKEN_OVER: &str = "partitions of the channel come";
+
+/// An agent whose Kafka sink reads the channel `between` and writes the topic `out`.
+fn carrier(name: &str, broker: &Broker, before: &str) -> Scene {
+    let mut scene = Scene::new().unwrap();
+    scene.agent_name = name.to_owned();
+    let brokers = format!("brokers = [\"{}\"]", broker.bootstrap());
+    let text = format!(
+        "[channel]\nkind = \"kafka\"\n{brokers}\ntopic = \"between\"\nsession_timeout = \"3s\"\n\
+         [sink]\ntype = \"kafka\"\n{brokers}\ntopic = \"out\"\ntransaction_interval = \"50ms\"\ntransaction_timeout = \"10s\"\n{before}"
+    );
+    scene.pipeline(&text).unwrap();
+    scene
+}
+
+fn feeder(broker: &Broker) -> Scene {
+    let mut scene = Scene::new().unwrap();
+    scene.agent_name = "feeder".to_owned();
+    let text = format!(
+        "[source]\ntype = \"tail\"\npaths = [\"{{in}}/web-*.log*\"]\n\
+         [channel]\nkind = \"kafka\"\nbrokers = [\"{}\"]\ntopic = \"between\"\n",
+        broker.bootstrap()
+    );
+    scene.pipeline(&text).unwrap();
+    scene
+}
+
+/// Committed values of the topic, collected into the scene's output directory as the oracle reads it.
+fn collect(client: &Client, dir: &Path) -> u64 {
+    client::collect(client, &["out".to_owned()], dir).unwrap()
+}
+
+fn judge(dir: &Path, written: &[u64], is_kept: impl Fn(u64) -> bool) -> Verdict {
+    oracle::judge(&output::sequences(dir).unwrap(), written, is_kept).unwrap()
+}
+
+/// Waits until the topic has so many more committed records.
+fn wait_more(client: &Client, records: i64) {
+    let end = || Ok::<i64, anyhow::Error>(client.offsets("out")?.iter().map(|one| one.end).sum());
+    let before = end().unwrap();
+    poll::until("progress", DELIVERED, || Ok(end()? >= before + records)).unwrap();
+}
+
+/// What both have in quarantine: each line that is no access-log line once.
+fn judge_quarantine(scenes: &[Scene], written: &[u64]) -> Verdict {
+    let dir = tempfile::tempdir().unwrap();
+    for (number, scene) in scenes.iter().enumerate() {
+        let lines: String = scene.quarantine().unwrap().iter().map(|entry| format!("{entry}\n")).collect();
+        std::fs::write(dir.path().join(format!("q{number}.log")), lines).unwrap();
+    }
+    judge(dir.path(), written, is_malformed)
+}
+
+/// Waits until the other agent has heard once more that partitions are its own.
+fn wait_taken(agent: &Agent, before: usize) {
+    let taken = || Ok(agent.log()?.matches(TAKEN_OVER).count() > before);
+    poll::until("the other's partitions", DELIVERED, taken).unwrap();
+}
+
+/// One of two agents dies, or stands still until the group has given its share away, with transactions under way; the broker
+/// dies, too. What each had delivered and what the group has of it is one: nothing is lost, nothing doubled, and what
+/// the sink's own interceptor takes out of the flow is in one quarantine.
+#[test]
+fn a_kafka_sink_on_a_shared_channel_is_exactly_once() {
+    let mut broker = Broker::start(&BrokerOptions::default()).unwrap();
+    let client = broker.client();
+    client.create_topic("out", 1, &[]).unwrap();
+    let a = feeder(&broker);
+    let agent_a = a.start_ready().unwrap();
+    let scenes =
+        ["b1", "b2"].map(|name| carrier(name, &broker, "[[sink.interceptor]]\nplugin = \"access-log\"\n"));
+    scenes.iter().for_each(|scene| scene.install("access-log", "access-log").unwrap());
+    let checked = scenes[0].flumen(&["check", &scenes[0].config().display().to_string()]).unwrap();
+    assert!(checked.stdout.contains("exactly-once (kafka)"), "{checked:?}");
+    let mut agents: Vec<Agent> = scenes.iter().map(|scene| scene.start_ready().unwrap()).collect();
+    // Both have a share before the first dies.
+    for agent in &mut agents {
+        agent.wait_log(TAKEN_OVER, DELIVERED).unwrap();
+    }
+    let generator = Generator::start(Load { has_malformed: true, ..flow::load(&a, 21) }).unwrap();
+    for round in 0..8 {
+        wait_more(&client, 2_000);
+        let (victim, other) = (round % 2, (round + 1) % 2);
+        let before = agents[other].log().unwrap().matches(TAKEN_OVER).count();
+        match round {
+            0..4 => {
+                agents.remove(victim).kill().unwrap();
+                if round < 2 {
+                    // Back at once, it finds its own partitions; later, the other has them.
+                    wait_taken(&agents[0], before);
+                }
+                agents.insert(victim, scenes[victim].start().unwrap());
+            }
+            4..6 => {
+                agents[victim].signal(Signal::STOP).unwrap();
+                wait_taken(&agents[other], before);
+                wait_more(&client, 1_000);
+                agents[victim].signal(Signal::CONT).unwrap();
+            }
+            6 => {
+                broker.kill().unwrap();
+                broker.restart().unwrap();
+            }
+            _ => {
+                for (agent, scene) in std::mem::take(&mut agents).into_iter().zip(&scenes) {
+                    agent.kill().unwrap();
+                    agents.push(scene.start().unwrap());
+                }
+            }
+        }
+    }
+    let written = generator.stop().unwrap();
+    let kept = |seq: u64| !is_malformed(seq);
+    let expected: u64 = written.iter().map(|lines| (0..*lines).filter(|seq| kept(*seq)).count() as u64).sum();
+    let seen = tempfile::tempdir().unwrap();
+    let all = poll::until("all events in the topic", DELIVERED, || {
+        agents.iter_mut().try_for_each(Agent::expect_running)?;
+        Ok(collect(&client, seen.path()) >= expected)
+    });
+    if let Err(error) = all {
+        eprintln!("{error:#}\n{}\n{}", agents[0].log_tail(), agents[1].log_tail());
+    }
+    agent_a.stop().unwrap();
+    agents.into_iter().for_each(|agent| agent.stop().unwrap());
+    collect(&client, seen.path());
+    let verdict = judge(seen.path(), &written, kept);
+    eprintln!("{verdict}");
+    assert!(verdict.holds() && verdict.events > 15_000, "{verdict}");
+    let verdict = judge_quarantine(&scenes, &written);
+    eprintln!("{verdict}");
+    assert!(verdict.holds() && verdict.events > 50, "{verdict}");
+}
