@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rand::Rng;
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
 use serde_json::Value;
 
 use crate::agent::Agent;
@@ -36,6 +35,8 @@ pub struct Changes {
     /// The pipeline's file as it was written first.
     pipeline: String,
     turn: u32,
+    /// The last good version.
+    is_b: bool,
 }
 
 impl Changes {
@@ -61,8 +62,7 @@ impl Changes {
             let outcome = if self.turn % EDIT_EVERY == 0 {
                 self.edit(scene)
             } else {
-                let good = if self.swaps % 4 < 2 { "swap-b" } else { "swap-a" };
-                let plugin = if is_buggy && self.swaps % 2 == 1 { "swap-trap" } else { good };
+                let plugin = if is_buggy && self.swaps % 2 == 1 { "swap-trap" } else { self.other() };
                 self.swap(scene, plugin)
             };
             outcome.with_context(|| agent.log_tail())?;
@@ -79,8 +79,14 @@ impl Changes {
         if self.turn % 2 == 0 {
             return self.write(scene, random.random_range(0..EDITS.len()));
         }
-        let plugin = ["swap-a", "swap-b"].choose(random).copied().unwrap_or("swap-a");
+        let plugin = self.other();
         scene.install(plugin, "swap")
+    }
+
+    /// The good version that was not the last one.
+    fn other(&mut self) -> &'static str {
+        self.is_b = !self.is_b;
+        if self.is_b { "swap-b" } else { "swap-a" }
     }
 
     fn swap(&mut self, scene: &Scene, plugin: &str) -> Result<()> {
