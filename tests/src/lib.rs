@@ -12,6 +12,7 @@ pub mod agent;
 pub mod disk;
 pub mod flow;
 pub mod generator;
+pub mod http;
 pub mod interceptors;
 pub mod kafka;
 pub mod limits;

@@ -227,6 +227,7 @@ impl<'a> Stage<'a> {
             rotation: self.soak.rotation,
             lines: None,
             has_malformed: self.soak.plugin == Plugin::AccessLog,
+            has_doubles: self.soak.plugin == Plugin::Dedup,
             seed: self.soak.seed,
         })?;
         for life in 1..=self.soak.times {
@@ -280,7 +281,7 @@ impl<'a> Stage<'a> {
             let mut agent = self.scene.start_ready()?;
             let count = self.soak.changes / 2 / self.soak.times.max(1);
             self.changes.make(&self.scene, &mut agent, count, false)?;
-            self.changes.begin_one(&self.scene, &mut self.random)?;
+            self.changes.begin_one(&self.scene)?;
             thread::sleep(self.random.random_range(Duration::ZERO..CHANGE_TAKES));
             return self.harm(agent);
         }
@@ -387,7 +388,7 @@ fn pipeline(soak: &Soak) -> String {
     let source = format!("[source.access]\ntype = \"tail\"\npaths = [\"{{in}}/{pattern}\"]\n");
     let interceptors = soak.plugin.interceptors();
     let (path, encoding) = match soak.plugin {
-        Plugin::None | Plugin::Filter => ("{out}/all.log", "text"),
+        Plugin::None | Plugin::Filter | Plugin::Dedup => ("{out}/all.log", "text"),
         Plugin::AccessLog => ("{out}/{header.status}.log", "json"),
     };
     let durability = if soak.is_durable { "durable" } else { "os" };

@@ -4,8 +4,6 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rand::Rng;
-use rand::rngs::StdRng;
 use serde_json::Value;
 
 use crate::agent::Agent;
@@ -35,6 +33,7 @@ pub struct Changes {
     /// The pipeline's file as it was written first.
     pipeline: String,
     turn: u32,
+    written: usize,
     /// The last good version.
     is_b: bool,
 }
@@ -74,10 +73,10 @@ impl Changes {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn begin_one(&mut self, scene: &Scene, random: &mut StdRng) -> Result<()> {
+    pub fn begin_one(&mut self, scene: &Scene) -> Result<()> {
         self.turn += 1;
         if self.turn % 2 == 0 {
-            return self.write(scene, random.random_range(0..EDITS.len()));
+            return self.write(scene);
         }
         let plugin = self.other();
         scene.install(plugin, "swap")
@@ -106,13 +105,16 @@ impl Changes {
 
     fn edit(&mut self, scene: &Scene) -> Result<()> {
         let before = generation(scene)?;
-        self.write(scene, self.edits as usize)?;
+        self.write(scene)?;
         poll::until("the edit taken over", limits::CONDITION, || Ok(generation(scene)? > before))?;
         self.edits += 1;
         Ok(())
     }
 
-    fn write(&self, scene: &Scene, number: usize) -> Result<()> {
+    /// The next edit: not the one that stands there.
+    fn write(&mut self, scene: &Scene) -> Result<()> {
+        self.written += 1;
+        let number = self.written;
         let (from, to) = EDITS.get(number % EDITS.len()).copied().unwrap_or_default();
         let text = if from.is_empty() {
             format!("{}\n{to}", self.pipeline)

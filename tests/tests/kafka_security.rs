@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use flumen_tests::kafka::security::token;
 use flumen_tests::kafka::{Broker, BrokerOptions, Listener, process};
 use flumen_tests::scene::{self, Answer};
 use flumen_tests::{limits, locate};
@@ -50,21 +51,6 @@ fn place() -> tempfile::TempDir {
     write("token-expired", &token("alice", now - 1_000, now - 100));
     write("token-early", &token("alice", now + 3_600, now + 7_200));
     dir
-}
-
-/// An unsigned JWT, as the broker's test handler takes it.
-fn token(user: &str, issued: i64, expires: i64) -> String {
-    let part = |text: String| {
-        const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-        let bits: String = text.bytes().map(|byte| format!("{byte:08b}")).collect();
-        let letter = |six: &[u8]| {
-            let six = format!("{:0<6}", std::str::from_utf8(six).unwrap());
-            char::from(LETTERS[usize::from_str_radix(&six, 2).unwrap()])
-        };
-        bits.as_bytes().chunks(6).map(letter).collect::<String>()
-    };
-    let claims = format!("{{\"sub\":\"{user}\",\"iat\":{issued},\"exp\":{expires}}}");
-    format!("{}.{}.", part("{\"alg\":\"none\"}".into()), part(claims))
 }
 
 fn flumen(dir: &Path, arguments: &[String]) -> Answer {

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use flumen_tests::kafka::packages;
 use flumen_tests::locate;
 
+use crate::bindings;
 use crate::report::step;
 
 /// Extension of a guest module.
@@ -102,6 +104,68 @@ pub fn plugins() -> Result<()> {
         eprintln!("    {count} plugins in {}", locate::plugins()?.display());
         Ok(())
     })
+}
+
+/// The example in every language: directory below `examples/languages/`, component in `target/plugins/`.
+pub const LANGUAGES: [&str; 5] = ["rust", "c", "go", "js", "python"];
+
+/// Builds the same small plugin in every language, into `target/plugins/keep-LANGUAGE.wasm`. Toolchains that are missing are
+/// installed below `target/toolchains/`, those of Debian by apt-get. What has not changed is not built again.
+///
+/// # Errors
+/// If a toolchain cannot be had or an example does not build.
+pub fn languages() -> Result<()> {
+    step("building the example plugin in every language", || LANGUAGES.into_iter().try_for_each(language))
+}
+
+fn language(name: &str) -> Result<()> {
+    let (root, target) = (locate::repository()?, locate::target_dir()?);
+    let work_dir = target.join("languages").join(name);
+    let output = locate::plugins()?.join(format!("keep-{name}.wasm"));
+    let dir = root.join("examples/languages").join(name);
+    let (stamp, stamp_file) = (stamp(&[&dir, &root.join("plugins/sdk").join(name)])?, work_dir.join("stamp"));
+    if output.is_file() && fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp) {
+        return Ok(());
+    }
+    fs::create_dir_all(&work_dir)?;
+    let options = flumen_author::Options {
+        install: true,
+        work_dir: Some(work_dir),
+        output: Some(output),
+        toolchains: Some(target.join("toolchains")),
+        // With the other guests: they share what they depend on.
+        rust_target: Some(root.join("plugins/target")),
+    };
+    let built = flumen_author::build(&dir, &options)?;
+    eprintln!("    {name}: {:.1} s with {}", built.took.as_secs_f64(), built.toolchain);
+    fs::write(stamp_file, stamp).context("cannot write a stamp")
+}
+
+/// Changes when a file of these directories, the interface or the way of building does.
+fn stamp(dirs: &[&Path]) -> Result<String> {
+    let root = locate::repository()?;
+    let mut hasher = DefaultHasher::new();
+    let mut todo: Vec<PathBuf> = dirs.iter().map(|dir| dir.to_path_buf()).collect();
+    todo.extend([root.join(bindings::WIT), root.join("host/author/src"), root.join("host/author/wat")]);
+    let mut files = Vec::new();
+    while let Some(path) = todo.pop() {
+        let is_made = path.file_name().is_some_and(|name| name == "build" || name == "Cargo.lock");
+        if is_made || path.extension().is_some_and(|extension| extension == WASM) {
+            continue;
+        }
+        match path.is_dir() {
+            true => {
+                todo.extend(fs::read_dir(&path)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?)
+            }
+            false => files.push(path),
+        }
+    }
+    files.sort();
+    for path in files {
+        path.hash(&mut hasher);
+        fs::read(&path)?.hash(&mut hasher);
+    }
+    Ok(format!("{:016x}", hasher.finish()))
 }
 
 /// Copies `some_name.wasm` to `some-name.wasm`, as users name their plugins.

@@ -4,6 +4,7 @@ mod bench;
 mod bindings;
 mod build;
 mod demo;
+mod fuzz;
 mod generate;
 mod kafka;
 mod report;
@@ -30,7 +31,7 @@ enum Command {
     Demo(demo::Arguments),
     /// Everything that has to hold: unit tests, end-to-end tests, plugins, lints
     Test(test::Arguments),
-    /// Builds all plugins into target/plugins
+    /// Builds all plugins into target/plugins, and the example in every language
     Plugins,
     /// Writes the JSON Schema of the configuration; --check: says whether it is up to date
     Schema(schema::Arguments),
@@ -41,6 +42,8 @@ enum Command {
     /// Measures, beside yardsticks from the same run
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Plugin files and answers that are nearly right, until something breaks
+    Fuzz(fuzz::Arguments),
     /// A Kafka broker on this machine, to try things on; runs until Ctrl-C
     Kafka(kafka::Arguments),
     /// rustfmt and clippy, as `test` runs them
@@ -64,11 +67,12 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
-        Command::Plugins => build::plugins().map(|()| ExitCode::SUCCESS),
+        Command::Plugins => build::plugins().and_then(|()| build::languages()).map(|()| ExitCode::SUCCESS),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Bindings(arguments) => bindings::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Bench(command) => bench::run(&command),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Kafka(arguments) => kafka::run(&arguments),
         Command::Lint => test::lint(),
         Command::Generate(arguments) => generate::run(&arguments),

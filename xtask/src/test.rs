@@ -1,15 +1,18 @@
 //! `cargo xtask test`: everything that has to hold, one step after the other; a step that fails does not
 //! hide what the later ones say.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use flumen_tests::locate;
 
+use crate::bindings;
 use crate::build::{self, cargo, check};
+use crate::fuzz;
 use crate::report::step;
 use crate::schema;
 
@@ -25,8 +28,22 @@ pub struct Arguments {
 }
 
 /// Plugins with cases that the host runs.
-const PLUGINS_WITH_CASES: [&str; 10] =
-    ["access-log", "filter", "headers", "json", "logfmt", "redact", "regex", "route", "sample", "timestamp"];
+const PLUGINS_WITH_CASES: [&str; 12] = [
+    "access-log",
+    "dedup",
+    "filter",
+    "flume-avro",
+    "headers",
+    "json",
+    "json-lines",
+    "logfmt",
+    "redact",
+    "regex",
+    "route",
+    "sample",
+    "timestamp",
+    "window-count",
+];
 
 /// What the tests said, summed over all runners.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +79,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     for plugin in PLUGINS_WITH_CASES {
         note(&format!("cases of {plugin}"), plugin_cases(&binary, plugin));
     }
+    note("plugins in every language", build::languages().map(|()| ONE));
+    for language in build::LANGUAGES {
+        note(&format!("cases of the plugin in {language}"), language_cases(&binary, language));
+    }
+    note("bindings", bindings::check().map(|()| ONE));
+    note("fuzzing", fuzz::fuzz(1.0, None, None).map(|()| ONE));
     note("schema", schema::check(&binary).map(|()| ONE));
     if !arguments.no_lint {
         note("lints", lint().map(|_| ONE));
@@ -116,17 +139,28 @@ fn guest_cargo(guests: &PathBuf) -> Command {
 
 /// The cases of a plugin through the real host.
 fn plugin_cases(binary: &PathBuf, plugin: &str) -> Result<Tally> {
-    let dir = locate::repository()?.join("plugins").join(plugin);
+    run_cases(binary, plugin, &locate::repository()?.join("plugins").join(plugin), &[])
+}
+
+/// The same cases for the example in each language.
+fn language_cases(binary: &PathBuf, language: &str) -> Result<Tally> {
+    let dir = locate::repository()?.join("examples/languages").join(language);
+    let component = locate::plugin(&format!("keep-{language}"))?;
+    run_cases(binary, language, &dir, &["--wasm".as_ref(), component.as_os_str()])
+}
+
+fn run_cases(binary: &PathBuf, plugin: &str, dir: &Path, more: &[&OsStr]) -> Result<Tally> {
     let cases =
         fs::read_dir(dir.join("cases")).with_context(|| format!("{plugin} has no cases"))?.count() as u64;
     if cases == 0 {
         bail!("{plugin} has no cases");
     }
-    step(&format!("flumen plugin test plugins/{plugin} ({cases} cases)"), || {
+    step(&format!("flumen plugin test {plugin} ({cases} cases)"), || {
         check(
             Command::new(binary)
                 .args(["plugin", "test"])
-                .arg(&dir)
+                .arg(dir)
+                .args(more)
                 .env(locate::PLUGINS_VAR, locate::plugins()?),
         )?;
         Ok(Tally { passed: cases, failed: 0 })

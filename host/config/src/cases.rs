@@ -12,7 +12,16 @@
 //! row = 0
 //! reason = "part of the reason"
 //! ```
-//! or `config` and `open_error = "part of the message"` alone. `${…}` is not substituted here: bodies are data.
+//! For a plugin that remembers, batches and ticks one after the other, in place of `input`, `output` and `rejected`:
+//! ```toml
+//! [[step]]
+//! now = "2026-01-01T00:00:00Z"     # what the host's clock shows
+//! [[step.input]]                   # without any input: a tick
+//! body = "text"
+//! [[step.output]]                  # what it made itself stands behind what it let through
+//! body = "text"
+//! ```
+//! or what a codec must do ([`codec_cases`](crate::codec_cases)), or `config` and `open_error = "part of the message"` alone. `${…}` is not substituted here: bodies are data.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,6 +30,7 @@ use flumen_pipeline::{OptionKind, OptionSpec, Value};
 
 use crate::base64;
 use crate::code::Code;
+use crate::codec_cases::{self, CodecCase};
 use crate::diagnostic::Diagnostic;
 use crate::env::Env;
 use crate::json;
@@ -42,6 +52,23 @@ pub struct CaseFile {
     pub rejected: Vec<(u32, String)>,
     /// The plugin must refuse the configuration, with this part of a message.
     pub open_error: Option<String>,
+    /// What a codec must do; then the plugin is one.
+    pub codec: Option<CodecCase>,
+    /// Steps, in place of inputs and outputs of the file.
+    pub steps: Vec<CaseStep>,
+}
+
+/// A batch or a tick.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaseStep {
+    /// What the host's clock shows, in nanoseconds since the Unix epoch.
+    pub now_ns: Option<i64>,
+    /// Events that go in, in order; none: a tick.
+    pub inputs: Vec<CaseEvent>,
+    /// Events that must come out, in order.
+    pub outputs: Vec<CaseEvent>,
+    /// As of a case.
+    pub rejected: Vec<(u32, String)>,
 }
 
 /// One event.
@@ -93,15 +120,25 @@ fn read(root: &Node, report: &mut Report<'_>) -> Option<CaseFile> {
     let input = table.get("input");
     let output = table.get("output");
     let rejected = table.get("rejected");
+    let (decode, encode, bad) = (table.get("decode"), table.get("encode"), table.get("bad"));
+    let step = table.get("step");
     let options = table.options(FILE, report);
     table.finish(report);
+    let codec = codec_cases::read(decode, encode, bad, report);
     let open_error = options.options.text_opt("open_error").map(str::to_owned);
     if open_error.is_some() {
-        for entry in [input, output, rejected].into_iter().flatten() {
+        for entry in [input, output, rejected, step].into_iter().flatten() {
             let reason = format!("a case with `open_error` has no `{}`: the plugin never opens", entry.key);
             report.error(Code::BadCase, &entry.key_span, reason, "make two cases of it");
         }
     }
+    if step.is_some() {
+        for entry in [input, output, rejected].into_iter().flatten() {
+            let reason = format!("a case with `step` has no `{}` of its own", entry.key);
+            report.error(Code::BadCase, &entry.key_span, reason, "put it into a step");
+        }
+    }
+    let steps = list("step", step, report).iter().filter_map(|node| read_step(node, report)).collect();
     let inputs = events("input", input, report);
     let outputs = events("output", output, report);
     let rejected = list("rejected", rejected, report)
@@ -109,10 +146,30 @@ fn read(root: &Node, report: &mut Report<'_>) -> Option<CaseFile> {
         .filter_map(|node| read_rejected(node, inputs.len(), report))
         .collect();
     let config_json = json::config_text("a case", config.map(|entry| &entry.value), report)?;
-    Some(CaseFile { config_json, inputs, outputs, rejected, open_error })
+    Some(CaseFile { config_json, inputs, outputs, rejected, open_error, codec, steps })
 }
 
-fn list<'a>(name: &str, entry: Option<&'a Entry>, report: &mut Report<'_>) -> &'a [Node] {
+fn read_step(node: &Node, report: &mut Report<'_>) -> Option<CaseStep> {
+    let mut table = TableReader::new("`step`", node, report)?;
+    let now = table.get("now");
+    let input = table.get("input");
+    let output = table.get("output");
+    let rejected = table.get("rejected");
+    table.finish(report);
+    let now_ns = match now {
+        Some(entry) => Some(read_time(&entry.value, report)?),
+        None => None,
+    };
+    let inputs = events("input", input, report);
+    let outputs = events("output", output, report);
+    let rejected = list("rejected", rejected, report)
+        .iter()
+        .filter_map(|node| read_rejected(node, inputs.len(), report))
+        .collect();
+    Some(CaseStep { now_ns, inputs, outputs, rejected })
+}
+
+pub(crate) fn list<'a>(name: &str, entry: Option<&'a Entry>, report: &mut Report<'_>) -> &'a [Node] {
     match entry.map(|entry| &entry.value) {
         None => &[],
         Some(Node { item: Item::List(nodes), .. }) => nodes,

@@ -102,6 +102,8 @@ fn read_failover(entry: &Entry, report: &mut Report<'_>) -> Option<FailoverPlan>
         check_interval: options.duration_opt("check_interval")?,
         fail_after: number("fail_after")?,
         return_after: number("return_after")?,
+        capacity_events: u64::try_from(options.integer_opt("events")?).ok()?,
+        capacity_bytes: options.size_opt("bytes")?,
     })
 }
 

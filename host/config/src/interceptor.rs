@@ -1,15 +1,19 @@
-//! `[[interceptor]]` and `[[sink.NAME.interceptor]]`: a chain of plugins.
+//! `[[interceptor]]` and `[[sink.NAME.interceptor]]`: a chain of plugins; `[source.NAME.codec]` and `[sink.NAME.codec]`: one.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
-use flumen_pipeline::plan::{ErrorPlan, InterceptorPlan, OnError, OnReject, PluginLimits, Probation};
-use flumen_pipeline::{ComponentKind, Options};
+use flumen_pipeline::plan::{
+    CodecPlan, ErrorPlan, InterceptorPlan, OnError, OnReject, PluginLimits, Probation,
+};
+use flumen_pipeline::{ComponentKind, OptionSpec, Options};
 
 use crate::code::Code;
+use crate::egress::read_egress;
 use crate::env::Env;
 use crate::json;
 use crate::named::Names;
+use crate::registry::CodecUse;
 use crate::report::Report;
 use crate::sources::{ComponentSpans, PipelineSpans};
 use crate::specs;
@@ -38,29 +42,51 @@ pub(crate) fn read_chain(
         }
         return Vec::new();
     };
-    nodes.iter().filter_map(|node| read_one(node, names, spans, report)).collect()
+    nodes.iter().filter_map(|node| read_one("an interceptor", node, names, spans, report)).collect()
+}
+
+/// Reads the codec of a source or sink, if its type takes one. `options`: what else was given for it.
+pub(crate) fn read_codec<'a>(
+    table: &mut TableReader<'a>,
+    used: Option<&CodecUse>,
+    options: &Checked,
+    names: &mut Names,
+    spans: &mut PipelineSpans,
+    report: &mut Report<'_>,
+) -> Option<CodecPlan> {
+    let used = used?;
+    let entry = table.get("codec")?;
+    for option in used.instead_of.iter().filter(|option| options.spans.contains_key(**option)) {
+        let span = options.spans.get(*option).cloned().unwrap_or(0..0);
+        let reason = format!("`{option}` means nothing beside `codec`, which takes its place");
+        report.error(Code::BadOption, &span, reason, format!("remove `{option}`, or `codec`"));
+    }
+    read_one("a codec", &entry.value, names, spans, report)
 }
 
 fn read_one(
+    what: &str,
     node: &Node,
     names: &mut Names,
     spans: &mut PipelineSpans,
     report: &mut Report<'_>,
 ) -> Option<InterceptorPlan> {
-    let mut table = TableReader::new("an interceptor", node, report)?;
+    let mut table = TableReader::new(what, node, report)?;
     let mut checked = table.options(specs::INTERCEPTOR, report);
     let config = table.get("config");
     let limits = table.get("limits");
+    let egress = table.get("egress");
     let budget = table.get("error_budget");
     let header = table.span().clone();
     table.finish(report);
-    let config_json = json::config_text("an interceptor", config.map(|entry| &entry.value), report);
+    let config_json = json::config_text(what, config.map(|entry| &entry.value), report);
     if let Some(config) = config {
         checked.spans.insert("config".into(), config.key_span.clone());
     }
-    let limits = read_limits(limits, report);
+    let limits = read_limits(limits, specs::LIMITS, PluginLimits::default(), report);
     let errors = read_errors(&checked, budget, report);
     let grants = grants(&checked, report);
+    let egress = read_egress(egress, &grants, &mut checked, report);
     let plugin = checked.options.text_opt("plugin")?.to_owned();
     let plugin_span = checked.spans.get("plugin").unwrap_or(&header);
     let stem = plugin_name(&plugin, plugin_span, report)?;
@@ -77,11 +103,11 @@ fn read_one(
         _ => OnReject::Quarantine,
     };
     spans.add(ComponentKind::Interceptor, &name, ComponentSpans { header, options: checked.spans });
-    Some(InterceptorPlan { name, plugin, config: config_json?, grants, on_reject, errors, limits })
+    Some(InterceptorPlan { name, plugin, config: config_json?, grants, on_reject, errors, limits, egress })
 }
 
 /// Checks what `plugin = "…"` says; gives the name that follows from it.
-fn plugin_name(plugin: &str, span: &Span, report: &mut Report<'_>) -> Option<String> {
+pub(crate) fn plugin_name(plugin: &str, span: &Span, report: &mut Report<'_>) -> Option<String> {
     let path = Path::new(plugin);
     if path.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
         let reason = format!("the plugin `{}` is outside of the plugin directory", report.quote(plugin));
@@ -96,7 +122,7 @@ fn plugin_name(plugin: &str, span: &Span, report: &mut Report<'_>) -> Option<Str
     check_name("plugin", &stem, span, report).then_some(stem)
 }
 
-fn grants(checked: &Checked, report: &mut Report<'_>) -> Vec<String> {
+pub(crate) fn grants(checked: &Checked, report: &mut Report<'_>) -> Vec<String> {
     let granted = checked.options.list_opt("grant").unwrap_or_default();
     let span = checked.spans.get("grant").cloned().unwrap_or(0..0);
     for grant in granted {
@@ -133,12 +159,17 @@ fn read_errors(checked: &Checked, entry: Option<&Entry>, report: &mut Report<'_>
     }
 }
 
-fn read_limits(entry: Option<&Entry>, report: &mut Report<'_>) -> PluginLimits {
-    let default = PluginLimits::default();
+/// `default`: the limits without a table.
+pub(crate) fn read_limits(
+    entry: Option<&Entry>,
+    specs: &[OptionSpec],
+    default: PluginLimits,
+    report: &mut Report<'_>,
+) -> PluginLimits {
     let Some(mut table) = entry.and_then(|entry| TableReader::new("`limits`", &entry.value, report)) else {
         return default;
     };
-    let options = table.options(specs::LIMITS, report).options;
+    let options = table.options(specs, report).options;
     table.finish(report);
     let rate = |option: &str| options.integer_opt(option).and_then(|rate| u32::try_from(rate).ok());
     let batches = options.integer_opt("recycle_batches").and_then(|batches| u64::try_from(batches).ok());
@@ -151,7 +182,7 @@ fn read_limits(entry: Option<&Entry>, report: &mut Report<'_>) -> PluginLimits {
         log_lines_per_s: rate("log_lines_per_s").unwrap_or(default.log_lines_per_s),
         metric_calls_per_s: rate("metric_calls_per_s").unwrap_or(default.metric_calls_per_s),
         host_call_bytes: options.size_opt("host_call_bytes").unwrap_or(default.host_call_bytes),
-        state_bytes: default.state_bytes,
+        state_bytes: options.size_opt("state").unwrap_or(default.state_bytes),
         recycle_batches: batches.unwrap_or(default.recycle_batches),
         probation: read_probation(&options),
         recycle_memory_percent: percent.unwrap_or(default.recycle_memory_percent),
@@ -217,6 +248,7 @@ pub(crate) fn read_directory(
             on_reject: OnReject::Quarantine,
             errors: ErrorPlan::default(),
             limits: PluginLimits::default(),
+            egress: None,
         });
     }
     plans

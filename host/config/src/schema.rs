@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::json::sorted;
 use crate::limits;
-use crate::registry::Registry;
+use crate::registry::{CodecUse, Registry};
 use crate::specs;
 use crate::table::default_value;
 
@@ -47,15 +47,21 @@ pub fn pipeline_schema(registry: &Registry) -> Value {
     let interceptor = closed_table(
         "A plugin that changes batches.",
         specs::INTERCEPTOR,
-        [("config", config), ("limits", plugin_limits), ("error_budget", error_budget)],
+        [
+            ("config", config.clone()),
+            ("limits", plugin_limits),
+            ("error_budget", error_budget),
+            ("egress", egress()),
+        ],
     );
     let sink_chain = chain("Interceptors of this sink alone, in order.");
     let channel_option = specs::SINK.iter().map(|spec| (spec.name, option_schema(spec)));
     let sink_own: Vec<_> = channel_option.chain([("interceptor", sink_chain)]).collect();
     let defs = object([
-        ("source", components(&registry.sources, &[])),
-        ("sink", components(&registry.sinks, &sink_own)),
+        ("source", components(&registry.sources, &[], &registry.decoders)),
+        ("sink", sinks(&registry.sinks, &sink_own, config, &registry.encoders)),
         ("channel", channel),
+        ("codec", described(interceptor.clone(), CODEC)),
         ("interceptor", interceptor),
     ]);
     let mut properties = vec![
@@ -144,10 +150,21 @@ fn one_or_named(about: &str, def: &str) -> Value {
     object([("description", about.into()), ("anyOf", json!([reference(def), named]))])
 }
 
-fn components(kinds: &[ComponentSpec], own: &[(&str, Value)]) -> Value {
+const CODEC: &str = "A plugin that decodes or encodes in place of what is built in.";
+
+fn described(mut schema: Value, about: &str) -> Value {
+    if let Value::Object(map) = &mut schema {
+        map.insert("description".into(), about.into());
+    }
+    schema
+}
+
+fn components(kinds: &[ComponentSpec], own: &[(&str, Value)], codecs: &[CodecUse]) -> Value {
     let one = |spec: &ComponentSpec| {
         let kind = object([("const", spec.kind.into()), ("description", spec.about.into())]);
-        let extra = own.iter().cloned().chain([("type", kind)]);
+        let takes_codec = codecs.iter().any(|used| used.kind == spec.kind);
+        let codec = takes_codec.then(|| ("codec", reference("codec")));
+        let extra = own.iter().cloned().chain([("type", kind)]).chain(codec);
         let mut schema = closed_table(spec.about, spec.options, extra);
         let required = std::iter::once("type").chain(required(spec.options));
         if let Value::Object(map) = &mut schema {
@@ -161,6 +178,29 @@ fn components(kinds: &[ComponentSpec], own: &[(&str, Value)]) -> Value {
         }
     };
     object([("oneOf", kinds.iter().map(one).collect())])
+}
+
+/// Those of the registry, and plugins.
+fn sinks(kinds: &[ComponentSpec], own: &[(&str, Value)], config: Value, codecs: &[CodecUse]) -> Value {
+    let about = "A plugin that delivers.";
+    let limits = closed_table("Limits of one instance.", specs::SINK_LIMITS, []);
+    let extra = [("config", config), ("limits", limits), ("egress", egress())];
+    let plugin = closed_table(about, specs::PLUGIN_SINK, own.iter().cloned().chain(extra));
+    let mut all = components(kinds, own, codecs);
+    if let Some(Value::Array(kinds)) = all.get_mut("oneOf") {
+        kinds.push(plugin);
+    }
+    all
+}
+
+fn egress() -> Value {
+    let secret = closed_table("A secret, and where it may go.", specs::SECRET, []);
+    let secrets = object([
+        ("type", "object".into()),
+        ("description", "What the host puts in where the plugin names it.".into()),
+        ("additionalProperties", json!({"anyOf": [substituted(), secret]})),
+    ]);
+    closed_table("Where the plugin may connect to.", specs::EGRESS, [("secrets", secrets)])
 }
 
 fn required(options: &[OptionSpec]) -> impl Iterator<Item = &'static str> {

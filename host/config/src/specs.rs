@@ -7,7 +7,10 @@ use flumen_pipeline::component::option;
 use flumen_pipeline::{OptionKind, OptionSpec};
 
 /// What a plugin may be granted.
-pub const GRANTS: &[&str] = &["log", "metrics", "clock"];
+pub const GRANTS: &[&str] = &["log", "metrics", "clock", "random", "state", "http", "tcp"];
+
+const GRANT_ABOUT: &str = "What the plugin may import of the host: log, metrics, clock, random, state (only between sources and channels), \
+                           http, tcp (these two with `egress`).";
 
 /// The name of an unnamed source, channel or sink.
 pub const UNNAMED: &str = "main";
@@ -150,6 +153,18 @@ pub const FAILOVER: &[OptionSpec] = &[
         Some("3"),
         "Good probes in a row until what is in the file is moved, and events go back.",
     ),
+    option(
+        "events",
+        OptionKind::Integer { min: 1, max: 1_000_000_000_000 },
+        Some("10000000"),
+        "Sources wait when the file holds this many events.",
+    ),
+    option(
+        "bytes",
+        OptionKind::Size { min: 1 << 10, max: 1 << 50 },
+        Some("\"8 GiB\""),
+        "Sources wait when the file holds this many bytes.",
+    ),
 ];
 
 /// `capacity` of a channel.
@@ -178,12 +193,7 @@ pub const INTERCEPTOR: &[OptionSpec] = &[
         about: "The plugin NAME of the plugin directory, or a path inside of it that ends in .wasm.",
     },
     option("name", OptionKind::Text, None, "Its name in the pipeline; without it the plugin's."),
-    option(
-        "grant",
-        OptionKind::TextList,
-        Some("[]"),
-        "What the plugin may import of the host: log, metrics, clock.",
-    ),
+    option("grant", OptionKind::TextList, Some("[]"), GRANT_ABOUT),
     option(
         "on_reject",
         OptionKind::Choice(&["quarantine", "drop"]),
@@ -263,8 +273,14 @@ pub const LIMITS: &[OptionSpec] = &[
     option(
         "host_call_bytes",
         OptionKind::Size { min: 0, max: 1 << 30 },
-        Some("\"1 MiB\""),
-        "Bytes that all calls of the host may carry for one batch.",
+        Some("\"16 MiB\""),
+        "Bytes that calls of log, metrics and state may carry for one batch.",
+    ),
+    option(
+        "state",
+        OptionKind::Size { min: 1 << 16, max: 1 << 40 },
+        Some("\"256 MiB\""),
+        "Memory of everything that the plugin remembers: some 100 bytes for each key of 40.",
     ),
     option(
         "recycle_batches",
@@ -304,6 +320,108 @@ pub const LIMITS: &[OptionSpec] = &[
     ),
 ];
 
+/// `limits` of a sink that is a plugin: its time is that of a network.
+// Worked out by the compiler: an index that is wrong does not build.
+#[allow(clippy::indexing_slicing)]
+pub const SINK_LIMITS: &[OptionSpec] = &{
+    let mut all = [LIMITS[0]; LIMITS.len()];
+    let mut at = 1;
+    while at < LIMITS.len() {
+        all[at] = LIMITS[at];
+        at += 1;
+    }
+    all[0].default = Some("\"30s\"");
+    all
+};
+
+/// The default of `time` there.
+pub const SINK_TIME: Duration = Duration::from_secs(30);
+
+/// `egress` of a plugin, without `secrets`.
+pub const EGRESS: &[OptionSpec] = &[
+    OptionSpec {
+        name: "allow",
+        kind: OptionKind::TextList,
+        required: true,
+        default: None,
+        about: "Where it may connect to: \"host:port\", \"*.domain:port\" (names below it), addresses. A pattern never \
+                reaches private networks, and a name reaches neither loopback nor link-local addresses unless they are named.",
+    },
+    option(
+        "ca",
+        OptionKind::Text,
+        None,
+        "Certificates in PEM to believe instead of the system's; relative to this file.",
+    ),
+    option(
+        "timeout",
+        OptionKind::Duration { min: Duration::from_millis(1), max: Duration::from_secs(600) },
+        Some("\"10s\""),
+        "Time for one call; the time of the batch bounds it too.",
+    ),
+    option("request", OptionKind::Size { min: 1, max: 1 << 30 }, Some("\"64 MiB\""), "Bytes of one request."),
+    option("response", OptionKind::Size { min: 1, max: 1 << 30 }, Some("\"16 MiB\""), "Bytes of one answer."),
+    option(
+        "connections",
+        OptionKind::Integer { min: 1, max: 1_024 },
+        Some("8"),
+        "Connections open at once, idle ones included.",
+    ),
+    option(
+        "calls_per_batch",
+        OptionKind::Integer { min: 1, max: 1_000_000 },
+        Some("100"),
+        "Requests, connects, reads and writes for one batch.",
+    ),
+];
+
+/// A secret of `egress` that does not go everywhere.
+pub const SECRET: &[OptionSpec] = &[
+    OptionSpec {
+        name: "value",
+        kind: OptionKind::Text,
+        required: true,
+        default: None,
+        about: "Where it is kept: \"${file:path}\" or \"${env:NAME}\".",
+    },
+    option(
+        "hosts",
+        OptionKind::TextList,
+        None,
+        "Where it may be sent, as in `allow`; without it everywhere.",
+    ),
+];
+
+/// `[sink.NAME]` with a plugin, without `config`, `limits` and `egress`.
+pub const PLUGIN_SINK: &[OptionSpec] = &[
+    OptionSpec {
+        name: "plugin",
+        kind: OptionKind::Text,
+        required: true,
+        default: None,
+        about: "The plugin NAME of the plugin directory that delivers, instead of a `type`; or a path that ends in .wasm.",
+    },
+    option("grant", OptionKind::TextList, Some("[]"), GRANT_ABOUT),
+    option(
+        "batch_events",
+        OptionKind::Integer { min: 1, max: ROWS_MAX as i64 },
+        Some("1000"),
+        "The plugin gets this many events at once, or fewer.",
+    ),
+    option(
+        "batch_bytes",
+        OptionKind::Size { min: 1, max: BYTES_MAX as u64 / 2 },
+        Some("\"4 MiB\""),
+        "The plugin gets bodies of this many bytes at once, or fewer (one event may be larger).",
+    ),
+    option(
+        "linger",
+        OptionKind::Duration { min: Duration::from_millis(1), max: Duration::from_secs(60) },
+        Some("\"1s\""),
+        "The plugin gets what is there this long after its first event.",
+    ),
+];
+
 /// What every sink takes beside its type's options.
 pub const SINK: &[OptionSpec] = &[option(
     "channel",
@@ -330,6 +448,10 @@ mod tests {
             INTERCEPTOR,
             ERROR_BUDGET,
             LIMITS,
+            SINK_LIMITS,
+            EGRESS,
+            SECRET,
+            PLUGIN_SINK,
             SINK,
         ]
         .concat()

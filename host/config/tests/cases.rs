@@ -45,6 +45,7 @@ fn a_case() {
         outputs: vec![event(b"", None, &[])],
         rejected: vec![(1, "why".into())],
         open_error: None,
+        steps: Vec::new(),
     };
     assert_eq!(case, expected);
 }

@@ -1,5 +1,6 @@
 //! The agent: everything of one process, bound together, run and stopped.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,10 +13,17 @@ use flumen_config::{Diagnostic, Sources as ConfigFiles};
 use flumen_journal::{Durability, FileConfig, FileJournal, Journal, OpenError, OsClock, OsDisk};
 use flumen_kafka::channel::KafkaJournal;
 use flumen_pipeline::kept::Kept;
-use flumen_pipeline::plan::{AgentPlan, InterceptorPlan, PipelinePlan};
+use flumen_pipeline::plan::{
+    AgentPlan, CodecPlan, InterceptorPlan, OnReject, PipelinePlan, SinkPlan, SourcePlan,
+};
 use flumen_pipeline::status::PipelineStatus;
-use flumen_pipeline::{BuildError, ComponentKind, Interceptor, Parts, Pipeline, channel_specs, quarantine};
-use flumen_plugin::{HostConfig, LoadError, PluginHost, PluginSlot, SlotStatus};
+use flumen_pipeline::{
+    BuildError, ComponentKind, DecoderLink, EncoderLink, Interceptor, Parts, Pipeline, Sink, channel_specs,
+    quarantine,
+};
+use flumen_plugin::{
+    HostConfig, LoadError, PluginHost, PluginSink, PluginSlot, Role, SettingsError, SlotStatus,
+};
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
@@ -97,8 +105,10 @@ pub struct PipelineView {
     pub pipeline: PipelineStatus,
     /// The agent's generation in which it was started, or changed last.
     pub generation: u64,
-    /// Its plugins: those of the chain, then those of each sink.
+    /// Its plugins: decoders, those of the chain, those of each sink's chain, encoders, sinks that are plugins.
     pub plugins: Vec<SlotStatus>,
+    /// What each sink promises across a crash.
+    pub deliveries: BTreeMap<String, &'static str>,
 }
 
 impl Agent {
@@ -252,7 +262,7 @@ pub fn component_errors(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic
             wrong.push(files.diagnostic_for(&pipeline.name, kind, component, &error));
         };
         for source in &pipeline.sources {
-            if let Err(error) = registry::build_source(source) {
+            if let Err(error) = registry::build_source(source, None) {
                 note(ComponentKind::Source, &source.name, error);
             }
         }
@@ -260,7 +270,10 @@ pub fn component_errors(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic
             note(ComponentKind::Channel, &channel, error);
         }
         for sink in &pipeline.sinks {
-            let fits = registry::build_sink(sink).and_then(|_| registry::check_place(pipeline, sink));
+            // What a plugin says against its options is told when it is opened.
+            let built =
+                if sink.plugin.is_some() { Ok(()) } else { registry::build_sink(sink, None).map(|_| ()) };
+            let fits = built.and_then(|()| registry::check_place(pipeline, sink));
             if let Err(error) = fits {
                 note(ComponentKind::Sink, &sink.name, error);
             }
@@ -276,12 +289,20 @@ pub struct Plugins {
     pub chain: Vec<Arc<PluginSlot>>,
     /// Those of each sink, in the order of the plan.
     pub sinks: Vec<Vec<Arc<PluginSlot>>>,
+    /// The decoder of each source.
+    pub decoders: Vec<Option<Arc<PluginSlot>>>,
+    /// The encoder of each sink.
+    pub encoders: Vec<Option<Arc<PluginSlot>>>,
+    /// Of each sink, the plugin that delivers, if one does.
+    pub deliver: Vec<Option<Arc<PluginSlot>>>,
 }
 
 impl Plugins {
-    /// All of them.
+    /// All of them, in the order of the flow.
     pub fn all(&self) -> impl Iterator<Item = &Arc<PluginSlot>> {
-        self.chain.iter().chain(self.sinks.iter().flatten())
+        let sinks = self.sinks.iter().flatten().chain(self.encoders.iter().flatten());
+        let sources = self.decoders.iter().flatten();
+        sources.chain(&self.chain).chain(sinks).chain(self.deliver.iter().flatten())
     }
 }
 
@@ -293,23 +314,52 @@ pub fn open_plugins(
     files: &ConfigFiles,
     unfit: &mut Vec<Diagnostic>,
 ) -> Plugins {
-    let mut open = |interceptors: &[InterceptorPlan]| {
-        let mut slots = Vec::new();
-        for interceptor in interceptors {
-            match host.slot(interceptor.clone(), plugin_dir) {
-                Ok(slot) => slots.push(slot),
-                Err(error) => {
-                    let (kind, name) = (ComponentKind::Interceptor, &interceptor.name);
-                    unfit.push(files.diagnostic_for(&plan.name, kind, name, &plugin_error(&error)));
-                }
-            }
+    let mut open = |role: Role, plugin: &InterceptorPlan| match host.slot_of(role, plugin.clone(), plugin_dir)
+    {
+        Ok(slot) => Some(slot),
+        Err(error) => {
+            let (kind, name) = (ComponentKind::Interceptor, &plugin.name);
+            unfit.push(files.diagnostic_for(&plan.name, kind, name, &plugin_error(&error)));
+            None
         }
-        slots
     };
-    Plugins {
-        chain: open(&plan.interceptors),
-        sinks: plan.sinks.iter().map(|sink| open(&sink.interceptors)).collect(),
-    }
+    let mut chain = |plugins: &[InterceptorPlan]| {
+        plugins.iter().filter_map(|plugin| open(Role::Interceptor, plugin)).collect()
+    };
+    let (all, sinks) =
+        (chain(&plan.interceptors), plan.sinks.iter().map(|sink| chain(&sink.interceptors)).collect());
+    Plugins { chain: all, sinks, ..open_parts(host, plan, plugin_dir, files, unfit) }
+}
+
+/// The same for codecs and for sinks that are plugins, alone.
+pub fn open_parts(
+    host: &PluginHost,
+    plan: &PipelinePlan,
+    plugin_dir: &Path,
+    files: &ConfigFiles,
+    unfit: &mut Vec<Diagnostic>,
+) -> Plugins {
+    let mut open = |role: Role, plugin: &InterceptorPlan| match host.slot_of(role, plugin.clone(), plugin_dir)
+    {
+        Ok(slot) => Some(slot),
+        Err(error) => {
+            let (kind, name) = (ComponentKind::Interceptor, &plugin.name);
+            unfit.push(files.diagnostic_for(&plan.name, kind, name, &plugin_error(&error)));
+            None
+        }
+    };
+    let decoders = plan.sources.iter().map(|source| open(Role::Decoder, source.codec.as_ref()?)).collect();
+    let encoders = plan.sinks.iter().map(|sink| open(Role::Encoder, sink.codec.as_ref()?)).collect();
+    let deliver = plan.sinks.iter().map(|sink| {
+        let opened = host.slot_of(Role::Sink, sink.plugin.clone()?, plugin_dir);
+        let note = |error: LoadError| {
+            let error = plugin_error(&error);
+            unfit.push(files.diagnostic_for(&plan.name, ComponentKind::Sink, &sink.name, &error));
+        };
+        opened.map_err(note).ok()
+    });
+    let deliver = deliver.collect();
+    Plugins { decoders, encoders, deliver, ..Plugins::default() }
 }
 
 /// A load error as the option that it is about.
@@ -317,6 +367,13 @@ pub fn plugin_error(error: &LoadError) -> BuildError {
     let (option, fix) = match error {
         LoadError::Refused { .. } => ("config", "correct the plugin's configuration"),
         LoadError::NotGranted { .. } => ("grant", "grant it, if the plugin may have it"),
+        LoadError::Egress { error: SettingsError::Allow(_), .. } => ("egress.allow", "correct the entry"),
+        LoadError::Egress { error: SettingsError::Secret { .. }, .. } => {
+            ("egress.secrets", "correct its `hosts`")
+        }
+        LoadError::Egress { error: SettingsError::Ca(_), .. } => {
+            ("egress.ca", "name a file in PEM (-----BEGIN CERTIFICATE-----)")
+        }
         LoadError::Missing { .. } => (
             "plugin",
             "copy it there, or set `plugin_dir` in flumen.toml; without one it is `plugins` beside the pipeline's file",
@@ -365,24 +422,42 @@ pub fn start_pipeline(
         }
     };
     let kept = open_journal(quarantine, vec![quarantine::kept_channel_spec()])?;
+    let on_reject =
+        |codec: &Option<CodecPlan>| codec.as_ref().map_or(OnReject::Quarantine, |codec| codec.on_reject);
+    let decoder = |(source, slot): (&SourcePlan, &Option<Arc<PluginSlot>>)| {
+        slot.clone().map(|slot| DecoderLink::new(slot, on_reject(&source.codec)))
+    };
+    let encoder = |(sink, slot): (&SinkPlan, &Option<Arc<PluginSlot>>)| {
+        slot.clone().map(|slot| EncoderLink::new(slot, on_reject(&sink.codec)))
+    };
+    let decoders: Vec<_> = plan.sources.iter().zip(&plugins.decoders).map(decoder).collect();
+    let encoders: Vec<_> = plan.sinks.iter().zip(&plugins.encoders).map(encoder).collect();
+    let codecs = decoders.iter().flatten().map(DecoderLink::metrics);
+    let codecs = codecs.chain(encoders.iter().flatten().map(EncoderLink::metrics)).cloned().collect();
     let parts = Parts {
         agent: agent.name.as_str().into(),
         plan: plan.clone(),
         journal,
         quarantine: kept,
-        sources: (plan.sources.iter().cloned())
-            .map(|source| {
-                Box::new(move || registry::build_source(&source)) as flumen_pipeline::feed::MakeSource
+        sources: (plan.sources.iter().cloned().zip(decoders))
+            .map(|(source, codec)| {
+                Box::new(move || registry::build_source(&source, codec.as_ref()))
+                    as flumen_pipeline::feed::MakeSource
             })
             .collect(),
         interceptors: interceptors(&plugins.chain),
-        sinks: (plan.sinks.iter().cloned().zip(&plugins.sinks))
-            .map(|(sink, slots)| {
-                let make =
-                    Box::new(move || registry::build_sink(&sink)) as flumen_pipeline::deliver::MakeSink;
-                (make, interceptors(slots))
+        sinks: (plan.sinks.iter().cloned().zip(encoders).zip(&plugins.sinks).zip(&plugins.deliver))
+            .map(|(((sink, codec), slots), deliver)| {
+                let deliver = deliver.clone();
+                let make = move || match &deliver {
+                    Some(slot) => PluginSink::new(slot.clone(), &sink.options)
+                        .map(|sink| Box::new(sink) as Box<dyn Sink>),
+                    None => registry::build_sink(&sink, codec.as_ref()),
+                };
+                (Box::new(make) as flumen_pipeline::deliver::MakeSink, interceptors(slots))
             })
             .collect(),
+        codecs,
     };
     Pipeline::start(parts).map_err(|error| {
         Failure::Config(vec![files.diagnostic_for(&plan.name, error.kind, &error.component, &error.error)])

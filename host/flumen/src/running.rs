@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use flumen_config::Sources as ConfigFiles;
-use flumen_pipeline::plan::{AgentPlan, PipelinePlan};
+use flumen_pipeline::plan::{AgentPlan, PipelinePlan, SinkPlan};
 use flumen_pipeline::{Pipeline, StopOutcome};
+use flumen_plugin::Role;
 use parking_lot::Mutex;
 
 use crate::agent::{PipelineView, Plugins, start_pipeline};
 use crate::exit::Failure;
+use crate::registry;
 
 /// How long a pipeline that is stopped for good, or to restart, may take until its last thread has ended.
 const END_WAIT: Duration = Duration::from_secs(60);
@@ -85,7 +87,14 @@ impl RunningPipeline {
     pub fn view(&self) -> PipelineView {
         let mut pipeline = self.pipeline.status();
         pipeline.failure = self.failure();
-        let plugins = self.plugins.lock().all().map(|slot| slot.status()).collect();
-        PipelineView { pipeline, generation: self.generation.load(Ordering::Acquire), plugins }
+        let (plan, slots) = (self.pipeline.plan(), self.plugins.lock().clone());
+        let plugins = slots.all().map(|slot| slot.status()).collect();
+        let promise = |sink: &SinkPlan| {
+            let slot = slots.all().find(|slot| slot.plan().name == sink.name && slot.role() == Role::Sink);
+            (sink.name.clone(), registry::delivery(&plan, sink, slot.map(|slot| &**slot)).0)
+        };
+        let deliveries = plan.sinks.iter().map(promise).collect();
+        let generation = self.generation.load(Ordering::Acquire);
+        PipelineView { pipeline, generation, plugins, deliveries }
     }
 }

@@ -103,10 +103,5 @@ pub const LOOK_AHEAD_KIB: u32 = 16 * 1024;
 /// Records that are read of a partition to estimate how large its records are.
 pub const SAMPLE_RECORDS: i64 = 100;
 
-/// Events that a file channel takes while Kafka is away: as many as a file channel by default.
-pub const FAILOVER_EVENTS: u64 = 10_000_000;
-/// Their bytes.
-pub const FAILOVER_BYTES: u64 = 8 << 30;
-
 /// How long a step of a transaction blocks before the committer looks whether Kafka was given up.
 pub const SLICE: Duration = Duration::from_millis(500);

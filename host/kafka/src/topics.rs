@@ -8,7 +8,6 @@ use std::thread::Thread;
 use std::time::Instant;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 
@@ -56,8 +55,7 @@ impl Topics {
         // No member of it: librdkafka wants a name before it takes an assignment.
         config.set("group.id", "flumen-questions").set("enable.auto.commit", "false");
         config.set("isolation.level", "read_uncommitted");
-        let consumer =
-            BaseConsumer::from_config_and_context(&config, Context::new(who, settings.clone(), None))?;
+        let consumer = crate::admin::questioner(who, settings, &config)?;
         Ok(Topics { who: who.into(), settings: settings.clone(), consumer })
     }
 

@@ -167,7 +167,7 @@ impl Chain {
                 break;
             }
             let mut call = |version: &Arc<dyn InterceptorVersion>, batch| version.process(batch);
-            kept = link.process_again(kept, &mut call, &mut quarantined);
+            kept = link.process_again(&link.interceptor.current(), kept, &mut call, &mut quarantined);
         }
         ChainOutput { kept, quarantined }
     }
@@ -240,19 +240,6 @@ impl Versions {
 }
 
 impl Link {
-    /// The same as `process`, without the error budget.
-    pub(crate) fn process_again(
-        &self,
-        batch: Batch,
-        call: &mut dyn FnMut(&Arc<dyn InterceptorVersion>, Batch) -> Processed,
-        quarantined: &mut Vec<Quarantined>,
-    ) -> Batch {
-        self.metrics.add(Metric::InterceptorCalls, 1);
-        self.metrics.add(Metric::InterceptorEventsIn, batch.rows() as u64);
-        let processed = self.call(&self.interceptor.current(), batch, call);
-        self.take(processed, quarantined)
-    }
-
     /// One batch through the version that `call` gives it to. It may be called more than once: only the last call counts.
     pub(crate) fn process<E>(
         &self,
@@ -289,6 +276,19 @@ impl Link {
                 return Ok(self.take(processed, quarantined));
             }
         }
+    }
+
+    /// As [`Link::process`], for events of the quarantine.
+    pub(crate) fn process_again(
+        &self,
+        version: &Arc<dyn InterceptorVersion>,
+        batch: Batch,
+        call: &mut dyn FnMut(&Arc<dyn InterceptorVersion>, Batch) -> Processed,
+        quarantined: &mut Vec<Quarantined>,
+    ) -> Batch {
+        self.metrics.add(Metric::InterceptorCalls, 1);
+        self.metrics.add(Metric::InterceptorEventsIn, batch.rows() as u64);
+        self.take(self.call(version, batch, call), quarantined)
     }
 
     fn call(

@@ -114,6 +114,8 @@ impl Outlet {
             unflushed: None,
             cursor: 0,
             stored: None,
+            rest: None,
+            taken: (0, 0),
         };
         let thread = spawn(&format!("sink-{name}"), move || runner.run(sink, &mut make))?;
         Ok(Outlet { name, metrics, chain, wake, finish, state, thread })
@@ -202,6 +204,19 @@ struct Runner {
     cursor: u64,
     /// What the destination said it holds, if it stores marks.
     stored: Option<Stored>,
+    /// What was cut off the last delivery, because the sink is to flush first ([`Sink::group`]).
+    rest: Option<Delivery>,
+    /// Rows and body bytes given to the sink since the last flush, before its chain.
+    taken: (usize, usize),
+}
+
+/// How many of the first `most` rows have bodies of at most this many bytes together; `least` of them in any case.
+fn rows_within(batch: &Batch, least: usize, most: usize, bytes: usize) -> usize {
+    let offsets = batch.body().value_offsets();
+    let begin = offsets.first().copied().unwrap_or(0);
+    let fits = |end: &i32| usize::try_from(end.saturating_sub(begin)).is_ok_and(|length| length <= bytes);
+    let rows = offsets.get(1..).unwrap_or_default().partition_point(fits);
+    rows.max(least).min(most)
 }
 
 struct PendingAck {
@@ -220,13 +235,20 @@ impl Runner {
     fn run(&mut self, sink: Box<dyn Sink>, make: &mut MakeSink) {
         let mut sink = Some(sink);
         let mut pause = limits::RETRY_FIRST;
+        // Since the last pause: a step of the sink's own work ([`SinkError::Again`]) is none.
+        let (mut begin, mut cursor) = (Instant::now(), self.context.metrics.get(Metric::SinkCursor));
         loop {
-            let (begin, delivered) = (Instant::now(), self.context.metrics.get(Metric::SinkEvents));
+            let mut own_pause = None;
             let error = match sink.as_mut() {
                 Some(running) => {
                     match catch_unwind(AssertUnwindSafe(|| self.deliver_all(running.as_mut()))) {
                         Ok(Ok(())) => return self.ended(),
                         Ok(Err(SinkError::Stopped)) => return self.stopped(),
+                        Ok(Err(SinkError::Again { after, .. })) if after.is_zero() => continue,
+                        Ok(Err(SinkError::Again { reason, after })) => {
+                            own_pause = Some(after.min(limits::OWN_PAUSE_MAX));
+                            reason
+                        }
                         Ok(Err(SinkError::Moved(reason))) => {
                             tracing::info!(
                                 sink = &*self.context.name,
@@ -255,16 +277,22 @@ impl Runner {
                 },
             };
             // A sink that gets on between its errors is tried again soon.
-            if begin.elapsed() > limits::RETRY_MAX || self.context.metrics.get(Metric::SinkEvents) > delivered
-            {
+            let now = self.context.metrics.get(Metric::SinkCursor);
+            if begin.elapsed() > limits::RETRY_MAX || now > cursor {
                 pause = limits::RETRY_FIRST;
             }
-            tracing::error!(sink = &*self.context.name, %error, retry_in_ms = pause.as_millis() as u64, "sink failed");
+            cursor = now;
+            let waits = own_pause.unwrap_or(pause);
+            tracing::error!(sink = &*self.context.name, %error, retry_in_ms = waits.as_millis() as u64, "sink failed");
             self.context.metrics.add(Metric::SinkErrors, 1);
             self.context.metrics.set_error(Some(error));
             self.state.store(OutletState::Retrying as u8, Ordering::Release);
-            if self.context.wake.wait(pause) {
+            if self.context.wake.wait(waits) {
                 return self.ended();
+            }
+            begin = Instant::now();
+            if own_pause.is_some() {
+                continue;
             }
             pause = (pause * 2).min(limits::RETRY_MAX);
         }
@@ -308,9 +336,9 @@ impl Runner {
             // Asked before the read: only a read that began when all had come finds the channel empty.
             let is_finishing = self.finish.stopping();
             let wait = if is_finishing { Duration::ZERO } else { wait };
-            match self.reader.next(wait) {
+            match self.next(sink, wait) {
                 Ok(Some(delivery)) => self.deliver(sink, delivery)?,
-                Ok(None) if is_finishing => return self.stop(sink),
+                Ok(None) if is_finishing && self.rest.is_none() => return self.stop(sink),
                 Ok(None) if self.unflushed.is_none() => self.works_again(),
                 Ok(None) => {}
                 // Nothing can be acknowledged any more, so nothing more is flushed.
@@ -322,9 +350,10 @@ impl Runner {
                 }
                 Err(error) => return Err(SinkError::Retry(error.to_string())),
             }
-            let due = self.unflushed.as_ref().is_some_and(|unflushed| {
-                unflushed.bytes >= policy.bytes || unflushed.since.elapsed() >= policy.linger
-            });
+            let due = self.is_full(sink)
+                || self.unflushed.as_ref().is_some_and(|unflushed| {
+                    unflushed.bytes >= policy.bytes || unflushed.since.elapsed() >= policy.linger
+                });
             // What goes to quarantine waits in memory and becomes one commit.
             let due = due || self.context.quarantined_bytes() >= limits::SINK_QUARANTINE_BYTES;
             if due || sink.due() {
@@ -336,6 +365,8 @@ impl Runner {
 
     fn recover(&mut self, sink: &mut dyn Sink) -> Result<(), SinkError> {
         self.unflushed = None;
+        self.rest = None;
+        self.taken = (0, 0);
         self.context.take_quarantined();
         // Acknowledgements handed in before an error are committed in order; what a rename waits for
         // is in the position, and recovery does it.
@@ -365,7 +396,56 @@ impl Runner {
         Ok(())
     }
 
+    /// The next delivery, cut to what the sink still takes before its next flush.
+    fn next(&mut self, sink: &dyn Sink, wait: Duration) -> Result<Option<Delivery>, ReadError> {
+        let mut delivery = match self.rest.take() {
+            Some(rest) => rest,
+            None => match self.reader.next(wait)? {
+                Some(delivery) => delivery,
+                None => return Ok(None),
+            },
+        };
+        let Some(group) = sink.group() else { return Ok(Some(delivery)) };
+        let (rows, bytes) = self.taken;
+        let rows = rows_within(
+            &delivery.batch,
+            usize::from(rows == 0),
+            group.rows.saturating_sub(rows),
+            group.bytes.saturating_sub(bytes),
+        );
+        if rows < delivery.batch.rows() {
+            // Where cursors count more than rows, there is none for a place within a delivery.
+            let can_be_cut = delivery.next - delivery.first == delivery.batch.rows() as u64;
+            if !can_be_cut && self.taken.0 == 0 {
+                self.taken = (delivery.batch.rows(), delivery.batch.body_bytes());
+                return Ok(Some(delivery));
+            }
+            if !can_be_cut || rows == 0 {
+                self.rest = Some(delivery);
+                return Ok(None);
+            }
+            let cut = delivery.first + rows as u64;
+            let behind = delivery.batch.slice(rows, delivery.batch.rows() - rows);
+            let next = std::mem::replace(&mut delivery.next, cut);
+            self.rest = Some(Delivery { first: cut, next, lost_before: 0, batch: behind });
+            delivery.batch = delivery.batch.slice(0, rows);
+        }
+        self.taken.0 += delivery.batch.rows();
+        self.taken.1 += delivery.batch.body_bytes();
+        Ok(Some(delivery))
+    }
+
+    /// Whether the sink takes nothing more before its next flush.
+    fn is_full(&self, sink: &dyn Sink) -> bool {
+        let (rows, bytes) = self.taken;
+        rows > 0
+            && sink
+                .group()
+                .is_some_and(|group| rows >= group.rows || bytes >= group.bytes || self.rest.is_some())
+    }
+
     fn seek(&mut self, cursor: u64) -> Result<(), SinkError> {
+        self.rest = None;
         self.reader.seek(cursor).map_err(|error| SinkError::Retry(error.to_string()))
     }
 
@@ -486,6 +566,7 @@ impl Runner {
         metrics.add(Metric::SinkFlushes, 1);
         metrics.add(Metric::SinkQuarantined, quarantined.iter().map(|put| put.batch.rows() as u64).sum());
         self.acknowledge(position, (pending || !quarantined.is_empty()).then_some(quarantined), self.cursor)?;
+        self.taken = (0, 0);
         if let Some(unflushed) = self.unflushed.take() {
             metrics.add(Metric::SinkEvents, unflushed.events);
             metrics.add(Metric::SinkBytes, unflushed.bytes);
@@ -554,5 +635,25 @@ impl Runner {
             sink.committed(&mut self.context, &ack.position)?;
         }
         sink.close(&mut self.context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flumen_event::BatchBuilder;
+
+    #[test]
+    fn a_delivery_is_cut_by_rows_and_by_bytes() {
+        let mut builder = BatchBuilder::default();
+        (0..10).for_each(|row| builder.push(1, row, 7, &[b'x'; 10]));
+        let batch = builder.finish(vec![]).unwrap();
+        for (most, bytes, rows) in
+            [(100, 1_000, 10), (3, 1_000, 3), (100, 35, 3), (100, 30, 3), (100, 5, 1), (0, 99, 0)]
+        {
+            assert_eq!(rows_within(&batch, 1, most, bytes), rows, "{most} rows, {bytes} bytes");
+            let part = batch.slice(4, 6);
+            assert_eq!(rows_within(&part, 1, most, bytes), rows.min(6), "{most} rows, {bytes} bytes");
+        }
     }
 }

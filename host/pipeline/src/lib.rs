@@ -12,6 +12,7 @@
 
 mod budget;
 pub mod chain;
+pub mod codec;
 pub mod component;
 pub mod deliver;
 pub mod exchange;
@@ -32,9 +33,10 @@ pub mod state;
 pub mod stateful;
 pub mod status;
 
+pub use codec::{Decoder, DecoderLink, DecoderSlot, Encoder, EncoderLink, EncoderSlot};
 pub use component::{BuildError, ComponentSpec, OptionKind, OptionSpec, Options, Place, Value};
 pub use interceptor::{Interceptor, InterceptorVersion, Processed, Quarantined};
 pub use metrics::{ComponentKind, ComponentMetrics, Metric};
 pub use pipeline::{Parts, Pipeline, StartError, StopOutcome, channel_specs};
-pub use sink::{Cursors, FlushPolicy, Sink, SinkContext, SinkError, Stored};
+pub use sink::{Cursors, FlushPolicy, Group, Sink, SinkContext, SinkError, Stored};
 pub use source::{Emission, Progress, Source, SourceContext, SourceError, Stopped};

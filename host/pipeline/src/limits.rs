@@ -16,6 +16,9 @@ pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause between two tries: a cause that is gone is noticed within this time.
 pub const RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// Longest pause that a sink may choose itself: a server that says "come back tomorrow" is asked sooner.
+pub const OWN_PAUSE_MAX: Duration = Duration::from_secs(300);
+
 /// How long a sink waits for events before it looks at its timers.
 pub const SINK_WAIT: Duration = Duration::from_millis(100);
 

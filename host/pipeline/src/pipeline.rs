@@ -13,10 +13,10 @@ use crate::deliver::{MakeSink, Outlet, OutletPlace, OutletState};
 use crate::feed::{Feed, FeedState, FeedTarget, MakeSource, spawn};
 use crate::interceptor::Interceptor;
 use crate::kept::Kept;
-use crate::metrics::ComponentKind;
+use crate::metrics::{ComponentKind, ComponentMetrics};
 use crate::plan::{BatchPlan, InterceptorPlan, PipelinePlan, SinkPlan, SourcePlan};
 use crate::quarantine::{self, Keeper};
-use crate::replay::Replayer;
+use crate::replay::{ReplayPlace, Replayer};
 use crate::source::Wake;
 use crate::stateful::{Stateful, TickTarget, run_ticks};
 use crate::status::{self, PipelineStatus};
@@ -38,6 +38,8 @@ pub struct Parts {
     pub interceptors: Vec<Arc<dyn Interceptor>>,
     /// One per sink of the plan, in its order, with its own interceptors.
     pub sinks: Vec<(MakeSink, Vec<Arc<dyn Interceptor>>)>,
+    /// Counters of the codecs that sources and sinks were made with.
+    pub codecs: Vec<Arc<ComponentMetrics>>,
 }
 
 /// A part that could not be made: which component, and why.
@@ -78,10 +80,11 @@ pub struct Pipeline {
     pub(crate) outlets: Mutex<Vec<Arc<RunningOutlet>>>,
     keeper: Mutex<Option<JoinHandle<()>>>,
     keeper_wake: Wake,
+    replayer: Mutex<Option<JoinHandle<()>>>,
     ticker: Mutex<Option<JoinHandle<()>>>,
     ticker_wake: Wake,
     tick_failure: Arc<Mutex<Option<String>>>,
-    replayer: Mutex<Option<JoinHandle<()>>>,
+    codecs: Vec<Arc<ComponentMetrics>>,
 }
 
 /// A source under way, and what it was made from.
@@ -119,7 +122,7 @@ impl Pipeline {
     /// Starts sinks first, then sources: what the journal still holds goes out before new events come.
     /// When a part cannot be made, what was started is stopped again and the journals are closed.
     pub fn start(parts: Parts) -> Result<Pipeline, StartError> {
-        let Parts { agent, plan, journal, quarantine, sources, interceptors, sinks } = parts;
+        let Parts { agent, plan, journal, quarantine, sources, interceptors, sinks, codecs } = parts;
         let chain = Chain::new(links(interceptors, &plan.interceptors));
         let kept = Kept::new(quarantine.clone());
         let pipeline = Pipeline {
@@ -134,10 +137,11 @@ impl Pipeline {
             outlets: Mutex::default(),
             keeper: Mutex::new(None),
             keeper_wake: Wake::default(),
+            replayer: Mutex::new(None),
             ticker: Mutex::new(None),
             ticker_wake: Wake::default(),
             tick_failure: Arc::default(),
-            replayer: Mutex::new(None),
+            codecs,
         };
         match pipeline.start_threads(sources, sinks) {
             Ok(()) => Ok(pipeline),
@@ -202,7 +206,7 @@ impl Pipeline {
             let thread = start_ticks(&plan.name, stateful, target, &self.ticker_wake, &self.tick_failure)?;
             *self.ticker.lock() = Some(thread);
         }
-        let replays = Replayer {
+        let replays = Replayer::new(ReplayPlace {
             stateful,
             plan: self.plan.clone(),
             journal,
@@ -210,7 +214,7 @@ impl Pipeline {
             chain: self.chain.clone(),
             channels,
             quarantine,
-        };
+        });
         let thread = spawn(&format!("replay-{}", plan.name), move || replays.run()).map_err(no_thread)?;
         *self.replayer.lock() = Some(thread);
         Ok(())
@@ -325,7 +329,6 @@ impl Pipeline {
         for running in &feeds {
             running.feed.wake.stop();
         }
-        self.ticker_wake.stop();
         if let Some(kept) = &self.kept {
             kept.wake.stop();
         }
@@ -408,6 +411,7 @@ impl Pipeline {
                 .iter()
                 .map(|it| status::component(&it.feed.metrics, status::feed_word(it.feed.state())))
                 .collect(),
+            codecs: self.codecs.iter().map(|metrics| status::component(metrics, "running")).collect(),
             interceptors: link_status(&self.chain),
             channels: journal.channels.iter().map(status::channel).collect(),
             sinks: outlets
@@ -435,10 +439,10 @@ impl Drop for Pipeline {
         self.feeds().iter().for_each(|it| it.feed.wake.stop());
         self.outlets().iter().for_each(|it| it.outlet.wake.stop());
         self.keeper_wake.stop();
-        self.ticker_wake.stop();
         if let Some(kept) = &self.kept {
             kept.wake.stop();
         }
+        self.ticker_wake.stop();
     }
 }
 

@@ -66,9 +66,14 @@ pub struct SourcePlan {
     pub name: String,
     /// `type` in the file.
     pub kind: String,
+    /// What turns its bytes into events, if that is a plugin.
+    pub codec: Option<CodecPlan>,
     /// Checked options.
     pub options: Options,
 }
+
+/// A codec: a plugin in another world, with the same settings.
+pub type CodecPlan = InterceptorPlan;
 
 /// An interceptor.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,6 +92,48 @@ pub struct InterceptorPlan {
     pub errors: ErrorPlan,
     /// Limits of its instances.
     pub limits: PluginLimits,
+    /// Where `http` and `tcp` may lead; `None`: nowhere.
+    pub egress: Option<EgressPlan>,
+}
+
+/// The way out of a plugin that is granted `http` or `tcp`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EgressPlan {
+    /// `host:port`, `*.domain:port`, addresses.
+    pub allow: Vec<String>,
+    /// What the host puts in where the plugin names it.
+    pub secrets: BTreeMap<String, SecretPlan>,
+    /// Certificates to believe instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// Time for one call.
+    pub timeout: Duration,
+    /// Bytes of one request.
+    pub request_bytes: u64,
+    /// Bytes of one answer.
+    pub response_bytes: u64,
+    /// Connections open at once.
+    pub connections: u32,
+    /// Calls for one batch.
+    pub calls_per_batch: u32,
+}
+
+/// A secret, and where it may go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretPlan {
+    /// What is sent.
+    pub value: Secret,
+    /// As `allow`; `None`: everywhere that is allowed.
+    pub hosts: Option<Vec<String>>,
+}
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("(secret)")
+    }
 }
 
 impl InterceptorPlan {
@@ -260,6 +307,10 @@ pub struct FailoverPlan {
     pub fail_after: u32,
     /// Good probes in a row until they go back.
     pub return_after: u32,
+    /// A put waits while the file holds this many events.
+    pub capacity_events: u64,
+    /// A put waits while the file holds this many bytes.
+    pub capacity_bytes: u64,
 }
 
 impl ChannelPlan {
@@ -280,9 +331,16 @@ pub struct SinkPlan {
     pub channel: String,
     /// Stateless interceptors of this sink alone, in order.
     pub interceptors: Vec<InterceptorPlan>,
+    /// What turns events into bytes, if that is a plugin.
+    pub codec: Option<CodecPlan>,
     /// Checked options.
     pub options: Options,
+    /// The plugin that delivers, if no built-in sink does.
+    pub plugin: Option<InterceptorPlan>,
 }
+
+/// `kind` of a sink that is a plugin.
+pub const PLUGIN_SINK: &str = "plugin";
 
 /// How batches grow: a batch goes on when any of these is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::component::Options;
-use crate::plan::{AgentPlan, BridgePlan, InterceptorPlan, PipelinePlan, SinkPlan, SourcePlan};
+use crate::plan::{AgentPlan, BatchPlan, BridgePlan, InterceptorPlan, PipelinePlan, SinkPlan, SourcePlan};
 
 /// What becomes of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -253,6 +253,14 @@ fn reasons(old: &PipelinePlan, new: &PipelinePlan) -> Vec<String> {
         // The order of its batches is bound to the chain that it began with.
         reasons.push("a chain that keeps state differs".to_owned());
     }
+    let has_plugins = |plan: &PipelinePlan| {
+        plan.sources.iter().any(|source| source.codec.is_some())
+            || plan.sinks.iter().any(|sink| sink.codec.is_some() || sink.plugin.is_some())
+    };
+    if (has_plugins(old) || has_plugins(new)) && parts(old) != parts(new) {
+        // Their plugins are made with them.
+        reasons.push("sources or sinks differ where codecs or sinks are plugins".to_owned());
+    }
     for (name, old, new) in pairs(&old.sinks, &new.sinks, |sink: &SinkPlan| sink.name.as_str()) {
         match (old, new) {
             (None, _) => reasons.push(format!("sink {name} begins to read a channel")),
@@ -280,6 +288,12 @@ fn reasons(old: &PipelinePlan, new: &PipelinePlan) -> Vec<String> {
     reasons
 }
 
+/// What sources and sinks are made from, their interceptors aside.
+fn parts(plan: &PipelinePlan) -> (&[SourcePlan], BatchPlan, usize, Vec<SinkPlan>) {
+    let sinks = plan.sinks.iter().map(|sink| SinkPlan { interceptors: Vec::new(), ..sink.clone() });
+    (&plan.sources, plan.batch, plan.interceptor_threads, sinks.collect())
+}
+
 fn components(old: &PipelinePlan, new: &PipelinePlan) -> Vec<ComponentDiff> {
     let mut all = Vec::new();
     let mut shared = Vec::new();
@@ -293,7 +307,11 @@ fn components(old: &PipelinePlan, new: &PipelinePlan) -> Vec<ComponentDiff> {
         let both = old.zip(new);
         let mut settings = both.map_or(Vec::new(), |(old, new)| options(&old.options, &new.options));
         settings.extend(both.filter(|(old, new)| old.kind != new.kind).map(|_| "type".to_owned()));
+        settings.extend(both.filter(|(old, new)| old.codec != new.codec).map(|_| "codec".to_owned()));
         settings.extend(both.iter().flat_map(|_| shared.iter().cloned()));
+        settings.extend(
+            (settings.is_empty() && both.is_some_and(|(old, new)| old != new)).then(|| "settings".to_owned()),
+        );
         all.push(component("source", name, old.is_some(), new.is_some(), settings));
     }
     interceptors("", &old.interceptors, &new.interceptors, &mut all);
@@ -314,6 +332,8 @@ fn components(old: &PipelinePlan, new: &PipelinePlan) -> Vec<ComponentDiff> {
             settings = options(&old.options, &new.options);
             settings.extend((old.kind != new.kind).then(|| "type".to_owned()));
             settings.extend((old.channel != new.channel).then(|| "channel".to_owned()));
+            settings.extend((old.codec != new.codec).then(|| "codec".to_owned()));
+            settings.extend((old.plugin != new.plugin).then(|| "plugin".to_owned()));
             let alike = SinkPlan { interceptors: new.interceptors.clone(), ..old.clone() };
             settings.extend((settings.is_empty() && alike != *new).then(|| "settings".to_owned()));
         }
@@ -340,6 +360,7 @@ fn interceptors(
                 ("on_reject", old.on_reject != new.on_reject),
                 ("on_error", old.errors != new.errors),
                 ("limits", old.limits != new.limits),
+                ("egress", old.egress != new.egress),
             ];
             settings
                 .extend(differ.iter().filter(|(_, differs)| *differs).map(|(name, _)| (*name).to_owned()));

@@ -18,6 +18,7 @@ fn interceptor(name: &str, config: u8) -> InterceptorPlan {
         on_reject: OnReject::Quarantine,
         errors: ErrorPlan::default(),
         limits: PluginLimits::default(),
+        egress: None,
     }
 }
 
@@ -31,7 +32,9 @@ fn sink(name: &str, channel: &str, value: u8) -> SinkPlan {
         kind: "file".into(),
         channel: channel.into(),
         interceptors: Vec::new(),
+        codec: None,
         options: options(value),
+        plugin: None,
     }
 }
 
@@ -43,7 +46,12 @@ fn plan(name: &str) -> PipelinePlan {
     PipelinePlan {
         name: name.into(),
         file: PathBuf::from(format!("{name}.toml")),
-        sources: vec![SourcePlan { name: "in".into(), kind: "tail".into(), options: options(0) }],
+        sources: vec![SourcePlan {
+            name: "in".into(),
+            kind: "tail".into(),
+            codec: None,
+            options: options(0),
+        }],
         interceptors: vec![interceptor("a", 0), interceptor("b", 0)],
         interceptor_threads: 1,
         channels: vec![channel("main", 1_000)],

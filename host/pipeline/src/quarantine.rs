@@ -145,7 +145,12 @@ impl Keeper {
         loop {
             match self.move_events(&places, reader.as_mut()) {
                 Ok(()) | Err(SinkError::Stopped) => return,
-                Err(SinkError::Retry(reason) | SinkError::Moved(reason) | SinkError::Fatal(reason)) => {
+                Err(
+                    SinkError::Retry(reason)
+                    | SinkError::Moved(reason)
+                    | SinkError::Fatal(reason)
+                    | SinkError::Again { reason, .. },
+                ) => {
                     tracing::error!(%reason, "quarantine: cannot keep events now, trying again");
                     if self.wake.wait(pause) {
                         return;

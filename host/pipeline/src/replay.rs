@@ -18,7 +18,7 @@ use std::time::Instant;
 use arrow_array::{Array, StringArray};
 use flumen_event::{Batch, BatchError};
 use flumen_journal::{ChannelId, Commit, CommitError, Journal, Put};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::chain::{Begin, Chain, Versions};
 use crate::kept::{Action, Chunk, Job, Kept, job_id, job_key, route_of};
@@ -47,40 +47,61 @@ enum Route {
     Sink(ChannelId, String),
 }
 
-/// Carries out the jobs of one pipeline's quarantine, on a thread of its own.
-pub(crate) struct Replayer {
+/// What a replay works with.
+pub(crate) struct ReplayPlace {
+    /// The pipeline's.
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) kept: Arc<Kept>,
     pub(crate) chain: Arc<Chain>,
+    /// The part of the chain that keeps state.
+    pub(crate) stateful: Option<Arc<Stateful>>,
     pub(crate) channels: Vec<ChannelId>,
     pub(crate) quarantine: ChannelId,
     /// The plan that the pipeline runs: a reload exchanges it.
     pub(crate) plan: Arc<Mutex<Arc<PipelinePlan>>>,
-    /// The part of the chain that keeps state.
-    pub(crate) stateful: Option<Arc<Stateful>>,
+}
+
+/// Carries out the jobs of one pipeline's quarantine, on a thread of its own.
+pub(crate) struct Replayer {
+    place: ReplayPlace,
+}
+
+/// What becomes of a chunk, and the turn of plugins with state, held until it is handed in.
+struct Processing<'a> {
+    commit: Commit,
+    turn: Option<MutexGuard<'a, Turn>>,
 }
 
 enum Step {
-    More(Box<Job>),
+    More(Job),
     Done,
     Failed(String),
 }
 
 impl Replayer {
+    pub(crate) fn new(place: ReplayPlace) -> Replayer {
+        Replayer { place }
+    }
+
     fn routes(&self) -> BTreeMap<String, Route> {
-        let plan = self.plan.lock().clone();
-        routes(&plan, self.journal.as_ref())
+        let plan = self.place.plan.lock().clone();
+        routes(&plan, self.place.journal.as_ref())
     }
 
     /// Runs until the pipeline stops.
     pub(crate) fn run(self) {
-        let wake = self.kept.wake.clone();
+        let wake = self.place.kept.wake.clone();
         let mut pause = limits::RETRY_FIRST;
         loop {
             match self.run_jobs(&wake) {
                 Ok(()) => pause = limits::RETRY_FIRST,
                 Err(SinkError::Stopped) => return,
-                Err(SinkError::Retry(reason) | SinkError::Moved(reason) | SinkError::Fatal(reason)) => {
+                Err(
+                    SinkError::Retry(reason)
+                    | SinkError::Moved(reason)
+                    | SinkError::Fatal(reason)
+                    | SinkError::Again { reason, .. },
+                ) => {
                     tracing::error!(%reason, "quarantine: a job cannot go on now, trying again");
                     if wake.wait(pause) {
                         return;
@@ -96,14 +117,14 @@ impl Replayer {
     }
 
     fn run_jobs(&self, wake: &Wake) -> Result<(), SinkError> {
-        while let Some((id, job)) = self.kept.next_job() {
+        while let Some((id, job)) = self.place.kept.next_job() {
             match job.request.action {
-                Action::Drop => self.kept.drop_events(id, &job)?,
+                Action::Drop => self.place.kept.drop_events(id, &job)?,
                 Action::Replay => self.replay(id, job, wake)?,
             }
         }
         // Of jobs that are done.
-        for (key, _) in self.journal.positions(POSITIONS) {
+        for (key, _) in self.place.journal.positions(POSITIONS) {
             if job_id(POSITIONS, &key).is_some() {
                 let commit = Commit { positions: vec![(key, Vec::new())], ..Commit::default() };
                 self.commit(commit, wake)?.map_err(SinkError::Retry)?;
@@ -113,25 +134,25 @@ impl Replayer {
     }
 
     fn replay(&self, id: u64, mut job: Job, wake: &Wake) -> Result<(), SinkError> {
-        if let Some(done) = replayed_to(self.journal.position(&job_key(POSITIONS, id))) {
-            job = self.kept.catch_up(id, &job, done)?;
+        if let Some(done) = replayed_to(self.place.journal.position(&job_key(POSITIONS, id))) {
+            job = self.place.kept.catch_up(id, &job, done)?;
         }
         if job.routes.is_none() {
             job.routes = Some(self.routes().keys().cloned().collect());
-            self.kept.take(id, &[], &job, 0)?;
+            self.place.kept.take(id, &[], &job, 0)?;
         }
-        let mut reader = self.kept.reader();
+        let mut reader = self.place.kept.reader();
         loop {
             if wake.stopping() {
                 return Err(SinkError::Stopped);
             }
-            let chunk = self.kept.chunk(reader.as_mut(), &job, job.until)?;
+            let chunk = self.place.kept.chunk(reader.as_mut(), &job, job.until)?;
             match self.step(id, job, chunk, wake)? {
-                Step::More(next) => job = *next,
-                Step::Done => return self.kept.finish(id, None),
+                Step::More(next) => job = next,
+                Step::Done => return self.place.kept.finish(id, None),
                 Step::Failed(reason) => {
                     tracing::error!(job = id, %reason, "quarantine: the replay ends, the rest of its events stay");
-                    return self.kept.finish(id, Some(reason));
+                    return self.place.kept.finish(id, Some(reason));
                 }
             }
         }
@@ -147,26 +168,25 @@ impl Replayer {
         job.events += numbers.len() as u64;
         let mut again = 0;
         if !numbers.is_empty() {
-            // Until the commit is handed in, and beyond: replays are in no hurry.
-            let mut turn = self.stateful.as_ref().map(|stateful| stateful.turn());
-            let mut commit = match self.processed(&chunk, turn.as_deref_mut()) {
-                Ok(commit) => commit,
+            let Processing { mut commit, turn } = match self.processed(&chunk) {
+                Ok(processing) => processing,
                 Err(reason) => return Ok(Step::Failed(reason)),
             };
-            let to_quarantine = |put: &&Put| put.channels == [self.quarantine];
+            let to_quarantine = |put: &&Put| put.channels == [self.place.quarantine];
             again = commit.puts.iter().filter(to_quarantine).map(|put| put.batch.rows() as u64).sum();
             commit.positions.push((job_key(POSITIONS, id), chunk.next.to_le_bytes().to_vec()));
             if let Err(error) = self.commit(commit, wake)? {
                 return Ok(Step::Failed(error));
             }
+            drop(turn);
         }
-        self.kept.take(id, &numbers, &job, again)?;
+        self.place.kept.take(id, &numbers, &job, again)?;
         let is_enough = job.request.limit.is_some_and(|limit| job.events >= limit);
-        Ok(if is_enough { Step::Done } else { Step::More(Box::new(job)) })
+        Ok(if is_enough { Step::Done } else { Step::More(job) })
     }
 
-    /// What becomes of a chunk, as puts. `Err`: something of it has no way any more.
-    fn processed(&self, chunk: &Chunk, mut turn: Option<&mut Turn>) -> Result<Commit, String> {
+    /// What becomes of a chunk. `Err`: something of it has no way any more.
+    fn processed(&self, chunk: &Chunk) -> Result<Processing<'_>, String> {
         let routes = self.routes();
         let mut groups: Vec<(&Route, Vec<Batch>)> = Vec::new();
         for (_, batch, rows) in &chunk.parts {
@@ -184,46 +204,50 @@ impl Replayer {
                 }
             }
         }
-        let mut commit = Commit::default();
+        let mut out = Processing { commit: Commit::default(), turn: None };
         for (route, batches) in groups {
             // Events with very different headers do not fit into one batch.
             let batches = Batch::concat(&batches).map_or(batches, |all| vec![all]);
             for batch in batches {
-                let puts = self.puts(route, batch, turn.as_deref_mut());
-                commit.puts.extend(puts.map_err(|error| error.to_string())?);
+                match route {
+                    Route::Chain(begin) => self.process_again(begin, batch, &mut out),
+                    Route::Sink(channel, to) => {
+                        let values = StringArray::from_iter_values(std::iter::repeat_n(to, batch.rows()));
+                        let batch =
+                            batch.with_header(HEADER_TO, values).map_err(|error| error.to_string())?;
+                        out.commit.puts.push(Put { channels: vec![*channel], batch });
+                    }
+                }
             }
         }
-        commit.state = turn.map(Turn::take_state).unwrap_or_default();
-        Ok(commit)
+        // All groups of the chunk are one turn: each sees what those before it wrote.
+        out.commit.state = out.turn.as_deref_mut().map(Turn::take_state).unwrap_or_default();
+        Ok(out)
     }
 
-    fn puts(&self, route: &Route, batch: Batch, turn: Option<&mut Turn>) -> Result<Vec<Put>, BatchError> {
-        let (channel, to) = match route {
-            Route::Chain(begin) => {
-                let output = self.chain.process_again(begin, batch);
-                let mut puts = quarantine::puts(self.quarantine, output.quarantined, "source");
-                let kept = match (&self.stateful, turn) {
-                    (Some(stateful), Some(turn)) => {
-                        let output = stateful.process_again(turn, begin, output.kept);
-                        puts.extend(quarantine::puts(self.quarantine, output.quarantined, "source"));
-                        output.kept
-                    }
-                    _ => vec![output.kept],
-                };
-                let kept = kept.into_iter().filter(|batch| !batch.is_empty());
-                puts.extend(kept.map(|batch| Put { channels: self.channels.clone(), batch }));
-                return Ok(puts);
+    /// Through the chain, the part that keeps state last.
+    fn process_again<'a>(&'a self, begin: &Begin, batch: Batch, out: &mut Processing<'a>) {
+        let ReplayPlace { chain, stateful, channels, quarantine, .. } = &self.place;
+        let output = chain.process_again(begin, batch);
+        let mut quarantined = output.quarantined;
+        let kept = match stateful {
+            Some(stateful) if !output.kept.is_empty() => {
+                let turn = out.turn.get_or_insert_with(|| stateful.turn());
+                let output = stateful.process_again(turn, begin, output.kept);
+                quarantined.extend(output.quarantined);
+                output.kept
             }
-            Route::Sink(channel, to) => (*channel, to),
+            _ => vec![output.kept],
         };
-        let values = StringArray::from_iter_values(std::iter::repeat_n(to, batch.rows()));
-        Ok(vec![Put { channels: vec![channel], batch: batch.with_header(HEADER_TO, values)? }])
+        out.commit.puts.extend(quarantine::puts(*quarantine, quarantined, "source"));
+        let kept = kept.into_iter().filter(|batch| !batch.is_empty());
+        out.commit.puts.extend(kept.map(|batch| Put { channels: channels.clone(), batch }));
     }
 
     /// Commits and waits until it is durable. The inner error: it can never be accepted.
     fn commit(&self, commit: Commit, wake: &Wake) -> Result<Result<(), String>, SinkError> {
         let ticket = loop {
-            match self.journal.commit(commit.clone(), Some(Instant::now() + ROOM)) {
+            match self.place.journal.commit(commit.clone(), Some(Instant::now() + ROOM)) {
                 Ok(ticket) => break ticket,
                 Err(CommitError::Full { .. }) if !wake.stopping() => {}
                 Err(CommitError::Full { .. } | CommitError::Closing) => return Err(SinkError::Stopped),

@@ -76,6 +76,12 @@ pub trait Sink: Send {
     /// When the pipeline calls `flush`.
     fn flush_policy(&self) -> FlushPolicy;
 
+    /// The most that a sink takes between two flushes, if one flush is one step at its destination: larger deliveries are
+    /// cut, so that each step has a mark of its own. Asked before each delivery.
+    fn group(&self) -> Option<Group> {
+        None
+    }
+
     /// The last chance to finish things on a clean stop (files keep their open name or get the final
     /// one). Called after a flush whose commit is durable.
     fn close(&mut self, context: &mut SinkContext) -> Result<(), SinkError> {
@@ -93,6 +99,15 @@ pub struct FlushPolicy {
     pub linger: Duration,
 }
 
+/// What a sink takes between two flushes, before its own interceptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Group {
+    /// Events; at least 1.
+    pub rows: usize,
+    /// Bytes of their bodies; a single event may have more.
+    pub bytes: usize,
+}
+
 /// Why a sink could not go on. The pipeline waits, calls `recover` with the last position that a
 /// flush returned, and delivers again from the cursor of that flush.
 #[derive(Debug, Error)]
@@ -100,6 +115,14 @@ pub enum SinkError {
     /// The destination failed; tried again with a growing pause, and reported.
     #[error("{0}")]
     Retry(String),
+    /// As `Retry`, but the pause is the sink's choice. Without one it is a step of its work and not reported.
+    #[error("{reason}")]
+    Again {
+        /// Why.
+        reason: String,
+        /// How long to wait.
+        after: Duration,
+    },
     /// Nothing failed: what was delivered since the last flush may be another's now. The same without a report.
     #[error("{0}")]
     Moved(String),
@@ -202,7 +225,8 @@ impl SinkContext {
         self.quarantined.push(Quarantined { batch, reasons, by, hash: "".into(), rejected: false });
     }
 
-    pub(crate) fn quarantine_groups(&mut self, groups: Vec<Quarantined>) {
+    /// Sends what a codec could not encode to quarantine, in the same way.
+    pub fn quarantine_groups(&mut self, groups: Vec<Quarantined>) {
         self.quarantined.extend(groups);
     }
 

@@ -196,7 +196,7 @@ impl Stateful {
                     Way::Held(hold) => {
                         link.process(&current, batch, &mut call, &mut out.quarantined, *hold)?
                     }
-                    Way::Again => link.process_again(batch, &mut call, &mut out.quarantined),
+                    Way::Again => link.process_again(&current, batch, &mut call, &mut out.quarantined),
                 };
                 out.kept.push(kept);
                 session.seal();

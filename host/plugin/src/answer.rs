@@ -4,7 +4,7 @@
 //! of an arrow array, without a copy. What [`decode`] lets through, [`Difference::apply`] checks against the input:
 //! row numbers in range, no row both rejected and kept, columns as long as the output.
 
-use arrow_array::{BinaryArray, Int64Array, StringArray, UInt32Array};
+use arrow_array::{BinaryArray, Int64Array, StringArray, UInt32Array, UInt64Array};
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use flumen_event::{Batch, Difference, HeaderColumn, Rejection};
 use thiserror::Error;
@@ -50,6 +50,19 @@ pub struct RawAnswer {
     pub rejected: Vec<(u32, String)>,
 }
 
+/// `events` of the interface as it came.
+#[derive(Debug, Clone, Default)]
+pub struct RawEvents {
+    /// How many.
+    pub rows: u32,
+    /// Their bodies.
+    pub body: RawColumn,
+    /// Little-endian `i64` times.
+    pub time: Option<Vec<u8>>,
+    /// Their headers.
+    pub headers: Vec<RawHeader>,
+}
+
 /// Which rule of the interface the answer breaks, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{column}: {rule}")]
@@ -60,7 +73,7 @@ pub struct AnswerError {
     pub rule: String,
 }
 
-fn lie<T>(column: &str, rule: impl Into<String>) -> Result<T, AnswerError> {
+pub(crate) fn lie<T>(column: &str, rule: impl Into<String>) -> Result<T, AnswerError> {
     Err(AnswerError { column: column.to_owned(), rule: rule.into() })
 }
 
@@ -81,7 +94,7 @@ pub fn decode(raw: RawAnswer, rows: usize) -> Result<Difference, AnswerError> {
             format!("{output} rows, a batch has at most {}", flumen_event::limits::ROWS_MAX),
         );
     }
-    let body = body.map(|column| binary(column, output)).transpose()?;
+    let body = body.map(|column| binary("body", column, output)).transpose()?;
     let time = time.map(|list| times(list, output)).transpose()?;
     if set_headers.len() > flumen_event::limits::HEADERS_MAX {
         let limit = flumen_event::limits::HEADERS_MAX;
@@ -95,6 +108,23 @@ pub fn decode(raw: RawAnswer, rows: usize) -> Result<Difference, AnswerError> {
     Ok(Difference { rows_from, body, time, set_headers, remove_headers, rejected })
 }
 
+/// New events; without times they have `now_ns`. Their identities are not theirs yet.
+pub fn events(raw: RawEvents, now_ns: i64) -> Result<Batch, AnswerError> {
+    let RawEvents { rows, body, time, headers } = raw;
+    let rows = rows as usize;
+    if rows > flumen_event::limits::ROWS_MAX {
+        let max = flumen_event::limits::ROWS_MAX;
+        return lie("emitted", format!("{rows} events, a batch has at most {max}"));
+    }
+    let body = binary("body", body, rows)?;
+    let time = time.map(|list| times(list, rows)).transpose()?;
+    let time = time.unwrap_or_else(|| Int64Array::from_value(now_ns, rows));
+    check_names(&headers)?;
+    let headers = headers.into_iter().map(|raw| header(raw, rows)).collect::<Result<Vec<_>, _>>()?;
+    let none = || UInt64Array::from_value(0, rows);
+    Batch::new(time, body, headers, none(), none()).or_else(|error| lie("emitted", error.to_string()))
+}
+
 /// Applies the answer. What does not fit the input is a lie as well.
 pub(crate) fn apply(difference: Difference, input: &Batch) -> Result<flumen_event::Applied, AnswerError> {
     difference
@@ -102,11 +132,11 @@ pub(crate) fn apply(difference: Difference, input: &Batch) -> Result<flumen_even
         .map_err(|error| AnswerError { column: "the difference".to_owned(), rule: error.to_string() })
 }
 
-fn rejection(row: u32, reason: &str) -> Rejection {
+pub(crate) fn rejection(row: u32, reason: &str) -> Rejection {
     Rejection { row, reason: cut(reason, flumen_event::limits::REASON_BYTES_MAX).to_owned() }
 }
 
-fn check_names(headers: &[RawHeader]) -> Result<(), AnswerError> {
+pub(crate) fn check_names(headers: &[RawHeader]) -> Result<(), AnswerError> {
     let max = flumen_event::limits::HEADER_NAME_BYTES_MAX;
     let mut names = std::collections::HashSet::with_capacity(headers.len());
     for RawHeader { name, .. } in headers {
@@ -129,20 +159,20 @@ fn row_numbers(list: Vec<u8>) -> Result<UInt32Array, AnswerError> {
     Ok(UInt32Array::new(ScalarBuffer::new(aligned::<u32>(list), 0, rows), None))
 }
 
-fn times(list: Vec<u8>, rows: usize) -> Result<Int64Array, AnswerError> {
+pub(crate) fn times(list: Vec<u8>, rows: usize) -> Result<Int64Array, AnswerError> {
     if list.len() != rows * 8 {
         return lie("time", format!("{} bytes for {rows} rows of 8", list.len()));
     }
     Ok(Int64Array::new(ScalarBuffer::new(aligned::<i64>(list), 0, rows), None))
 }
 
-fn binary(raw: RawColumn, rows: usize) -> Result<BinaryArray, AnswerError> {
-    let offsets = offsets("body", raw.offsets, raw.data.len(), rows)?;
+pub(crate) fn binary(column: &str, raw: RawColumn, rows: usize) -> Result<BinaryArray, AnswerError> {
+    let offsets = offsets(column, raw.offsets, raw.data.len(), rows)?;
     BinaryArray::try_new(offsets, Buffer::from_vec(raw.data), None)
-        .or_else(|error| lie("body", error.to_string()))
+        .or_else(|error| lie(column, error.to_string()))
 }
 
-fn header(raw: RawHeader, rows: usize) -> Result<HeaderColumn, AnswerError> {
+pub(crate) fn header(raw: RawHeader, rows: usize) -> Result<HeaderColumn, AnswerError> {
     let RawHeader { name, offsets: list, data, present } = raw;
     let column = format!("header {name:?}");
     let offsets = offsets(&column, list, data.len(), rows)?;

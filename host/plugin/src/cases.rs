@@ -6,17 +6,22 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow_array::Array;
 use flumen_event::Batch;
 use flumen_pipeline::plan::PluginLimits;
-use flumen_pipeline::{InterceptorVersion, Processed, Quarantined};
+use flumen_pipeline::{Processed, Quarantined};
 
+use crate::abi::Role;
+use crate::alone::Alone;
+use crate::codec_cases::CodecTask;
 use crate::error::LoadError;
 use crate::file::PluginFile;
 use crate::host::PluginHost;
 use crate::limits;
 use crate::services::Services;
+use crate::version::PluginVersion;
 
 /// One case.
 #[derive(Debug, Clone)]
@@ -33,6 +38,23 @@ pub struct Case {
     pub rejected: Vec<(u32, String)>,
     /// A part of the error that `open` has to answer with; then nothing else is looked at.
     pub open_error: Option<String>,
+    /// Batches and ticks one after the other, for a plugin that remembers. If there are any, the input is theirs.
+    pub steps: Vec<Step>,
+    /// What a codec has to do; then nothing else is looked at but `open_error`.
+    pub codec: Option<CodecTask>,
+}
+
+/// One step of a case.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// What the clock of the host shows; `None`: the time.
+    pub now_ns: Option<i64>,
+    /// The events that it gets; without any it is ticked.
+    pub input: Batch,
+    /// The events that have to come out, in order, those that it made behind the others.
+    pub expected: Vec<ExpectedEvent>,
+    /// As of a case.
+    pub rejected: Vec<(u32, String)>,
 }
 
 /// An event that has to come out.
@@ -75,14 +97,16 @@ impl PluginHost {
         let plugin_limits = PluginLimits::default();
         let services = Services::new(case.name.as_str().into(), &plugin_limits);
         let needs = &loaded.shape.needs;
-        let version = match self.open_loaded(&loaded, &services, &case.config_json, needs, plugin_limits) {
+        let opened =
+            self.open_loaded(&loaded, Role::Interceptor, &services, &case.config_json, needs, plugin_limits);
+        let version = match opened {
             Ok(version) => version,
             Err(LoadError::Refused { text, .. } | LoadError::Open { reason: text, .. }) => {
                 return Ok(CaseActual { open_error: Some(text), ..CaseActual::default() });
             }
             Err(error) => return Err(error),
         };
-        let processed = version.process(case.input.clone());
+        let (processed, made) = Alone::new(version).process(case.input.clone(), None);
         let failed = processed.quarantined.iter().find(|quarantined| !quarantined.rejected);
         let mut rejected = Vec::new();
         for quarantined in processed.quarantined.iter().filter(|quarantined| quarantined.rejected) {
@@ -92,7 +116,7 @@ impl PluginHost {
         rejected.sort();
         Ok(CaseActual {
             open_error: None,
-            outputs: (0..processed.kept.rows()).map(|row| event(&processed.kept, row)).collect(),
+            outputs: events(std::iter::once(&processed.kept).chain(&made)),
             rejected,
             failure: failed.map(|failed| failed.reasons.first().cloned().unwrap_or_default()),
         })
@@ -100,11 +124,17 @@ impl PluginHost {
 
     /// Runs one case. An error means that the file is not a plugin at all. What the plugin needs is granted.
     pub fn run_case(&self, path: &Path, case: &Case) -> Result<CaseOutcome, LoadError> {
+        if let Some(task) = &case.codec {
+            return self.run_codec_case(path, case, task);
+        }
         let loaded = self.load(PluginFile::read(path)?)?;
         let plugin_limits = PluginLimits::default();
         let services = Services::new(case.name.as_str().into(), &plugin_limits);
         let needs = &loaded.shape.needs;
-        let opened = self.open_loaded(&loaded, &services, &case.config_json, needs, plugin_limits);
+        // A plugin of any kind can be asked to refuse a configuration.
+        let any = loaded.shape.roles.first().copied().filter(|_| case.open_error.is_some());
+        let role = any.unwrap_or(Role::Interceptor);
+        let opened = self.open_loaded(&loaded, role, &services, &case.config_json, needs, plugin_limits);
         let version = match (opened, &case.open_error) {
             (Ok(version), None) => version,
             (Ok(_), Some(part)) => {
@@ -127,8 +157,7 @@ impl PluginHost {
             }
             (Err(error), _) => return Err(error),
         };
-        let processed = version.process(case.input.clone());
-        let differences = compare(case, &processed);
+        let differences = run_steps(version, case);
         Ok(if differences.is_empty() {
             CaseOutcome::Passed
         } else {
@@ -137,16 +166,42 @@ impl PluginHost {
     }
 }
 
+/// All steps, with one state; the first one that is not as expected ends them.
+fn run_steps(version: Arc<PluginVersion>, case: &Case) -> Vec<String> {
+    let alone = Alone::new(version);
+    let only = Step {
+        now_ns: None,
+        input: case.input.clone(),
+        expected: case.expected.clone(),
+        rejected: case.rejected.clone(),
+    };
+    let steps = if case.steps.is_empty() { std::slice::from_ref(&only) } else { &case.steps };
+    for (number, step) in steps.iter().enumerate() {
+        let (processed, made) = match step.input.is_empty() && !case.steps.is_empty() {
+            false => alone.process(step.input.clone(), step.now_ns),
+            true => match alone.tick(step.now_ns) {
+                Ok(made) => (Processed { kept: Batch::empty(), quarantined: Vec::new(), dropped: 0 }, made),
+                Err(reason) => return vec![format!("step {number}: the tick failed: {reason}")],
+            },
+        };
+        let differences = compare(step, &processed, &made);
+        if !differences.is_empty() {
+            let name = |text| if case.steps.is_empty() { text } else { format!("step {number}: {text}") };
+            return differences.into_iter().map(name).collect();
+        }
+    }
+    Vec::new()
+}
+
 /// Everything that is not as expected, one text each.
-fn compare(case: &Case, processed: &Processed) -> Vec<String> {
+fn compare(case: &Step, processed: &Processed, made: &[Batch]) -> Vec<String> {
     let mut out = Vec::new();
     for quarantined in processed.quarantined.iter().filter(|quarantined| !quarantined.rejected) {
         let rows = input_rows(&case.input, quarantined);
         let reason = quarantined.reasons.first().map(String::as_str).unwrap_or_default();
         out.push(format!("the plugin failed on input rows {rows:?}: {reason}"));
     }
-    let actual: Vec<ExpectedEvent> =
-        (0..processed.kept.rows()).map(|row| event(&processed.kept, row)).collect();
+    let actual = events(std::iter::once(&processed.kept).chain(made));
     for (index, expected) in case.expected.iter().enumerate() {
         match actual.get(index) {
             Some(actual) => out.extend(event_difference(index, expected, actual)),
@@ -160,7 +215,7 @@ fn compare(case: &Case, processed: &Processed) -> Vec<String> {
     out
 }
 
-fn rejection_differences(case: &Case, processed: &Processed) -> Vec<String> {
+fn rejection_differences(case: &Step, processed: &Processed) -> Vec<String> {
     let mut actual: BTreeMap<u32, &str> = BTreeMap::new();
     for quarantined in processed.quarantined.iter().filter(|quarantined| quarantined.rejected) {
         let rows = input_rows(&case.input, quarantined);
@@ -194,6 +249,10 @@ fn input_rows(input: &Batch, quarantined: &Quarantined) -> Vec<u32> {
     (0..quarantined.batch.rows()).filter_map(row_of).filter_map(|row| u32::try_from(row).ok()).collect()
 }
 
+fn events<'a>(batches: impl Iterator<Item = &'a Batch>) -> Vec<ExpectedEvent> {
+    batches.flat_map(|batch| (0..batch.rows()).map(|row| event(batch, row))).collect()
+}
+
 fn event(batch: &Batch, row: usize) -> ExpectedEvent {
     let present = batch.headers().iter().filter(|header| header.values.is_valid(row));
     ExpectedEvent {
@@ -205,7 +264,11 @@ fn event(batch: &Batch, row: usize) -> ExpectedEvent {
     }
 }
 
-fn event_difference(index: usize, expected: &ExpectedEvent, actual: &ExpectedEvent) -> Option<String> {
+pub(crate) fn event_difference(
+    index: usize,
+    expected: &ExpectedEvent,
+    actual: &ExpectedEvent,
+) -> Option<String> {
     let mut out = String::new();
     let mut line = |what: &str, expected: String, actual: String| {
         // Writing to a String does not fail.
@@ -232,12 +295,12 @@ fn event_difference(index: usize, expected: &ExpectedEvent, actual: &ExpectedEve
     (!out.is_empty()).then(|| format!("output {index} differs{out}"))
 }
 
-fn shown(event: &ExpectedEvent) -> String {
+pub(crate) fn shown(event: &ExpectedEvent) -> String {
     format!("{} {:?}", text(&event.body), event.headers)
 }
 
 /// Readable, and cut: a body may be large.
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     let cut = bytes.get(..bytes.len().min(limits::TEXT_BYTES_MAX)).unwrap_or(bytes);
     let text = match std::str::from_utf8(cut) {
         Ok(text) => format!("{text:?}"),

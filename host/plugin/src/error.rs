@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::failure::printable;
+use crate::limits;
+
 use crate::abi::Role;
 
 /// Why the plugin host did not start.
@@ -90,7 +93,7 @@ pub enum LoadError {
         begins: String,
     },
     /// It begins so, but is damaged or cut off.
-    #[error("plugin {}: damaged or incomplete WebAssembly: {reason}; copy the file again", path.display())]
+    #[error("plugin {}: damaged or incomplete WebAssembly: {shown}; copy the file again", path.display(), shown = shown(reason))]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -98,8 +101,8 @@ pub enum LoadError {
         reason: String,
     },
     /// A core module that cannot be made a component.
-    #[error("plugin {}: a core module that was not made from Flumen's interface: {reason}; build it with a Flumen SDK or wit-bindgen, \
-             for the target wasm32-unknown-unknown", path.display())]
+    #[error("plugin {}: a core module that was not made from Flumen's interface: {shown}; build it with a Flumen SDK or wit-bindgen, \
+             for the target wasm32-unknown-unknown", path.display(), shown = shown(reason))]
     NotAPlugin {
         /// The file.
         path: PathBuf,
@@ -125,7 +128,7 @@ pub enum LoadError {
         world: &'static str,
     },
     /// A function of the interface has another shape.
-    #[error("plugin {}: `{function}` is not as in the interface (wit/): {reason}; build it from the released interface", path.display())]
+    #[error("plugin {}: `{function}` is not as in the interface (wit/): {shown}; build it from the released interface", path.display(), shown = shown(reason))]
     WrongShape {
         /// The file.
         path: PathBuf,
@@ -143,7 +146,7 @@ pub enum LoadError {
         imports: Vec<String>,
     },
     /// It needs what the pipeline has not granted.
-    #[error("plugin {}: it imports {}, which the pipeline does not grant; add `grant = [{}]` to the interceptor", path.display(),
+    #[error("plugin {}: it imports {}, which the pipeline does not grant; add `grant = [{}]` to its table", path.display(),
             list(missing), quoted(grants))]
     NotGranted {
         /// The file.
@@ -153,8 +156,16 @@ pub enum LoadError {
         /// All powers that it needs, for the fix.
         grants: Vec<String>,
     },
+    /// Its `egress` cannot be.
+    #[error("plugin {}: {error}", path.display())]
+    Egress {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: flumen_egress::SettingsError,
+    },
     /// The compiler refused it.
-    #[error("plugin {}: it does not compile: {reason}", path.display())]
+    #[error("plugin {}: it does not compile: {shown}", path.display(), shown = shown(reason))]
     Compile {
         /// The file.
         path: PathBuf,
@@ -162,7 +173,7 @@ pub enum LoadError {
         reason: String,
     },
     /// `open` answered with an error, in the plugin's own words.
-    #[error("plugin {}: {text}", path.display())]
+    #[error("plugin {}: {shown}", path.display(), shown = shown(text))]
     Refused {
         /// The file.
         path: PathBuf,
@@ -170,7 +181,7 @@ pub enum LoadError {
         text: String,
     },
     /// `open` did not come back as it should.
-    #[error("plugin {}: opening it with its configuration failed: {reason}", path.display())]
+    #[error("plugin {}: opening it with its configuration failed: {shown}", path.display(), shown = shown(reason))]
     Open {
         /// The file.
         path: PathBuf,
@@ -194,6 +205,7 @@ impl LoadError {
             LoadError::WrongShape { .. } => "plugin-wrong-shape",
             LoadError::UnknownImports { .. } => "plugin-unknown-imports",
             LoadError::NotGranted { .. } => "plugin-not-granted",
+            LoadError::Egress { .. } => "plugin-egress",
             LoadError::Compile { .. } => "plugin-compile",
             LoadError::Refused { .. } => "plugin-refused",
             LoadError::Open { .. } => "plugin-open",
@@ -205,11 +217,16 @@ impl LoadError {
     }
 }
 
+/// Words of a file or of a guest as they may be shown.
+fn shown(text: &str) -> String {
+    printable(text, limits::TEXT_BYTES_MAX)
+}
+
 fn list(names: &[String]) -> String {
     if names.is_empty() {
         return "none".to_owned();
     }
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    names.iter().map(|name| format!("`{}`", shown(name))).collect::<Vec<_>>().join(", ")
 }
 
 fn quoted(names: &[String]) -> String {

@@ -34,6 +34,16 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Of a call whose error is about the batch.
+    pub(crate) fn of_call(failure: OpenFailure) -> Failure {
+        match failure {
+            OpenFailure::Refused(text) => {
+                Failure::Refused(printable(&text, flumen_event::limits::REASON_BYTES_MAX))
+            }
+            OpenFailure::Failed(failure) => failure,
+        }
+    }
+
     /// True if the rows have nothing to do with it, so that looking for guilty ones is in vain.
     pub(crate) fn is_about_instance(&self) -> bool {
         matches!(self, Failure::Instantiate(_) | Failure::HostFull(_) | Failure::Reopen(_))
@@ -52,4 +62,33 @@ pub(crate) enum OpenFailure {
 /// At most `bytes` of a text, cut at a character.
 pub(crate) fn cut(text: &str, bytes: usize) -> &str {
     text.get(..text.floor_char_boundary(bytes)).unwrap_or(text)
+}
+
+/// At most `bytes` of a guest's text, and some: without anything that a terminal would obey.
+pub(crate) fn printable(text: &str, bytes: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(bytes));
+    for character in text.chars() {
+        if out.len() + character.len_utf8() > bytes {
+            break;
+        }
+        // Directional marks and line separators reorder or break what a person reads.
+        let is_unsafe =
+            character.is_control() || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if is_unsafe { out.extend(character.escape_default()) } else { out.push(character) }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_and_has_no_control_characters() {
+        let line = printable(&format!("a\x1b[31mred\n{}", "é".repeat(1_000)), 1_000);
+        assert!(line.starts_with("a\\u{1b}[31mred\\n"), "{line}");
+        assert!((999..=1_000).contains(&line.len()));
+        assert!(printable(&"\0".repeat(1_000), 1_000).len() < 1_010);
+        assert_eq!(printable("plain é", 1_000), "plain é");
+    }
 }

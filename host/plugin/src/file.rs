@@ -11,7 +11,7 @@ use serde::Serialize;
 use wasmtime::{Engine, Module};
 
 use crate::error::LoadError;
-use crate::limits;
+use crate::{encode, limits};
 
 /// What kind of WebAssembly a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -94,13 +94,21 @@ impl PluginFile {
     /// The component that these bytes are or become.
     pub(crate) fn component(&self, engine: &Engine) -> Result<Cow<'_, [u8]>, LoadError> {
         match self.kind {
+            FileKind::Component if encode::is_nested_too_deep(&self.bytes) => {
+                let reason =
+                    format!("components are nested more than {} deep", limits::NESTED_COMPONENTS_MAX);
+                Err(LoadError::Malformed { path: self.path.clone(), reason })
+            }
             FileKind::Component => Ok((&self.bytes).into()),
             FileKind::CoreModule => {
                 Module::validate(engine, &self.bytes).map_err(|error| LoadError::Malformed {
                     path: self.path.clone(),
                     reason: format!("{error:#}"),
                 })?;
-                wrap(&self.path, &self.bytes).map(Into::into)
+                let wrapped = encode::component_of(&self.bytes);
+                wrapped
+                    .map(Into::into)
+                    .map_err(|reason| LoadError::NotAPlugin { path: self.path.clone(), reason })
             }
         }
     }
@@ -119,17 +127,4 @@ fn kind_of(path: &Path, bytes: &[u8]) -> Result<FileKind, LoadError> {
             Err(LoadError::NotWasm { path: path.to_owned(), begins: format!("\"{begins}\"") })
         }
     }
-}
-
-/// Makes a component of a valid core module. The encoder (wit-component 0.262) panics on some modules that are cut off; the
-/// module is validated before it gets here, and should it panic for another reason, that is the file's fault, not the agent's.
-fn wrap(path: &Path, module: &[u8]) -> Result<Vec<u8>, LoadError> {
-    let encode = || {
-        let mut encoder = wit_component::ComponentEncoder::default();
-        let encoded = encoder.module(module).and_then(|encoder| encoder.validate(true).encode());
-        encoded.map_err(|error| format!("{error:#}"))
-    };
-    let encoded = std::panic::catch_unwind(encode)
-        .unwrap_or_else(|_| Err("its custom sections are damaged".to_owned()));
-    encoded.map_err(|reason| LoadError::NotAPlugin { path: path.to_owned(), reason })
 }

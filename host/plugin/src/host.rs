@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use crate::abi::{self, Description, Shape};
+use crate::abi::{self, Description, Role, Shape};
 use crate::cache::{Cache, Entry, Key, Miss};
 use crate::engine;
 use crate::error::{HostError, LoadError};
@@ -82,17 +82,29 @@ impl PluginHost {
     /// swaps it when its file changes.
     pub fn slot(&self, plan: InterceptorPlan, plugin_dir: &Path) -> Result<Arc<PluginSlot>, LoadError> {
         let patience = if self.is_watching() { limits::START_WAIT_MAX } else { Duration::ZERO };
-        self.slot_within(plan, plugin_dir, patience)
+        self.slot_within(Role::Interceptor, plan, plugin_dir, patience)
+    }
+
+    /// The same for another role.
+    pub fn slot_of(
+        &self,
+        role: Role,
+        plan: InterceptorPlan,
+        plugin_dir: &Path,
+    ) -> Result<Arc<PluginSlot>, LoadError> {
+        let patience = if self.is_watching() { limits::START_WAIT_MAX } else { Duration::ZERO };
+        self.slot_within(role, plan, plugin_dir, patience)
     }
 
     /// The same; a file that does not load, but was changed a moment ago, is looked at again for this long.
     pub fn slot_within(
         &self,
+        role: Role,
         plan: InterceptorPlan,
         plugin_dir: &Path,
         patience: Duration,
     ) -> Result<Arc<PluginSlot>, LoadError> {
-        let slot = PluginSlot::open(self.this.clone(), plan, plugin_dir, patience)?;
+        let slot = PluginSlot::open(self.this.clone(), role, plan, plugin_dir, patience)?;
         if let Some(watch) = &self.watch {
             watch.add(&slot);
         }
@@ -108,9 +120,22 @@ impl PluginHost {
         grants: &[String],
         limits: PluginLimits,
     ) -> Result<Arc<PluginVersion>, LoadError> {
+        self.open_as(Role::Interceptor, path, name, config, grants, limits)
+    }
+
+    /// The same for a plugin of another role.
+    pub fn open_as(
+        &self,
+        role: Role,
+        path: &Path,
+        name: &str,
+        config: &str,
+        grants: &[String],
+        limits: PluginLimits,
+    ) -> Result<Arc<PluginVersion>, LoadError> {
         let loaded = self.load(PluginFile::read(path)?)?;
         let services = Services::new(name.into(), &limits);
-        self.open_loaded(&loaded, &services, config, grants, limits)
+        self.open_loaded(&loaded, role, &services, config, grants, limits)
     }
 
     /// Whether it serves a running agent, and not one look at a file.
@@ -127,15 +152,24 @@ impl PluginHost {
     pub(crate) fn open_loaded(
         &self,
         loaded: &Loaded,
+        role: Role,
         services: &Arc<Services>,
         config: &str,
         grants: &[String],
         limits: PluginLimits,
     ) -> Result<Arc<PluginVersion>, LoadError> {
         let Loaded { file, component, shape, .. } = loaded;
-        let linked = abi::link(&self.engine, component, shape, grants, &file.path)?.into();
+        let linked = abi::link(&self.engine, component, shape, role, grants, &file.path)?.into();
+        // Whose state it takes over is told by versions.
+        let keeps_state = shape.needs.iter().any(|power| power == "state");
+        let version = match keeps_state {
+            true => self.describe(loaded)?.version,
+            false => String::new(),
+        };
         let opening = Opening {
             hash: file.hash.clone(),
+            version,
+            keeps_state,
             config: config.to_owned(),
             limits,
             linked,

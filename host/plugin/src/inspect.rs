@@ -6,7 +6,7 @@ use std::time::Instant;
 use flumen_pipeline::plan::PluginLimits;
 use serde::Serialize;
 
-use crate::abi::{Description, Reads};
+use crate::abi::{Description, Reads, Role};
 use crate::error::LoadError;
 use crate::file::{FileKind, PluginFile};
 use crate::host::PluginHost;
@@ -63,7 +63,8 @@ impl PluginHost {
             let started = Instant::now();
             let loaded = self.load(file.clone())?;
             cost.load_ns = cost.load_ns.min(nanoseconds(started));
-            let version = self.open_loaded(&loaded, &services, config, &loaded.shape.needs, limits)?;
+            let role = loaded.shape.roles.first().copied().unwrap_or(Role::Interceptor);
+            let version = self.open_loaded(&loaded, role, &services, config, &loaded.shape.needs, limits)?;
             let started = Instant::now();
             version
                 .instantiate_once()
@@ -80,7 +81,8 @@ impl PluginHost {
         let limits = PluginLimits::default();
         let services = Services::new("inspect".into(), &limits);
         let about = self.describe(&loaded)?;
-        let opened = self.open_loaded(&loaded, &services, config, &loaded.shape.needs, limits);
+        let role = loaded.shape.roles.first().copied().unwrap_or(Role::Interceptor);
+        let opened = self.open_loaded(&loaded, role, &services, config, &loaded.shape.needs, limits);
         let (reads, open_error) = match opened {
             Ok(version) => (Some(version.reads().clone()), None),
             Err(LoadError::Refused { text, .. }) => (None, Some(text)),

@@ -17,6 +17,9 @@ use crate::limits;
 /// Calls the plugin. A failed call costs the instance; `is_fresh` asks for one that has processed nothing yet.
 pub(crate) trait Attempt {
     fn attempt(&mut self, rows: &Batch, time: Duration, is_fresh: bool) -> Result<Applied, Failure>;
+
+    /// After an attempt that went well: whether its rows go on. If not, it is as if it had not been made.
+    fn settle(&mut self, goes_on: bool);
 }
 
 /// What became of the rows, in order.
@@ -42,7 +45,7 @@ pub(crate) fn isolate(plugin: &mut impl Attempt, batch: &Batch, limit: Duration)
     let started = Instant::now();
     match plugin.attempt(batch, limit, false) {
         Ok(applied) => {
-            out.accept(batch, applied);
+            plugin.settle(out.accept(batch, applied));
             return out;
         }
         Err(failure) if failure.is_about_instance() => {
@@ -52,7 +55,7 @@ pub(crate) fn isolate(plugin: &mut impl Attempt, batch: &Batch, limit: Duration)
         Err(_) => out.was_retried = true,
     }
     match plugin.attempt(batch, limit, true) {
-        Ok(applied) => out.accept(batch, applied),
+        Ok(applied) => plugin.settle(out.accept(batch, applied)),
         Err(failure) if failure.is_about_instance() || batch.rows() == 1 => {
             out.failed.push((batch.clone(), failure.to_string()));
         }
@@ -82,7 +85,7 @@ impl Search {
             let started = Instant::now();
             let failure = match plugin.attempt(&rows, self.time(), false) {
                 Ok(applied) => {
-                    out.accept(&rows, applied);
+                    plugin.settle(out.accept(&rows, applied));
                     continue;
                 }
                 Err(failure) => failure,
@@ -107,7 +110,7 @@ impl Search {
     fn confirm(&mut self, plugin: &mut impl Attempt, row: Batch, out: &mut Isolated) {
         let started = Instant::now();
         match plugin.attempt(&row, self.limit, true) {
-            Ok(applied) => out.accept(&row, applied),
+            Ok(applied) => plugin.settle(out.accept(&row, applied)),
             Err(failure) => {
                 self.spent += started.elapsed();
                 self.guilty += 1;
@@ -147,7 +150,7 @@ fn push_halves(segments: &mut Vec<Batch>, rows: &Batch) {
 
 impl Isolated {
     /// Takes over a segment's output, unless all outputs together would be more than one batch may be.
-    fn accept(&mut self, input: &Batch, applied: Applied) {
+    fn accept(&mut self, input: &Batch, applied: Applied) -> bool {
         let Applied { kept, rejected, reasons, dropped } = applied;
         let (rows, bytes) = (self.rows + kept.rows(), self.bytes + kept.bytes());
         if rows > flumen_event::limits::ROWS_MAX || bytes > flumen_event::limits::BYTES_MAX {
@@ -155,7 +158,7 @@ impl Isolated {
                 "the outputs of this batch's parts are over the limit together: {rows} rows, {bytes} bytes"
             );
             self.failed.push((input.clone(), reason));
-            return;
+            return false;
         }
         (self.rows, self.bytes) = (rows, bytes);
         self.dropped += dropped as u64;
@@ -163,6 +166,7 @@ impl Isolated {
         if !rejected.is_empty() {
             self.rejected.push((rejected, reasons));
         }
+        true
     }
 }
 

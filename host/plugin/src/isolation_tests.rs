@@ -21,6 +21,8 @@ struct Fake {
 }
 
 impl Attempt for Fake {
+    fn settle(&mut self, _: bool) {}
+
     fn attempt(&mut self, rows: &Batch, _: Duration, is_fresh: bool) -> Result<Applied, Failure> {
         self.calls += 1;
         self.fresh += u32::from(is_fresh);

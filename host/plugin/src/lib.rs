@@ -11,9 +11,15 @@
 //! only the guilty rows leave the flow ([`Quarantined`](flumen_pipeline::Quarantined)).
 
 mod abi;
+mod alone;
 pub mod answer;
+mod byte_isolation;
 mod cache;
 pub mod cases;
+mod codec;
+pub mod codec_answer;
+pub mod codec_cases;
+mod encode;
 mod engine;
 mod error;
 mod failure;
@@ -25,17 +31,21 @@ pub mod limits;
 mod probation;
 mod services;
 mod shadow;
+mod sink;
 mod stats;
 mod swap;
 mod version;
 mod watch;
 
 pub use abi::{Description, Reads, Role};
+pub use alone::Alone;
 pub use error::{CacheError, HostError, LoadError};
 pub use file::FileKind;
+pub use flumen_egress::{EgressStats, SettingsError};
 pub use host::{HostConfig, PluginHost};
 pub use inspect::{Inspection, StartCost};
 pub use shadow::{Difference, ShadowBounds, ShadowError, ShadowReport};
+pub use sink::PluginSink;
 pub use stats::{GuestMetric, LastFailure, PluginStats};
 pub use swap::{PluginSlot, SlotStatus, SwapOutcome};
 pub use version::PluginVersion;

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use flumen_pipeline::plan::PluginLimits;
+use flumen_egress::{Egress, Secret, SecretFor, Settings, SettingsError};
+use flumen_pipeline::plan::{EgressPlan, PluginLimits, SecretPlan};
 use parking_lot::Mutex;
 
-use crate::failure::cut;
+use crate::failure::printable;
 use crate::limits;
 use crate::stats::{Counters, GuestMetric, PluginStats, bump};
 
@@ -29,6 +30,9 @@ pub(crate) struct Services {
     pub(crate) counters: Counters,
     log: Mutex<Bucket>,
     metrics: Mutex<Metrics>,
+    /// The way out, if there is one.
+    pub(crate) egress: Option<Arc<Egress>>,
+    pub(crate) egress_calls_per_batch: u32,
 }
 
 /// What a plugin counts, and how often it may.
@@ -68,11 +72,41 @@ impl Services {
         let log = Mutex::new(Bucket::new(limits.log_lines_per_s));
         let calls = Bucket::new(limits.metric_calls_per_s);
         let metrics = Mutex::new(Metrics { calls, values: BTreeMap::new() });
-        Arc::new(Services { name, counters: Counters::default(), log, metrics })
+        let counters = Counters::default();
+        Arc::new(Services { name, counters, log, metrics, egress: None, egress_calls_per_batch: 0 })
+    }
+
+    /// The same with a way out.
+    pub(crate) fn with_egress(
+        mut self: Arc<Self>,
+        plan: Option<&EgressPlan>,
+    ) -> Result<Arc<Self>, SettingsError> {
+        let Some(plan) = plan else { return Ok(self) };
+        let secret = |secret: &SecretPlan| SecretFor {
+            value: Secret(secret.value.0.clone()),
+            hosts: secret.hosts.clone(),
+        };
+        let egress = Egress::new(Settings {
+            allow: Some(plan.allow.clone()),
+            secrets: plan.secrets.iter().map(|(name, plan)| (name.clone(), secret(plan))).collect(),
+            ca: plan.ca.clone(),
+            timeout: plan.timeout,
+            request_bytes_max: plan.request_bytes,
+            response_bytes_max: plan.response_bytes,
+            connections_max: plan.connections,
+        })?;
+        // Nobody else has it yet.
+        if let Some(services) = Arc::get_mut(&mut self) {
+            services.egress = Some(egress);
+            services.egress_calls_per_batch = plan.calls_per_batch;
+        }
+        Ok(self)
     }
 
     pub(crate) fn stats(&self) -> PluginStats {
-        self.counters.snapshot(self.metrics.lock().values.clone())
+        let mut stats = self.counters.snapshot(self.metrics.lock().values.clone());
+        stats.egress = self.egress.as_ref().map(|egress| egress.stats());
+        stats
     }
 
     /// True if a line may be written now. Asked before the line is read out of the guest.
@@ -89,7 +123,7 @@ impl Services {
     }
 
     pub(crate) fn log(&self, level: Level, message: &str) {
-        let line = printable(message);
+        let line = printable(message, limits::LOG_LINE_BYTES_MAX);
         let plugin = &*self.name;
         match level {
             Level::Debug => tracing::debug!(target: "flumen::plugin", plugin, "{line}"),
@@ -149,32 +183,11 @@ fn is_metric_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
-/// The line as it may be written: cut, and without anything that a terminal would obey.
-fn printable(message: &str) -> String {
-    let line = cut(message, limits::LOG_LINE_BYTES_MAX);
-    let mut out = String::with_capacity(line.len());
-    for character in line.chars() {
-        // Directional marks and line separators reorder or break what a person reads.
-        let is_unsafe =
-            character.is_control() || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if is_unsafe { out.extend(character.escape_default()) } else { out.push(character) }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-
-    #[test]
-    fn a_line_is_cut_and_has_no_control_characters() {
-        let line = printable(&format!("a\x1b[31mred\n{}", "é".repeat(1_000)));
-        assert!(line.starts_with("a\\u{1b}[31mred\\n"), "{line}");
-        assert!(line.len() <= limits::LOG_LINE_BYTES_MAX + 16);
-        assert_eq!(printable("plain é"), "plain é");
-    }
 
     #[test]
     fn a_rate_is_kept_over_time() {

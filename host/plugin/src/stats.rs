@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use flumen_egress::EgressStats;
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -48,6 +49,8 @@ pub struct PluginStats {
     pub last_failure: Option<LastFailure>,
     /// Counters and gauges that the plugin itself keeps.
     pub guest_metrics: BTreeMap<String, GuestMetric>,
+    /// What it sent and got, if it may.
+    pub egress: Option<EgressStats>,
 }
 
 /// A failure with its time.
@@ -84,6 +87,7 @@ macro_rules! counters {
                     $($name: self.$name.load(Ordering::Relaxed),)+
                     last_failure: self.last_failure.lock().clone(),
                     guest_metrics,
+                    egress: None,
                 }
             }
         }

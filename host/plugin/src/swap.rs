@@ -14,7 +14,7 @@ use flumen_pipeline::{Interceptor, InterceptorVersion};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::abi::Reads;
+use crate::abi::{Reads, Role};
 use crate::error::LoadError;
 use crate::file::{FileKind, Fingerprint, PluginFile, locate};
 use crate::host::{Loaded, PluginHost};
@@ -23,9 +23,11 @@ use crate::probation::{Origin, Stamp, Trial};
 use crate::services::Services;
 use crate::shadow::{self, Shadow, ShadowBounds, ShadowError, ShadowReport};
 use crate::stats::PluginStats;
+use crate::version::PluginVersion;
 
 /// A plugin at work in a pipeline.
 pub struct PluginSlot {
+    role: Role,
     plan: InterceptorPlan,
     dir: PathBuf,
     host: Weak<PluginHost>,
@@ -102,6 +104,7 @@ pub struct SlotStatus {
 impl PluginSlot {
     pub(crate) fn open(
         host: Weak<PluginHost>,
+        role: Role,
         plan: InterceptorPlan,
         dir: &Path,
         patience: Duration,
@@ -115,9 +118,12 @@ impl PluginSlot {
             }
             Err(source) => return Err(LoadError::read(&path, source)),
         };
-        let services = Services::new(plan.name.as_str().into(), &plan.limits);
+        let services = Services::new(plan.name.as_str().into(), &plan.limits)
+            .with_egress(plan.egress.as_ref())
+            .map_err(|error| LoadError::Egress { path: path.clone(), error })?;
         let loaded = load_when_whole(&strong, &path, patience)?;
-        let version = strong.open_loaded(&loaded, &services, &plan.config, &plan.grants, plan.limits)?;
+        let version =
+            strong.open_loaded(&loaded, role, &services, &plan.config, &plan.grants, plan.limits)?;
         let state = State {
             path,
             generation: 1,
@@ -131,8 +137,8 @@ impl PluginSlot {
         let shadow: Arc<ArcSwapOption<Shadow>> = Arc::default();
         Ok(Arc::new_cyclic(|this| {
             let stamp = Stamp::new(version, Origin::of(loaded), None, shadow.clone(), this.clone());
-            let stamp = ArcSwap::from_pointee(stamp);
-            PluginSlot { plan, dir, host, services, stamp, shadow, this: this.clone(), state, reloading }
+            let (stamp, this) = (ArcSwap::from_pointee(stamp), this.clone());
+            PluginSlot { role, plan, dir, host, services, stamp, shadow, this, state, reloading }
         }))
     }
 
@@ -162,6 +168,21 @@ impl PluginSlot {
     /// Counters alone.
     pub fn stats(&self) -> PluginStats {
         self.services.stats()
+    }
+
+    /// What it was opened for.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The version that runs.
+    pub(crate) fn version(&self) -> Arc<PluginVersion> {
+        self.stamp.load_full().version.clone()
+    }
+
+    /// A sink's: whether its destination keeps the cursor, so that every event arrives exactly once.
+    pub fn recovers(&self) -> bool {
+        self.stamp.load().version.recovers()
     }
 
     /// The plan that it was made from.
@@ -217,7 +238,7 @@ impl PluginSlot {
             return Ok(false);
         }
         let (loaded, plan) = (host.load(file)?, &self.plan);
-        host.open_loaded(&loaded, &self.services, &plan.config, &plan.grants, plan.limits)?;
+        host.open_loaded(&loaded, self.role, &self.services, &plan.config, &plan.grants, plan.limits)?;
         Ok(true)
     }
 
@@ -240,14 +261,16 @@ impl PluginSlot {
         }
         let loaded = host.load(file)?;
         let plan = &self.plan;
-        let version = host.open_loaded(&loaded, &self.services, &plan.config, &plan.grants, plan.limits)?;
+        let version =
+            host.open_loaded(&loaded, self.role, &self.services, &plan.config, &plan.grants, plan.limits)?;
         let outcome = SwapOutcome::Swapped { from: old.hash().to_owned(), to: version.hash().to_owned() };
         let mut state = self.state.lock();
         // A version that has not stood its own probation is not what the next one is measured by. State that was taken over
         // is no longer the old version's: there is no way back.
         let proven = self.stamp.load().proven().unwrap_or_else(|| self.stamp.load_full());
-        let trial = (plan.limits.probation.batches > 0 && !plan.keeps_state())
-            .then(|| Trial::new(proven, plan.limits.probation));
+        let trial =
+            (self.role == Role::Interceptor && plan.limits.probation.batches > 0 && !plan.keeps_state())
+                .then(|| Trial::new(proven, plan.limits.probation));
         let stamp = Stamp::new(version, Origin::of(loaded), trial, self.shadow.clone(), self.this.clone());
         self.stamp.store(Arc::new(stamp));
         state.path = path.to_owned();

@@ -9,11 +9,14 @@ use std::time::{Duration, Instant};
 
 use flumen_event::{Applied, Batch};
 use flumen_pipeline::plan::PluginLimits;
+use flumen_pipeline::state::Session;
 use flumen_pipeline::{InterceptorVersion, Processed, Quarantined};
 use parking_lot::Mutex;
 
 use crate::abi::{Guest, Linked, Reads};
+use crate::alone::Alone;
 use crate::answer;
+use crate::byte_isolation;
 use crate::failure::{Failure, OpenFailure};
 use crate::host::PluginHost;
 use crate::isolation::{self, Attempt, Isolated};
@@ -27,22 +30,31 @@ pub struct PluginVersion {
     hash: Arc<str>,
     config: String,
     limits: PluginLimits,
+    version: String,
+    keeps_state: bool,
     reads: Reads,
+    recovers: bool,
+    tick_ms: u32,
     linked: Arc<dyn Linked>,
     services: Arc<Services>,
     host: Weak<PluginHost>,
     idle: Mutex<Vec<Instance>>,
+    /// A decoder's.
+    pub(crate) search: Mutex<byte_isolation::Spent>,
 }
 
 /// A guest and how much it has done.
 pub(crate) struct Instance {
-    guest: Box<dyn Guest>,
-    batches: u64,
+    pub(crate) guest: Box<dyn Guest>,
+    pub(crate) batches: u64,
 }
 
 /// What a version is opened with.
 pub(crate) struct Opening {
     pub(crate) hash: Arc<str>,
+    /// The plugin's own version; empty if it tells none.
+    pub(crate) version: String,
+    pub(crate) keeps_state: bool,
     pub(crate) config: String,
     pub(crate) limits: PluginLimits,
     pub(crate) linked: Arc<dyn Linked>,
@@ -53,20 +65,27 @@ pub(crate) struct Opening {
 impl PluginVersion {
     /// Makes a first instance and asks it what it reads.
     pub(crate) fn open(opening: Opening) -> Result<Arc<PluginVersion>, OpenFailure> {
-        let Opening { hash, config, limits, linked, services, host } = opening;
+        let Opening { hash, version, keeps_state, config, limits, linked, services, host } = opening;
         let mut version = PluginVersion {
             name: services.name.clone(),
             hash,
+            version,
+            keeps_state,
+            tick_ms: 0,
             config,
             limits,
             reads: Reads::default(),
+            recovers: false,
             linked,
             services,
             host,
             idle: Mutex::default(),
+            search: Mutex::default(),
         };
         let mut guest = version.instantiate().map_err(OpenFailure::Failed)?;
         version.reads = checked(guest.open(&version.config)?)?;
+        version.recovers = guest.recovers();
+        version.tick_ms = guest.tick_ms();
         version.idle.lock().push(Instance { guest, batches: 0 });
         Ok(Arc::new(version))
     }
@@ -84,6 +103,28 @@ impl PluginVersion {
     /// The columns that cross.
     pub fn reads(&self) -> &Reads {
         &self.reads
+    }
+
+    /// A sink's: whether its destination keeps the cursor.
+    pub(crate) fn recovers(&self) -> bool {
+        self.recovers
+    }
+
+    pub(crate) fn services(&self) -> &Arc<Services> {
+        &self.services
+    }
+
+    /// An instance for a sink to keep: one that waits, or a fresh one.
+    pub(crate) fn take(&self) -> Result<Instance, Failure> {
+        let idle = self.idle.lock().pop();
+        idle.map_or_else(|| self.fresh(), Ok)
+    }
+
+    /// Whether an instance has done enough, so that a guest that leaks stays harmless.
+    pub(crate) fn is_worn(&self, instance: &Instance) -> bool {
+        let PluginLimits { memory_bytes, recycle_batches, recycle_memory_percent, .. } = self.limits;
+        instance.batches >= recycle_batches
+            || instance.guest.memory_bytes() > memory_bytes / 100 * u64::from(recycle_memory_percent)
     }
 
     /// What it did so far.
@@ -126,7 +167,9 @@ impl PluginVersion {
     fn opened(&self) -> Result<Instance, Failure> {
         let mut guest = self.instantiate()?;
         match guest.open(&self.config) {
-            Ok(reads) if reads == self.reads => Ok(Instance { guest, batches: 0 }),
+            Ok(reads) if reads == self.reads && guest.recovers() == self.recovers => {
+                Ok(Instance { guest, batches: 0 })
+            }
             Ok(_) => Err(Failure::Reopen("it wants to read other columns than before".to_owned())),
             Err(OpenFailure::Refused(text)) => Err(Failure::Reopen(text)),
             Err(OpenFailure::Failed(failure)) => Err(Failure::Reopen(failure.to_string())),
@@ -135,9 +178,7 @@ impl PluginVersion {
 
     fn put_back(&self, mut instance: Instance) {
         instance.batches += 1;
-        let PluginLimits { memory_bytes, recycle_batches, recycle_memory_percent, .. } = self.limits;
-        let is_worn = instance.batches >= recycle_batches
-            || instance.guest.memory_bytes() > memory_bytes / 100 * u64::from(recycle_memory_percent);
+        let is_worn = self.is_worn(&instance);
         let mut idle = self.idle.lock();
         if !is_worn && idle.len() < limits::IDLE_INSTANCES_MAX {
             idle.push(instance);
@@ -151,29 +192,74 @@ impl PluginVersion {
         }
     }
 
-    fn call(&self, rows: &Batch, time: Duration, is_fresh: bool) -> Result<Applied, Failure> {
+    fn call(
+        &self,
+        session: &mut Session,
+        rows: &Batch,
+        time: Duration,
+        is_fresh: bool,
+    ) -> Result<Applied, Failure> {
+        self.call_guest(is_fresh, |guest| {
+            *guest.session() = std::mem::take(session);
+            let difference = guest.process(rows, &self.reads, time);
+            *session = std::mem::take(guest.session());
+            Ok(answer::apply(difference?, rows)?)
+        })
+    }
+
+    /// Calls an instance: one that is idle, or a fresh one. It works on only if the call went well.
+    pub(crate) fn call_guest<Answer>(
+        &self,
+        is_fresh: bool,
+        call: impl FnOnce(&mut dyn Guest) -> Result<Answer, Failure>,
+    ) -> Result<Answer, Failure> {
+        self.call_uncounted(is_fresh, call).inspect_err(|failure| self.services.counters.failure(failure))
+    }
+
+    fn call_uncounted<Answer>(
+        &self,
+        is_fresh: bool,
+        call: impl FnOnce(&mut dyn Guest) -> Result<Answer, Failure>,
+    ) -> Result<Answer, Failure> {
         let idle = if is_fresh { None } else { self.idle.lock().pop() };
         let mut instance = match idle {
             Some(instance) => instance,
             None => self.fresh()?,
         };
         let started = Instant::now();
-        let answer = instance.guest.process(rows, &self.reads, time);
+        let answer = call(instance.guest.as_mut());
         self.services.counters.call(started.elapsed(), instance.guest.memory_bytes());
-        let applied = answer::apply(answer?, rows)?;
+        let answer = answer?;
         self.put_back(instance);
-        Ok(applied)
+        Ok(answer)
     }
 
-    fn processed(&self, batch: Batch, isolated: Isolated) -> Processed {
+    pub(crate) fn shared_hash(&self) -> &Arc<str> {
+        &self.hash
+    }
+
+    pub(crate) fn limits(&self) -> &PluginLimits {
+        &self.limits
+    }
+
+    /// Counts what a batch, or an input, cost.
+    pub(crate) fn count(&self, was_retried: bool, was_bisected: bool, was_exhausted: bool) {
+        let counters = &self.services.counters;
+        let happened = [
+            (was_retried, &counters.retries),
+            (was_bisected, &counters.bisections),
+            (was_exhausted, &counters.budgets_exhausted),
+        ];
+        happened.iter().filter(|(is_true, _)| *is_true).for_each(|(_, counter)| bump(counter));
+    }
+
+    pub(crate) fn quarantined(&self, batch: Batch, reasons: Vec<String>, rejected: bool) -> Quarantined {
+        Quarantined { batch, reasons, by: self.name.clone(), hash: self.hash.clone(), rejected }
+    }
+
+    pub(crate) fn processed(&self, batch: Batch, isolated: Isolated) -> Processed {
         let Isolated { kept, rejected, failed, dropped, .. } = isolated;
-        let quarantined = |batch, reasons, rejected| Quarantined {
-            batch,
-            reasons,
-            by: self.name.clone(),
-            hash: self.hash.clone(),
-            rejected,
-        };
+        let quarantined = |batch, reasons, rejected| self.quarantined(batch, reasons, rejected);
         let kept = match Batch::concat(&kept) {
             Ok(kept) => kept,
             // Only headers can be too many here: rows and bytes were counted on the way.
@@ -195,26 +281,88 @@ impl PluginVersion {
     }
 }
 
-impl Attempt for &PluginVersion {
+/// Attempts of one batch. What one writes to the state counts when its rows go on.
+struct Attempts<'a> {
+    version: &'a PluginVersion,
+    session: &'a mut Session,
+}
+
+impl Attempt for Attempts<'_> {
     fn attempt(&mut self, rows: &Batch, time: Duration, is_fresh: bool) -> Result<Applied, Failure> {
-        self.call(rows, time, is_fresh).inspect_err(|failure| self.services.counters.failure(failure))
+        let applied = self.version.call(self.session, rows, time, is_fresh);
+        if applied.is_err() {
+            self.session.reject();
+        }
+        applied
+    }
+
+    fn settle(&mut self, goes_on: bool) {
+        if goes_on { self.session.accept() } else { self.session.reject() }
     }
 }
 
 impl InterceptorVersion for PluginVersion {
     fn process(&self, batch: Batch) -> Processed {
+        match self.keeps_state {
+            // Outside of a pipeline nothing is remembered from one batch to the next.
+            true => Alone::of(self).process(batch, None).0,
+            false => self.process_with(batch, &mut Session::default()),
+        }
+    }
+
+    fn process_with(&self, batch: Batch, session: &mut Session) -> Processed {
         if batch.is_empty() {
             return Processed { kept: batch, quarantined: Vec::new(), dropped: 0 };
         }
-        let isolated = isolation::isolate(&mut &*self, &batch, self.limits.time);
-        let counters = &self.services.counters;
-        let happened = [
-            (isolated.was_retried, &counters.retries),
-            (isolated.was_bisected, &counters.bisections),
-            (isolated.was_exhausted, &counters.budgets_exhausted),
-        ];
-        happened.iter().filter(|(is_true, _)| *is_true).for_each(|(_, counter)| bump(counter));
+        let mut attempts = Attempts { version: self, session };
+        let isolated = isolation::isolate(&mut attempts, &batch, self.limits.time);
+        self.count(isolated.was_retried, isolated.was_bisected, isolated.was_exhausted);
         self.processed(batch, isolated)
+    }
+
+    fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    fn version(&self) -> &str {
+        &self.version
+    }
+
+    fn migrate(&self, from: &str, session: &mut Session) -> Result<(), String> {
+        self.with_state(session, |guest| match guest.migrate(from) {
+            Ok(()) => Ok(()),
+            Err(OpenFailure::Refused(text)) => Err(Failure::Refused(text)),
+            Err(OpenFailure::Failed(failure)) => Err(failure),
+        })
+    }
+
+    fn tick_every(&self) -> Option<Duration> {
+        (self.tick_ms > 0).then(|| Duration::from_millis(u64::from(self.tick_ms)))
+    }
+
+    fn tick(&self, session: &mut Session) -> Result<(), String> {
+        let now_ns = session.now_ns();
+        self.with_state(session, |guest| guest.tick(now_ns, self.limits.time))
+    }
+}
+
+impl PluginVersion {
+    /// A call that has no rows: when it fails it is tried once more, by a fresh instance.
+    fn with_state(
+        &self,
+        session: &mut Session,
+        call: impl Fn(&mut dyn Guest) -> Result<(), Failure>,
+    ) -> Result<(), String> {
+        let mut attempt = |is_fresh| {
+            let called = self.call_guest(is_fresh, |guest| {
+                *guest.session() = std::mem::take(session);
+                let called = call(guest);
+                *session = std::mem::take(guest.session());
+                called
+            });
+            called.inspect_err(|_| session.reject())
+        };
+        attempt(false).or_else(|_| attempt(true)).map_err(|failure| failure.to_string())
     }
 }
 
@@ -243,6 +391,12 @@ fn checked(reads: Reads) -> Result<Reads, OpenFailure> {
 impl From<Failure> for OpenFailure {
     fn from(failure: Failure) -> OpenFailure {
         OpenFailure::Failed(failure)
+    }
+}
+
+impl AsRef<PluginVersion> for PluginVersion {
+    fn as_ref(&self) -> &PluginVersion {
+        self
     }
 }
 

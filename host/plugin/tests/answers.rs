@@ -216,6 +216,8 @@ fn filter_case() -> Case {
         expected: vec![event("a 503"), event("c 503")],
         rejected: Vec::new(),
         open_error: None,
+        steps: Vec::new(),
+        codec: None,
     }
 }
 

@@ -50,7 +50,9 @@ func (a *Answer) Header(name string, rows, bytes int) *Builder {
 }
 
 // PushTime appends to the column of new times.
-func (a *Answer) PushTime(time int64) { a.time = binary.LittleEndian.AppendUint64(a.time, uint64(time)) }
+func (a *Answer) PushTime(time int64) {
+	a.time = binary.LittleEndian.AppendUint64(a.time, uint64(time))
+}
 
 // SetAll sets a header to one value on every output row.
 func (a *Answer) SetAll(name, value string) { a.constants = append(a.constants, constant{name, value}) }

@@ -1,7 +1,6 @@
 package flumen
 
 import (
-	"bytes"
 	"encoding/binary"
 )
 
@@ -31,7 +30,7 @@ func (c Column) FindRows(needle []byte) func(yield func(int) bool) {
 		for row < rows {
 			hit := start
 			if len(needle) > 0 {
-				at := bytes.Index(c.Data[start:], needle)
+				at := Find(c.Data[start:], needle)
 				if at < 0 {
 					return
 				}

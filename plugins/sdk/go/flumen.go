@@ -15,10 +15,10 @@
 package flumen
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 
 	about "flumen/exports/export_flumen_plugin_about"
@@ -106,13 +106,34 @@ func Register(a About, p interface {
 	case Interceptor:
 		process = func(batch *Batch) (*Answer, error) { return each(p, batch) }
 	}
-	guest.ProcessHook = func(in wire.Batch) (wire.Difference, error) {
+	guest.ProcessHook = func(in wire.Batch) (out wire.Difference, err error) {
+		// A panic would be a trap without words: what it prints goes nowhere.
+		defer func() {
+			if reason := recover(); reason != nil {
+				err = fmt.Errorf("panic: %v%s", reason, where())
+			}
+		}()
 		batch := batchOf(in, &reads)
 		answer, err := process(&batch)
 		if err != nil {
 			return wire.Difference{}, err
 		}
 		return answer.difference(&batch), nil
+	}
+}
+
+// where names the line of the plugin that panicked: the first one outside of the runtime.
+func where() string {
+	callers := make([]uintptr, 32)
+	frames := runtime.CallersFrames(callers[:runtime.Callers(3, callers)])
+	for {
+		frame, more := frames.Next()
+		if frame.File != "" && !strings.HasPrefix(frame.Function, "runtime.") {
+			return fmt.Sprintf(" (%s line %d)", frame.File[strings.LastIndexByte(frame.File, '/')+1:], frame.Line)
+		}
+		if !more {
+			return ""
+		}
 	}
 }
 
@@ -193,4 +214,4 @@ func (e Event) Header(name string) (string, bool) {
 }
 
 // Contains says whether the body holds the text.
-func (e Event) Contains(text []byte) bool { return bytes.Contains(e.Body(), text) }
+func (e Event) Contains(text []byte) bool { return Find(e.Body(), text) >= 0 }

@@ -25,7 +25,17 @@ export class ConfigError extends Error {}
 /** A plugin that does what it cannot. */
 class MistakeError extends Error {}
 
-const bytesOf = (value) => (typeof value === "string" ? encoder.encode(value) : value);
+// Columns often hold the same text again and again.
+let lastText = "";
+let lastBytes = encoder.encode("");
+const bytesOf = (value) => {
+  if (typeof value !== "string") return value;
+  if (value !== lastText) {
+    lastText = value;
+    lastBytes = encoder.encode(value);
+  }
+  return lastBytes;
+};
 
 // Lists cross as typed arrays whose place in memory need not fit wider numbers.
 const numbers = (list, Type) =>
@@ -72,11 +82,13 @@ const needleOf = (value) => {
 
 /** A column of byte strings: row i is data[offsets[i] .. offsets[i + 1]]. */
 export class Column {
-  #text;
   constructor({ offsets, data }) {
     this.offsets = numbers(offsets, Uint32Array);
     this.data = data;
     this.rows = this.offsets.length - 1;
+    this._text = undefined;
+    this._sought = undefined;
+    this._hits = undefined;
   }
 
   /** The bytes of a row. */
@@ -86,40 +98,45 @@ export class Column {
 
   /** The row as text. */
   text(row) {
-    const ascii = this.#ascii();
+    const ascii = this._ascii();
     return ascii === null ? decoder.decode(this.get(row)) : ascii.slice(this.offsets[row], this.offsets[row + 1]);
   }
 
   /** All data as a string, if it is plain ASCII: then positions are those of the bytes. */
-  #ascii() {
-    if (this.#text === undefined) {
+  _ascii() {
+    if (this._text === undefined) {
       const text = decoder.decode(this.data);
-      this.#text = text.length === this.data.length ? text : null;
+      this._text = text.length === this.data.length ? text : null;
     }
-    return this.#text;
+    return this._text;
   }
 
-  /** Whether a row holds the text or bytes. */
+  /**
+   * Whether a row holds the text or bytes. The first question about a needle searches all rows at once: a call into the
+   * engine for each row would cost more than the search.
+   */
   contains(row, value) {
-    const needle = needleOf(value);
-    const end = this.offsets[row + 1];
-    const hit = this.#search(needle, this.offsets[row], end);
-    return hit >= 0 && hit + needle.bytes.length <= end;
+    if (this._sought !== value) this._seek(value);
+    return this._hits[row] === 1;
   }
 
-  #search(needle, start, end) {
-    const ascii = this.#ascii();
-    if (ascii === null) return needle.indexIn(end < this.data.length ? this.data.subarray(0, end) : this.data, start);
-    if (!needle.isAscii) return -1;
-    if (end === this.data.length) return ascii.indexOf(needle.text, start);
-    const at = ascii.slice(start, end).indexOf(needle.text);
-    return at < 0 ? -1 : start + at;
+  _seek(value) {
+    const hits = new Uint8Array(this.rows);
+    for (const row of this.findRows(value)) hits[row] = 1;
+    this._hits = hits;
+    this._sought = value;
+  }
+
+  _search(needle, start) {
+    const ascii = this._ascii();
+    if (ascii === null) return needle.indexIn(this.data, start);
+    return needle.isAscii ? ascii.indexOf(needle.text, start) : -1;
   }
 
   /** The rows that hold the text or bytes, in order: one search over the data of all rows. */
   findRows(value) {
     const needle = needleOf(value);
-    const { offsets, rows, data } = this;
+    const { offsets, rows } = this;
     const length = needle.bytes.length;
     const out = [];
     if (length === 0) {
@@ -127,7 +144,7 @@ export class Column {
       return out;
     }
     let row = 0;
-    let hit = this.#search(needle, 0, data.length);
+    let hit = this._search(needle, 0);
     while (hit >= 0) {
       // The first row that ends behind the hit, by halving: a row per step would cost more than the search.
       let low = row;
@@ -141,7 +158,7 @@ export class Column {
       const end = offsets[row + 1];
       // A hit that spans the border between two rows does not count; nothing more in this row can.
       if (hit + length <= end) out.push(row);
-      hit = this.#search(needle, end, data.length);
+      hit = this._search(needle, end);
     }
     return out;
   }
@@ -188,6 +205,7 @@ export class Event {
   constructor(batch) {
     this.batch = batch;
     this.row = 0;
+    this._body = batch.body;
   }
 
   /** The body as bytes. */
@@ -207,7 +225,10 @@ export class Event {
 
   /** Whether the body holds the text or bytes. */
   contains(value) {
-    return this.batch.body.contains(this.row, value);
+    // Without a call of the column's: calls are what costs.
+    const body = this._body;
+    if (body._sought !== value) body._seek(value);
+    return body._hits[this.row] === 1;
   }
 
   /** The value of a header, or undefined. */
@@ -217,24 +238,31 @@ export class Event {
 }
 
 const column = (values) => {
-  const parts = values.map(bytesOf);
-  const offsets = new Uint32Array(parts.length + 1);
-  for (let i = 0; i < parts.length; i++) offsets[i + 1] = offsets[i] + parts[i].length;
-  const data = new Uint8Array(offsets[parts.length]);
-  for (let i = 0; i < parts.length; i++) data.set(parts[i], offsets[i]);
+  const count = values.length;
+  const parts = [];
+  const offsets = new Uint32Array(count + 1);
+  let end = 0;
+  for (let i = 0; i < count; i++) {
+    const part = bytesOf(values[i]);
+    parts.push(part);
+    offsets[i + 1] = end += part.length;
+  }
+  const data = new Uint8Array(end);
+  for (let i = 0; i < count; i++) data.set(parts[i], offsets[i]);
   return { offsets: listOf(offsets), data };
 };
 
 const headerColumn = (name, values, rows) => {
   if (typeof values === "string") values = new Array(rows).fill(encoder.encode(values));
   let present;
-  if (values.some((value) => value === undefined || value === null)) {
-    present = new Uint8Array((values.length + 7) >> 3);
-    values = values.map((value, row) => {
-      if (value === undefined || value === null) return "";
-      present[row >> 3] |= 1 << (row & 7);
-      return value;
-    });
+  for (let row = 0; row < values.length; row++) {
+    if (values[row] !== undefined && values[row] !== null) continue;
+    if (present === undefined) {
+      present = new Uint8Array((values.length + 7) >> 3).fill(255);
+      values = values.slice();
+    }
+    present[row >> 3] &= ~(1 << (row & 7));
+    values[row] = "";
   }
   return { name, ...column(values), present };
 };
@@ -261,38 +289,54 @@ const difference = (batch, answer = {}) => {
 const BODY = Symbol("body");
 const TIME = Symbol("time");
 
-/** What happens to the event at hand; an event that nothing is said about goes on unchanged. */
+/**
+ * What happens to the event at hand; an event that nothing is said about goes on unchanged. (Its fields are plain ones: to
+ * the engine's interpreter private ones are dear.)
+ */
 export class Edit {
-  #batch;
-  #rows = [];
-  #rejected = new Map();
-  #changes = new Map();
-  #columns = new Map();
-  #row = 0;
-  #isSettled = false;
-  #isEmitted = false;
-  #isPlain = true;
+  constructor(batch, event) {
+    this._batch = batch;
+    this._event = event;
+    this._rows = [];
+    this._rejected = new Map();
+    // What was changed of any event: a header, BODY or TIME, with its column. Searched in order: they are few.
+    this._fields = [];
+    this._hasChanges = false;
+    // The last rows of which something was said, and that were sent on.
+    this._settled = -1;
+    this._emitted = -1;
+    this._isPlain = true;
+  }
 
-  constructor(batch) {
-    this.#batch = batch;
+  _change(name, value) {
+    const fields = this._fields;
+    let at = 0;
+    while (at < fields.length && fields[at].name !== name) at++;
+    if (at === fields.length) {
+      const values = [];
+      for (const row of this._rows) values.push(this._old(name, row));
+      fields.push({ name, values, value: undefined, isSet: false });
+    }
+    fields[at].value = value;
+    fields[at].isSet = this._hasChanges = true;
   }
 
   setBody(body) {
-    if (!this.#batch.body) throw new MistakeError("the body is changed but not read: answer open with { body: true }");
-    this.#changes.set(BODY, body);
+    if (!this._batch.body) throw new MistakeError("the body is changed but not read: answer open with { body: true }");
+    this._change(BODY, body);
   }
 
   /** Nanoseconds since the Unix epoch, UTC, as a BigInt. */
   setTime(time) {
-    if (!this.#batch.time) throw new MistakeError("the time is changed but not read: answer open with { time: true }");
-    this.#changes.set(TIME, time);
+    if (!this._batch.time) throw new MistakeError("the time is changed but not read: answer open with { time: true }");
+    this._change(TIME, time);
   }
 
   setHeader(name, value) {
-    if (!this.#batch.headers.has(name)) {
+    if (!this._batch.headers.has(name)) {
       throw new MistakeError(`header \`${name}\` is changed but not read: answer open with { headers: ["${name}"] }`);
     }
-    this.#changes.set(name, value);
+    this._change(name, value);
   }
 
   removeHeader(name) {
@@ -301,59 +345,73 @@ export class Edit {
 
   /** The event goes no further. It is no error: it is counted as dropped. */
   drop() {
-    this.#isSettled = true;
-    this.#isPlain = false;
-    this.#forget();
+    this._settled = this._event.row;
+    this._isPlain = false;
+    if (this._hasChanges) this._forget();
   }
 
   /** The event cannot be worked with, for this reason; the pipeline says where such events go. */
   reject(reason) {
-    if (this.#isEmitted) throw new MistakeError("an event is rejected after a part of it was emitted");
-    this.#isSettled = true;
-    this.#forget();
-    this.#rejected.set(this.#row, String(reason));
+    const { row } = this._event;
+    if (this._emitted === row) throw new MistakeError("an event is rejected after a part of it was emitted");
+    this._settled = row;
+    this._forget();
+    this._rejected.set(row, String(reason));
   }
 
   /** Sends the event on as it is now, and starts again from what came in: to make several events of one. */
   emit() {
-    for (const field of this.#changes.keys()) {
-      if (!this.#columns.has(field)) this.#columns.set(field, this.#rows.map((row) => this.#old(field, row)));
-    }
-    for (const [field, values] of this.#columns) {
-      values.push(this.#changes.has(field) ? this.#changes.get(field) : this.#old(field, this.#row));
-    }
-    if (this.#isEmitted) this.#isPlain = false;
-    this.#isSettled = this.#isEmitted = true;
-    this.#rows.push(this.#row);
-    this.#forget();
+    if (this._fields.length > 0) this._write();
+    const { row } = this._event;
+    if (this._emitted === row) this._isPlain = false;
+    this._settled = this._emitted = row;
+    this._rows.push(row);
+    if (this._hasChanges) this._forget();
   }
 
-  #forget() {
-    if (this.#changes.size > 0) this.#changes.clear();
-  }
-
-  #old(field, row) {
-    if (field === BODY) return this.#batch.body.get(row);
-    return field === TIME ? this.#batch.time[row] : this.#batch.headers.get(field).value(row);
-  }
-
-  static run(plugin, batch) {
-    const edit = new Edit(batch);
-    const event = new Event(batch);
-    for (let row = 0; row < batch.rows; row++) {
-      event.row = edit.#row = row;
-      edit.#isSettled = edit.#isEmitted = false;
-      plugin.intercept(event, edit);
-      if (!edit.#isSettled) edit.emit();
+  _write() {
+    const fields = this._fields;
+    for (let i = 0; i < fields.length; i++) {
+      const field = fields[i];
+      field.values.push(field.isSet ? field.value : this._old(field.name, this._event.row));
     }
-    const body = edit.#columns.get(BODY);
-    const time = edit.#columns.get(TIME);
-    edit.#columns.delete(BODY);
-    edit.#columns.delete(TIME);
-    const rows = edit.#isPlain ? undefined : edit.#rows;
-    return { rows, body, time, headers: edit.#columns, rejected: edit.#rejected };
+  }
+
+  _forget() {
+    for (const field of this._fields) field.isSet = false;
+    this._hasChanges = false;
+  }
+
+  _old(field, row) {
+    if (field === BODY) return this._batch.body.get(row);
+    return field === TIME ? this._batch.time[row] : this._batch.headers.get(field).value(row);
+  }
+
+  _answer() {
+    const answer = { rows: this._isPlain ? undefined : this._rows, headers: new Map(), rejected: this._rejected };
+    for (const { name, values } of this._fields) {
+      if (name === BODY) answer.body = values;
+      else if (name === TIME) answer.time = values;
+      else answer.headers.set(name, values);
+    }
+    return answer;
   }
 }
+
+const each = (plugin, batch) => {
+  const event = new Event(batch);
+  const edit = new Edit(batch, event);
+  const { rows } = batch;
+  const { _rows: kept, _fields: fields } = edit;
+  for (let row = 0; row < rows; row++) {
+    event.row = row;
+    plugin.intercept(event, edit);
+    if (edit._settled === row) continue;
+    if (fields.length > 0) edit.emit();
+    else kept.push(row);
+  }
+  return edit._answer();
+};
 
 // Without WASI an exception that leaves the plugin is a trap without words: so it becomes an error that has them.
 const told = (error) => {
@@ -385,7 +443,7 @@ export const interceptor = (plugin) => {
       process(wire) {
         try {
           const batch = new Batch(wire, reads);
-          return difference(batch, plugin.process ? plugin.process(batch) : Edit.run(plugin, batch));
+          return difference(batch, plugin.process ? plugin.process(batch) : each(plugin, batch));
         } catch (error) {
           throw told(error);
         }

@@ -272,7 +272,8 @@ class Edit:
     def drop(self):
         """The event goes no further. It is no error: it is counted as dropped."""
         self._settled, self._plain = True, False
-        self._changes.clear()
+        if self._changes:
+            self._changes.clear()
 
     def reject(self, reason):
         """The event cannot be worked with, for this reason; the pipeline says where such events go."""
@@ -320,10 +321,11 @@ _BODY, _TIME = object(), object()
 
 
 def _each(plugin, batch):
-    edit, intercept, rows = Edit(batch), plugin.intercept, None
+    edit, intercept = Edit(batch), plugin.intercept
     columns, changes, rows = edit._columns, edit._changes, edit._rows
-    for event in batch:
-        row = edit._row = event.row
+    event = Event(batch)
+    for row in range(batch.rows):
+        event.row = edit._row = row
         edit._settled = edit._emitted = False
         intercept(event, edit)
         if not edit._settled:

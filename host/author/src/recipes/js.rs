@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{Made, Work, apt_install, missing, step, toolchains_dir};
+use super::{Made, Work, apt_install, missing, step};
 use crate::run::{find, quietly, write_if_changed};
 use crate::world;
 
@@ -54,7 +54,7 @@ fn node(work: &Work<'_>) -> Result<PathBuf> {
 
 /// The `node_modules` that has both packages: the plugin's, or that of all.
 fn modules(work: &Work<'_>) -> Result<PathBuf> {
-    let own = toolchains_dir()?.join("js");
+    let own = work.toolchains.join("js");
     let has_both = |dir: &PathBuf| dir.join(PACKAGE).is_dir() && dir.join(".bin").join(BUNDLER).exists();
     let places = [work.dir.join("node_modules"), own.join("node_modules")];
     if let Some(found) = places.iter().find(|dir| has_both(dir)) {

@@ -30,6 +30,10 @@ pub struct Options {
     pub work_dir: Option<PathBuf>,
     /// Where the component goes; absent: `NAME.wasm` in the plugin's directory.
     pub output: Option<PathBuf>,
+    /// Where tools are that belong to no project; absent: [`toolchains_dir`].
+    pub toolchains: Option<PathBuf>,
+    /// Cargo's target directory, for plugins that share what they depend on; absent: one of the plugin's own.
+    pub rust_target: Option<PathBuf>,
 }
 
 /// What was built.
@@ -52,6 +56,8 @@ struct Work<'a> {
     /// For what is made on the way.
     build: PathBuf,
     install: bool,
+    toolchains: PathBuf,
+    rust_target: Option<&'a Path>,
 }
 
 impl Work<'_> {
@@ -83,7 +89,10 @@ pub fn build(dir: &Path, options: &Options) -> Result<Built> {
     let build = options.work_dir.clone().unwrap_or_else(|| dir.join(BUILD_DIR));
     fs::create_dir_all(&build).with_context(|| format!("cannot make {}", build.display()))?;
     let build = fs::canonicalize(build)?;
-    let work = Work { dir: &dir, manifest: &manifest, build, install: options.install };
+    let toolchains = options.toolchains.clone().map_or_else(toolchains_dir, Ok)?;
+    let rust_target = options.rust_target.as_deref();
+    let work =
+        Work { dir: &dir, manifest: &manifest, build, install: options.install, toolchains, rust_target };
     let made = match manifest.lang {
         Lang::Rust => rust::build(&work),
         Lang::Python => python::build(&work),

@@ -1,6 +1,5 @@
 //! Rust: cargo for `wasm32-unknown-unknown`; the macro of wit-bindgen has put the world's types into the module.
 
-use std::env;
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -9,13 +8,10 @@ use super::{Made, Work};
 use crate::component::wrap;
 use crate::rust;
 
-/// Where cargo's own files go, for many plugins that share what they depend on.
-const TARGET_VAR: &str = "FLUMEN_RUST_TARGET_DIR";
-
 pub(super) fn build(work: &Work<'_>) -> Result<Made> {
     work.source(&["Cargo.toml"])?;
     let toolchain = rust::guest_toolchain(work.install)?;
-    let target = env::var_os(TARGET_VAR).map_or_else(|| work.build.join("target"), Into::into);
+    let target = work.rust_target.map_or_else(|| work.build.join("target"), Into::into);
     let package = package_name(work)?;
     toolchain.build_package(work.dir, &target, &package)?;
     let core = rust::output(&target).join(format!("{}.wasm", package.replace('-', "_")));

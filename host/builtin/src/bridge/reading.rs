@@ -40,7 +40,11 @@ pub(super) fn consumer(
     config.set("auto.offset.reset", "error");
     config.set("check.crcs", "true");
     config.set("queued.max.messages.kbytes", READ_AHEAD_KB.to_string());
-    config.create_with_context(context).map_err(|error| BridgeError::Refused(error.to_string()))
+    let refused = |error: KafkaError| BridgeError::Refused(words::explain(&error, &input.client, None));
+    let consumer: BaseConsumer<Context> = config.create_with_context(context).map_err(refused)?;
+    // It is asked before it is polled.
+    flumen_kafka::admin::give_token(consumer.client(), &input.client).map_err(refused)?;
+    Ok(consumer)
 }
 
 /// What all workers of a run share.

@@ -123,20 +123,22 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
     let mut report = Report { pipelines: Vec::new(), bridges };
     for pipeline in &plan.pipelines {
         let opened = open_plugins(&host, pipeline, &plan.plugin_dir, &files, &mut wrong);
-        let plugins = opened.chain.iter().chain(opened.sinks.iter().flatten()).map(|slot| {
+        let plugins = opened.all().map(|slot| {
             let (status, errors) = (slot.status(), &slot.plan().errors);
             let (on_error, failures) = (errors.action.word(), failures(errors));
             PluginReport { name: status.name, path: status.path, hash: status.hash, on_error, failures }
         });
-        let sink = |sink: &flumen_pipeline::plan::SinkPlan| {
-            let (delivery, delivery_because) = registry::delivery(pipeline, sink);
-            SinkReport { name: sink.name.clone(), kind: sink.kind.clone(), delivery, delivery_because }
+        let sink = |(sink, slot): (&flumen_pipeline::plan::SinkPlan, &Option<_>)| {
+            let (delivery, delivery_because) = registry::delivery(pipeline, sink, slot.as_deref());
+            let plugin = sink.plugin.as_ref().map(|plugin| format!("plugin {}", plugin.plugin));
+            let kind = plugin.unwrap_or_else(|| sink.kind.clone());
+            SinkReport { name: sink.name.clone(), kind, delivery, delivery_because }
         };
         report.pipelines.push(PipelineReport {
             name: pipeline.name.clone(),
             file: pipeline.file.clone(),
             durable: pipeline.journal.durable,
-            sinks: pipeline.sinks.iter().map(sink).collect(),
+            sinks: pipeline.sinks.iter().zip(&opened.deliver).map(sink).collect(),
             plugins: plugins.collect(),
         });
     }

@@ -72,10 +72,12 @@ fn print(status: &Value) {
             }
             let (events, bytes) = (metric(sink, "events_delivered"), metric(sink, "bytes_delivered"));
             let position = metric(sink, "delivered_position");
+            let promise =
+                pipeline.get("deliveries").map_or("?", |promises| text(promises, text(sink, "name")));
             line(
                 "sink",
                 sink,
-                &format!("{events} events, {}, delivered to position {position}", size(bytes)),
+                &format!("{events} events, {}, delivered to position {position}, {promise}", size(bytes)),
             );
         }
         for plugin in list(pipeline, "plugins") {
@@ -92,6 +94,14 @@ fn print(status: &Value) {
                 number(journal, "segments"),
                 number(journal, "damaged_commits")
             );
+            for state in journal.get("state").and_then(Value::as_array).into_iter().flatten() {
+                let plugin = state.get("plugin").and_then(Value::as_str).unwrap_or_default();
+                // What the host itself remembers of a plugin is of no interest here.
+                if !plugin.starts_with('#') {
+                    let (keys, bytes) = (number(state, "keys"), size(number(state, "bytes")));
+                    println!("  state        {plugin} remembers {keys} keys, {bytes} of memory");
+                }
+            }
             if let Some(reason) = journal.get("waiting_for").and_then(Value::as_str) {
                 println!("  journal      WAITING: {reason}");
             }
@@ -180,6 +190,18 @@ fn plugin_line(plugin: &Value) {
     }
     if rollbacks > 0 {
         println!("               {rollbacks} new versions were rolled back");
+    }
+    if let Some(egress) = stats.get("egress").filter(|egress| egress.is_object()) {
+        println!(
+            "               egress: {} calls, {} failed ({} denied, {} timeouts), {} sent, {} received, {} connections open",
+            number(egress, "calls"),
+            number(egress, "failures"),
+            number(egress, "denied"),
+            number(egress, "timeouts"),
+            size(number(egress, "bytes_sent")),
+            size(number(egress, "bytes_received")),
+            number(egress, "open_connections")
+        );
     }
     if let Some(error) = plugin.get("last_swap_error").and_then(Value::as_str) {
         println!("               swap failed, the old version runs on: {error}");

@@ -25,7 +25,11 @@ use crate::running::RunningPipeline;
 /// delivered, a long one stays in the journal for the successor.
 const RESTART_GRACE: Duration = Duration::from_secs(1);
 
-const MAKERS: Makers = Makers { source: registry::build_source, sink: registry::build_sink };
+/// Where codecs or sinks are plugins, a pipeline restarts as a whole: here are none.
+const MAKERS: Makers = Makers {
+    source: |plan| registry::build_source(plan, None),
+    sink: |plan| registry::build_sink(plan, None),
+};
 
 /// A step that was done.
 enum Step {

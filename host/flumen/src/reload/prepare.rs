@@ -7,10 +7,10 @@ use flumen_config::Sources as ConfigFiles;
 use flumen_pipeline::ComponentKind;
 use flumen_pipeline::plan::{AgentPlan, InterceptorPlan, PipelinePlan};
 use flumen_pipeline::plan_diff::{Action, PipelineDiff, PlanDiff, Vanishing};
-use flumen_plugin::{LoadError, PluginSlot};
+use flumen_plugin::{LoadError, PluginSlot, Role};
 
 use super::refused;
-use crate::agent::{Agent, Plugins, component_errors, plugin_error};
+use crate::agent::{Agent, Plugins, component_errors, open_parts, plugin_error};
 use crate::exit::Failure;
 use crate::running::RunningPipeline;
 use crate::{bridges, cmd};
@@ -73,8 +73,14 @@ impl Agent {
                 let mut slots = Vec::new();
                 for interceptor in interceptors {
                     let kept = present.and_then(|present| present.slot(sink, interceptor));
-                    let open =
-                        || self.host.slot_within(interceptor.clone(), &plan.plugin_dir, Duration::ZERO);
+                    let open = || {
+                        self.host.slot_within(
+                            Role::Interceptor,
+                            interceptor.clone(),
+                            &plan.plugin_dir,
+                            Duration::ZERO,
+                        )
+                    };
                     match kept.map_or_else(open, Ok) {
                         Ok(slot) => slots.push(slot),
                         Err(error) => wrong.push(unfit(&interceptor.name, &error)),
@@ -84,7 +90,23 @@ impl Agent {
             };
             let chain = open(None, &pipeline.interceptors);
             let sinks = pipeline.sinks.iter().map(|sink| open(Some(&sink.name), &sink.interceptors));
-            plugins.push(Some(Arc::new(Plugins { chain, sinks: sinks.collect() })));
+            let sinks = sinks.collect();
+            let kept =
+                present.filter(|_| diff.pipeline(&pipeline.name).is_some_and(|it| it.restart.is_empty()));
+            let opened = match kept {
+                // In place nothing changes but interceptors, where codecs or sinks are plugins.
+                Some(present) => {
+                    let kept = present.plugins.lock().clone();
+                    let (decoders, encoders) = (kept.decoders.clone(), kept.encoders.clone());
+                    Plugins { chain, sinks, decoders, encoders, deliver: kept.deliver.clone() }
+                }
+                None => Plugins {
+                    chain,
+                    sinks,
+                    ..open_parts(&self.host, pipeline, &plan.plugin_dir, &files, &mut wrong)
+                },
+            };
+            plugins.push(Some(Arc::new(opened)));
         }
         if !wrong.is_empty() {
             return Err(Failure::Config(wrong));

@@ -22,3 +22,4 @@ pub mod value;
 
 pub use link::{Link, Trouble};
 pub(crate) use native::admin_client;
+pub use native::{give_token, questioner};

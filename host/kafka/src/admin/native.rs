@@ -11,7 +11,8 @@ use std::time::Duration;
 use rdkafka::admin::AdminClient;
 use rdkafka::bindings as c;
 use rdkafka::client::{Client, OAuthToken};
-use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 
 use crate::context::Context;
@@ -34,11 +35,30 @@ pub fn controller(client: &Client<Context>, limit: Duration) -> Option<i32> {
 pub fn admin_client(who: &str, settings: &Arc<Settings>) -> KafkaResult<AdminClient<Context>> {
     let context = Context::new(who, settings.clone(), None);
     let admin = AdminClient::from_config_and_context(&settings.config(who), context)?;
-    if settings.sasl == Some(Sasl::OauthBearer) {
-        let token = oauth::token(settings).map_err(|error| error.to_string());
-        token.and_then(|token| set_token(admin.inner(), token)).map_err(KafkaError::ClientCreation)?;
-    }
+    give_token(admin.inner(), settings)?;
     Ok(admin)
+}
+
+/// A consumer for questions, which asks before it polls: nothing connects before there is a token, and librdkafka's own
+/// question for one is only heard in a poll.
+pub fn questioner(
+    who: &str,
+    settings: &Arc<Settings>,
+    config: &ClientConfig,
+) -> KafkaResult<BaseConsumer<Context>> {
+    let context = Context::new(who, settings.clone(), None);
+    let consumer = BaseConsumer::from_config_and_context(config, context)?;
+    give_token(consumer.client(), settings)?;
+    Ok(consumer)
+}
+
+/// Gives a client its first token, if it logs in with one.
+pub fn give_token(client: &Client<Context>, settings: &Settings) -> KafkaResult<()> {
+    if settings.sasl != Some(Sasl::OauthBearer) {
+        return Ok(());
+    }
+    let token = oauth::token(settings).map_err(|error| error.to_string());
+    token.and_then(|token| set_token(client, token)).map_err(KafkaError::ClientCreation)
 }
 
 fn set_token(client: &Client<Context>, token: OAuthToken) -> Result<(), String> {

@@ -153,7 +153,7 @@ impl Committer {
                 }
                 // What comes after it waits too, and the way back makes room.
                 Err(CommitError::Full { .. }) => {
-                    *self.figures.waiting_for.lock() = Some("Kafka is away, and the file is full".into());
+                    *self.figures.waiting_for.lock() = Some("Kafka is away, and the file is full (`events` and `bytes` of failover): sources wait".into());
                     self.group = std::iter::once(pending).chain(group).collect();
                     break;
                 }

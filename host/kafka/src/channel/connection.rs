@@ -12,9 +12,10 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 use super::options::JournalOptions;
 use super::registers::{CommitRecord, Key, Owner};
 use super::topics::{self, POSITIONS, STATE, Topic};
+use crate::admin::questioner;
 use crate::context::Context;
-use crate::limits;
-use crate::words;
+use crate::topics::Topics;
+use crate::{limits, words};
 
 /// A producer and the topics that it writes.
 pub(super) struct Connection {
@@ -43,6 +44,11 @@ impl Connection {
         is_first: bool,
         give_up: &dyn Fn() -> bool,
     ) -> Result<Connection, String> {
+        // What is wrong with the connection is told best here: an admin client hears of timeouts alone.
+        let who = format!("journal {}", options.pipeline);
+        let explain = |error: KafkaError| words::explain(&error, &options.settings, None);
+        let questions = Topics::new(&who, &options.settings).map_err(explain)?;
+        questions.partitions(POSITIONS).map_err(|error| questions.explain(&error))?;
         if is_first {
             topics::make_missing(options)?;
         }
@@ -177,8 +183,9 @@ fn register_reader(options: &JournalOptions, isolation: &str) -> Result<BaseCons
     config.set("isolation.level", isolation);
     config.set("enable.partition.eof", "true");
     config.set("auto.offset.reset", "earliest");
-    let context = Context::new(&format!("journal {}", options.pipeline), options.settings.clone(), None);
-    config.create_with_context(context).map_err(|error| error.to_string())
+    let who = format!("journal {}", options.pipeline);
+    questioner(&who, &options.settings, &config)
+        .map_err(|error| words::explain(&error, &options.settings, None))
 }
 
 /// Errors that asking again does not mend.

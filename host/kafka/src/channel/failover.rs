@@ -28,6 +28,7 @@ use super::limbo;
 use super::options::JournalOptions;
 use super::queue::Positions;
 use super::topics::POSITIONS;
+use crate::admin::questioner;
 use crate::context::Context;
 use crate::limits;
 
@@ -42,8 +43,8 @@ pub(super) const SOURCES: &[u8] = b"source/";
 pub(super) const READER: &str = "return";
 
 /// The file's channel for a Kafka channel.
-pub(super) fn channel_spec(name: &str) -> ChannelSpec {
-    let (capacity_events, capacity_bytes) = (limits::FAILOVER_EVENTS, limits::FAILOVER_BYTES);
+pub(super) fn channel_spec(name: &str, plan: &FailoverPlan) -> ChannelSpec {
+    let FailoverPlan { capacity_events, capacity_bytes, .. } = *plan;
     ChannelSpec { name: name.into(), readers: vec![READER.into()], capacity_events, capacity_bytes }
 }
 
@@ -89,7 +90,7 @@ impl Health {
     fn client(&self) -> Option<BaseConsumer<Context>> {
         let config = self.options.settings.config(&format!("{}/health", self.options.id()));
         let who = format!("journal {}", self.options.pipeline);
-        config.create_with_context(Context::new(&who, self.options.settings.clone(), None)).ok()
+        questioner(&who, &self.options.settings, &config).ok()
     }
 
     fn answers(&self, client: &BaseConsumer<Context>) -> bool {

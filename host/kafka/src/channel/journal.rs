@@ -19,6 +19,7 @@ use super::failover::{self, Failover, Health, SOURCES};
 use super::limbo::Limbo;
 use super::monitor::{Ends, Monitor};
 use super::options::JournalOptions;
+use super::place::Place;
 use super::queue::{Queue, QueueTicket};
 use super::reader::KafkaReader;
 use super::share::ReaderShared;
@@ -30,6 +31,9 @@ pub enum KafkaOpenError {
     /// The file journal beside lacks the quarantine channel.
     #[error("the journal on this machine has no channel `quarantine`; this is a bug of Flumen: report it")]
     NoQuarantine,
+    /// The file journal beside takes nothing.
+    #[error("the journal on this machine: {0}")]
+    Local(#[from] CommitError),
     /// The system's limit of threads.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -44,6 +48,7 @@ pub struct KafkaJournal {
     readers: Vec<Vec<Arc<ReaderShared>>>,
     /// On this machine: the quarantine.
     local: Arc<dyn Journal>,
+    place: Place,
     local_quarantine: ChannelId,
     ends: Arc<Mutex<Vec<Ends>>>,
     wake: Wake,
@@ -53,8 +58,9 @@ pub struct KafkaJournal {
 impl KafkaJournal {
     /// The channels that the file journal beside must have.
     pub fn local_channels(options: &JournalOptions) -> Vec<ChannelSpec> {
-        let files = options.channels.iter().filter(|_| options.failover.is_some());
-        let files = files.map(|channel| failover::channel_spec(&channel.name));
+        let plans = options.channels.iter().zip(std::iter::repeat(&options.failover));
+        let files =
+            plans.filter_map(|(channel, plan)| Some(failover::channel_spec(&channel.name, plan.as_ref()?)));
         files.chain([quarantine::channel_spec()]).collect()
     }
 
@@ -66,6 +72,7 @@ impl KafkaJournal {
         local: Arc<dyn Journal>,
     ) -> Result<Arc<KafkaJournal>, KafkaOpenError> {
         let local_quarantine = local.channel(quarantine::CHANNEL).ok_or(KafkaOpenError::NoQuarantine)?;
+        let place = Place::of(local.as_ref())?;
         let options = Arc::new(options);
         let queue = Arc::new(Queue::default());
         let events = options.channels.iter().map(|_| AtomicU64::new(0)).collect();
@@ -107,6 +114,7 @@ impl KafkaJournal {
             figures,
             readers,
             local,
+            place,
             local_quarantine,
             ends,
             wake,
@@ -168,6 +176,7 @@ impl Journal for KafkaJournal {
             commit.acks.iter_mut().for_each(|ack| ack.channel = self.local_quarantine);
             return self.local.commit(commit, deadline);
         }
+        commit.positions.iter_mut().for_each(|(key, _)| self.place.mark(key));
         let mut acks = Vec::new();
         for ack in std::mem::take(&mut commit.acks) {
             let readers = self.readers.get(usize::from(ack.channel.0));
@@ -186,6 +195,9 @@ impl Journal for KafkaJournal {
     }
 
     fn position(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let mut placed = key.to_vec();
+        self.place.mark(&mut placed);
+        let key = placed.as_slice();
         self.queue.with_positions(key.starts_with(SOURCES), |durable, newer| {
             let value = newer.get(key).map(|(_, value)| value).or_else(|| durable.get(key));
             value.filter(|value| !value.is_empty()).cloned()
@@ -199,7 +211,7 @@ impl Journal for KafkaJournal {
             all.extend(durable.iter().filter(|(key, _)| has_prefix(key)));
             all.extend(newer.iter().filter(|(key, _)| has_prefix(key)).map(|(key, (_, value))| (key, value)));
             let kept = all.into_iter().filter(|(_, value)| !value.is_empty());
-            kept.map(|(key, value)| (key.clone(), value.clone())).collect()
+            kept.filter_map(|(key, value)| Some((self.place.unmark(key)?, value.clone()))).collect()
         })
     }
 

@@ -32,6 +32,7 @@ mod limbo;
 mod mark;
 mod monitor;
 mod options;
+mod place;
 mod queue;
 mod reader;
 mod record;

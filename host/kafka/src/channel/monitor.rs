@@ -1,6 +1,7 @@
 //! Looks after the ends of the channels' topics, for `status`: a question of `status` itself must not wait for a broker.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flumen_pipeline::source::Wake;
 use parking_lot::Mutex;
@@ -8,6 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::committer::Figures;
 use super::options::JournalOptions;
+use crate::admin::questioner;
 use crate::context::Context;
 use crate::limits;
 
@@ -31,6 +33,8 @@ impl Monitor {
                 client = self.client();
             }
             if let Some(client) = &client {
+                // Serves the client's own events: it may need another token.
+                drop(client.poll(Duration::ZERO));
                 self.look(client);
             }
         }
@@ -40,7 +44,7 @@ impl Monitor {
         let mut config = self.options.settings.config(&format!("{}/monitor", self.options.id()));
         config.set("isolation.level", "read_committed");
         let who = format!("journal {}", self.options.pipeline);
-        config.create_with_context(Context::new(&who, self.options.settings.clone(), None)).ok()
+        questioner(&who, &self.options.settings, &config).ok()
     }
 
     fn look(&self, client: &BaseConsumer<Context>) {

@@ -3,8 +3,10 @@
 
 use wasmtime::component::{ComponentType, Lift};
 
+use super::aggregator::EventsOut;
 use crate::abi::Reads;
 use crate::answer::{RawAnswer, RawColumn, RawHeader};
+use crate::codec_answer::{RawBad, RawDecoded, RawEncoded};
 
 #[derive(ComponentType, Lift)]
 #[component(record)]
@@ -18,8 +20,8 @@ pub(super) struct ReadsOut {
 #[derive(ComponentType, Lift)]
 #[component(record)]
 pub(super) struct BytesOut {
-    offsets: Vec<u8>,
-    data: Vec<u8>,
+    pub(super) offsets: Vec<u8>,
+    pub(super) data: Vec<u8>,
 }
 
 #[derive(ComponentType, Lift)]
@@ -34,8 +36,8 @@ pub(super) struct HeaderOut {
 #[derive(ComponentType, Lift)]
 #[component(record)]
 pub(super) struct RejectionOut {
-    row: u32,
-    reason: String,
+    pub(super) row: u32,
+    pub(super) reason: String,
 }
 
 #[derive(ComponentType, Lift)]
@@ -52,14 +54,19 @@ pub(super) struct DifferenceOut {
     rejected: Vec<RejectionOut>,
 }
 
+impl From<HeaderOut> for RawHeader {
+    fn from(HeaderOut { name, offsets, data, present }: HeaderOut) -> RawHeader {
+        RawHeader { name, offsets, data, present }
+    }
+}
+
 impl From<DifferenceOut> for RawAnswer {
     fn from(out: DifferenceOut) -> RawAnswer {
-        let header = |HeaderOut { name, offsets, data, present }| RawHeader { name, offsets, data, present };
         RawAnswer {
             rows_from: out.rows_from,
             body: out.body.map(|BytesOut { offsets, data }| RawColumn { offsets, data }),
             time: out.time,
-            set_headers: out.set_headers.into_iter().map(header).collect(),
+            set_headers: out.set_headers.into_iter().map(RawHeader::from).collect(),
             remove_headers: out.remove_headers,
             rejected: out.rejected.into_iter().map(|RejectionOut { row, reason }| (row, reason)).collect(),
         }
@@ -69,5 +76,49 @@ impl From<DifferenceOut> for RawAnswer {
 impl From<ReadsOut> for Reads {
     fn from(ReadsOut { body, time, identity, headers }: ReadsOut) -> Reads {
         Reads { body, time, identity, headers }
+    }
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct BadBytesOut {
+    begin: u32,
+    end: u32,
+    reason: String,
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct DecodedOut {
+    consumed: u32,
+    events: EventsOut,
+    ends: Vec<u8>,
+    bad: Vec<BadBytesOut>,
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct EncodedOut {
+    payloads: BytesOut,
+    rejected: Vec<RejectionOut>,
+}
+
+impl From<BytesOut> for RawColumn {
+    fn from(BytesOut { offsets, data }: BytesOut) -> RawColumn {
+        RawColumn { offsets, data }
+    }
+}
+
+impl From<DecodedOut> for RawDecoded {
+    fn from(DecodedOut { consumed, events, ends, bad }: DecodedOut) -> RawDecoded {
+        let bad = bad.into_iter().map(|BadBytesOut { begin, end, reason }| RawBad { begin, end, reason });
+        RawDecoded { consumed, events: events.into(), ends, bad: bad.collect() }
+    }
+}
+
+impl From<EncodedOut> for RawEncoded {
+    fn from(EncodedOut { payloads, rejected }: EncodedOut) -> RawEncoded {
+        let rejected = rejected.into_iter().map(|RejectionOut { row, reason }| (row, reason)).collect();
+        RawEncoded { payloads: payloads.into(), rejected }
     }
 }

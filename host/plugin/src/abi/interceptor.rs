@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use flumen_event::{Batch, Difference};
 use flumen_pipeline::plan::PluginLimits;
+use flumen_pipeline::state::Session;
 use wasmtime::Engine;
 use wasmtime::component::types::{self, ComponentInstance};
 use wasmtime::component::{InstancePre, TypedFunc};
 
 use super::answers::{DifferenceOut, ReadsOut};
 use super::store::{self, HostSide, Room};
-use super::{Guest, Linked, Reads, columns};
+use super::{Guest, Linked, Migrate, Reads, columns};
 use crate::answer;
 use crate::error::LoadError;
-use crate::failure::{Failure, OpenFailure, cut};
+use crate::failure::{Failure, OpenFailure};
 use crate::services::Services;
 
 const OPEN: &str = "open";
@@ -46,6 +47,7 @@ pub(super) struct Interceptor {
     pub(super) engine: Engine,
     pub(super) ready: InstancePre<HostSide>,
     pub(super) interface: &'static str,
+    pub(super) migration: Option<&'static str>,
 }
 
 impl Linked for Interceptor {
@@ -54,13 +56,14 @@ impl Linked for Interceptor {
         services: &Arc<Services>,
         limits: &PluginLimits,
     ) -> Result<Box<dyn Guest>, Failure> {
-        let (room, (open, process)) =
+        let (room, (open, process, migrate)) =
             Room::new(&self.engine, &self.ready, services, limits, |store, instance| {
                 let open = store::function(store, instance, self.interface, OPEN)?;
                 let process = store::function(store, instance, self.interface, PROCESS)?;
-                Ok((open, process))
+                let migrate = Migrate::of(store, instance, self.migration)?;
+                Ok((open, process, migrate))
             })?;
-        Ok(Box::new(Running { room, open, process }))
+        Ok(Box::new(Running { room, open, process, migrate }))
     }
 }
 
@@ -68,6 +71,7 @@ struct Running {
     room: Room,
     open: TypedFunc<OpenParams<'static>, OpenResult>,
     process: TypedFunc<ProcessParams<'static>, ProcessResult>,
+    migrate: Migrate,
 }
 
 impl Guest for Running {
@@ -79,13 +83,16 @@ impl Guest for Running {
     fn process(&mut self, batch: &Batch, reads: &Reads, time: Duration) -> Result<Difference, Failure> {
         let columns = columns::Columns::of(batch, reads);
         let headers = columns.headers();
-        match self.room.call(&self.process, (columns.batch(&headers),), time) {
-            Ok(difference) => Ok(answer::decode(difference.into(), batch.rows())?),
-            Err(OpenFailure::Refused(text)) => {
-                Err(Failure::Refused(cut(&text, flumen_event::limits::REASON_BYTES_MAX).to_owned()))
-            }
-            Err(OpenFailure::Failed(failure)) => Err(failure),
-        }
+        let difference = self.room.call(&self.process, (columns.batch(&headers),), time);
+        Ok(answer::decode(difference.map_err(Failure::of_call)?.into(), batch.rows())?)
+    }
+
+    fn migrate(&mut self, from: &str) -> Result<(), OpenFailure> {
+        self.migrate.call(&mut self.room, from)
+    }
+
+    fn session(&mut self) -> &mut Session {
+        self.room.session()
     }
 
     fn memory_bytes(&self) -> u64 {

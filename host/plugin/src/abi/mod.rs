@@ -4,11 +4,17 @@
 //! `store` is what an instance of any world lives in; `powers` is what it may import.
 
 mod about;
+mod aggregator;
 mod answers;
+mod codec;
 mod columns;
+mod delivery;
+mod egress;
 mod interceptor;
+mod migration;
 mod powers;
 mod release;
+mod state;
 mod store;
 
 use std::path::Path;
@@ -16,16 +22,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flumen_event::{Batch, Difference};
+use flumen_pipeline::codec::Decoded;
 use flumen_pipeline::plan::PluginLimits;
+use flumen_pipeline::state::Session;
 use serde::Serialize;
 use wasmtime::Engine;
 use wasmtime::component::types::{self, ComponentItem};
 use wasmtime::component::{Component, InstancePre, Linker};
 
 pub use self::about::Description;
+use self::migration::Migrate;
 pub use self::release::Role;
 use self::release::{RELEASES, Release};
 use self::store::HostSide;
+use crate::codec_answer::EncodedRows;
 use crate::error::LoadError;
 use crate::failure::{Failure, OpenFailure};
 use crate::services::Services;
@@ -43,6 +53,13 @@ pub struct Reads {
     pub headers: Vec<String>,
 }
 
+impl Reads {
+    /// All headers that a batch has, instead of some by name.
+    pub(crate) fn is_all_headers(&self) -> bool {
+        matches!(self.headers.as_slice(), [all] if all == "*")
+    }
+}
+
 /// One running copy of a plugin. It has one owner, and is dropped after any failure.
 pub(crate) trait Guest: Send {
     /// Called once, first.
@@ -51,8 +68,88 @@ pub(crate) trait Guest: Send {
     /// `batch` has at least one row. The answer is checked, but not yet against the columns of the batch.
     fn process(&mut self, batch: &Batch, reads: &Reads, time: Duration) -> Result<Difference, Failure>;
 
+    /// A sink's: whether its destination keeps the cursor. Known once it is open.
+    fn recovers(&self) -> bool {
+        false
+    }
+
+    /// A sink's: the cursor that its destination has.
+    fn recover(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        Err(not_this_role())
+    }
+
+    /// A sink's: `batch` has at least one row. The rejected rows are not yet held against the batch.
+    fn deliver(&mut self, batch: &Batch, reads: &Reads, cursor: &[u8]) -> Result<Outcome, Failure> {
+        let _unused = (batch, reads, cursor);
+        Err(not_this_role())
+    }
+
+    /// An aggregator's: how often it wants to be ticked, once it is open; 0: never.
+    fn tick_ms(&self) -> u32 {
+        0
+    }
+
+    /// An aggregator's: time passed. What it makes is in the session.
+    fn tick(&mut self, now_ns: i64, time: Duration) -> Result<(), Failure> {
+        let _unused = (now_ns, time);
+        Err(not_this_role())
+    }
+
+    /// Takes over the state of another version, if the plugin knows how to.
+    fn migrate(&mut self, from: &str) -> Result<(), OpenFailure> {
+        let _unused = from;
+        Ok(())
+    }
+
+    /// The state that its calls see and write: lent to it before a call, and taken back after it.
+    fn session(&mut self) -> &mut Session;
+    /// An encoder's: `batch` has at least one row. The answer is checked, but not yet against the columns of the batch.
+    fn encode(
+        &mut self,
+        batch: &Batch,
+        reads: &Reads,
+        file: Option<u64>,
+        time: Duration,
+    ) -> Result<EncodedRows, Failure> {
+        let _unused = (batch, reads, file, time);
+        Err(not_this_role())
+    }
+
+    /// An encoder's: what stands at the beginning of a file, or at its end.
+    fn around(&mut self, part: FilePart, seed: u64, time: Duration) -> Result<Vec<u8>, Failure> {
+        let _unused = (part, seed, time);
+        Err(not_this_role())
+    }
+
+    /// A decoder's. The answer is checked.
+    fn decode(&mut self, input: &[u8], is_last: bool, time: Duration) -> Result<Decoded, Failure> {
+        let _unused = (input, is_last, time);
+        Err(not_this_role())
+    }
+
     /// Linear memory that it holds.
     fn memory_bytes(&self) -> u64;
+}
+
+/// A part of a file that is no event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FilePart {
+    Begin,
+    End,
+}
+
+/// What became of a batch that a sink was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Row numbers with reasons: all others arrived.
+    Delivered(Vec<(u32, String)>),
+    /// Nothing is known to have arrived.
+    Retry { reason: String, after: Option<Duration> },
+}
+
+/// A version is linked for one role, and called for no other.
+fn not_this_role() -> Failure {
+    Failure::Refused("the host called it for a role that it was not opened for (a bug of Flumen)".to_owned())
 }
 
 /// A component with its imports resolved, ready to be instantiated.
@@ -75,6 +172,8 @@ pub(crate) struct Shape {
     pub(crate) needs: Vec<String>,
     /// Whether it tells about itself.
     pub(crate) is_described: bool,
+    /// Whether it can take over the state of an older version.
+    pub(crate) migrates: bool,
 }
 
 /// Looks at a component: it has to be of a known release, and import nothing unknown.
@@ -98,6 +197,11 @@ pub(crate) fn shape(engine: &Engine, component: &Component, path: &Path) -> Resu
         let exported = exported(engine, &types, about, path)?;
         self::about::check(engine, &types, &exported, about, path)?;
     }
+    let migration = release.migration.filter(|migration| has(migration));
+    if let Some(migration) = migration {
+        let exported = exported(engine, &types, migration, path)?;
+        self::migration::check(engine, &types, &exported, migration, path)?;
+    }
     let imports = types.imports(engine).map(|(name, _)| name);
     let imports = imports.filter(|name| !release.types.contains(name));
     let imports: Vec<String> = imports.map(str::to_owned).collect();
@@ -106,9 +210,23 @@ pub(crate) fn shape(engine: &Engine, component: &Component, path: &Path) -> Resu
     if !unknown.is_empty() {
         return Err(LoadError::UnknownImports { path: path.to_owned(), imports: unknown });
     }
-    let needs = imports.iter().filter_map(|name| release.power(name)).map(str::to_owned).collect();
+    let mut needs: Vec<String> =
+        imports.iter().filter_map(|name| release.power(name)).map(str::to_owned).collect();
+    // The identities of its events are counted there.
+    if roles.contains(&Role::Aggregator) && !needs.iter().any(|power| power == "state") {
+        needs.push("state".to_owned());
+    }
     let world = world.unwrap_or_default();
-    Ok(Shape { release, roles, world, imports, exports, needs, is_described: about.is_some() })
+    Ok(Shape {
+        release,
+        roles,
+        world,
+        imports,
+        exports,
+        needs,
+        is_described: about.is_some(),
+        migrates: migration.is_some(),
+    })
 }
 
 fn check_export(
@@ -121,8 +239,10 @@ fn check_export(
     let exported = exported(engine, types, interface, path)?;
     match role {
         Role::Interceptor => interceptor::check(engine, types, &exported, interface, path),
-        // No release has an interface for these yet.
-        Role::Aggregator | Role::Decoder | Role::Encoder | Role::Sink => Ok(()),
+        Role::Decoder => codec::check_decoder(engine, types, &exported, interface, path),
+        Role::Encoder => codec::check_encoder(engine, types, &exported, interface, path),
+        Role::Sink => delivery::check(engine, types, &exported, interface, path),
+        Role::Aggregator => aggregator::check(engine, types, &exported, interface, path),
     }
 }
 
@@ -147,17 +267,28 @@ fn is_wasi(import: &str) -> bool {
     import.starts_with("wasi:")
 }
 
-/// Resolves the imports of a component that [`shape`] let through, for the role of an interceptor.
+/// Resolves the imports of a component that [`shape`] let through, for one of its roles.
 pub(crate) fn link(
     engine: &Engine,
     component: &Component,
     shape: &Shape,
+    role: Role,
     grants: &[String],
     path: &Path,
 ) -> Result<Box<dyn Linked>, LoadError> {
-    let interface = interface(shape, Role::Interceptor, path)?;
-    let ready = ready(engine, component, shape, grants, path)?;
-    Ok(Box::new(interceptor::Interceptor { engine: engine.clone(), ready, interface }))
+    // An aggregator stands where an interceptor does.
+    let is_aggregator = shape.roles.contains(&Role::Aggregator) && !shape.roles.contains(&Role::Interceptor);
+    let role = if role == Role::Interceptor && is_aggregator { Role::Aggregator } else { role };
+    let interface = interface(shape, role, path)?;
+    let (engine, ready) = (engine.clone(), ready(engine, component, shape, grants, path)?);
+    let migration = shape.release.migration.filter(|_| shape.migrates);
+    Ok(match role {
+        Role::Aggregator => Box::new(aggregator::Aggregator { engine, ready, interface, migration }),
+        Role::Sink => Box::new(delivery::Sink { engine, ready, interface }),
+        Role::Decoder => Box::new(codec::Decoder { engine, ready, interface }),
+        Role::Encoder => Box::new(codec::Encoder { engine, ready, interface }),
+        Role::Interceptor => Box::new(interceptor::Interceptor { engine, ready, interface, migration }),
+    })
 }
 
 /// What the plugin tells about itself; nothing if it does not.

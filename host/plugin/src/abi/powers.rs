@@ -3,6 +3,7 @@
 use wasmtime::StoreContextMut;
 use wasmtime::component::{ComponentType, Lift, Linker, WasmStr};
 
+use super::egress;
 use super::release::Release;
 use super::store::HostSide;
 use crate::failure::cut;
@@ -55,6 +56,13 @@ pub(super) fn define(
                 instance.func_wrap("add", add)?;
                 instance.func_wrap("set", set)?;
             }
+            "random" => {
+                instance.func_wrap("bytes", random_bytes)?;
+                instance.func_wrap("number", random_number)?;
+            }
+            "http" => egress::define_http(&mut instance)?,
+            "tcp" => egress::define_tcp(&mut instance)?,
+            "state" => super::state::define(&mut instance)?,
             _ => instance.func_wrap("now", now)?,
         }
     }
@@ -88,6 +96,23 @@ fn set(mut caller: Caller<'_>, (gauge, to): (WasmStr, f64)) -> wasmtime::Result<
 
 fn now(_: Caller<'_>, (): ()) -> wasmtime::Result<(i64,)> {
     Ok((stats::now(),))
+}
+
+fn random_bytes(_: Caller<'_>, (count,): (u32,)) -> wasmtime::Result<(Vec<u8>,)> {
+    let count = usize::try_from(count).unwrap_or(usize::MAX).min(limits::RANDOM_BYTES_MAX);
+    let mut bytes = vec![0; count];
+    random(&mut bytes)?;
+    Ok((bytes,))
+}
+
+fn random_number(_: Caller<'_>, (): ()) -> wasmtime::Result<(u64,)> {
+    let mut bytes = [0; 8];
+    random(&mut bytes)?;
+    Ok((u64::from_le_bytes(bytes),))
+}
+
+fn random(bytes: &mut [u8]) -> wasmtime::Result<()> {
+    getrandom::fill(bytes).map_err(|error| wasmtime::Error::msg(format!("no randomness: {error}")))
 }
 
 fn with_name(

@@ -40,6 +40,8 @@ pub(crate) struct Release {
     pub(crate) types: &'static [&'static str],
     /// The interface in which a plugin tells about itself.
     pub(crate) about: Option<&'static str>,
+    /// The interface by which it takes over the state of an older version.
+    pub(crate) migration: Option<&'static str>,
 }
 
 static V0_1: Release = Release {
@@ -51,17 +53,29 @@ static V0_1: Release = Release {
     ],
     types: &["flumen:plugin/types@0.1.0"],
     about: None,
+    migration: None,
 };
 
 static V0_2: Release = Release {
-    roles: &[(Role::Interceptor, "flumen:plugin/guest@0.2.0", "flumen:plugin/interceptor@0.2.0")],
+    roles: &[
+        (Role::Interceptor, "flumen:plugin/guest@0.2.0", "flumen:plugin/interceptor@0.2.0"),
+        (Role::Sink, "flumen:plugin/delivery@0.2.0", "flumen:plugin/sink@0.2.0"),
+        (Role::Aggregator, "flumen:plugin/aggregation@0.2.0", "flumen:plugin/aggregator@0.2.0"),
+        (Role::Decoder, "flumen:plugin/decoding@0.2.0", "flumen:plugin/decoder@0.2.0"),
+        (Role::Encoder, "flumen:plugin/encoding@0.2.0", "flumen:plugin/encoder@0.2.0"),
+    ],
     powers: &[
         ("log", "flumen:plugin/log@0.2.0"),
         ("metrics", "flumen:plugin/metrics@0.2.0"),
         ("clock", "flumen:plugin/clock@0.2.0"),
+        ("random", "flumen:plugin/random@0.2.0"),
+        ("http", "flumen:plugin/http@0.2.0"),
+        ("tcp", "flumen:plugin/tcp@0.2.0"),
+        ("state", "flumen:plugin/state@0.2.0"),
     ],
-    types: &["flumen:plugin/types@0.2.0"],
+    types: &["flumen:plugin/types@0.2.0", "flumen:plugin/egress@0.2.0"],
     about: Some("flumen:plugin/about@0.2.0"),
+    migration: Some("flumen:plugin/migration@0.2.0"),
 };
 
 /// The newest first: what is missing is explained by it.

@@ -5,16 +5,18 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flumen_pipeline::plan::PluginLimits;
+use flumen_pipeline::state::Session;
 use wasmtime::component::types::{self, ComponentInstance, ComponentItem};
 use wasmtime::component::{ComponentNamedList, Instance, InstancePre, Lift, Lower, TypedFunc};
 use wasmtime::{Engine, PoolConcurrencyLimitError, ResourceLimiter, Store, Trap};
 
+use super::egress::Connections;
 use crate::engine::ticks;
 use crate::error::LoadError;
-use crate::failure::{Failure, OpenFailure, cut};
+use crate::failure::{Failure, OpenFailure, printable};
 use crate::limits;
 use crate::services::Services;
 
@@ -24,6 +26,13 @@ pub(crate) struct HostSide {
     pub(super) services: Arc<Services>,
     /// Bytes that host calls of this batch may still carry.
     pub(super) call_bytes_left: u64,
+    /// When the time of this call is over: the engine does not interrupt the host.
+    pub(super) deadline: Instant,
+    /// Calls to the outside that are left to this batch.
+    pub(super) egress_calls_left: u32,
+    pub(super) connections: Connections,
+    /// The state of the batch that is processed; at other times one of nothing.
+    pub(super) session: Session,
 }
 
 /// The memory cap over all memories of an instance, and what the guest asked for.
@@ -146,7 +155,15 @@ impl Room {
         functions: impl FnOnce(&mut Store<HostSide>, &Instance) -> wasmtime::Result<Functions>,
     ) -> Result<(Room, Functions), Failure> {
         let limiter = Limiter { memory_bytes: 0, memory_bytes_max: limits.memory_bytes, refused_bytes: None };
-        let side = HostSide { limiter, services: services.clone(), call_bytes_left: limits.host_call_bytes };
+        let side = HostSide {
+            limiter,
+            services: services.clone(),
+            call_bytes_left: limits.host_call_bytes,
+            deadline: Instant::now() + limits.time,
+            egress_calls_left: services.egress_calls_per_batch,
+            connections: Connections::default(),
+            session: Session::default(),
+        };
         let mut store = Store::new(engine, side);
         store.limiter(|side| &mut side.limiter);
         store.set_hostcall_fuel(usize::try_from(limits.answer_bytes).unwrap_or(usize::MAX));
@@ -176,7 +193,7 @@ impl Room {
         (Result<Answer, String>,): ComponentNamedList + Lift,
     {
         let (answer,) = self.call_plain(function, params, time).map_err(OpenFailure::Failed)?;
-        answer.map_err(|text| OpenFailure::Refused(cut(&text, limits::TEXT_BYTES_MAX).to_owned()))
+        answer.map_err(|text| OpenFailure::Refused(printable(&text, limits::TEXT_BYTES_MAX)))
     }
 
     /// Calls a function: everything that a call is measured against begins anew.
@@ -193,9 +210,16 @@ impl Room {
         self.store.set_epoch_deadline(ticks(time));
         let side = self.store.data_mut();
         side.call_bytes_left = self.limits.host_call_bytes;
+        side.deadline = Instant::now() + time;
+        side.egress_calls_left = side.services.egress_calls_per_batch;
         side.limiter.refused_bytes = None;
         let called = function.call(&mut self.store, params);
         called.map_err(|error| classify(&error, self.store.data(), &self.limits, time))
+    }
+
+    /// Lent for a call, and taken back after it.
+    pub(super) fn session(&mut self) -> &mut Session {
+        &mut self.store.data_mut().session
     }
 
     /// Linear memory that it holds.
@@ -225,7 +249,7 @@ fn classify(error: &wasmtime::Error, side: &HostSide, limits: &PluginLimits, tim
     if text.contains("fuel allocated for hostcalls") {
         return Failure::Oversized { limit_bytes: limits.answer_bytes };
     }
-    let text = cut(&text, flumen_event::limits::REASON_BYTES_MAX).to_owned();
+    let text = printable(&text, flumen_event::limits::REASON_BYTES_MAX);
     match text.contains("has not been defined") {
         true => Failure::Trap(format!("it called what Flumen does not offer: {text}")),
         false => Failure::Abi(text),

@@ -84,6 +84,7 @@ pub fn plan(name: &str, config: &str) -> InterceptorPlan {
         on_reject: OnReject::Quarantine,
         errors: ErrorPlan::default(),
         limits: PluginLimits::default(),
+        egress: None,
     }
 }
 

@@ -12,11 +12,40 @@ use crate::difference::Difference;
 pub mod bindings {
     wit_bindgen::generate!({
         path: "../../../wit/0.2.0",
-        world: "interceptor",
+        // Without `about`, which every world has and which can be generated once only.
+        inline: "package flumen:guest; world interceptor {
+            import flumen:plugin/log@0.2.0;
+            import flumen:plugin/metrics@0.2.0;
+            import flumen:plugin/clock@0.2.0;
+            import flumen:plugin/random@0.2.0;
+            import flumen:plugin/state@0.2.0;
+            import flumen:plugin/http@0.2.0;
+            import flumen:plugin/tcp@0.2.0;
+            export flumen:plugin/guest@0.2.0;
+        }",
+        world: "flumen:guest/interceptor",
+        generate_all,
         pub_export_macro: true,
         export_macro_name: "export_interceptor",
         default_bindings_module: "flumen_sdk::abi::bindings",
     });
+}
+
+/// What a plugin of any world tells about itself.
+#[doc(hidden)]
+#[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction)]
+pub mod about {
+    wit_bindgen::generate!({
+        path: "../../../wit/0.2.0",
+        inline: "package flumen:described; world described { export flumen:plugin/about@0.2.0; }",
+        world: "flumen:described/described",
+        generate_all,
+        pub_export_macro: true,
+        export_macro_name: "export_about",
+        default_bindings_module: "flumen_sdk::abi::about",
+    });
+
+    pub use exports::flumen::plugin::about::{Description, Guest};
 }
 
 pub(crate) use bindings::flumen::plugin::types as wire;
@@ -258,6 +287,11 @@ pub(crate) fn header_column(
 
 pub(crate) fn identity_columns(stream: NumberList<u64>, position: NumberList<u64>) -> wire::IdentityColumns {
     wire::IdentityColumns { stream: stream.into_wire(), position: position.into_wire() }
+}
+
+/// A wire batch, for the code above.
+pub(crate) fn view(batch: wire::Batch) -> BatchView {
+    BatchView::new(batch)
 }
 
 /// Hands a wire batch to the code above and its answer back to the wire.

@@ -40,11 +40,33 @@ impl<T: BatchInterceptor> Default for Slot<T> {
 #[doc(hidden)]
 pub fn native<G>()
 where
-    G: abi::bindings::exports::flumen::plugin::guest::Guest + abi::bindings::exports::flumen::plugin::about::Guest,
+    G: abi::bindings::exports::flumen::plugin::guest::Guest,
 {
     let _: fn(String) -> _ = G::open;
     let _: fn(wire::Batch) -> _ = G::process;
-    let _: fn() -> _ = G::describe;
+}
+
+/// Makes the plugin of this crate tell about itself: version and summary are those of `Cargo.toml`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! described {
+    ($exported:ident, $options:expr) => {
+        impl $crate::abi::about::Guest for $exported {
+            fn describe() -> $crate::abi::about::Description {
+                $crate::abi::about::Description {
+                    version: ::std::string::String::from(::core::env!("CARGO_PKG_VERSION")),
+                    summary: ::std::string::String::from(::core::env!("CARGO_PKG_DESCRIPTION")),
+                    options: ::std::string::String::from($options),
+                }
+            }
+        }
+        #[cfg(target_arch = "wasm32")]
+        $crate::abi::about::export_about!($exported with_types_in $crate::abi::about);
+        // Natively (unit tests, baselines) there is nobody to export to.
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: fn() -> $crate::abi::about::Description =
+            <$exported as $crate::abi::about::Guest>::describe;
+    };
 }
 
 /// Makes a [`BatchInterceptor`] the plugin of this crate. Its version and summary are those of `Cargo.toml`.
@@ -56,17 +78,7 @@ macro_rules! batch_interceptor {
                 static SLOT: $crate::Slot<$plugin> = const { $crate::Slot::new() };
             }
             struct Exported;
-            impl $crate::abi::bindings::exports::flumen::plugin::about::Guest for Exported {
-                fn describe() -> $crate::abi::bindings::exports::flumen::plugin::about::Description {
-                    $crate::abi::bindings::exports::flumen::plugin::about::Description {
-                        version: ::std::string::String::from(::core::env!("CARGO_PKG_VERSION")),
-                        summary: ::std::string::String::from(::core::env!("CARGO_PKG_DESCRIPTION")),
-                        options: ::std::string::String::from(
-                            <$plugin as $crate::batch::BatchInterceptor>::OPTIONS,
-                        ),
-                    }
-                }
-            }
+            $crate::described!(Exported, <$plugin as $crate::batch::BatchInterceptor>::OPTIONS);
             impl $crate::abi::bindings::exports::flumen::plugin::guest::Guest for Exported {
                 fn open(
                     config: ::std::string::String,

@@ -48,3 +48,18 @@ pub mod clock {
         crate::abi::bindings::flumen::plugin::clock::now()
     }
 }
+
+/// Randomness of the host, fit for keys and identifiers.
+pub mod random {
+    use crate::abi::bindings::flumen::plugin::random as wire;
+
+    /// `count` random bytes, at most 65,536.
+    pub fn bytes(count: u32) -> Vec<u8> {
+        wire::bytes(count)
+    }
+
+    /// A random number.
+    pub fn number() -> u64 {
+        wire::number()
+    }
+}

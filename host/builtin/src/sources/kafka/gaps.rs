@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use flumen_kafka::Context;
+use flumen_kafka::admin::questioner;
 use flumen_kafka::rdkafka::Offset;
 use flumen_kafka::rdkafka::consumer::{BaseConsumer, Consumer};
+use flumen_kafka::{Context, words};
 use flumen_pipeline::{Metric, SourceError, Stopped};
 
 use super::limits;
@@ -69,9 +70,8 @@ impl Reader<'_> {
         // behind that, and is no sign of another log.
         let mut config = self.settings.client.config("flumen-end");
         config.set("isolation.level", "read_uncommitted");
-        let context = Context::new(&self.context.name, self.settings.client.clone(), None);
-        let witness: BaseConsumer<Context> =
-            config.create_with_context(context).map_err(|error| error.to_string())?;
+        let witness = questioner(&self.context.name, &self.settings.client, &config)
+            .map_err(|error| words::explain(&error, &self.settings.client, None))?;
         let end = offsets_at(&witness, &mut self.table, indexes, Offset::End)?;
         Ok((first, end))
     }

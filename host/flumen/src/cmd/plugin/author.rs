@@ -67,7 +67,7 @@ pub fn new(args: NewArgs, output: Output) -> Result<(), Failure> {
 
 /// Builds a directory.
 pub fn build(args: BuildArgs, output: Output) -> Result<(), Failure> {
-    let options = Options { install: args.install, output: args.to, work_dir: None };
+    let options = Options { install: args.install, output: args.to, ..Options::default() };
     let built = flumen_author::build(&args.dir, &options)?;
     if output == Output::Json {
         let ms = u64::try_from(built.took.as_millis()).unwrap_or(u64::MAX);

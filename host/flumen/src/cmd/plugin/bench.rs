@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use flumen_event::Batch;
-use flumen_pipeline::InterceptorVersion;
 use flumen_pipeline::plan::PluginLimits;
-use flumen_plugin::{PluginHost, StartCost};
+use flumen_plugin::{Alone, PluginHost, StartCost};
 use serde::Serialize;
 
 use super::cases;
@@ -138,12 +137,14 @@ fn measure(
     let unfit = |error: flumen_plugin::LoadError| Failure::Unfit(vec![error.to_string()]);
     let needs = host.inspect(wasm, config).map_err(unfit)?.needs;
     let version = host.open(wasm, "bench", config, &needs, PluginLimits::default()).map_err(unfit)?;
+    // With a state of its own, if it keeps one.
+    let alone = Alone::new(version.clone());
     let mut times = Vec::new();
     let begun = Instant::now();
     while times.len() < WARM_ROUNDS * 2 || begun.elapsed() < time {
         let input = batch.clone();
         let started = Instant::now();
-        let processed = version.process(input);
+        let (processed, _) = alone.process(input, None);
         times.push(started.elapsed().as_nanos() as f64 / batch.rows() as f64);
         if let Some(failed) = processed.quarantined.iter().find(|group| !group.rejected) {
             let reason = failed.reasons.first().map(String::as_str).unwrap_or_default();

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use arrow_array::StringArray;
-use flumen_config::{CaseEvent, CaseFile};
+use flumen_config::{CaseEvent, CaseFile, CaseStep, CodecCase};
 use flumen_event::{Batch, BatchBuilder, HeaderColumn};
-use flumen_plugin::cases::{Case, ExpectedEvent};
+use flumen_plugin::cases::{Case, ExpectedEvent, Step};
+use flumen_plugin::codec_cases::CodecTask;
 
 use crate::exit::{Failure, counted};
 
@@ -70,22 +71,55 @@ pub fn find_wasm(dir: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn to_case(name: &str, file: CaseFile) -> anyhow::Result<Case> {
+    let codec = match file.codec.clone() {
+        Some(codec) => Some(to_task(&file, codec)?),
+        None => None,
+    };
     let expected =
         |event: CaseEvent| ExpectedEvent { body: event.body, time: event.time_ns, headers: event.headers };
+    let mut read = 0;
+    let mut steps = Vec::with_capacity(file.steps.len());
+    for CaseStep { now_ns, inputs, outputs, rejected } in file.steps {
+        let input = to_batch(&inputs, read)?;
+        read += inputs.len() as u64;
+        steps.push(Step { now_ns, input, expected: outputs.into_iter().map(expected).collect(), rejected });
+    }
     Ok(Case {
         name: name.to_string(),
         config_json: file.config_json,
-        input: to_batch(&file.inputs)?,
+        input: to_batch(&file.inputs, 0)?,
         expected: file.outputs.into_iter().map(expected).collect(),
         rejected: file.rejected,
         open_error: file.open_error,
+        steps,
+        codec,
     })
 }
 
-fn to_batch(events: &[CaseEvent]) -> anyhow::Result<Batch> {
+fn to_task(file: &CaseFile, codec: CodecCase) -> anyhow::Result<CodecTask> {
+    let encode = |expected, is_file| {
+        let (input, rejected) = (to_batch(&file.inputs, 0)?, file.rejected.clone());
+        Ok(CodecTask::Encode { input, expected, is_file, rejected })
+    };
+    match codec {
+        CodecCase::Messages(expected) => encode(expected, false),
+        CodecCase::File(bytes) => encode(vec![bytes], true),
+        CodecCase::Decode { input, is_last, left, bad } => {
+            let expected = file.outputs.iter().cloned().map(|event| ExpectedEvent {
+                body: event.body,
+                time: event.time_ns,
+                headers: event.headers,
+            });
+            Ok(CodecTask::Decode { input, is_last, left, expected: expected.collect(), bad })
+        }
+    }
+}
+
+/// Events of one stream, from this position on.
+fn to_batch(events: &[CaseEvent], first: u64) -> anyhow::Result<Batch> {
     let mut builder = BatchBuilder::default();
-    for (event, row) in events.iter().zip(0..) {
-        builder.push(0, row, event.time_ns.unwrap_or(0), &event.body);
+    for (event, position) in events.iter().zip(first..) {
+        builder.push(0, position, event.time_ns.unwrap_or(0), &event.body);
     }
     let mut columns: BTreeMap<&str, Vec<Option<&str>>> = BTreeMap::new();
     for name in events.iter().flat_map(|event| event.headers.keys()) {

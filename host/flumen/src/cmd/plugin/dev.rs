@@ -8,10 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use flumen_event::Batch;
-use flumen_pipeline::InterceptorVersion;
 use flumen_pipeline::plan::PluginLimits;
-use flumen_plugin::PluginHost;
 use flumen_plugin::cases::CaseOutcome;
+use flumen_plugin::{Alone, PluginHost};
 
 use super::cases;
 use crate::cmd::{Scratch, event_json, lines_batch};
@@ -100,7 +99,7 @@ impl<'a> Session<'a> {
         let options = flumen_author::Options {
             install: self.args.install,
             output: Some(fresh.clone()),
-            work_dir: None,
+            ..flumen_author::Options::default()
         };
         let built = flumen_author::build(&self.args.dir, &options)?;
         let mut out = std::io::stdout();
@@ -145,14 +144,9 @@ impl<'a> Session<'a> {
             let needs = self.host.inspect(wasm, &config).map_err(unfit)?.needs;
             let version =
                 self.host.open(wasm, "dev", &config, &needs, PluginLimits::default()).map_err(unfit)?;
-            let processed = version.process(batch);
-            for row in 0..processed.kept.rows() {
-                let mut event = event_json(&processed.kept, row);
-                // The same event is the same line.
-                if let Some(fields) = event.as_object_mut() {
-                    fields.remove("stream");
-                }
-                outputs.push(event.to_string());
+            let (processed, made) = Alone::new(version).process(batch, Some(0));
+            for batch in std::iter::once(&processed.kept).chain(&made) {
+                outputs.extend((0..batch.rows()).map(|row| event_json(batch, row).to_string()));
             }
             for group in &processed.quarantined {
                 for (row, reason) in group.reasons.iter().enumerate().take(group.batch.rows()) {

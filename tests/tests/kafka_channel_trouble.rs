@@ -1,0 +1,176 @@
+//! What can go wrong with a channel of kind `kafka`: each is told by its name, and loses nothing that can be kept.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
+
+use std::fs;
+
+use flumen_tests::agent::Agent;
+use flumen_tests::flow::{DELIVERED, judge, load, wait_lines};
+use flumen_tests::generator::{self, Load, Rotation};
+use flumen_tests::kafka::{Broker, BrokerOptions, ConsumeOptions, Record, client};
+use flumen_tests::scene::Scene;
+use flumen_tests::{limits, output, poll};
+
+fn scene(name: &str, text: &str) -> Scene {
+    let mut scene = Scene::new().unwrap();
+    scene.agent_name = name.to_owned();
+    scene.pipeline(text).unwrap();
+    scene
+}
+
+fn channel(broker: &Broker, topic: &str, more: &str) -> String {
+    let brokers = broker.bootstrap();
+    format!(
+        "[channel]\nkind = \"kafka\"\nbrokers = [\"{brokers}\"]\ntopic = \"{topic}\"\nsession_timeout = \"3s\"\n{more}\n"
+    )
+}
+
+const SOURCE: &str = "[source]\ntype = \"tail\"\npaths = [\"{in}/*.log*\"]\n";
+const SINK: &str = "[sink]\ntype = \"file\"\npath = \"{out}/all.log\"\nflush_interval = \"50ms\"\n";
+
+/// Waits until `status` says it.
+fn wait_status(scene: &Scene, words: &str) {
+    poll::until(&format!("{words:?} in status"), DELIVERED, || {
+        Ok(scene.status()?.is_some_and(|status| status.mentions(words)))
+    })
+    .unwrap_or_else(|error| panic!("{error}: {:?}", scene.status()));
+}
+
+fn lines(scene: &Scene) -> Vec<String> {
+    let lines = output::lines(&scene.output).unwrap();
+    lines.into_iter().map(|line| String::from_utf8(line).unwrap()).collect()
+}
+
+/// Writes so many numbered lines of three files at once.
+fn write(scene: &Scene, lines: u64, seed: u64) -> Vec<u64> {
+    let once = Load { bytes_per_s: 0, rotation: Rotation::None, lines: Some(lines), ..load(scene, seed) };
+    generator::write_now(once).unwrap()
+}
+
+/// The file that takes events while Kafka is away has an end too: sources wait then, with words, through a SIGKILL;
+/// when Kafka is back everything is delivered once.
+#[test]
+fn a_full_failover_file_makes_sources_wait_and_loses_nothing() {
+    let mut broker = Broker::start(&BrokerOptions::default()).unwrap();
+    let failover =
+        "failover = { check_interval = \"300ms\", fail_after = 2, return_after = 2, events = 2_000 }\n";
+    let batch = "[batch]\nrows = 500\n";
+    let a = scene("a", &format!("{SOURCE}{}{SINK}{batch}", channel(&broker, "full", failover)));
+    let mut agent = a.start_ready().unwrap();
+    agent.wait_log("Kafka journal opened", DELIVERED).unwrap();
+    broker.kill().unwrap();
+    agent.wait_log("events go to the file", DELIVERED).unwrap();
+    let written = write(&a, 30_000, 5);
+    wait_status(&a, "the file is full");
+    agent.kill().unwrap();
+    agent = a.start().unwrap();
+    wait_status(&a, "the file is full");
+    let held = a.status().unwrap().unwrap();
+    let taken = held.0.pointer("/pipelines/0/channels/0/events").and_then(serde_json::Value::as_u64).unwrap();
+    assert!((2_000..4_000).contains(&taken), "{taken} events in the file: {held:?}");
+    broker.restart().unwrap();
+    wait_lines(&[&a], &mut [&mut agent], 30_000).unwrap();
+    wait_status(&a, "\"failover\":\"shared\"");
+    wait_status(&a, "\"waiting_for\":null");
+    agent.stop().unwrap();
+    let verdict = judge(&[&a], &written, |_| true).unwrap();
+    assert!(verdict.holds() && verdict.events == 30_000, "{verdict}");
+}
+
+/// What the channel's topic does not take leaves the flow for the quarantine, with its size and the limit; around it,
+/// everything arrives. So it is, too, when it came while Kafka was away.
+#[test]
+fn a_record_too_large_for_the_channel_goes_to_quarantine() {
+    let mut broker = Broker::start(&BrokerOptions::default()).unwrap();
+    broker.client().create_topic("narrow", 2, &[("max.message.bytes", "20000")]).unwrap();
+    let failover = "failover = { check_interval = \"300ms\", fail_after = 2, return_after = 2 }\n";
+    let a = scene("a", &format!("{SOURCE}{}{SINK}", channel(&broker, "narrow", failover)));
+    let mut agent = a.start_ready().unwrap();
+    let large = |letter: &str| letter.repeat(50_000);
+    fs::write(a.input().join("a.log"), format!("one\n{}\ntwo\n", large("x"))).unwrap();
+    poll::until("the lines around", DELIVERED, || Ok(lines(&a) == ["one", "two"])).unwrap();
+    broker.kill().unwrap();
+    agent.wait_log("events go to the file", DELIVERED).unwrap();
+    fs::write(a.input().join("b.log"), format!("three\n{}\nfour\n", large("y"))).unwrap();
+    let in_file = || Ok(a.status()?.is_some_and(|status| status.metric("source", "events_out") == 6));
+    poll::until("the events in the file", DELIVERED, in_file).unwrap();
+    broker.restart().unwrap();
+    wait_lines(&[&a], &mut [&mut agent], 4).unwrap();
+    assert_eq!(lines(&a), ["one", "two", "three", "four"]);
+    poll::until("both in quarantine", DELIVERED, || Ok(a.quarantine()?.len() == 2)).unwrap();
+    for row in a.quarantine().unwrap() {
+        let text = row.to_string();
+        let reason = text.replace(&large("x"), "").replace(&large("y"), "");
+        assert!(reason.contains("bytes are over the limit of the topic narrow (20000)"), "{reason}");
+        assert!(text.contains(&large("x")) || text.contains(&large("y")), "the event itself is kept");
+    }
+    agent.stop().unwrap();
+}
+
+/// Retention takes what no agent had read yet: counted, named with topic, partition and number, and the rest is delivered.
+#[test]
+fn what_retention_took_is_counted_and_named() {
+    let broker = Broker::start(&BrokerOptions::default()).unwrap();
+    let one = "partitions = 1";
+    let a = scene("a", &format!("{SOURCE}{}", channel(&broker, "kept-short", one)));
+    let b = scene("b", &format!("{}{SINK}", channel(&broker, "kept-short", one)));
+    let agent_a = a.start_ready().unwrap();
+    let mut agent_b = b.start_ready().unwrap();
+    let number = |numbers: std::ops::Range<u32>| numbers.map(|n| format!("n={n}\n")).collect::<String>();
+    fs::write(a.input().join("a.log"), number(0..10)).unwrap();
+    wait_lines(&[&b], &mut [&mut agent_b], 10).unwrap();
+    agent_b.stop().unwrap();
+    let group = "flumen-main-main-main";
+    let begin = broker.client().group_offsets(group).unwrap()[0].offset;
+    fs::write(a.input().join("b.log"), number(10..30)).unwrap();
+    let end = || Ok::<i64, anyhow::Error>(broker.client().offsets("kept-short")?[0].end);
+    poll::until("the events in the topic", DELIVERED, || Ok(end()? > begin + 20)).unwrap();
+    let records = client::consume(&ConsumeOptions::new(&broker.client(), "kept-short")).unwrap();
+    let is_left = |record: &&Record| record.offset < begin || record.offset >= begin + 5;
+    let expected: Vec<String> = records.iter().filter(is_left).map(Record::text).collect();
+    broker.client().delete_records("kept-short", 0, begin + 5).unwrap();
+    let mut agent_b = b.start_ready().unwrap();
+    wait_lines(&[&b], &mut [&mut agent_b], expected.len() as u64).unwrap();
+    agent_b.wait_log("retention took what was not read yet", limits::CONDITION).unwrap();
+    let counted = || Ok(b.status()?.is_some_and(|s| s.metric("sink", "events_lost_to_damage") == 5));
+    poll::until("the count in status", limits::CONDITION, counted).unwrap();
+    let log = agent_b.log().unwrap();
+    let said = log.lines().find(|line| line.contains("retention took")).unwrap();
+    assert!(said.contains("kept-short") && said.contains("events_at_most=5"), "{said}");
+    agent_b.stop().unwrap();
+    agent_a.stop().unwrap();
+    // Of the five offsets one may be the end of a transaction.
+    assert!((25..=26).contains(&expected.len()), "{expected:?}");
+    assert_eq!(lines(&b), expected);
+}
+
+/// Two agents of one name on one channel, each with data of its own: the one that came first is fenced, says so, and
+/// stops; nothing is doubled.
+#[test]
+fn the_first_of_two_agents_of_one_name_is_fenced() {
+    let broker = Broker::start(&BrokerOptions::default()).unwrap();
+    let text = format!("{SOURCE}{}{SINK}", channel(&broker, "twins", ""));
+    let (first, second) = (scene("twin", &text), scene("twin", &text));
+    let mut agents: Vec<Agent> = Vec::new();
+    agents.push(first.start_ready().unwrap());
+    fs::write(first.input().join("a.log"), "one\n").unwrap();
+    poll::until("the first line", DELIVERED, || Ok(lines(&first) == ["one"])).unwrap();
+    agents.push(second.start_ready().unwrap());
+    agents[1].wait_log("Kafka journal opened", DELIVERED).unwrap();
+    fs::write(first.input().join("b.log"), "two\n").unwrap();
+    fs::write(second.input().join("c.log"), "three\n").unwrap();
+    agents[0].wait_log("another agent with the name `twin`", DELIVERED).unwrap();
+    wait_status(&first, "another agent with the name `twin`");
+    // What the first could not put is still in its input, and its only.
+    poll::until("the second's line", DELIVERED, || Ok(lines(&second).contains(&"three".to_owned()))).unwrap();
+    for (agent, code) in agents.iter_mut().zip([1, 0]) {
+        agent.signal(rustix::process::Signal::TERM).unwrap();
+        assert_eq!(agent.wait_exit(limits::STOP).unwrap().code(), Some(code));
+    }
+    // Alone again, it takes back what it had written and could not acknowledge, and goes on.
+    let mut agent = first.start_ready().unwrap();
+    poll::until("the line that waited", DELIVERED, || Ok(lines(&first).contains(&"two".to_owned()))).unwrap();
+    agent.expect_running().unwrap();
+    agent.stop().unwrap();
+    assert_eq!((lines(&first), lines(&second)), (vec!["one".into(), "two".into()], vec!["three".into()]));
+}
