@@ -85,6 +85,7 @@ impl Stage {
             rotation: Rotation::Rename,
             lines: None,
             has_malformed: false,
+            has_doubles: false,
             seed: 9,
         })
         .unwrap()
