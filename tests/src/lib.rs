@@ -22,5 +22,6 @@ pub mod output;
 pub mod poll;
 pub mod scene;
 pub mod soak;
+pub mod soak_changes;
 pub mod soak_kafka;
 pub mod status;

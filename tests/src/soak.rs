@@ -19,6 +19,7 @@ use crate::interceptors::Swaps;
 use crate::oracle::{self, Verdict};
 use crate::output::{self, LineCounter};
 use crate::scene::Scene;
+use crate::soak_changes::Changes;
 use crate::{limits, poll, scene};
 
 /// What ends the agent's lives.
@@ -38,6 +39,8 @@ pub struct Soak {
     pub harm: Harm,
     /// How many of them.
     pub times: u32,
+    /// Swaps of a plugin and edits of the pipeline, half of them in lives that are killed, half in one long life. Needs a plugin.
+    pub changes: u32,
     /// Of all random choices.
     pub seed: u64,
     /// The interceptors.
@@ -65,6 +68,7 @@ impl Soak {
         Self {
             harm: Harm::Kill,
             times,
+            changes: 0,
             seed,
             plugin,
             rotation: Rotation::Rename,
@@ -102,6 +106,12 @@ pub struct Report {
     pub swaps: u32,
     /// Broken plugin files copied over a running one.
     pub broken_swaps: u32,
+    /// Edits of the pipeline that were taken over.
+    pub edits: u32,
+    /// Versions with a bug that were rolled back.
+    pub rollbacks: u32,
+    /// By how much memory grew with each change of the long life, in bytes.
+    pub bytes_per_change: Option<i64>,
     /// Rotations of the input.
     pub rotations: u64,
     /// Whole run.
@@ -114,7 +124,8 @@ impl Report {
     /// True if nothing was lost, doubled or out of order.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.verdict.holds() && self.quarantine.holds()
+        let is_bounded = self.bytes_per_change.is_none_or(|bytes| bytes < BYTES_PER_CHANGE_MAX);
+        is_bounded && self.verdict.holds() && self.quarantine.holds()
     }
 }
 
@@ -125,15 +136,23 @@ impl fmt::Display for Report {
             Harm::PowerCut => "power cuts",
         };
         let (kills, plugin, swaps, broken) = (self.kills, self.plugin, self.swaps, self.broken_swaps);
+        let (edits, rollbacks) = (self.edits, self.rollbacks);
+        let grown = self
+            .bytes_per_change
+            .map_or(String::new(), |bytes| format!("{bytes} bytes of memory for each, "));
         let (rotations, seconds, seed) = (self.rotations, self.seconds, self.seed);
         write!(
             formatter,
-            "{kills} {what}, plugin {plugin:?}, {swaps} swaps ({broken} broken), {rotations} rotations, {seconds:.1} s, seed {seed}\n  output:     {}\n  quarantine: {}",
+            "{kills} {what}, plugin {plugin:?}, {swaps} swaps ({broken} broken, {rollbacks} rolled back), {edits} edits, {grown}{rotations} rotations, {seconds:.1} s, seed {seed}\n  output:     {}\n  quarantine: {}",
             self.verdict, self.quarantine
         )
     }
 }
 
+/// Memory that a change may leave behind. A compiled plugin that is kept would be several times as much.
+const BYTES_PER_CHANGE_MAX: i64 = 32 << 10;
+/// Changes before memory is looked at: by then every part has been exchanged.
+const CHANGES_TO_WARM_UP: u32 = 40;
 /// Files written side by side.
 const INPUT_FILES: u32 = 3;
 /// Longest life before a kill.
@@ -142,6 +161,8 @@ const LIFE_MAX: Duration = Duration::from_millis(1_500);
 const EARLY_ODDS: u32 = 4;
 /// Longest of these.
 const EARLY_LIFE_MAX: Duration = Duration::from_millis(120);
+/// About how long an agent takes over a change: kills come within.
+const CHANGE_TAKES: Duration = Duration::from_millis(500);
 /// One life in so many sees a swap.
 const SWAP_ODDS: u32 = 3;
 
@@ -167,6 +188,8 @@ struct Stage<'a> {
     disk: Option<CuttableDisk>,
     random: StdRng,
     swaps: Swaps,
+    changes: Changes,
+    bytes_per_change: Option<i64>,
     counter: LineCounter,
 }
 
@@ -189,7 +212,9 @@ impl<'a> Stage<'a> {
         scene.pipeline(&pipeline(soak))?;
         let random = StdRng::seed_from_u64(soak.seed);
         let counter = LineCounter::default();
-        Ok(Self { soak, scene, disk, random, swaps: Swaps::default(), counter })
+        let changes = if soak.changes > 0 { Changes::new(&scene)? } else { Changes::default() };
+        let (swaps, bytes_per_change) = (Swaps::default(), None);
+        Ok(Self { soak, scene, disk, random, swaps, changes, bytes_per_change, counter })
     }
 
     fn perform(&mut self, started: Instant) -> Result<Report> {
@@ -216,6 +241,7 @@ impl<'a> Stage<'a> {
         if self.soak.rotation != Rotation::None && generator.rotations() == 0 {
             self.live_until_rotated(&generator)?;
         }
+        self.live_with_changes()?;
         let rotations = generator.rotations();
         let written = generator.stop()?;
         self.drain(&written)?;
@@ -228,7 +254,10 @@ impl<'a> Stage<'a> {
             plugin: self.soak.plugin,
             verdict,
             quarantine: self.soak.plugin.judge_quarantine(&self.scene, &written)?,
-            swaps: self.swaps.good,
+            swaps: self.swaps.good + self.changes.swaps,
+            edits: self.changes.edits,
+            rollbacks: self.changes.rollbacks,
+            bytes_per_change: self.bytes_per_change,
             broken_swaps: self.swaps.broken,
             rotations,
             seconds: started.elapsed().as_secs_f64(),
@@ -248,6 +277,14 @@ impl<'a> Stage<'a> {
 
     /// From a start to a kill.
     fn live(&mut self, generator: &Generator) -> Result<()> {
+        if self.soak.changes > 0 {
+            let mut agent = self.scene.start_ready()?;
+            let count = self.soak.changes / 2 / self.soak.times.max(1);
+            self.changes.make(&self.scene, &mut agent, count, false)?;
+            self.changes.begin_one(&self.scene)?;
+            thread::sleep(self.random.random_range(Duration::ZERO..CHANGE_TAKES));
+            return self.harm(agent);
+        }
         let mut agent = self.scene.start()?;
         if generator.wants_truncation() {
             self.wait_delivered(&mut agent, &generator.written())?;
@@ -278,6 +315,27 @@ impl<'a> Stage<'a> {
             Ok(generator.rotations() > 0)
         })?;
         self.harm(agent)
+    }
+
+    /// One long life with the other half of the changes; half of the new versions have a bug.
+    fn live_with_changes(&mut self) -> Result<()> {
+        if self.soak.changes == 0 {
+            return Ok(());
+        }
+        let mut agent = self.scene.start_ready()?;
+        let count = self.soak.changes - self.soak.changes / 2;
+        let first = count.min(CHANGES_TO_WARM_UP);
+        self.changes.make(&self.scene, &mut agent, first, true)?;
+        let before = agent.memory()?.anonymous;
+        self.changes.make(&self.scene, &mut agent, count - first, true)?;
+        let grown = i64::try_from(agent.memory()?.anonymous)? - i64::try_from(before)?;
+        if count >= 4 * CHANGES_TO_WARM_UP {
+            self.bytes_per_change = Some(grown / i64::from(count - first));
+        }
+        // The drain begins with a good version and the first pipeline.
+        self.scene.install("swap-a", "swap")?;
+        self.changes.restore(&self.scene)?;
+        agent.stop()
     }
 
     fn harm(&mut self, mut agent: Agent) -> Result<()> {

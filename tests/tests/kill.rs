@@ -38,6 +38,17 @@ fn kills_with_access_log_and_swaps() {
     check(&Soak::kills(15, seed(), Plugin::AccessLog));
 }
 
+/// Swaps (buggy versions too) and edits of the pipeline, with kills between and within them.
+#[test]
+fn kills_with_swaps_and_edits() {
+    let soak = Soak { changes: 40, bytes_per_s: 1_000_000, ..Soak::kills(3, seed(), Plugin::AccessLog) };
+    eprintln!("seed {}", soak.seed);
+    let report = soak::run(&soak).unwrap();
+    eprintln!("{report}");
+    assert!(report.holds(), "{report}");
+    assert!(report.verdict.events > 0 && report.edits > 1 && report.rollbacks > 1, "{report}");
+}
+
 /// Some lines are written twice: each comes out once, whenever the agent is killed, because what the plugin remembers is in
 /// the same commit as the lines.
 #[test]

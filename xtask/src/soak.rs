@@ -15,6 +15,9 @@ use serde_json::json;
 
 use crate::{build, soak_kafka};
 
+/// A fifth as many kills as changes: half of the changes are in lives that are killed.
+const CHANGES_PER_KILL: u32 = 5;
+
 /// What to do to the agent.
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -24,6 +27,9 @@ pub struct Arguments {
     /// Power cuts: journal and output on an ext4 that loses its page cache (needs root)
     #[arg(long, default_value_t = 0)]
     power_cuts: u32,
+    /// Swaps of a plugin and edits of the pipeline, with the kills between them (a fifth as many, unless --kills is given)
+    #[arg(long, default_value_t = 0)]
+    swaps: u32,
     /// Repeats a run's random choices (not the scheduler's)
     #[arg(long)]
     seed: Option<u64>,
@@ -79,8 +85,12 @@ impl From<Interceptors> for Plugin {
 
 /// Soaks; succeeds if nothing was lost, doubled or out of order.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    if arguments.kills == 0 && arguments.power_cuts == 0 && !arguments.kafka.is_asked() {
-        bail!("nothing to do: give --kills N, --power-cuts N, --kafka N or --away SECONDS");
+    if arguments.kills == 0
+        && arguments.swaps == 0
+        && arguments.power_cuts == 0
+        && !arguments.kafka.is_asked()
+    {
+        bail!("nothing to do: give --kills N, --swaps N, --power-cuts N, --kafka N or --away SECONDS");
     }
     if arguments.power_cuts > 0 {
         disk::require_root("--power-cuts")?;
@@ -133,8 +143,13 @@ fn soaks(arguments: &Arguments, seed: u64) -> Vec<Soak> {
     for (at, plugin) in (0_u32..).zip(plugins) {
         // The remainder goes to the first.
         let share = |times: u32| times / count + u32::from(at < times % count);
-        soaks.push(Soak::kills(share(arguments.kills), seed, plugin));
+        if arguments.swaps == 0 {
+            soaks.push(Soak::kills(share(arguments.kills), seed, plugin));
+        }
         soaks.push(Soak::power_cuts(share(arguments.power_cuts), seed, plugin));
+    }
+    if arguments.swaps > 0 {
+        soaks.push(changes(arguments, seed));
     }
     soaks.retain(|soak| soak.times > 0);
     for soak in &mut soaks {
@@ -148,6 +163,14 @@ fn soaks(arguments: &Arguments, seed: u64) -> Vec<Soak> {
         soak.is_talkative = true;
     }
     soaks
+}
+
+/// A run with many changes: the plugin decides which versions can be told to have a bug.
+fn changes(arguments: &Arguments, seed: u64) -> Soak {
+    let kills =
+        if arguments.kills > 0 { arguments.kills } else { arguments.swaps.div_ceil(CHANGES_PER_KILL) };
+    let plugin = arguments.plugin.map_or(Plugin::AccessLog, Plugin::from);
+    Soak { changes: arguments.swaps, ..Soak::kills(kills, seed, plugin) }
 }
 
 /// All runs together.
@@ -164,6 +187,8 @@ fn summary(reports: &[Report], seed: u64) -> serde_json::Value {
         "foreign": sum(|verdict| verdict.foreign),
         "quarantined": reports.iter().map(|report| report.quarantine.events).sum::<u64>(),
         "events": sum(|verdict| verdict.events),
+        "edits": reports.iter().map(|report| report.edits).sum::<u32>(),
+        "rollbacks": reports.iter().map(|report| report.rollbacks).sum::<u32>(),
         "swaps": reports.iter().map(|report| report.swaps).sum::<u32>(),
         "rotations": reports.iter().map(|report| report.rotations).sum::<u64>(),
         "seconds": reports.iter().map(|report| report.seconds).sum::<f64>(),

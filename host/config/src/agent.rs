@@ -22,6 +22,7 @@ pub(crate) struct AgentSettings {
     pub data_dir: PathBuf,
     pub plugin_dir: PathBuf,
     pub drain_timeout: Duration,
+    pub watch: bool,
     /// Pipeline files, patterns and directories as written, each with its place.
     pub pipelines: Vec<(String, Span)>,
 }
@@ -46,6 +47,7 @@ fn settings(options: &Options, dir: &Path, pipelines: Vec<(String, Span)>) -> Ag
         data_dir: dir.join(options.text_opt("data_dir").unwrap_or(".flumen")),
         plugin_dir: dir.join(options.text_opt("plugin_dir").unwrap_or("plugins")),
         drain_timeout: options.duration_opt("drain_timeout").unwrap_or(Duration::from_secs(30)),
+        watch: options.flag_opt("watch").unwrap_or(true),
         pipelines,
     }
 }

@@ -1,12 +1,16 @@
 //! `[[interceptor]]` and `[[sink.NAME.interceptor]]`: a chain of plugins; `[source.NAME.codec]` and `[sink.NAME.codec]`: one.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
-use flumen_pipeline::plan::{CodecPlan, ErrorPlan, InterceptorPlan, OnError, OnReject, PluginLimits};
-use flumen_pipeline::{ComponentKind, OptionSpec};
+use flumen_pipeline::plan::{
+    CodecPlan, ErrorPlan, InterceptorPlan, OnError, OnReject, PluginLimits, Probation,
+};
+use flumen_pipeline::{ComponentKind, OptionSpec, Options};
 
 use crate::code::Code;
 use crate::egress::read_egress;
+use crate::env::Env;
 use crate::json;
 use crate::named::Names;
 use crate::registry::CodecUse;
@@ -181,6 +185,72 @@ pub(crate) fn read_limits(
         host_call_bytes: options.size_opt("host_call_bytes").unwrap_or(default.host_call_bytes),
         state_bytes: options.size_opt("state").unwrap_or(default.state_bytes),
         recycle_batches: batches.unwrap_or(default.recycle_batches),
+        probation: read_probation(&options),
         recycle_memory_percent: percent.unwrap_or(default.recycle_memory_percent),
     }
+}
+
+fn read_probation(options: &Options) -> Probation {
+    let default = Probation::DEFAULT;
+    let number = |option: &str| options.integer_opt(option).and_then(|number| u64::try_from(number).ok());
+    Probation {
+        batches: number("probation_batches").unwrap_or(default.batches),
+        time: options.duration_opt("probation_time").unwrap_or(default.time),
+        failures: number("probation_failures").unwrap_or(default.failures),
+        slowdown: number("probation_slowdown").unwrap_or(default.slowdown),
+    }
+}
+
+/// The interceptors of a directory: its components, in the order of their file names.
+pub(crate) fn read_directory(
+    dir: &str,
+    span: &Span,
+    names: &mut Names,
+    spans: &mut PipelineSpans,
+    env: &dyn Env,
+    report: &mut Report<'_>,
+) -> Vec<InterceptorPlan> {
+    let path = report.file.dir().join(dir);
+    if !env.is_dir(&path) {
+        let reason = format!("there is no directory `{}`", report.quote(dir));
+        report.error(Code::FileNotFound, span, reason, "make it; it may be empty");
+        return Vec::new();
+    }
+    // Seen from the plugin directory, too.
+    let path = std::path::absolute(&path).unwrap_or(path);
+    let mut files = match env.list(&path) {
+        Ok(files) => files,
+        Err(error) => {
+            let reason = format!("the directory cannot be listed: {error}");
+            report.error(Code::FileUnreadable, span, reason, "check who may read it");
+            return Vec::new();
+        }
+    };
+    files.retain(|file| {
+        let name = file.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        name.ends_with(".wasm") && !name.starts_with('.')
+    });
+    files.sort();
+    report.listed.push(path);
+    let mut plans = Vec::new();
+    for file in files {
+        let name = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        if !check_name("interceptor", &name, span, report) {
+            continue;
+        }
+        names.claim(ComponentKind::Interceptor, &name, span, report);
+        let place = ComponentSpans { header: span.clone(), options: BTreeMap::new() };
+        spans.add(ComponentKind::Interceptor, &name, place);
+        plans.push(InterceptorPlan {
+            name,
+            plugin: file.display().to_string(),
+            config: "{}".into(),
+            grants: Vec::new(),
+            on_reject: OnReject::Quarantine,
+            errors: ErrorPlan::default(),
+            limits: PluginLimits::default(),
+            egress: None,
+        });
+    }
+    plans
 }

@@ -46,7 +46,7 @@ pub use codec_cases::CodecCase;
 pub use diagnostic::{Diagnostic, Place, render};
 pub use duration::{format_duration, parse_duration};
 pub use env::{Env, MemoryEnv, SystemEnv};
-pub use load::load_agent;
+pub use load::{find_data_dir, load_agent};
 pub use reference::reference_markdown;
 pub use registry::{CodecUse, Registry};
 pub use schema::{agent_schema, json_schema, pipeline_schema, schema_files, tables_schema};

@@ -28,20 +28,27 @@ pub fn load_agent(
     registry: &Registry,
     env: &dyn Env,
 ) -> Result<(AgentPlan, Sources), Vec<Diagnostic>> {
-    let mut loader = Loader {
-        registry,
-        env,
-        agent: None,
-        pipelines: Vec::new(),
-        bridges: Vec::new(),
-        seen: BTreeSet::new(),
-        sources: Sources::default(),
-        diagnostics: Vec::new(),
-    };
+    let mut loader = Loader::new(registry, env);
     for path in paths {
         loader.path(path);
     }
     loader.finish(paths)
+}
+
+/// Where the agent of these paths keeps its data, as far as it can be told: pipeline files with errors do not hide it.
+pub fn find_data_dir(paths: &[PathBuf], registry: &Registry, env: &dyn Env) -> Option<PathBuf> {
+    let mut loader = Loader::new(registry, env);
+    paths.iter().for_each(|path| loader.path(path));
+    match loader.agent {
+        Some((_, settings)) => Some(settings.data_dir),
+        None => {
+            // Without an agent file it is beside the first file that was read.
+            let names_agent = |path: &&PathBuf| path.file_name().is_some_and(|name| name == AGENT_FILE);
+            let files = loader.sources.files.iter().filter(|path| !names_agent(path));
+            let first = loader.pipelines.first().map(|plan| &plan.file).into_iter().chain(files).next()?;
+            Some(agent::default_settings(first.parent().unwrap_or(Path::new(""))).data_dir)
+        }
+    }
 }
 
 /// The table that makes a file a bridge.
@@ -56,6 +63,21 @@ struct Loader<'a> {
     seen: BTreeSet<PathBuf>,
     sources: Sources,
     diagnostics: Vec<Diagnostic>,
+}
+
+impl<'a> Loader<'a> {
+    fn new(registry: &'a Registry, env: &'a dyn Env) -> Loader<'a> {
+        Loader {
+            registry,
+            env,
+            agent: None,
+            pipelines: Vec::new(),
+            bridges: Vec::new(),
+            seen: BTreeSet::new(),
+            sources: Sources::default(),
+            diagnostics: Vec::new(),
+        }
+    }
 }
 
 impl Loader<'_> {
@@ -189,7 +211,7 @@ impl Loader<'_> {
     }
 
     fn pipeline(&mut self, root: &Node, mut report: Report<'_>) {
-        let Some((plan, spans)) = read_pipeline(root, self.registry, &mut report) else {
+        let Some((plan, spans)) = read_pipeline(root, self.registry, self.env, &mut report) else {
             return self.done(report);
         };
         let fix = "rename the file, or add name = \"…\" to it as the first line";
@@ -201,6 +223,7 @@ impl Loader<'_> {
 
     fn done(&mut self, mut report: Report<'_>) {
         self.sources.files.extend(std::mem::take(&mut report.value_files));
+        self.sources.directories.extend(std::mem::take(&mut report.listed));
         self.diagnostics.extend(report.into_sorted());
     }
 
@@ -228,6 +251,7 @@ impl Loader<'_> {
             data_dir: settings.data_dir,
             plugin_dir: settings.plugin_dir,
             drain_timeout: settings.drain_timeout,
+            watch: settings.watch,
             pipelines: self.pipelines,
             bridges: self.bridges,
         };

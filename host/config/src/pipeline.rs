@@ -7,7 +7,8 @@ use flumen_pipeline::plan::{
 
 use crate::channels::{Channel, check_read, read_channels};
 use crate::code::Code;
-use crate::interceptor::{read_chain, read_codec};
+use crate::env::Env;
+use crate::interceptor::{read_chain, read_codec, read_directory};
 use crate::named::{Named, Names, find_spec, is_type, named};
 use crate::plugin_sink::{is_plugin, read_plugin_sink};
 use crate::registry::Registry;
@@ -22,6 +23,7 @@ use crate::tree::{Entry, Item, Node, Span};
 pub(crate) fn read_pipeline(
     root: &Node,
     registry: &Registry,
+    env: &dyn Env,
     report: &mut Report<'_>,
 ) -> Option<(PipelinePlan, PipelineSpans)> {
     let mut spans = PipelineSpans::new(report.file.clone());
@@ -45,7 +47,11 @@ pub(crate) fn read_pipeline(
         check_sides(sources, sinks, report);
     }
     let sources = read_sources(sources, registry, &mut names, &mut spans, report);
-    let interceptors = read_chain(chain, &mut names, &mut spans, report);
+    let mut interceptors = read_chain(chain, &mut names, &mut spans, report);
+    if let Some(dir) = top.options.text_opt("interceptors_from") {
+        let span = top.spans.get("interceptors_from").cloned().unwrap_or(0..0);
+        interceptors.extend(read_directory(dir, &span, &mut names, &mut spans, env, report));
+    }
     let sinks = read_sinks(sinks, registry, &channels, &mut names, &mut spans, report);
     let threads = top.options.integer_opt("interceptor_threads").and_then(|n| usize::try_from(n).ok());
     spans.secrets.clone_from(&report.secrets);

@@ -67,11 +67,20 @@ pub(crate) struct Report<'a> {
     pub secrets: Vec<String>,
     /// Files that `${file:…}` read.
     pub value_files: Vec<PathBuf>,
+    /// Directories whose files were listed.
+    pub listed: Vec<PathBuf>,
 }
 
 impl<'a> Report<'a> {
     pub fn new(file: &'a UserFile) -> Self {
-        Report { file, diagnostics: Vec::new(), not_shown: 0, secrets: Vec::new(), value_files: Vec::new() }
+        Report {
+            file,
+            diagnostics: Vec::new(),
+            not_shown: 0,
+            secrets: Vec::new(),
+            value_files: Vec::new(),
+            listed: Vec::new(),
+        }
     }
 
     /// Adds an error.

@@ -45,6 +45,12 @@ pub const AGENT: &[OptionSpec] = &[
         "How long SIGTERM waits for sources and sinks to finish.",
     ),
     option(
+        "watch",
+        OptionKind::Bool,
+        Some("true"),
+        "An edit of a configuration file takes effect by itself; without it, at `flumen reload` or SIGHUP.",
+    ),
+    option(
         "pipelines",
         OptionKind::TextList,
         Some("[\"pipelines/*.toml\"]"),
@@ -60,6 +66,13 @@ pub const PIPELINE: &[OptionSpec] = &[
         OptionKind::Integer { min: 1, max: 64 },
         Some("1"),
         "Threads that run the interceptors of each source.",
+    ),
+    option(
+        "interceptors_from",
+        OptionKind::Text,
+        None,
+        "A directory: every NAME.wasm in it is an interceptor, behind those of this file, in the order of the file names; one that \
+         is dropped in joins the flow, one that is taken out leaves it. Relative to this file.",
     ),
 ];
 
@@ -274,6 +287,30 @@ pub const LIMITS: &[OptionSpec] = &[
         OptionKind::Integer { min: 1, max: 1_000_000_000 },
         Some("10000"),
         "Batches after which an instance is replaced by a fresh one.",
+    ),
+    option(
+        "probation_batches",
+        OptionKind::Integer { min: 0, max: 1_000_000 },
+        Some("200"),
+        "A swapped version is on probation for this many batches; 0: never. Plugins that keep state are not.",
+    ),
+    option(
+        "probation_time",
+        OptionKind::Duration { min: Duration::ZERO, max: Duration::from_secs(86_400) },
+        Some("\"5m\""),
+        "Or for this time, whichever ends first.",
+    ),
+    option(
+        "probation_failures",
+        OptionKind::Integer { min: 0, max: 1_000_000 },
+        Some("2"),
+        "The version before comes back after more batches than these in which the new one failed and it did not; it processes them.",
+    ),
+    option(
+        "probation_slowdown",
+        OptionKind::Integer { min: 0, max: 1_000_000 },
+        Some("10"),
+        "It also comes back if an event costs this many times as much as before, and over a microsecond; 0: whatever it costs.",
     ),
     option(
         "recycle_memory_percent",

@@ -316,3 +316,26 @@ fn a_file_with_a_bridge_table_is_a_bridge() {
     assert_eq!(wrong[0].code, Code::DuplicateName);
     assert!(wrong[0].reason.contains("the pipeline `a` exists already"), "{}", wrong[0].reason);
 }
+
+/// A directory of interceptors: behind those of the file, in the order of the names, and watched.
+#[test]
+fn a_directory_of_interceptors_is_read_in_order() {
+    let text = "interceptors_from = \"web.d/\"\n[source]\ntype = \"generator\"\n[sink]\ntype = \"null\"\n[[interceptor]]\nplugin = \"first\"\n";
+    let env = |names: &[&str]| {
+        let mut env = MemoryEnv::default();
+        env.files.insert("/c/web.toml".into(), text.into());
+        for name in names {
+            env.files.insert(format!("/c/web.d/{name}").into(), Vec::new());
+        }
+        env
+    };
+    let load = |env: &MemoryEnv| load_agent(&["/c/web.toml".into()], &registry(), env);
+    let (plan, sources) = load(&env(&["20-b.wasm", "10-a.wasm", ".30-c.wasm", "README.md"])).unwrap();
+    let chain: Vec<_> = plan.pipelines[0].interceptors.iter().map(|it| (&*it.name, &*it.plugin)).collect();
+    assert_eq!(chain, [("first", "first"), ("10-a", "/c/web.d/10-a.wasm"), ("20-b", "/c/web.d/20-b.wasm")]);
+    assert!(sources.directories().any(|dir| dir.ends_with("web.d")));
+    let wrong = load(&env(&[])).unwrap_err();
+    assert!(wrong[0].to_string().contains("there is no directory"), "{}", wrong[0]);
+    let wrong = load(&env(&["first.wasm"])).unwrap_err();
+    assert!(wrong[0].to_string().contains("a second interceptor has the name"), "{}", wrong[0]);
+}

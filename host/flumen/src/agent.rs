@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::bridges::{self, BridgeView, RunningBridge};
@@ -17,17 +18,20 @@ use flumen_pipeline::plan::{
 };
 use flumen_pipeline::status::PipelineStatus;
 use flumen_pipeline::{
-    BuildError, ComponentKind, DecoderLink, EncoderLink, Interceptor, Parts, Pipeline, Sink, StopOutcome,
-    channel_specs, quarantine,
+    BuildError, ComponentKind, DecoderLink, EncoderLink, Interceptor, Parts, Pipeline, Sink, channel_specs,
+    quarantine,
 };
 use flumen_plugin::{
     HostConfig, LoadError, PluginHost, PluginSink, PluginSlot, Role, SettingsError, SlotStatus,
 };
+use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
 use crate::exit::Failure;
 use crate::registry;
+use crate::reload::ReloadView;
+use crate::running::RunningPipeline;
 
 /// Compiled plugins, below the data directory.
 pub const CACHE_DIR: &str = "cache";
@@ -42,12 +46,25 @@ const LOCK_FILE: &str = "agent.lock";
 
 /// A running agent.
 pub struct Agent {
-    /// Its plan.
-    pub plan: AgentPlan,
-    pipelines: Vec<(Pipeline, Vec<Arc<PluginSlot>>)>,
-    bridges: Vec<RunningBridge>,
+    /// The paths that it was started with: a reload reads them again.
+    pub paths: Vec<PathBuf>,
+    pub(crate) plan: Mutex<Arc<AgentPlan>>,
+    /// Where its plan came from.
+    pub(crate) files: Mutex<Arc<ConfigFiles>>,
+    /// Locked for a look or an exchange, never while something is waited for.
+    pub(crate) pipelines: Mutex<Vec<Arc<RunningPipeline>>>,
+    pub(crate) bridges: Mutex<Vec<Arc<RunningBridge>>>,
+    /// 1 at the start, one more for each reload that changed something.
+    pub(crate) generation: AtomicU64,
+    /// Files that the last reload found errors in: perhaps not yet among `files`, and their next edit matters.
+    pub(crate) suspects: Mutex<Vec<PathBuf>>,
+    pub(crate) last_reload: Mutex<Option<ReloadView>>,
+    /// Held by a reload and by the stop: one at a time.
+    pub(crate) changing: Mutex<()>,
+    /// While a reload is under way, parts that have ended are no sign that the agent has.
+    pub(crate) is_changing: AtomicBool,
+    pub(crate) host: Arc<PluginHost>,
     started: Instant,
-    _host: Arc<PluginHost>,
     _lock: File,
 }
 
@@ -62,6 +79,10 @@ pub struct AgentStatus {
     pub pid: u32,
     /// Seconds since it was ready.
     pub uptime_s: f64,
+    /// 1 since the start, one more for each reload that changed something.
+    pub generation: u64,
+    /// The last reload, if there was one.
+    pub last_reload: Option<ReloadView>,
     /// Its pipelines, then its bridges.
     pub pipelines: Vec<FlowView>,
 }
@@ -82,6 +103,8 @@ pub struct PipelineView {
     /// The pipeline.
     #[serde(flatten)]
     pub pipeline: PipelineStatus,
+    /// The agent's generation in which it was started, or changed last.
+    pub generation: u64,
     /// Its plugins: decoders, those of the chain, those of each sink's chain, encoders, sinks that are plugins.
     pub plugins: Vec<SlotStatus>,
     /// What each sink promises across a crash.
@@ -90,92 +113,102 @@ pub struct PipelineView {
 
 impl Agent {
     /// Opens plugins and journals and starts all pipelines; stops at the first that cannot start.
-    pub fn start(plan: AgentPlan, files: &ConfigFiles) -> Result<Agent, Failure> {
+    pub fn start(paths: Vec<PathBuf>, plan: AgentPlan, files: ConfigFiles) -> Result<Agent, Failure> {
         std::fs::create_dir_all(&plan.data_dir)
             .with_context(|| format!("cannot make the data directory {}", plan.data_dir.display()))?;
         let lock = lock(&plan.data_dir)?;
         let host = PluginHost::new(HostConfig::new(plan.data_dir.join(CACHE_DIR)))
             .map_err(|error| anyhow::anyhow!("cannot start the plugin host: {error}"))?;
+        let files = Arc::new(files);
         let mut agent = Agent {
-            plan,
-            pipelines: Vec::new(),
-            bridges: Vec::new(),
+            paths,
+            plan: Mutex::new(Arc::new(plan)),
+            files: Mutex::new(files.clone()),
+            pipelines: Mutex::default(),
+            bridges: Mutex::default(),
+            generation: AtomicU64::new(1),
+            suspects: Mutex::default(),
+            last_reload: Mutex::default(),
+            changing: Mutex::default(),
+            is_changing: AtomicBool::new(false),
+            host: host.clone(),
             started: Instant::now(),
-            _host: host.clone(),
             _lock: lock,
         };
-        let plan = agent.plan.clone();
+        let plan = agent.plan();
         // All plugins first: a pipeline whose plugin is missing must not start another one half.
         let mut opened = Vec::new();
-        let mut unfit = component_errors(&plan, files);
-        unfit.extend(bridges::errors(&plan, files));
+        let mut unfit = component_errors(&plan, &files);
+        unfit.extend(bridges::errors(&plan, &files));
         for pipeline in &plan.pipelines {
-            opened.push(open_plugins(&host, pipeline, &plan.plugin_dir, files, &mut unfit));
+            opened.push(open_plugins(&host, pipeline, &plan.plugin_dir, &files, &mut unfit));
         }
         if !unfit.is_empty() {
             return Err(Failure::Config(unfit));
         }
-        for (pipeline, plugins) in plan.pipelines.iter().zip(opened) {
-            match start_pipeline(&plan, pipeline, &plugins, files) {
-                Ok(running) => {
-                    agent.pipelines.push((running, plugins.all().cloned().collect()));
-                }
-                Err(failure) => {
-                    agent.stop();
-                    return Err(failure);
-                }
-            }
-        }
-        for bridge in &plan.bridges {
-            match RunningBridge::start(bridge, files) {
-                Ok(running) => agent.bridges.push(running),
-                Err(failure) => {
-                    agent.stop();
-                    return Err(failure);
-                }
-            }
+        let started = plan.pipelines.iter().zip(opened).try_for_each(|(pipeline, plugins)| {
+            let running = RunningPipeline::start(&plan, pipeline, Arc::new(plugins), &files, 1)?;
+            agent.pipelines.lock().push(running);
+            Ok(())
+        });
+        let started = started.and_then(|()| {
+            plan.bridges.iter().try_for_each(|bridge| {
+                agent.bridges.lock().push(Arc::new(RunningBridge::start(bridge, &files)?));
+                Ok(())
+            })
+        });
+        if let Err(failure) = started {
+            agent.stop();
+            return Err(failure);
         }
         agent.started = Instant::now();
         Ok(agent)
     }
 
+    /// The plan that it runs.
+    pub fn plan(&self) -> Arc<AgentPlan> {
+        self.plan.lock().clone()
+    }
+
+    /// Its pipelines.
+    pub fn pipelines(&self) -> Vec<Arc<RunningPipeline>> {
+        self.pipelines.lock().clone()
+    }
+
+    pub(crate) fn bridges(&self) -> Vec<Arc<RunningBridge>> {
+        self.bridges.lock().clone()
+    }
+
     /// True when no source of any pipeline will bring more, and no bridge gets on (else one never ends).
     pub fn sources_ended(&self) -> bool {
-        self.pipelines.iter().all(|(pipeline, _)| pipeline.sources_ended())
-            && self.bridges.iter().all(|bridge| bridge.failure().is_some())
+        !self.is_changing.load(Ordering::Acquire)
+            && self.pipelines().iter().all(|running| running.pipeline.sources_ended())
+            && self.bridges().iter().all(|bridge| bridge.failure().is_some())
+            && !self.is_changing.load(Ordering::Acquire)
     }
 
     /// Why no pipeline and no bridge can go on, if none can.
     pub fn failure(&self) -> Option<String> {
-        let pipelines = self.pipelines.iter().map(|(pipeline, _)| pipeline.failure());
-        let all: Option<Vec<String>> =
-            pipelines.chain(self.bridges.iter().map(RunningBridge::failure)).collect();
-        all.map(|failures| failures.join("; "))
+        if self.is_changing.load(Ordering::Acquire) {
+            return None;
+        }
+        let (pipelines, bridges) = (self.pipelines(), self.bridges());
+        let failures = pipelines.iter().map(|running| running.failure());
+        let all: Option<Vec<String>> = failures.chain(bridges.iter().map(|it| it.failure())).collect();
+        all.filter(|_| !self.is_changing.load(Ordering::Acquire)).map(|failures| failures.join("; "))
     }
 
     /// Stops all pipelines and bridges within the plan's limit. True if none had failed.
     pub fn stop(&self) -> bool {
-        let deadline = Instant::now() + self.plan.drain_timeout;
+        let _alone = self.changing.lock();
+        let deadline = Instant::now() + self.plan().drain_timeout;
         let mut fine = true;
-        self.bridges.iter().for_each(RunningBridge::ask_to_stop);
-        for (pipeline, _) in &self.pipelines {
-            let name = &pipeline.plan().name;
-            match pipeline.stop(deadline) {
-                StopOutcome::Drained => tracing::info!(pipeline = name, "stopped; everything is delivered"),
-                StopOutcome::Left(events) => {
-                    tracing::info!(
-                        pipeline = name,
-                        events,
-                        "stopped; not everything is delivered: the next start goes on with it"
-                    );
-                }
-                StopOutcome::Failed(reason) => {
-                    fine = false;
-                    tracing::error!(pipeline = name, reason, "stopped after a failure");
-                }
-            }
+        let bridges = self.bridges();
+        bridges.iter().for_each(|bridge| bridge.ask_to_stop());
+        for running in self.pipelines() {
+            fine &= running.stop(deadline).is_ok();
         }
-        for bridge in &self.bridges {
+        for bridge in bridges {
             fine &= bridge.wait(deadline);
         }
         fine
@@ -183,30 +216,25 @@ impl Agent {
 
     /// The quarantine of a pipeline, to ask for jobs.
     pub fn kept(&self, pipeline: &str) -> Option<Arc<Kept>> {
-        let running = self.pipelines.iter().find(|(running, _)| running.plan().name == pipeline);
-        running.and_then(|(pipeline, _)| pipeline.kept().cloned())
+        let pipelines = self.pipelines();
+        let running = pipelines.iter().find(|running| running.pipeline.plan().name == pipeline)?;
+        running.pipeline.kept().cloned()
     }
 
     /// Figures of everything.
     pub fn status(&self) -> AgentStatus {
-        let view = |(pipeline, slots): &(Pipeline, Vec<Arc<PluginSlot>>)| {
-            let plugins = slots.iter().map(|slot| slot.status()).collect();
-            let plan = pipeline.plan();
-            let deliveries = plan.sinks.iter().map(|sink| {
-                let slot =
-                    slots.iter().find(|slot| slot.plan().name == sink.name && slot.role() == Role::Sink);
-                (sink.name.clone(), registry::delivery(plan, sink, slot.map(|slot| &**slot)).0)
-            });
-            let deliveries = deliveries.collect();
-            FlowView::Pipeline(Box::new(PipelineView { pipeline: pipeline.status(), plugins, deliveries }))
-        };
-        let bridges = self.bridges.iter().map(|bridge| FlowView::Bridge(bridge.status()));
+        let pipelines = self.pipelines();
+        let flows = pipelines.iter().map(|running| FlowView::Pipeline(Box::new(running.view())));
+        let bridges = self.bridges();
+        let bridges = bridges.iter().map(|bridge| FlowView::Bridge(bridge.status()));
         AgentStatus {
-            agent: self.plan.name.clone(),
+            agent: self.plan().name.clone(),
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs_f64(),
-            pipelines: self.pipelines.iter().map(view).chain(bridges).collect(),
+            generation: self.generation.load(Ordering::Acquire),
+            last_reload: self.last_reload.lock().clone(),
+            pipelines: flows.chain(bridges).collect(),
         }
     }
 }
@@ -255,10 +283,11 @@ pub fn component_errors(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic
 }
 
 /// The opened plugins of one pipeline.
+#[derive(Default)]
 pub struct Plugins {
     /// Those of the chain.
     pub chain: Vec<Arc<PluginSlot>>,
-    /// Those of each sink.
+    /// Those of each sink, in the order of the plan.
     pub sinks: Vec<Vec<Arc<PluginSlot>>>,
     /// The decoder of each source.
     pub decoders: Vec<Option<Arc<PluginSlot>>>,
@@ -300,6 +329,27 @@ pub fn open_plugins(
     };
     let (all, sinks) =
         (chain(&plan.interceptors), plan.sinks.iter().map(|sink| chain(&sink.interceptors)).collect());
+    Plugins { chain: all, sinks, ..open_parts(host, plan, plugin_dir, files, unfit) }
+}
+
+/// The same for codecs and for sinks that are plugins, alone.
+pub fn open_parts(
+    host: &PluginHost,
+    plan: &PipelinePlan,
+    plugin_dir: &Path,
+    files: &ConfigFiles,
+    unfit: &mut Vec<Diagnostic>,
+) -> Plugins {
+    let mut open = |role: Role, plugin: &InterceptorPlan| match host.slot_of(role, plugin.clone(), plugin_dir)
+    {
+        Ok(slot) => Some(slot),
+        Err(error) => {
+            let (kind, name) = (ComponentKind::Interceptor, &plugin.name);
+            let errors = plugin_errors(&error);
+            unfit.extend(errors.iter().map(|error| files.diagnostic_for(&plan.name, kind, name, error)));
+            None
+        }
+    };
     let decoders = plan.sources.iter().map(|source| open(Role::Decoder, source.codec.as_ref()?)).collect();
     let encoders = plan.sinks.iter().map(|sink| open(Role::Encoder, sink.codec.as_ref()?)).collect();
     let deliver = plan.sinks.iter().map(|sink| {
@@ -312,11 +362,11 @@ pub fn open_plugins(
         opened.map_err(note).ok()
     });
     let deliver = deliver.collect();
-    Plugins { chain: all, sinks, decoders, encoders, deliver }
+    Plugins { decoders, encoders, deliver, ..Plugins::default() }
 }
 
 /// A load error as the options that it is about.
-fn plugin_errors(error: &LoadError) -> Vec<BuildError> {
+pub fn plugin_errors(error: &LoadError) -> Vec<BuildError> {
     match error {
         LoadError::Options { errors, .. } => {
             let each = errors.iter();
@@ -352,7 +402,13 @@ pub fn pipeline_dir(data_dir: &Path, pipeline: &str) -> PathBuf {
     data_dir.join(PIPELINES_DIR).join(pipeline)
 }
 
-fn start_pipeline(
+/// Interceptors of slots.
+pub fn interceptors(slots: &[Arc<PluginSlot>]) -> Vec<Arc<dyn Interceptor>> {
+    slots.iter().map(|slot| slot.clone() as Arc<dyn Interceptor>).collect()
+}
+
+/// Opens the journals of a pipeline and starts its threads.
+pub fn start_pipeline(
     agent: &AgentPlan,
     plan: &PipelinePlan,
     plugins: &Plugins,
@@ -379,9 +435,6 @@ fn start_pipeline(
         }
     };
     let kept = open_journal(quarantine, vec![quarantine::kept_channel_spec()])?;
-    let interceptors = |slots: &[Arc<PluginSlot>]| {
-        slots.iter().map(|slot| slot.clone() as Arc<dyn Interceptor>).collect::<Vec<Arc<dyn Interceptor>>>()
-    };
     let on_reject =
         |codec: &Option<CodecPlan>| codec.as_ref().map_or(OnReject::Quarantine, |codec| codec.on_reject);
     let decoder = |(source, slot): (&SourcePlan, &Option<Arc<PluginSlot>>)| {

@@ -111,6 +111,11 @@ impl RunningBridge {
         Ok(running)
     }
 
+    /// The bridge's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Why none of its topics gets on, if none does.
     pub fn failure(&self) -> Option<String> {
         let failures: Vec<String> = self.failures().collect();

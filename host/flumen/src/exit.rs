@@ -8,6 +8,8 @@ use flumen_config::Diagnostic;
 pub const FAILED: u8 = 1;
 /// Wrong arguments.
 pub const USAGE: u8 = 2;
+/// `flumen plan --exit-code`: something would change.
+pub const DIFFERS: u8 = 3;
 /// The data directory is in use by another agent (`EX_TEMPFAIL`).
 pub const LOCKED: u8 = 75;
 /// What was asked for is not there yet; try again later (`EX_TEMPFAIL`).
@@ -41,33 +43,47 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 impl Failure {
     /// Prints it for a person and gives the exit code.
     pub fn report(self) -> ExitCode {
-        let code = match self {
+        if !matches!(self, Failure::Reported(_)) && !self.is_closed_pipe() {
+            let (_, text) = self.text();
+            match self {
+                // Their text ends with the sentence of the program.
+                Failure::Config(_) | Failure::Unfit(_) => eprintln!("{text}"),
+                _ => eprintln!("flumen: {text}"),
+            }
+        }
+        ExitCode::from(self.code())
+    }
+
+    /// The exit code, and what a person reads.
+    pub fn text(&self) -> (u8, String) {
+        let text = match self {
             Failure::Config(diagnostics) => {
-                for diagnostic in &diagnostics {
-                    eprintln!("{diagnostic}\n");
-                }
-                eprintln!("flumen: {} in the configuration", counted(diagnostics.len(), "error"));
-                CONFIG
+                let all: String = diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n\n")).collect();
+                format!("{all}flumen: {} in the configuration", counted(diagnostics.len(), "error"))
             }
             Failure::Unfit(reasons) => {
-                for reason in &reasons {
-                    eprintln!("error: {reason}");
-                }
-                eprintln!("flumen: {}", counted(reasons.len(), "error"));
-                CONFIG
+                let all: String = reasons.iter().map(|reason| format!("error: {reason}\n")).collect();
+                format!("{all}flumen: {}", counted(reasons.len(), "error"))
             }
-            Failure::Locked(reason) => {
-                eprintln!("flumen: {reason}");
-                LOCKED
-            }
-            Failure::Other(error) if is_closed_pipe(&error) => CLOSED_PIPE,
-            Failure::Other(error) => {
-                eprintln!("flumen: {error:#}");
-                FAILED
-            }
-            Failure::Reported(code) => code,
+            Failure::Locked(reason) => reason.clone(),
+            Failure::Other(error) => format!("{error:#}"),
+            Failure::Reported(_) => String::new(),
         };
-        ExitCode::from(code)
+        (self.code(), text)
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            Failure::Config(_) | Failure::Unfit(_) => CONFIG,
+            Failure::Locked(_) => LOCKED,
+            Failure::Other(_) if self.is_closed_pipe() => CLOSED_PIPE,
+            Failure::Other(_) => FAILED,
+            Failure::Reported(code) => *code,
+        }
+    }
+
+    fn is_closed_pipe(&self) -> bool {
+        matches!(self, Failure::Other(error) if is_closed_pipe(error))
     }
 }
 

@@ -8,6 +8,8 @@ mod control;
 mod exit;
 mod log;
 mod registry;
+mod reload;
+mod running;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -47,6 +49,10 @@ enum Command {
     Check(cmd::check::Args),
     /// Ask the running agent how it is.
     Status(cmd::status::Args),
+    /// Show what a reload would start, stop, change and leave alone.
+    Plan(cmd::plan::Args),
+    /// Have the running agent read its configuration and its plugins again.
+    Reload(cmd::reload::Args),
     /// Kafka topics (or trees with done files) into whole files by event time.
     Bridge(cmd::bridge::Args),
     /// Look at plugins and try them.
@@ -93,6 +99,8 @@ fn main() -> ExitCode {
         Command::Run(args) => cmd::run::run(args, repeats),
         Command::Check(args) => cmd::check::run(args, cli.output),
         Command::Status(args) => cmd::status::run(args, cli.output),
+        Command::Plan(args) => cmd::plan::run(args, cli.output),
+        Command::Reload(args) => cmd::reload::run(args, cli.output),
         Command::Bridge(args) => cmd::bridge::run(args, cli.output),
         Command::Plugin(command) => cmd::plugin::run(command, cli.output),
         Command::Journal(command) => cmd::journal::run(command, cli.output),

@@ -23,7 +23,7 @@ use flumen_journal::{
     Ack, ChannelId, Commit, CommitError, Delivery, Journal, Put, ReadError, Reader, ReaderId, Ticket,
 };
 
-use crate::chain::Chain;
+use crate::chain::{Chain, Versions};
 use crate::component::{BuildError, Place};
 use crate::feed::spawn;
 use crate::metrics::{ComponentKind, ComponentMetrics, Metric};
@@ -502,11 +502,12 @@ impl Runner {
         if delivery.lost_before > 0 {
             self.context.metrics.add(Metric::SinkLostToDamage, delivery.lost_before);
         }
-        let parts = replay::for_sink(&self.context.name, &self.chain, delivery.batch);
+        let versions = self.chain.versions();
+        let parts = replay::for_sink(&self.context.name, &versions, delivery.batch);
         let parts = parts.map_err(|error| SinkError::Retry(error.to_string()))?;
         let mut kept = Vec::with_capacity(parts.len());
         for (first, batch) in parts {
-            kept.push(self.intercept(sink, first, batch)?);
+            kept.push(self.intercept(sink, first, &versions, batch)?);
         }
         delivery.batch = Batch::concat(&kept).map_err(|error| SinkError::Retry(error.to_string()))?;
         let (events, bytes) = (delivery.batch.rows() as u64, delivery.batch.body_bytes() as u64);
@@ -522,12 +523,18 @@ impl Runner {
     }
 
     /// The sink's own interceptors, from the one at `first`.
-    fn intercept(&mut self, sink: &mut dyn Sink, first: usize, batch: Batch) -> Result<Batch, SinkError> {
-        if first >= self.chain.0.len() {
+    fn intercept(
+        &mut self,
+        sink: &mut dyn Sink,
+        first: usize,
+        versions: &Versions,
+        batch: Batch,
+    ) -> Result<Batch, SinkError> {
+        if first >= versions.len() {
             return Ok(batch);
         }
-        let (chain, versions) = (self.chain.clone(), self.chain.versions());
-        let output = chain.process(first, &versions, batch, &mut || self.hold(sink))?;
+        let chain = self.chain.clone();
+        let output = chain.process(first, versions, batch, &mut || self.hold(sink))?;
         self.context.quarantine_groups(output.quarantined);
         Ok(output.kept)
     }

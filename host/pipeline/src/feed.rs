@@ -119,7 +119,8 @@ impl Feed {
         let source = make()?;
         let metrics = ComponentMetrics::new(ComponentKind::Source, name.clone());
         let wake = Wake::default();
-        let workers = if chain.0.is_empty() { 1 } else { interceptor_threads.max(1) };
+        // Also for an empty chain: links may come while the source runs.
+        let workers = interceptor_threads.max(1);
         let shared = Arc::new(Shared {
             target,
             chain,

@@ -65,6 +65,10 @@ pub const TICK_LOOK: Duration = Duration::from_secs(1);
 /// How long a stopping sink waits for its last commit: longer than a sync on a very busy disk.
 pub const STOP_COMMIT: Duration = Duration::from_secs(10);
 
+/// How long an exchange waits for one source or sink to end: as long as an orderly stop on a very busy disk. One that takes
+/// longer (its channel is full, its destination hangs) makes the pipeline restart as a whole, which closes the journal under it.
+pub const PART_STOP: Duration = Duration::from_secs(15);
+
 /// Events that a job of the quarantine takes in one commit: as many as a batch of a source.
 pub const JOB_ROWS: usize = 8_192;
 

@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use flumen_journal::{ChannelSpec, CommitError, Journal};
+use flumen_journal::{ChannelSpec, CommitError, Journal, JournalStatus};
 use parking_lot::Mutex;
 
-use crate::chain::{Chain, Link};
+use crate::chain::{Chain, Link, Links};
 use crate::component::{BuildError, Place};
 use crate::deliver::{MakeSink, Outlet, OutletPlace, OutletState};
 use crate::feed::{Feed, FeedState, FeedTarget, MakeSource, spawn};
 use crate::interceptor::Interceptor;
 use crate::kept::Kept;
 use crate::metrics::{ComponentKind, ComponentMetrics};
-use crate::plan::{InterceptorPlan, PipelinePlan};
+use crate::plan::{BatchPlan, InterceptorPlan, PipelinePlan, SinkPlan, SourcePlan};
 use crate::quarantine::{self, Keeper};
 use crate::replay::{ReplayPlace, Replayer};
 use crate::source::Wake;
@@ -67,13 +67,17 @@ pub fn channel_specs(plan: &PipelinePlan) -> Vec<ChannelSpec> {
 
 /// A pipeline under way.
 pub struct Pipeline {
-    plan: PipelinePlan,
-    journal: Arc<dyn Journal>,
+    pub(crate) agent: Arc<str>,
+    pub(crate) plan: Arc<Mutex<Arc<PipelinePlan>>>,
+    pub(crate) journal: Arc<dyn Journal>,
     quarantine: Arc<dyn Journal>,
     kept: Option<Arc<Kept>>,
-    chain: Arc<Chain>,
-    feeds: Vec<Feed>,
-    outlets: Vec<Outlet>,
+    pub(crate) chain: Arc<Chain>,
+    /// The part of the chain that keeps state: a pipeline with such a part restarts to change its chain.
+    stateful: Mutex<Option<Arc<Stateful>>>,
+    /// In the order of the plan, as are the outlets. Locked for a look or an exchange, never while something is waited for.
+    pub(crate) feeds: Mutex<Vec<Arc<RunningFeed>>>,
+    pub(crate) outlets: Mutex<Vec<Arc<RunningOutlet>>>,
     keeper: Mutex<Option<JoinHandle<()>>>,
     keeper_wake: Wake,
     replayer: Mutex<Option<JoinHandle<()>>>,
@@ -81,6 +85,26 @@ pub struct Pipeline {
     ticker_wake: Wake,
     tick_failure: Arc<Mutex<Option<String>>>,
     codecs: Vec<Arc<ComponentMetrics>>,
+}
+
+/// A source under way, and what it was made from.
+pub(crate) struct RunningFeed {
+    pub(crate) made_from: FeedPlan,
+    pub(crate) feed: Feed,
+}
+
+/// What a feed is made from: one that was made from something else has to restart.
+#[derive(Clone, PartialEq)]
+pub(crate) struct FeedPlan {
+    pub(crate) source: SourcePlan,
+    pub(crate) batch: BatchPlan,
+    pub(crate) threads: usize,
+}
+
+/// A sink under way, and what it was made from (its interceptors aside: they are exchanged under it).
+pub(crate) struct RunningOutlet {
+    pub(crate) made_from: SinkPlan,
+    pub(crate) outlet: Outlet,
 }
 
 /// How a stop went.
@@ -99,16 +123,18 @@ impl Pipeline {
     /// When a part cannot be made, what was started is stopped again and the journals are closed.
     pub fn start(parts: Parts) -> Result<Pipeline, StartError> {
         let Parts { agent, plan, journal, quarantine, sources, interceptors, sinks, codecs } = parts;
-        let chain = Arc::new(links(interceptors, &plan.interceptors));
+        let chain = Chain::new(links(interceptors, &plan.interceptors));
         let kept = Kept::new(quarantine.clone());
-        let mut pipeline = Pipeline {
-            plan,
+        let pipeline = Pipeline {
+            agent,
+            plan: Arc::new(Mutex::new(Arc::new(plan))),
             journal,
             quarantine,
             kept,
-            chain,
-            feeds: Vec::new(),
-            outlets: Vec::new(),
+            chain: Arc::new(chain),
+            stateful: Mutex::new(None),
+            feeds: Mutex::default(),
+            outlets: Mutex::default(),
             keeper: Mutex::new(None),
             keeper_wake: Wake::default(),
             replayer: Mutex::new(None),
@@ -117,7 +143,7 @@ impl Pipeline {
             tick_failure: Arc::default(),
             codecs,
         };
-        match pipeline.start_threads(&agent, sources, sinks) {
+        match pipeline.start_threads(sources, sinks) {
             Ok(()) => Ok(pipeline),
             Err(error) => {
                 pipeline.stop(Instant::now());
@@ -127,27 +153,19 @@ impl Pipeline {
     }
 
     fn start_threads(
-        &mut self,
-        agent: &Arc<str>,
+        &self,
         sources: Vec<MakeSource>,
         sinks: Vec<(MakeSink, Vec<Arc<dyn Interceptor>>)>,
     ) -> Result<(), StartError> {
-        let Pipeline { plan, journal, kept, chain, feeds, outlets, keeper, keeper_wake, replayer, .. } = self;
-        let bug = |component: &str, reason: &str| StartError {
-            kind: ComponentKind::Sink,
-            component: component.into(),
-            error: BuildError::new("", reason, "this is a bug of Flumen: report it"),
-        };
-        let missing = |component: &str| bug(component, "has no channel in the journal");
+        let plan = self.plan();
         if sources.len() != plan.sources.len()
             || sinks.len() != plan.sinks.len()
-            || chain.0.len() != plan.interceptors.len()
+            || self.chain.links().len() != plan.interceptors.len()
         {
-            return Err(bug("", "has fewer parts than its plan"));
+            return Err(bug(ComponentKind::Sink, "", "has fewer parts than its plan"));
         }
-        let quarantine_channel =
-            journal.channel(crate::quarantine::CHANNEL).ok_or_else(|| missing("quarantine"))?;
-        let stateful = Stateful::of(chain, &plan.name, journal.as_ref()).map_err(|error| StartError {
+        let stateful = Stateful::of(&self.chain.links(), &plan.name, self.journal.as_ref());
+        *self.stateful.lock() = stateful.map_err(|error| StartError {
             kind: ComponentKind::Interceptor,
             component: error.plugin,
             error: BuildError::new(
@@ -157,86 +175,122 @@ impl Pipeline {
             ),
         })?;
         for (sink, (make, interceptors)) in plan.sinks.iter().zip(sinks) {
-            let channel = journal.channel(&sink.channel).ok_or_else(|| missing(&sink.name))?;
-            let reader = journal.reader_id(channel, &sink.name).ok_or_else(|| missing(&sink.name))?;
-            let place =
-                OutletPlace { journal: journal.clone(), channel, reader, quarantine: quarantine_channel };
-            if let Some(plugin) = sink.interceptors.iter().find(|plugin| plugin.keeps_state()) {
-                return Err(StartError {
-                    kind: ComponentKind::Sink,
-                    component: sink.name.clone(),
-                    error: stateful_sink(plugin),
-                });
-            }
+            check_stateless(sink)?;
             let own = links(interceptors, &sink.interceptors);
-            let stands = Place {
-                agent: agent.clone(),
-                pipeline: plan.name.as_str().into(),
-                channel: sink.channel.as_str().into(),
-            };
-            let outlet = Outlet::start(&sink.name, make, own, place, stands);
-            outlets.push(outlet.map_err(|error| StartError {
-                kind: ComponentKind::Sink,
-                component: sink.name.clone(),
-                error,
-            })?);
+            let outlet = self.start_outlet(sink, make, own)?;
+            self.outlets.lock().push(outlet);
         }
-        let kept = kept.as_ref().ok_or_else(|| missing("quarantine"))?;
-        let moves = Keeper { from: journal.clone(), to: kept.clone(), wake: keeper_wake.clone() };
-        let thread = spawn(&format!("quarantine-{}", plan.name), move || moves.run())
-            .map_err(|error| StartError { kind: ComponentKind::Sink, component: String::new(), error })?;
-        *keeper.lock() = Some(thread);
-        let channels: Vec<_> =
-            plan.channels.iter().filter_map(|channel| journal.channel(&channel.name)).collect();
-        let replays = Replayer::new(
-            plan,
-            ReplayPlace {
-                journal: journal.clone(),
-                kept: kept.clone(),
-                chain: chain.clone(),
-                stateful: stateful.clone(),
-                channels: channels.clone(),
-                quarantine: quarantine_channel,
-            },
-        );
-        let thread = spawn(&format!("replay-{}", plan.name), move || replays.run())
-            .map_err(|error| StartError { kind: ComponentKind::Sink, component: String::new(), error })?;
-        *replayer.lock() = Some(thread);
-        if let Some(stateful) = stateful.clone() {
-            let target = TickTarget {
-                journal: journal.clone(),
-                channels: channels.clone(),
-                quarantine: quarantine_channel,
-            };
-            *self.ticker.lock() =
-                Some(start_ticks(&plan.name, stateful, target, &self.ticker_wake, &self.tick_failure)?);
-        }
+        self.start_keepers(&plan)?;
         for (source, make) in plan.sources.iter().zip(sources) {
-            if channels.len() != plan.channels.len() {
-                return Err(missing(&source.name));
-            }
-            let target = FeedTarget {
-                journal: journal.clone(),
-                channels: channels.clone(),
-                quarantine: quarantine_channel,
-                stateful: stateful.clone(),
-            };
-            let stands =
-                Place { agent: agent.clone(), pipeline: plan.name.as_str().into(), channel: "".into() };
-            let threads = plan.interceptor_threads;
-            let feed = Feed::start(&source.name, make, chain.clone(), threads, plan.batch, target, stands);
-            feeds.push(feed.map_err(|error| StartError {
-                kind: ComponentKind::Source,
-                component: source.name.clone(),
-                error,
-            })?);
+            let feed = self.start_feed(&plan, source, make)?;
+            self.feeds.lock().push(feed);
         }
         Ok(())
     }
 
+    /// The threads of the quarantine: the one that fills it, and the one that replays from it.
+    fn start_keepers(&self, plan: &PipelinePlan) -> Result<(), StartError> {
+        let missing = || bug(ComponentKind::Sink, "quarantine", "has no channel in the journal");
+        let no_thread = |error| StartError { kind: ComponentKind::Sink, component: String::new(), error };
+        let kept = self.kept.as_ref().ok_or_else(missing)?;
+        let quarantine = self.journal.channel(quarantine::CHANNEL).ok_or_else(missing)?;
+        let moves = Keeper { from: self.journal.clone(), to: kept.clone(), wake: self.keeper_wake.clone() };
+        let thread = spawn(&format!("quarantine-{}", plan.name), move || moves.run()).map_err(no_thread)?;
+        *self.keeper.lock() = Some(thread);
+        let channels: Vec<_> =
+            plan.channels.iter().filter_map(|channel| self.journal.channel(&channel.name)).collect();
+        let journal = self.journal.clone();
+        let stateful = self.stateful.lock().clone();
+        if let Some(stateful) = stateful.clone() {
+            let target = TickTarget { journal: journal.clone(), channels: channels.clone(), quarantine };
+            let thread = start_ticks(&plan.name, stateful, target, &self.ticker_wake, &self.tick_failure)?;
+            *self.ticker.lock() = Some(thread);
+        }
+        let replays = Replayer::new(ReplayPlace {
+            stateful,
+            plan: self.plan.clone(),
+            journal,
+            kept: kept.clone(),
+            chain: self.chain.clone(),
+            channels,
+            quarantine,
+        });
+        let thread = spawn(&format!("replay-{}", plan.name), move || replays.run()).map_err(no_thread)?;
+        *self.replayer.lock() = Some(thread);
+        Ok(())
+    }
+
+    pub(crate) fn start_outlet(
+        &self,
+        sink: &SinkPlan,
+        make: MakeSink,
+        own: Links,
+    ) -> Result<Arc<RunningOutlet>, StartError> {
+        let journal = &self.journal;
+        let missing = || bug(ComponentKind::Sink, &sink.name, "has no channel in the journal");
+        let quarantine = journal.channel(quarantine::CHANNEL).ok_or_else(missing)?;
+        let channel = journal.channel(&sink.channel).ok_or_else(missing)?;
+        let reader = journal.reader_id(channel, &sink.name).ok_or_else(missing)?;
+        let place = OutletPlace { journal: journal.clone(), channel, reader, quarantine };
+        let stands = self.place(&sink.channel);
+        let outlet = Outlet::start(&sink.name, make, Chain::new(own), place, stands);
+        let outlet = outlet.map_err(|error| StartError {
+            kind: ComponentKind::Sink,
+            component: sink.name.clone(),
+            error,
+        })?;
+        let made_from = SinkPlan { interceptors: Vec::new(), ..sink.clone() };
+        Ok(Arc::new(RunningOutlet { made_from, outlet }))
+    }
+
+    pub(crate) fn start_feed(
+        &self,
+        plan: &PipelinePlan,
+        source: &SourcePlan,
+        make: MakeSource,
+    ) -> Result<Arc<RunningFeed>, StartError> {
+        let journal = &self.journal;
+        let missing = || bug(ComponentKind::Source, &source.name, "has no channel in the journal");
+        let quarantine = journal.channel(quarantine::CHANNEL).ok_or_else(missing)?;
+        let channels: Vec<_> =
+            plan.channels.iter().filter_map(|channel| journal.channel(&channel.name)).collect();
+        if channels.len() != plan.channels.len() {
+            return Err(missing());
+        }
+        let target = FeedTarget {
+            journal: journal.clone(),
+            channels,
+            quarantine,
+            stateful: self.stateful.lock().clone(),
+        };
+        let (chain, stands) = (self.chain.clone(), self.place(""));
+        let (threads, batch) = (plan.interceptor_threads, plan.batch);
+        let feed = Feed::start(&source.name, make, chain, threads, batch, target, stands);
+        let feed = feed.map_err(|error| StartError {
+            kind: ComponentKind::Source,
+            component: source.name.clone(),
+            error,
+        })?;
+        let made_from = FeedPlan::of(plan, source);
+        Ok(Arc::new(RunningFeed { made_from, feed }))
+    }
+
+    fn place(&self, channel: &str) -> Place {
+        let pipeline = self.plan.lock().name.as_str().into();
+        Place { agent: self.agent.clone(), pipeline, channel: channel.into() }
+    }
+
+    fn feeds(&self) -> Vec<Arc<RunningFeed>> {
+        self.feeds.lock().clone()
+    }
+
+    fn outlets(&self) -> Vec<Arc<RunningOutlet>> {
+        self.outlets.lock().clone()
+    }
+
     /// The plan that it runs.
-    pub fn plan(&self) -> &PipelinePlan {
-        &self.plan
+    pub fn plan(&self) -> Arc<PipelinePlan> {
+        self.plan.lock().clone()
     }
 
     /// The quarantine, to ask for jobs.
@@ -247,53 +301,58 @@ impl Pipeline {
     /// True when all sources have come to their end (standard input was closed, a generator is done).
     pub fn sources_ended(&self) -> bool {
         // Without sources of its own it gets its events from elsewhere.
-        !self.feeds.is_empty()
-            && self.feeds.iter().all(|feed| feed.finished() && feed.state() == FeedState::Ended)
+        let feeds = self.feeds();
+        !feeds.is_empty() && feeds.iter().all(|it| it.feed.finished() && it.feed.state() == FeedState::Ended)
     }
 
     /// Why the pipeline cannot go on, if it cannot.
     pub fn failure(&self) -> Option<String> {
-        let feed = self.feeds.iter().find(|feed| feed.state() == FeedState::Failed);
-        if let Some(feed) = feed {
-            return Some(feed.metrics.error().unwrap_or_else(|| "the journal takes no more events".into()));
+        let feeds = self.feeds();
+        if let Some(failed) = feeds.iter().find(|it| it.feed.state() == FeedState::Failed) {
+            return Some(
+                failed.feed.metrics.error().unwrap_or_else(|| "the journal takes no more events".into()),
+            );
         }
         if let Some(reason) = self.tick_failure.lock().clone() {
             return Some(reason);
         }
-        let outlet = self.outlets.iter().find(|outlet| outlet.state() == OutletState::Failed);
-        outlet
-            .map(|outlet| outlet.metrics.error().unwrap_or_else(|| "the journal takes no more events".into()))
+        let outlets = self.outlets();
+        let failed = outlets.iter().find(|it| it.outlet.state() == OutletState::Failed);
+        failed
+            .map(|it| it.outlet.metrics.error().unwrap_or_else(|| "the journal takes no more events".into()))
     }
 
     /// Stops: sources first, then sinks when their channels are empty, or at `deadline` at the next
     /// flush. Whatever the outcome, nothing is lost: what was not delivered is in the journal.
     pub fn stop(&self, deadline: Instant) -> StopOutcome {
-        for feed in &self.feeds {
-            feed.wake.stop();
+        let (feeds, outlets) = (self.feeds(), self.outlets());
+        for running in &feeds {
+            running.feed.wake.stop();
         }
         if let Some(kept) = &self.kept {
             kept.wake.stop();
         }
         self.ticker_wake.stop();
         let has_ticked = || self.ticker.lock().as_ref().is_none_or(JoinHandle::is_finished);
-        wait_until(deadline, || self.feeds.iter().all(Feed::finished) && has_ticked());
-        if let Some(replayer) = self.replayer.lock().take() {
+        wait_until(deadline, || feeds.iter().all(|it| it.feed.finished()) && has_ticked());
+        if let Some(replayer) = &*self.replayer.lock() {
             wait_until(deadline, || replayer.is_finished());
         }
-        for outlet in &self.outlets {
-            outlet.finish.stop();
+        for running in &outlets {
+            running.outlet.finish.stop();
         }
-        wait_until(deadline, || self.outlets.iter().all(Outlet::finished));
-        for outlet in &self.outlets {
-            outlet.wake.stop();
+        let all_finished = || outlets.iter().all(|it| it.outlet.finished());
+        wait_until(deadline, all_finished);
+        for running in &outlets {
+            running.outlet.wake.stop();
         }
         // Past the limit there is still one flush and one commit to wait for.
-        wait_until(Instant::now() + crate::limits::STOP_COMMIT, || self.outlets.iter().all(Outlet::finished));
+        wait_until(Instant::now() + crate::limits::STOP_COMMIT, all_finished);
         self.keeper_wake.stop();
-        if let Some(keeper) = self.keeper.lock().take() {
+        if let Some(keeper) = &*self.keeper.lock() {
             wait_until(Instant::now() + crate::limits::STOP_COMMIT, || keeper.is_finished());
         }
-        let left = self.journal.status().channels.iter().map(|channel| channel.events).max().unwrap_or(0);
+        let left = self.left();
         let failure = self.failure();
         let closed = self.journal.close().and(self.quarantine.close());
         match (failure, closed) {
@@ -306,38 +365,62 @@ impl Pipeline {
         }
     }
 
+    /// Events in the channel that holds most.
+    pub fn left(&self) -> u64 {
+        self.journal.status().channels.iter().map(|channel| channel.events).max().unwrap_or(0)
+    }
+
+    /// Figures of its journal, after a stop as well.
+    pub fn journal_status(&self) -> JournalStatus {
+        self.journal.status()
+    }
+
+    /// After a stop: waits until all its threads have ended, and says whose have not. Nobody else may work in their places
+    /// before: a sink that hangs in a system call could still write.
+    pub fn wait_ended(&self, limit: Duration) -> Result<(), String> {
+        let deadline = Instant::now() + limit;
+        let (feeds, outlets) = (self.feeds(), self.outlets());
+        let at_work = || {
+            let feed = feeds.iter().find(|it| !it.feed.finished()).map(|it| &it.feed.name);
+            let outlet = outlets.iter().find(|it| !it.outlet.finished()).map(|it| &it.outlet.name);
+            let keeps = |thread: &Mutex<Option<JoinHandle<()>>>| {
+                thread.lock().as_ref().is_some_and(|thread| !thread.is_finished())
+            };
+            let keeper = || {
+                [&self.keeper, &self.replayer, &self.ticker]
+                    .into_iter()
+                    .any(keeps)
+                    .then(|| "the quarantine".to_owned())
+            };
+            feed.or(outlet).map(ToString::to_string).or_else(keeper)
+        };
+        wait_until(deadline, || at_work().is_none());
+        at_work().map_or(Ok(()), Err)
+    }
+
     /// Figures for `status`.
     pub fn status(&self) -> PipelineStatus {
+        let (plan, feeds, outlets) = (self.plan(), self.feeds(), self.outlets());
         let kept = self.kept.as_ref();
         let journal = self.journal.status();
         PipelineStatus {
-            name: self.plan.name.clone(),
-            file: self.plan.file.display().to_string(),
+            name: plan.name.clone(),
+            file: plan.file.display().to_string(),
             failure: self.failure(),
-            sources: self
-                .feeds
+            sources: feeds
                 .iter()
-                .map(|f| status::component(&f.metrics, status::feed_word(f.state())))
-                .collect(),
-            interceptors: self
-                .chain
-                .0
-                .iter()
-                .map(|link| status::component(&link.metrics, link.state()))
+                .map(|it| status::component(&it.feed.metrics, status::feed_word(it.feed.state())))
                 .collect(),
             codecs: self.codecs.iter().map(|metrics| status::component(metrics, "running")).collect(),
+            interceptors: link_status(&self.chain),
             channels: journal.channels.iter().map(status::channel).collect(),
-            sinks: self
-                .outlets
+            sinks: outlets
                 .iter()
-                .map(|outlet| status::SinkStatus {
-                    component: status::component(&outlet.metrics, status::outlet_word(outlet.state())),
-                    interceptors: outlet
-                        .chain
-                        .0
-                        .iter()
-                        .map(|l| status::component(&l.metrics, l.state()))
-                        .collect(),
+                .map(|running| {
+                    let outlet = &running.outlet;
+                    let word = status::outlet_word(outlet.state());
+                    let component = status::component(&outlet.metrics, word);
+                    status::SinkStatus { component, interceptors: link_status(&outlet.chain) }
                 })
                 .collect(),
             journal: status::journal(&journal),
@@ -353,8 +436,8 @@ impl Pipeline {
 impl Drop for Pipeline {
     /// Without a stop: its threads end on their own, at the next flush.
     fn drop(&mut self) {
-        self.feeds.iter().for_each(|feed| feed.wake.stop());
-        self.outlets.iter().for_each(|outlet| outlet.wake.stop());
+        self.feeds().iter().for_each(|it| it.feed.wake.stop());
+        self.outlets().iter().for_each(|it| it.outlet.wake.stop());
         self.keeper_wake.stop();
         if let Some(kept) = &self.kept {
             kept.wake.stop();
@@ -363,15 +446,36 @@ impl Drop for Pipeline {
     }
 }
 
-fn links(interceptors: Vec<Arc<dyn Interceptor>>, plans: &[InterceptorPlan]) -> Chain {
-    let link = |(interceptor, plan): (_, &InterceptorPlan)| {
-        let link = Link::new(interceptor, plan.on_reject, plan.errors);
-        if plan.keeps_state() { link.with_state(plan.limits.state_bytes) } else { link }
-    };
-    Chain(interceptors.into_iter().zip(plans).map(link).collect())
+impl FeedPlan {
+    pub(crate) fn of(plan: &PipelinePlan, source: &SourcePlan) -> FeedPlan {
+        FeedPlan { source: source.clone(), batch: plan.batch, threads: plan.interceptor_threads }
+    }
+}
+
+fn bug(kind: ComponentKind, component: &str, reason: &str) -> StartError {
+    let error = BuildError::new("", reason, "this is a bug of Flumen: report it");
+    StartError { kind, component: component.into(), error }
+}
+
+fn link_status(chain: &Chain) -> Vec<status::ComponentStatus> {
+    chain.links().iter().map(|link| status::component(&link.metrics, link.state())).collect()
+}
+
+fn links(interceptors: Vec<Arc<dyn Interceptor>>, plans: &[InterceptorPlan]) -> Links {
+    let link = |(interceptor, plan): (_, &InterceptorPlan)| Arc::new(Link::new(interceptor, plan));
+    Arc::new(interceptors.into_iter().zip(plans).map(link).collect())
 }
 
 /// A lost acknowledgement would be processed again, with state that has seen it already.
+/// State has to be in the commit of what was made with it, which a sink's commit is not.
+pub(crate) fn check_stateless(sink: &SinkPlan) -> Result<(), StartError> {
+    let found = sink.interceptors.iter().find(|plugin| plugin.keeps_state());
+    found.map_or(Ok(()), |plugin| {
+        let (kind, component) = (ComponentKind::Sink, sink.name.clone());
+        Err(StartError { kind, component, error: stateful_sink(plugin) })
+    })
+}
+
 fn stateful_sink(plugin: &InterceptorPlan) -> BuildError {
     BuildError::new(
         "grant",
@@ -407,7 +511,7 @@ fn start_ticks(
 }
 
 /// Threads have no wait with a deadline, and a stop happens once: a short poll is all it takes.
-fn wait_until(deadline: Instant, condition: impl Fn() -> bool) {
+pub(crate) fn wait_until(deadline: Instant, condition: impl Fn() -> bool) {
     while !condition() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(2));
     }

@@ -17,6 +17,8 @@ pub struct AgentPlan {
     pub plugin_dir: PathBuf,
     /// How long a SIGTERM waits for sources and sinks to finish.
     pub drain_timeout: Duration,
+    /// Whether an edit of a configuration file takes effect by itself.
+    pub watch: bool,
     /// The pipelines.
     pub pipelines: Vec<PipelinePlan>,
     /// The bridges that run beside them.
@@ -221,6 +223,27 @@ pub struct PluginLimits {
     pub recycle_batches: u64,
     /// Percent of `memory_bytes` above which an instance is replaced after its batch: its memory never shrinks.
     pub recycle_memory_percent: u8,
+    /// What a swapped version has to stand.
+    pub probation: Probation,
+}
+
+/// What a version of a plugin has to stand after a swap; else the version before it comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probation {
+    /// For so many batches; 0: none.
+    pub batches: u64,
+    /// For so long at most.
+    pub time: Duration,
+    /// Batches that it may fail in where the version before does not.
+    pub failures: u64,
+    /// How many times as much an event may cost; 0: whatever it costs.
+    pub slowdown: u64,
+}
+
+impl Probation {
+    /// What counts where the pipeline's file says nothing.
+    pub const DEFAULT: Probation =
+        Probation { batches: 200, time: Duration::from_secs(300), failures: 2, slowdown: 10 };
 }
 
 impl PluginLimits {
@@ -236,6 +259,7 @@ impl PluginLimits {
         state_bytes: crate::limits::STATE_BYTES_MAX,
         recycle_batches: 10_000,
         recycle_memory_percent: 75,
+        probation: Probation::DEFAULT,
     };
 }
 

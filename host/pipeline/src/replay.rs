@@ -18,9 +18,9 @@ use std::time::Instant;
 use arrow_array::{Array, StringArray};
 use flumen_event::{Batch, BatchError};
 use flumen_journal::{ChannelId, Commit, CommitError, Journal, Put};
-use parking_lot::MutexGuard;
+use parking_lot::{Mutex, MutexGuard};
 
-use crate::chain::Chain;
+use crate::chain::{Begin, Chain, Versions};
 use crate::kept::{Action, Chunk, Job, Kept, job_id, job_key, route_of};
 use crate::limits;
 use crate::plan::PipelinePlan;
@@ -41,8 +41,8 @@ const ROOM: std::time::Duration = std::time::Duration::from_millis(200);
 /// Where events go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Route {
-    /// With this interceptor of the pipeline.
-    Chain(usize),
+    /// In the pipeline's chain.
+    Chain(Begin),
     /// In a channel, with this value of [`HEADER_TO`].
     Sink(ChannelId, String),
 }
@@ -57,12 +57,13 @@ pub(crate) struct ReplayPlace {
     pub(crate) stateful: Option<Arc<Stateful>>,
     pub(crate) channels: Vec<ChannelId>,
     pub(crate) quarantine: ChannelId,
+    /// The plan that the pipeline runs: a reload exchanges it.
+    pub(crate) plan: Arc<Mutex<Arc<PipelinePlan>>>,
 }
 
 /// Carries out the jobs of one pipeline's quarantine, on a thread of its own.
 pub(crate) struct Replayer {
     place: ReplayPlace,
-    routes: BTreeMap<String, Route>,
 }
 
 /// What becomes of a chunk, and the turn of plugins with state, held until it is handed in.
@@ -78,9 +79,13 @@ enum Step {
 }
 
 impl Replayer {
-    pub(crate) fn new(plan: &PipelinePlan, place: ReplayPlace) -> Replayer {
-        let routes = routes(plan, place.journal.as_ref());
-        Replayer { place, routes }
+    pub(crate) fn new(place: ReplayPlace) -> Replayer {
+        Replayer { place }
+    }
+
+    fn routes(&self) -> BTreeMap<String, Route> {
+        let plan = self.place.plan.lock().clone();
+        routes(&plan, self.place.journal.as_ref())
     }
 
     /// Runs until the pipeline stops.
@@ -133,7 +138,7 @@ impl Replayer {
             job = self.place.kept.catch_up(id, &job, done)?;
         }
         if job.routes.is_none() {
-            job.routes = Some(self.routes.keys().cloned().collect());
+            job.routes = Some(self.routes().keys().cloned().collect());
             self.place.kept.take(id, &[], &job, 0)?;
         }
         let mut reader = self.place.kept.reader();
@@ -182,12 +187,13 @@ impl Replayer {
 
     /// What becomes of a chunk. `Err`: something of it has no way any more.
     fn processed(&self, chunk: &Chunk) -> Result<Processing<'_>, String> {
+        let routes = self.routes();
         let mut groups: Vec<(&Route, Vec<Batch>)> = Vec::new();
         for (_, batch, rows) in &chunk.parts {
             let keys: Vec<String> = rows.iter().map(|row| route_of(batch, *row as usize)).collect();
             for key in keys.iter().collect::<BTreeSet<_>>() {
                 let gone = || format!("{key} is not in the pipeline any more: ask for the replay again");
-                let route = self.routes.get(key).ok_or_else(gone)?;
+                let route = routes.get(key).ok_or_else(gone)?;
                 let of_key = rows.iter().zip(&keys).filter(|(_, of)| *of == key).map(|(row, _)| *row);
                 let taken =
                     batch.take(&of_key.collect::<Vec<_>>().into()).map_err(|error| error.to_string())?;
@@ -204,7 +210,7 @@ impl Replayer {
             let batches = Batch::concat(&batches).map_or(batches, |all| vec![all]);
             for batch in batches {
                 match route {
-                    Route::Chain(first) => self.process_again(*first, batch, &mut out),
+                    Route::Chain(begin) => self.process_again(begin, batch, &mut out),
                     Route::Sink(channel, to) => {
                         let values = StringArray::from_iter_values(std::iter::repeat_n(to, batch.rows()));
                         let batch =
@@ -220,14 +226,14 @@ impl Replayer {
     }
 
     /// Through the chain, the part that keeps state last.
-    fn process_again<'a>(&'a self, first: usize, batch: Batch, out: &mut Processing<'a>) {
+    fn process_again<'a>(&'a self, begin: &Begin, batch: Batch, out: &mut Processing<'a>) {
         let ReplayPlace { chain, stateful, channels, quarantine, .. } = &self.place;
-        let output = chain.process_again(first, batch);
+        let output = chain.process_again(begin, batch);
         let mut quarantined = output.quarantined;
         let kept = match stateful {
             Some(stateful) if !output.kept.is_empty() => {
                 let turn = out.turn.get_or_insert_with(|| stateful.turn());
-                let output = stateful.process_again(turn, first, output.kept);
+                let output = stateful.process_again(turn, begin, output.kept);
                 quarantined.extend(output.quarantined);
                 output.kept
             }
@@ -278,8 +284,9 @@ pub fn replayed_to(position: Option<Vec<u8>>) -> Option<u64> {
 /// Where events of each of [`route_of`] go on.
 fn routes(plan: &PipelinePlan, journal: &dyn Journal) -> BTreeMap<String, Route> {
     let mut routes = BTreeMap::new();
-    for (at, interceptor) in plan.interceptors.iter().enumerate() {
-        routes.insert(format!("interceptor/{}", interceptor.name), Route::Chain(at));
+    for interceptor in &plan.interceptors {
+        let begin = Begin::At(interceptor.name.clone());
+        routes.insert(format!("interceptor/{}", interceptor.name), Route::Chain(begin));
     }
     let mut add = |role: &str, name: &str, route: &Route| {
         routes.insert(format!("{role}/{name}"), route.clone());
@@ -291,7 +298,7 @@ fn routes(plan: &PipelinePlan, journal: &dyn Journal) -> BTreeMap<String, Route>
         }
     };
     for source in &plan.sources {
-        add("source", &source.name, &Route::Chain(0));
+        add("source", &source.name, &Route::Chain(Begin::First));
     }
     for sink in &plan.sinks {
         let Some(channel) = journal.channel(&sink.channel) else { continue };
@@ -306,18 +313,22 @@ fn routes(plan: &PipelinePlan, journal: &dyn Journal) -> BTreeMap<String, Route>
     }
     // A channel that is a topic: it stands behind all interceptors.
     if plan.channels.len() == 1 {
-        routes.insert("/kafka channel".into(), Route::Chain(plan.interceptors.len()));
+        routes.insert("/kafka channel".into(), Route::Chain(Begin::Behind));
     }
     routes
 }
 
 /// What a sink makes of a batch of its channel: its rows in order, each part with the interceptor of its own chain that it
 /// begins with. Rows for other sinks are left out.
-pub(crate) fn for_sink(sink: &str, chain: &Chain, batch: Batch) -> Result<Vec<(usize, Batch)>, BatchError> {
+pub(crate) fn for_sink(
+    sink: &str,
+    versions: &Versions,
+    batch: Batch,
+) -> Result<Vec<(usize, Batch)>, BatchError> {
     let Some(to) = batch.header(HEADER_TO) else { return Ok(vec![(0, batch)]) };
     let begin = |value: &str| {
         let (of, link) = value.split_once('/').map_or((value, None), |(of, link)| (of, Some(link)));
-        let at = link.map_or(Some(chain.0.len()), |link| chain.position(link));
+        let at = link.map_or(Some(versions.len()), |link| versions.position(link));
         // An interceptor that is not there any more: the whole chain.
         (of == sink).then_some(at.unwrap_or(0))
     };

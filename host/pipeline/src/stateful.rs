@@ -17,7 +17,7 @@ use flumen_journal::{
 };
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::chain::{Chain, Link};
+use crate::chain::{Begin, Link, Links, first_with_state};
 use crate::interceptor::{InterceptorVersion, Quarantined};
 use crate::metrics::Metric;
 use crate::source::{Stopped, Wake};
@@ -26,7 +26,7 @@ use crate::{limits, quarantine};
 
 /// See the module.
 pub struct Stateful {
-    chain: Arc<Chain>,
+    links: Links,
     first: usize,
     pipeline: String,
     store: Arc<dyn StateStore>,
@@ -64,22 +64,22 @@ pub struct CannotBegin {
 impl Stateful {
     /// The part of a chain that keeps state, if there is one. `Err`: the journal keeps none.
     pub fn of(
-        chain: &Arc<Chain>,
+        links: &Links,
         pipeline: &str,
         journal: &dyn Journal,
     ) -> Result<Option<Arc<Stateful>>, CannotBegin> {
-        let first = chain.first_with_state();
-        let Some(link) = chain.0.get(first) else { return Ok(None) };
+        let first = first_with_state(links);
+        let Some(link) = links.get(first) else { return Ok(None) };
         let store = journal.state().ok_or_else(|| CannotBegin {
             plugin: link.interceptor.name().to_owned(),
             reason: "it keeps state, and the channels of this pipeline cannot keep it with their events: \
                      state needs a pipeline whose channels are all of kind `file`"
                 .to_owned(),
         })?;
-        let links = chain.0.len() - first;
-        let sessions = std::iter::repeat_with(|| None).take(links).collect();
-        let turn = Mutex::new(Turn { versions: vec![None; links], refused: vec![None; links], sessions });
-        let stateful = Stateful { chain: chain.clone(), first, pipeline: pipeline.to_owned(), store, turn };
+        let count = links.len() - first;
+        let sessions = std::iter::repeat_with(|| None).take(count).collect();
+        let turn = Mutex::new(Turn { versions: vec![None; count], refused: vec![None; count], sessions });
+        let stateful = Stateful { links: links.clone(), first, pipeline: pipeline.to_owned(), store, turn };
         stateful.check_take_over()?;
         Ok(Some(Arc::new(stateful)))
     }
@@ -95,8 +95,8 @@ impl Stateful {
         Ok(())
     }
 
-    fn links(&self) -> &[Link] {
-        self.chain.0.get(self.first..).unwrap_or_default()
+    fn links(&self) -> &[Arc<Link>] {
+        self.links.get(self.first..).unwrap_or_default()
     }
 
     fn take_session(&self, turn: &mut Turn, index: usize, link: &Link) -> Option<Session> {
@@ -116,7 +116,7 @@ impl Stateful {
         turn
     }
 
-    /// Processes a batch by the present versions. `hold` as in [`Chain::process`].
+    /// Processes a batch by the present versions. `hold` as in [`crate::chain::Chain::process`].
     pub fn process<E>(
         &self,
         turn: &mut Turn,
@@ -128,8 +128,9 @@ impl Stateful {
         Ok(out)
     }
 
-    /// Processes events of the quarantine, as [`Chain::process_again`] does, from the link at `first` of the whole chain.
-    pub(crate) fn process_again(&self, turn: &mut Turn, first: usize, batch: Batch) -> StatefulOutput {
+    /// Processes events of the quarantine, as [`crate::chain::Chain::process_again`] does.
+    pub(crate) fn process_again(&self, turn: &mut Turn, begin: &Begin, batch: Batch) -> StatefulOutput {
+        let first = begin.place(&self.links);
         let mut out = StatefulOutput { kept: vec![batch], ..StatefulOutput::default() };
         let mut way: Way<'_, fn() -> Result<(), Infallible>> = Way::Again;
         match self.run(turn, first.saturating_sub(self.first), &mut out, &mut way) {

@@ -15,6 +15,7 @@ use crate::engine;
 use crate::error::{HostError, LoadError};
 use crate::failure::OpenFailure;
 use crate::file::PluginFile;
+use crate::limits;
 use crate::options;
 use crate::services::Services;
 use crate::swap::PluginSlot;
@@ -81,7 +82,8 @@ impl PluginHost {
     /// Opens a plugin as the pipeline says, from `plugin_dir/NAME.wasm` or the path that the plan gives, and from now on
     /// swaps it when its file changes.
     pub fn slot(&self, plan: InterceptorPlan, plugin_dir: &Path) -> Result<Arc<PluginSlot>, LoadError> {
-        self.slot_of(Role::Interceptor, plan, plugin_dir)
+        let patience = if self.is_watching() { limits::START_WAIT_MAX } else { Duration::ZERO };
+        self.slot_within(Role::Interceptor, plan, plugin_dir, patience)
     }
 
     /// The same for another role.
@@ -91,7 +93,19 @@ impl PluginHost {
         plan: InterceptorPlan,
         plugin_dir: &Path,
     ) -> Result<Arc<PluginSlot>, LoadError> {
-        let slot = PluginSlot::open(self.this.clone(), role, plan, plugin_dir)?;
+        let patience = if self.is_watching() { limits::START_WAIT_MAX } else { Duration::ZERO };
+        self.slot_within(role, plan, plugin_dir, patience)
+    }
+
+    /// The same; a file that does not load, but was changed a moment ago, is looked at again for this long.
+    pub fn slot_within(
+        &self,
+        role: Role,
+        plan: InterceptorPlan,
+        plugin_dir: &Path,
+        patience: Duration,
+    ) -> Result<Arc<PluginSlot>, LoadError> {
+        let slot = PluginSlot::open(self.this.clone(), role, plan, plugin_dir, patience)?;
         if let Some(watch) = &self.watch {
             watch.add(&slot);
         }

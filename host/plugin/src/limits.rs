@@ -112,3 +112,15 @@ pub const WATCH_QUIET_MAX: Duration = Duration::from_secs(1);
 /// Longest wait for a plugin file that is being copied while the agent starts, and the age from which a damaged file is no
 /// longer taken for one. Copies take milliseconds, but on a disk that syncs without a break they were seen to take over a second.
 pub const START_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Events by which a version's cost is known well enough to compare another with it: some batches.
+pub const COST_EVENTS_MIN: u64 = 2_000;
+
+/// Batches of a version on probation before its cost is judged: the first ones make instances and warm caches.
+pub const COST_BATCHES_MIN: u64 = 5;
+
+/// An event that costs less than this is cheap, however much cheaper it was before.
+pub const COST_FLOOR_NS: u64 = 1_000;
+
+/// Batches that wait for a version that runs beside the flow; those that come meanwhile are left out.
+pub const SHADOW_QUEUE: usize = 4;

@@ -2,14 +2,14 @@
 //!
 //! A new file is read, validated, compiled and opened with the running configuration while the old version works on;
 //! only then is it put in its place, between two batches. Whatever goes wrong changes nothing but the status. The old
-//! version is gone when its last batch is.
+//! version is gone when its last batch is, and the new one has stood its probation ([`crate::probation`]).
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use arc_swap::ArcSwap;
-use flumen_pipeline::plan::InterceptorPlan;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use flumen_pipeline::plan::{InterceptorPlan, PluginLimits};
 use flumen_pipeline::{Interceptor, InterceptorVersion};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -19,7 +19,9 @@ use crate::error::LoadError;
 use crate::file::{FileKind, Fingerprint, PluginFile, locate};
 use crate::host::{Loaded, PluginHost};
 use crate::limits;
+use crate::probation::{Origin, Stamp, Trial};
 use crate::services::Services;
+use crate::shadow::{self, Shadow, ShadowBounds, ShadowError, ShadowReport};
 use crate::stats::PluginStats;
 use crate::version::PluginVersion;
 
@@ -30,7 +32,10 @@ pub struct PluginSlot {
     dir: PathBuf,
     host: Weak<PluginHost>,
     services: Arc<Services>,
-    version: ArcSwap<PluginVersion>,
+    /// What the next batch is stamped with.
+    stamp: ArcSwap<Stamp>,
+    shadow: Arc<ArcSwapOption<Shadow>>,
+    this: Weak<PluginSlot>,
     state: Mutex<State>,
     /// Held while a file is loaded: one reload of a slot at a time.
     reloading: Mutex<()>,
@@ -40,11 +45,11 @@ pub struct PluginSlot {
 #[derive(Debug)]
 struct State {
     path: PathBuf,
-    kind: FileKind,
-    size_bytes: u64,
-    imports: Vec<String>,
     generation: u64,
     swaps: u64,
+    rollbacks: u64,
+    /// The content that was rolled back: it is not tried again by itself.
+    refused: Option<Arc<str>>,
     last_swap_error: Option<String>,
     /// The state of the file that was tried last; `None`: there was no file.
     tried: Option<Fingerprint>,
@@ -82,6 +87,10 @@ pub struct SlotStatus {
     pub version_generation: u64,
     /// Swaps that succeeded.
     pub swaps: u64,
+    /// Versions that did not stand their probation.
+    pub rollbacks: u64,
+    /// The version that runs was swapped in and can still be rolled back.
+    pub on_probation: bool,
     /// Why the file that is there now does not run; `None` if it does.
     pub last_swap_error: Option<String>,
     /// Columns that cross.
@@ -98,6 +107,7 @@ impl PluginSlot {
         role: Role,
         plan: InterceptorPlan,
         dir: &Path,
+        patience: Duration,
     ) -> Result<Arc<PluginSlot>, LoadError> {
         let path = locate(&plan.plugin, dir);
         let strong = host.upgrade().ok_or_else(|| gone(&path))?;
@@ -111,42 +121,47 @@ impl PluginSlot {
         let services = Services::new(plan.name.as_str().into(), &plan.limits)
             .with_egress(plan.egress.as_ref())
             .map_err(|error| LoadError::Egress { path: path.clone(), error })?;
-        let patience = if strong.is_watching() { limits::START_WAIT_MAX } else { Duration::ZERO };
         let loaded = load_when_whole(&strong, &path, patience)?;
         strong.check_options(&loaded, &plan.config)?;
         let version =
             strong.open_loaded(&loaded, role, &services, &plan.config, &plan.grants, plan.limits)?;
         let state = State {
             path,
-            kind: loaded.file.kind,
-            size_bytes: loaded.file.bytes.len() as u64,
-            imports: loaded.shape.imports,
             generation: 1,
             swaps: 0,
+            rollbacks: 0,
+            refused: None,
             last_swap_error: None,
             tried: Some(tried),
         };
-        let (state, reloading) = (Mutex::new(state), Mutex::new(()));
-        let (dir, version) = (dir.to_owned(), ArcSwap::new(version));
-        Ok(Arc::new(PluginSlot { role, plan, dir, host, services, version, state, reloading }))
+        let (state, reloading, dir) = (Mutex::new(state), Mutex::new(()), dir.to_owned());
+        let shadow: Arc<ArcSwapOption<Shadow>> = Arc::default();
+        Ok(Arc::new_cyclic(|this| {
+            let stamp = Stamp::new(version, Origin::of(loaded), None, shadow.clone(), this.clone());
+            let (stamp, this) = (ArcSwap::from_pointee(stamp), this.clone());
+            PluginSlot { role, plan, dir, host, services, stamp, shadow, this, state, reloading }
+        }))
     }
 
     /// Everything about it that a user may want to see.
     pub fn status(&self) -> SlotStatus {
         // In this order: a swap stores the version while it holds the state.
         let state = self.state.lock();
-        let version = self.version.load_full();
+        let stamp = self.stamp.load_full();
+        let (version, origin) = (&stamp.version, &stamp.origin);
         SlotStatus {
             name: self.plan.name.clone(),
             path: state.path.clone(),
-            kind: state.kind,
+            kind: origin.kind,
             hash: version.hash().to_owned(),
-            size_bytes: state.size_bytes,
+            size_bytes: origin.size_bytes,
             version_generation: state.generation,
             swaps: state.swaps,
+            rollbacks: state.rollbacks,
+            on_probation: stamp.is_on_probation(),
             last_swap_error: state.last_swap_error.clone(),
             reads: version.reads().clone(),
-            imports: state.imports.clone(),
+            imports: origin.imports.clone(),
             stats: self.services.stats(),
         }
     }
@@ -163,12 +178,12 @@ impl PluginSlot {
 
     /// The version that runs.
     pub(crate) fn version(&self) -> Arc<PluginVersion> {
-        self.version.load_full()
+        self.stamp.load_full().version.clone()
     }
 
     /// A sink's: whether its destination keeps the cursor, so that every event arrives exactly once.
     pub fn recovers(&self) -> bool {
-        self.version.load().recovers()
+        self.stamp.load().version.recovers()
     }
 
     /// The plan that it was made from.
@@ -187,10 +202,17 @@ impl PluginSlot {
         state.tried = tried;
         let plugin = self.plan.name.as_str();
         match &outcome {
+            // What was rolled back stays told while its file is there.
+            Ok(SwapOutcome::Unchanged) if state.refused.is_some() => {}
             Ok(SwapOutcome::Unchanged) => state.last_swap_error = None,
             Ok(SwapOutcome::Swapped { from, to }) => {
                 state.last_swap_error = None;
                 tracing::info!(plugin, from, to, generation = state.generation, "plugin swapped");
+            }
+            Err(error @ LoadError::Missing { .. }) => {
+                // Taken out on purpose, perhaps: no error yet.
+                tracing::warn!(plugin, "the plugin's file is gone, what was loaded works on");
+                state.last_swap_error = Some(error.to_string());
             }
             Err(error) => {
                 let text = error.to_string();
@@ -204,13 +226,37 @@ impl PluginSlot {
         outcome
     }
 
+    /// Whether the file's content is new and would run. Touches nothing.
+    pub fn check_file(&self) -> Result<bool, LoadError> {
+        let path = self.path();
+        let host = self.host.upgrade().ok_or_else(|| gone(&path))?;
+        if !path.exists() {
+            return Err(LoadError::Missing { name: self.plan.plugin.clone(), path });
+        }
+        let file = PluginFile::read(&path)?;
+        let is_refused = self.state.lock().refused.as_ref() == Some(&file.hash);
+        if is_refused || *file.hash == *self.stamp.load().version.hash() {
+            return Ok(false);
+        }
+        let (loaded, plan) = (host.load(file)?, &self.plan);
+        host.open_loaded(&loaded, self.role, &self.services, &plan.config, &plan.grants, plan.limits)?;
+        Ok(true)
+    }
+
     fn reload(&self, path: &Path) -> Result<SwapOutcome, LoadError> {
         let host = self.host.upgrade().ok_or_else(|| gone(path))?;
         if !path.exists() {
             return Err(LoadError::Missing { name: self.plan.plugin.clone(), path: path.to_owned() });
         }
         let file = PluginFile::read(path)?;
-        let old = self.version.load_full();
+        let old = self.stamp.load_full().version.clone();
+        {
+            let mut state = self.state.lock();
+            if state.refused.as_ref() == Some(&file.hash) {
+                return Ok(SwapOutcome::Unchanged);
+            }
+            state.refused = None;
+        }
         if *file.hash == *old.hash() {
             return Ok(SwapOutcome::Unchanged);
         }
@@ -221,14 +267,48 @@ impl PluginSlot {
             host.open_loaded(&loaded, self.role, &self.services, &plan.config, &plan.grants, plan.limits)?;
         let outcome = SwapOutcome::Swapped { from: old.hash().to_owned(), to: version.hash().to_owned() };
         let mut state = self.state.lock();
-        self.version.store(version);
+        // A version that has not stood its own probation is not what the next one is measured by. State that was taken over
+        // is no longer the old version's: there is no way back.
+        let proven = self.stamp.load().proven().unwrap_or_else(|| self.stamp.load_full());
+        let trial =
+            (self.role == Role::Interceptor && plan.limits.probation.batches > 0 && !plan.keeps_state())
+                .then(|| Trial::new(proven, plan.limits.probation));
+        let stamp = Stamp::new(version, Origin::of(loaded), trial, self.shadow.clone(), self.this.clone());
+        self.stamp.store(Arc::new(stamp));
         state.path = path.to_owned();
-        state.kind = loaded.file.kind;
-        state.size_bytes = loaded.file.bytes.len() as u64;
-        state.imports = loaded.shape.imports;
         state.generation += 1;
         state.swaps += 1;
         Ok(outcome)
+    }
+
+    /// A version did not stand its probation: the one before it is back from the next batch on.
+    pub(crate) fn roll_back(&self, from: &Stamp, to: &Arc<Stamp>, reason: &str) {
+        let mut state = self.state.lock();
+        let present = self.stamp.load_full();
+        if !std::ptr::eq(Arc::as_ptr(&present), from) {
+            return;
+        }
+        self.stamp.store(to.clone());
+        let (hash, back) = (from.version.hash(), to.version.hash());
+        let text = format!("rolled back to {back:.12}: {reason}");
+        tracing::error!(plugin = self.plan.name, from = hash, to = back, "plugin rolled back: {reason}");
+        state.refused = Some(hash.into());
+        state.last_swap_error = Some(text);
+        state.generation += 1;
+        state.rollbacks += 1;
+    }
+
+    /// Lets another file process the batches that flow from now on, beside this one and without effect, within bounds; shows
+    /// where they differ. Waits for it.
+    pub fn shadow(&self, file: &Path, bounds: ShadowBounds) -> Result<ShadowReport, ShadowError> {
+        let host = self.host.upgrade().ok_or_else(|| gone(file))?;
+        let plan = &self.plan;
+        if let Some(grant) = plan.grants.iter().find(|grant| !shadow::HARMLESS.contains(&grant.as_str())) {
+            return Err(ShadowError::Effects(plan.name.clone(), grant.clone()));
+        }
+        let limits = PluginLimits { log_lines_per_s: 0, ..plan.limits };
+        let version = host.open(file, &plan.name, &plan.config, &plan.grants, limits)?;
+        shadow::run(&self.shadow, &plan.name, version, bounds)
     }
 
     /// Where the file is looked for: its directory is watched.
@@ -248,7 +328,7 @@ impl Interceptor for PluginSlot {
     }
 
     fn current(&self) -> Arc<dyn InterceptorVersion> {
-        self.version.load_full()
+        self.stamp.load_full()
     }
 }
 

@@ -208,6 +208,9 @@ fn an_old_version_is_gone_with_its_last_batch() {
     let processed = old.process(batch_with(3, &[], ""));
     assert_eq!(header(&processed.kept, "version"), vec![Some("a".to_owned()); 3]);
     drop(old);
+    // It may have to come back as long as the new one is on probation.
+    assert!(watch.upgrade().is_some());
+    (0..slot.plan().limits.probation.batches).for_each(|_| assert_eq!(version_of(&slot, 1), "b"));
     assert!(watch.upgrade().is_none());
 }
 

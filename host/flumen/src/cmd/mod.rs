@@ -4,8 +4,10 @@ pub mod bridge;
 pub mod check;
 pub mod journal;
 pub mod kafka;
+pub mod plan;
 pub mod plugin;
 pub mod quarantine;
+pub mod reload;
 pub mod run;
 pub mod schema;
 pub mod status;
@@ -34,6 +36,16 @@ pub fn load(paths: &[PathBuf]) -> Result<(AgentPlan, Sources), Failure> {
         }
         Failure::Config(diagnostics)
     })
+}
+
+/// The data directory of the agent that is meant, to reach it: also if its configuration is wrong at the moment.
+pub fn data_dir(paths: &[PathBuf], given: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    let default = [PathBuf::from("flumen.toml")];
+    let found = given.or_else(|| {
+        let paths = if paths.is_empty() { &default } else { paths };
+        flumen_config::find_data_dir(paths, &registry(), &SystemEnv)
+    });
+    found.map_or_else(|| Ok(load(paths)?.0.data_dir), Ok)
 }
 
 /// Prints a value as JSON on one line.

@@ -7,6 +7,7 @@ mod dev;
 mod fetch;
 mod install;
 mod random;
+pub mod shadow;
 mod test;
 
 use std::io::{BufRead, IsTerminal, Write};
@@ -45,6 +46,8 @@ pub enum Command {
     Package(install::PackageArgs),
     /// Put a plugin into the plugin directory: from a directory, a URL or an OCI registry, noted in plugins.lock.
     Install(install::InstallArgs),
+    /// Run a new version beside the one of a running agent, on live events and without effect, and show the differences.
+    Shadow(shadow::Args),
     /// Run one plugin over the lines of standard input; each event that comes out is a JSON line.
     Run {
         /// A component, or a core module that wit-bindgen made.
@@ -71,6 +74,7 @@ pub fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Bench(args) => bench::run(&*host()?, &args, output),
         Command::Package(args) => install::package(&*host()?, &args, output),
         Command::Install(args) => install::install(&*host()?, &args, output),
+        Command::Shadow(args) => shadow::run(args, output),
         Command::Dev(args) => dev::run(&*host()?, &args),
         Command::Run { file, config, grant } => run_lines(&*host()?, &file, &config, &grant),
     }

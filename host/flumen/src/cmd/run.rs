@@ -4,13 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, bounded};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use crossbeam_channel::{RecvTimeoutError, unbounded};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::agent::Agent;
+use crate::cmd::plugin::shadow;
 use crate::exit::{FAILED, Failure};
 use crate::log::Repeats;
+use crate::reload::{By, Reloader};
 use crate::{cmd, control};
 
 /// Arguments of `flumen run`.
@@ -23,46 +25,48 @@ pub struct Args {
 /// How often the agent looks at itself: ended sources, failures, left-out log messages.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// What a signal asks for.
+enum Asked {
+    Stop,
+    Reload,
+}
+
 /// Runs until a signal, or until all sources have ended.
 pub fn run(args: Args, repeats: Repeats) -> Result<(), Failure> {
     let (plan, files) = cmd::load(&args.paths)?;
-    let (signalled, signals) = bounded(2);
-    let mut watcher = Signals::new([SIGTERM, SIGINT])?;
+    let (signalled, signals) = unbounded();
+    let mut watcher = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         let mut asked = false;
-        for _ in watcher.forever() {
+        for signal in watcher.forever() {
+            if signal == SIGHUP {
+                // Fails only when the process is ending.
+                signalled.send(Asked::Reload).ok();
+                continue;
+            }
             if asked {
                 // The journal has everything; there is nothing that an orderly end would save.
                 eprintln!("flumen: second signal, stopping at once");
                 std::process::exit(FAILED.into());
             }
-            asked = signalled.send(()).is_ok();
+            asked = signalled.send(Asked::Stop).is_ok();
         }
     })?;
-    let agent = Arc::new(Agent::start(plan, &files)?);
-    let answering = Arc::downgrade(&agent);
-    control::serve(&agent.plan.data_dir, move |request| match request {
-        "status" => answering.upgrade().and_then(|agent| serde_json::to_string(&agent.status()).ok()),
-        other => answering.upgrade().and_then(|agent| cmd::quarantine::answer(&agent, other)),
-    })?;
-    let data_dir = agent.plan.data_dir.display().to_string();
-    let bridges = agent.plan.bridges.len();
-    tracing::info!(
-        agent = agent.plan.name,
-        pipelines = agent.plan.pipelines.len(),
-        bridges,
-        data_dir,
-        "ready"
-    );
+    let agent = Arc::new(Agent::start(args.paths, plan, files)?);
+    let reloader = Reloader::start(&agent)?;
+    serve(&agent, &reloader)?;
+    let plan = agent.plan();
+    let data_dir = plan.data_dir.display().to_string();
+    let bridges = plan.bridges.len();
+    tracing::info!(agent = plan.name, pipelines = plan.pipelines.len(), bridges, data_dir, "ready");
     let failure = loop {
         match signals.recv_timeout(LOOK) {
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => {
-                tracing::info!(
-                    limit_s = agent.plan.drain_timeout.as_secs_f64(),
-                    "stopping: sources end, sinks drain"
-                );
+            Ok(Asked::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                let limit_s = agent.plan().drain_timeout.as_secs_f64();
+                tracing::info!(limit_s, "stopping: sources end, sinks drain");
                 break None;
             }
+            Ok(Asked::Reload) => reloader.ask(By::Signal),
             Err(RecvTimeoutError::Timeout) => {}
         }
         repeats.report();
@@ -81,4 +85,21 @@ pub fn run(args: Args, repeats: Repeats) -> Result<(), Failure> {
         None if fine => Ok(()),
         None => Err(Failure::Reported(FAILED)),
     }
+}
+
+/// Answers `flumen status`, `flumen reload`, `flumen plan` and `flumen quarantine`.
+fn serve(agent: &Arc<Agent>, reloader: &Reloader) -> anyhow::Result<()> {
+    let (weak, reloader) = (Arc::downgrade(agent), reloader.clone());
+    control::serve(&agent.plan().data_dir, move |request| match request {
+        "status" => weak.upgrade().and_then(|agent| serde_json::to_string(&agent.status()).ok()),
+        "plan" => weak.upgrade().and_then(|agent| serde_json::to_string(&agent.plan_reload()).ok()),
+        "reload" | "reload drain" => {
+            let answer = reloader.ask_and_wait(By::Command, request.ends_with("drain"));
+            answer.and_then(|answer| serde_json::to_string(&*answer).ok())
+        }
+        other if other.starts_with(shadow::REQUEST) => {
+            weak.upgrade().and_then(|agent| shadow::answer(&agent, other))
+        }
+        other => weak.upgrade().and_then(|agent| cmd::quarantine::answer(&agent, other)),
+    })
 }

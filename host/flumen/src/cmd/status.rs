@@ -20,10 +20,7 @@ pub struct Args {
 
 /// Asks and prints.
 pub fn run(args: Args, output: Output) -> Result<(), Failure> {
-    let data_dir = match args.data_dir {
-        Some(data_dir) => data_dir,
-        None => cmd::load(&args.paths)?.0.data_dir,
-    };
+    let data_dir = cmd::data_dir(&args.paths, args.data_dir)?;
     let reply = control::ask(&data_dir, "status")?;
     if output == Output::Json {
         println!("{reply}");
@@ -41,6 +38,7 @@ fn print(status: &Value) {
         number(status, "pid"),
         status.get("uptime_s").and_then(Value::as_f64).unwrap_or(0.0)
     );
+    reload(status);
     for pipeline in list(status, "pipelines") {
         if pipeline.get("kind").and_then(Value::as_str) == Some("bridge") {
             bridge(pipeline);
@@ -186,6 +184,13 @@ fn plugin_line(plugin: &Value) {
         number(&stats, "traps"),
         number(&stats, "timeouts")
     );
+    let rollbacks = number(plugin, "rollbacks");
+    if plugin.get("on_probation").and_then(Value::as_bool) == Some(true) {
+        println!("               new, on probation");
+    }
+    if rollbacks > 0 {
+        println!("               {rollbacks} new versions were rolled back");
+    }
     if let Some(egress) = stats.get("egress").filter(|egress| egress.is_object()) {
         println!(
             "               egress: {} calls, {} failed ({} denied, {} timeouts), {} sent, {} received, {} connections open",
@@ -200,6 +205,21 @@ fn plugin_line(plugin: &Value) {
     }
     if let Some(error) = plugin.get("last_swap_error").and_then(Value::as_str) {
         println!("               swap failed, the old version runs on: {error}");
+    }
+}
+
+/// The generation, if it ever changed, and what the last reload said.
+fn reload(status: &Value) {
+    let generation = number(status, "generation");
+    let Some(last) = status.get("last_reload").filter(|last| !last.is_null()) else { return };
+    let (by, seconds) = (text(last, "by"), last.get("seconds_ago").and_then(Value::as_f64).unwrap_or(0.0));
+    if last.get("ok").and_then(Value::as_bool) == Some(true) {
+        println!("generation {generation}, last reload ({by}) {seconds:.0} s ago");
+    } else {
+        println!(
+            "generation {generation}; the last reload ({by}) {seconds:.0} s ago FAILED and changed nothing:"
+        );
+        text(last, "text").lines().for_each(|line| println!("  {line}"));
     }
 }
 

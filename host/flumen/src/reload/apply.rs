@@ -1,0 +1,336 @@
+//! The second half of a reload: what was prepared is taken over, one part after another. Each step says how it is undone; if
+//! one fails, those before it are undone in reverse, and the old generation runs on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use flumen_config::Sources as ConfigFiles;
+use flumen_pipeline::chain::{Link, Links};
+use flumen_pipeline::exchange::{ExchangeError, Makers, PipelineLinks};
+use flumen_pipeline::plan::{AgentPlan, InterceptorPlan, PipelinePlan};
+use flumen_pipeline::plan_diff::{Action, PlanDiff};
+use flumen_plugin::{PluginSlot, SwapOutcome};
+
+use super::prepare::{Prepared, find, words};
+use super::refused;
+use crate::agent::{Agent, Plugins};
+use crate::bridges::RunningBridge;
+use crate::exit::Failure;
+use crate::registry;
+use crate::running::RunningPipeline;
+
+/// How long a pipeline that restarts waits for its sinks before they are stopped at their next flush: a short backlog is
+/// delivered, a long one stays in the journal for the successor.
+const RESTART_GRACE: Duration = Duration::from_secs(1);
+
+/// Where codecs or sinks are plugins, a pipeline restarts as a whole: here are none.
+const MAKERS: Makers = Makers {
+    source: |plan| registry::build_source(plan, None),
+    sink: |plan| registry::build_sink(plan, None),
+};
+
+/// A step that was done.
+enum Step {
+    /// Parts were exchanged: what ran before.
+    Exchanged(Arc<RunningPipeline>, Arc<PipelinePlan>, PipelineLinks, Arc<Plugins>, u64),
+    /// A pipeline restarted: the one before it, which has stopped.
+    Restarted(Arc<RunningPipeline>),
+    Stopped(Arc<RunningPipeline>),
+    Started(Arc<RunningPipeline>),
+    BridgeStopped(String),
+    BridgeStarted(Arc<RunningBridge>),
+}
+
+/// What a reload works with.
+struct Turn<'a> {
+    agent: &'a Agent,
+    old: Arc<AgentPlan>,
+    old_files: Arc<ConfigFiles>,
+    new: &'a AgentPlan,
+    files: &'a ConfigFiles,
+    generation: u64,
+    drain: bool,
+    steps: Vec<Step>,
+    notes: Vec<String>,
+}
+
+impl Agent {
+    pub(super) fn apply(&self, prepared: Prepared, drain: bool) -> Result<(PlanDiff, Vec<String>), Failure> {
+        let Prepared { diff, plan, files, plugins, swaps, .. } = prepared;
+        let mut turn = Turn {
+            agent: self,
+            old: self.plan(),
+            old_files: self.files.lock().clone(),
+            new: &plan,
+            files: &files,
+            generation: self.generation.load(Ordering::Acquire) + 1,
+            drain,
+            steps: Vec::new(),
+            notes: Vec::new(),
+        };
+        match turn.run(&diff, &plugins) {
+            Ok(()) => {
+                let Turn { generation, mut notes, .. } = turn;
+                notes.extend(swaps.iter().filter_map(|(pipeline, slot)| swap(pipeline, slot)));
+                if !diff.is_empty() || !swaps.is_empty() {
+                    self.generation.store(generation, Ordering::Release);
+                }
+                let order: Vec<&str> = plan.pipelines.iter().map(|plan| plan.name.as_str()).collect();
+                self.pipelines.lock().sort_by_key(|running| {
+                    order.iter().position(|name| *name == running.pipeline.plan().name)
+                });
+                *self.plan.lock() = Arc::new(plan);
+                *self.files.lock() = Arc::new(files);
+                Ok((diff, notes))
+            }
+            Err(failure) => Err(turn.roll_back(failure)),
+        }
+    }
+}
+
+impl Turn<'_> {
+    fn run(&mut self, diff: &PlanDiff, plugins: &[Option<Arc<Plugins>>]) -> Result<(), Failure> {
+        let action = |name: &str| diff.pipeline(name).map_or(Action::Stay, |diff| diff.action);
+        let new = self.new;
+        let with_plugins =
+            || new.pipelines.iter().zip(plugins).filter_map(|(plan, it)| Some((plan, it.as_ref()?)));
+        for (plan, plugins) in with_plugins().filter(|(plan, _)| action(&plan.name) == Action::Change) {
+            let restarts = diff.pipeline(&plan.name).is_some_and(|diff| !diff.restart.is_empty());
+            self.change(plan, plugins, restarts)?;
+        }
+        for running in self.agent.pipelines() {
+            if action(&running.pipeline.plan().name) == Action::Stop {
+                self.stop(&running)?;
+            }
+        }
+        let bridge = |name: &str| diff.bridges.iter().find(|bridge| bridge.name == name).map(|it| it.action);
+        for running in self.agent.bridges() {
+            if matches!(bridge(running.name()), Some(Action::Stop | Action::Change)) {
+                self.stop_bridge(&running)?;
+            }
+        }
+        // Last, because they may need what those above have let go: a file, a port.
+        for (plan, plugins) in with_plugins().filter(|(plan, _)| action(&plan.name) == Action::Start) {
+            let running = RunningPipeline::start(new, plan, plugins.clone(), self.files, self.generation)?;
+            self.agent.pipelines.lock().push(running.clone());
+            self.steps.push(Step::Started(running));
+        }
+        for plan in &new.bridges {
+            if matches!(bridge(&plan.name), Some(Action::Start | Action::Change)) {
+                let running = Arc::new(RunningBridge::start(plan, self.files)?);
+                self.agent.bridges.lock().push(running.clone());
+                self.steps.push(Step::BridgeStarted(running));
+            }
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, plan: &PipelinePlan, plugins: &Arc<Plugins>, restarts: bool) -> Result<(), Failure> {
+        let all = self.agent.pipelines();
+        let running = find(&all, &plan.name).ok_or_else(|| refused("a pipeline that changes is gone"))?;
+        if restarts || running.failure().is_some() {
+            return self.restart(running, plan, plugins);
+        }
+        let (old_plan, old_links) = (running.pipeline.plan(), running.pipeline.links());
+        let new_links = links(plan, plugins, &old_plan, &old_links);
+        match running.pipeline.exchange(plan.clone(), &new_links, MAKERS) {
+            Ok(()) => {}
+            Err(ExchangeError::Start(error)) => {
+                let at = self.files.diagnostic_for(&plan.name, error.kind, &error.component, &error.error);
+                return Err(Failure::Config(vec![at]));
+            }
+            Err(error @ ExchangeError::Stuck { .. }) => {
+                tracing::warn!(pipeline = plan.name, "{error}: the pipeline restarts as a whole");
+                return self.restart(running, plan, plugins);
+            }
+        }
+        let old_plugins = std::mem::replace(&mut *running.plugins.lock(), plugins.clone());
+        let before = running.generation.swap(self.generation, Ordering::AcqRel);
+        self.steps.push(Step::Exchanged(running.clone(), old_plan, old_links, old_plugins, before));
+        Ok(())
+    }
+
+    fn restart(
+        &mut self,
+        running: &Arc<RunningPipeline>,
+        plan: &PipelinePlan,
+        plugins: &Arc<Plugins>,
+    ) -> Result<(), Failure> {
+        let grace = if self.drain { self.old.drain_timeout.max(RESTART_GRACE) } else { RESTART_GRACE };
+        // A failure that it had is its own: the successor begins at what is committed.
+        running.stop(Instant::now() + grace).ok();
+        running.wait_ended()?;
+        self.steps.push(Step::Restarted(running.clone()));
+        let held = running.held(plan);
+        if !held.is_empty() {
+            let (held, fix) = (words(&plan.name, &held), "mend the sink first, or reload with --drain");
+            return Err(refused(format!("{held} after {} s; {fix}", grace.as_secs())));
+        }
+        let fresh = RunningPipeline::start(self.new, plan, plugins.clone(), self.files, self.generation)?;
+        self.replace(running, fresh);
+        Ok(())
+    }
+
+    fn replace(&self, old: &Arc<RunningPipeline>, new: Arc<RunningPipeline>) {
+        let name = old.pipeline.plan().name.clone();
+        let mut pipelines = self.agent.pipelines.lock();
+        pipelines.retain(|running| running.pipeline.plan().name != name);
+        pipelines.push(new);
+    }
+
+    fn stop(&mut self, running: &Arc<RunningPipeline>) -> Result<(), Failure> {
+        let (plan, limit) = (running.pipeline.plan(), self.old.drain_timeout);
+        let left = running.stop(Instant::now() + limit).unwrap_or_else(|_| running.pipeline.left());
+        running.wait_ended()?;
+        self.agent.pipelines.lock().retain(|other| !Arc::ptr_eq(other, running));
+        self.steps.push(Step::Stopped(running.clone()));
+        if left > 0 {
+            let note = format!(
+                "pipeline {} stopped with {left} events that were not delivered within {} s; they stay in its journal and go out when it is configured again",
+                plan.name,
+                limit.as_secs()
+            );
+            tracing::warn!("{note}");
+            self.notes.push(note);
+        }
+        Ok(())
+    }
+
+    fn stop_bridge(&mut self, running: &Arc<RunningBridge>) -> Result<(), Failure> {
+        running.ask_to_stop();
+        running.wait(Instant::now() + self.old.drain_timeout);
+        self.agent.bridges.lock().retain(|other| !Arc::ptr_eq(other, running));
+        self.steps.push(Step::BridgeStopped(running.name().to_owned()));
+        Ok(())
+    }
+
+    /// Undoes what was done. What cannot be undone is part of the answer, and of that pipeline's status.
+    fn roll_back(mut self, failure: Failure) -> Failure {
+        let mut lost = Vec::new();
+        while let Some(step) = self.steps.pop() {
+            if let Err(error) = self.undo(step) {
+                tracing::error!("a reload could not be taken back: {error}");
+                lost.push(error);
+            }
+        }
+        if lost.is_empty() {
+            return failure;
+        }
+        let (_, text) = failure.text();
+        refused(format!("{text}\nand it could not be taken back: {}", lost.join("; ")))
+    }
+
+    fn undo(&self, step: Step) -> Result<(), String> {
+        match step {
+            Step::Exchanged(running, plan, links, plugins, generation) => {
+                let undone = running.pipeline.exchange((*plan).clone(), &links, MAKERS);
+                *running.plugins.lock() = plugins;
+                running.generation.store(generation, Ordering::Release);
+                match undone {
+                    Ok(()) => Ok(()),
+                    Err(ExchangeError::Stuck { .. }) => self.start_again(&running),
+                    Err(error) => Err(error.to_string()),
+                }
+            }
+            Step::Restarted(running) => {
+                let all = self.agent.pipelines();
+                let successor = find(&all, &running.pipeline.plan().name);
+                if let Some(successor) = successor.filter(|successor| !Arc::ptr_eq(successor, &running)) {
+                    successor.stop(Instant::now() + RESTART_GRACE).ok();
+                    successor.wait_ended().map_err(|error| error.to_string())?;
+                }
+                self.start_again(&running)
+            }
+            Step::Stopped(running) => {
+                self.agent.pipelines.lock().push(running.clone());
+                self.start_again(&running)
+            }
+            Step::Started(running) => {
+                self.agent.pipelines.lock().retain(|other| !Arc::ptr_eq(other, &running));
+                running.stop(Instant::now() + RESTART_GRACE).ok();
+                running.wait_ended().map_err(|error| error.to_string())
+            }
+            Step::BridgeStopped(name) => {
+                let plan = self.old.bridges.iter().find(|plan| plan.name == name).ok_or("no such bridge")?;
+                let running = RunningBridge::start(plan, &self.old_files).map_err(|error| error.text().1)?;
+                self.agent.bridges.lock().push(Arc::new(running));
+                Ok(())
+            }
+            Step::BridgeStarted(running) => {
+                self.agent.bridges.lock().retain(|other| !Arc::ptr_eq(other, &running));
+                running.ask_to_stop();
+                running.wait(Instant::now() + self.old.drain_timeout);
+                Ok(())
+            }
+        }
+    }
+
+    /// A pipeline that was stopped runs again, with its plan and its plugins.
+    fn start_again(&self, running: &Arc<RunningPipeline>) -> Result<(), String> {
+        let plan = running.pipeline.plan();
+        // Stopped already, unless an exchange hangs: then this closes the journal under it.
+        running.stop(Instant::now()).ok();
+        let again = running.wait_ended().map_err(Failure::from).and_then(|()| {
+            let (plugins, generation) =
+                (running.plugins.lock().clone(), running.generation.load(Ordering::Acquire));
+            RunningPipeline::start(&self.old, &plan, plugins, &self.old_files, generation)
+        });
+        match again {
+            Ok(again) => {
+                self.replace(running, again);
+                Ok(())
+            }
+            Err(failure) => {
+                let reason = format!("pipeline {} does not start again: {}", plan.name, failure.text().1);
+                *running.broken.lock() = Some(reason.clone());
+                Err(reason)
+            }
+        }
+    }
+}
+
+/// Swaps a plugin whose new file was found fit a moment ago; says what came of it.
+fn swap(pipeline: &str, slot: &PluginSlot) -> Option<String> {
+    let name = &slot.plan().name;
+    match slot.reload_now() {
+        // Its own watch was quicker, or it was written once more.
+        Ok(SwapOutcome::Unchanged) => None,
+        Ok(SwapOutcome::Swapped { from, to }) => {
+            Some(format!("pipeline {pipeline}: plugin {name} swapped, {from:.12} to {to:.12}"))
+        }
+        Err(error) => Some(format!("pipeline {pipeline}: plugin {name} is not swapped: {error}")),
+    }
+}
+
+/// The links of a plan: those of interceptors that stay are the present ones, and one that takes another's place goes on with
+/// its counters.
+fn links(
+    plan: &PipelinePlan,
+    plugins: &Plugins,
+    old: &PipelinePlan,
+    present: &PipelineLinks,
+) -> PipelineLinks {
+    let chain =
+        |sink: Option<&str>, new: &[InterceptorPlan], old: &[InterceptorPlan], slots: &[Arc<PluginSlot>]| {
+            let link = |(interceptor, slot): (&InterceptorPlan, &Arc<PluginSlot>)| match present
+                .find(sink, &interceptor.name)
+            {
+                Some(link) if old.contains(interceptor) => link.clone(),
+                Some(link) => Arc::new(Link::in_place_of(link, slot.clone(), interceptor)),
+                None => Arc::new(Link::new(slot.clone(), interceptor)),
+            };
+            Links::new(new.iter().zip(slots).map(link).collect())
+        };
+    let own = |sink: &str| {
+        old.sinks.iter().find(|other| other.name == sink).map(|sink| sink.interceptors.as_slice())
+    };
+    let sinks: BTreeMap<String, Links> = (plan.sinks.iter().zip(&plugins.sinks))
+        .map(|(sink, slots)| {
+            let old = own(&sink.name).unwrap_or_default();
+            (sink.name.clone(), chain(Some(&sink.name), &sink.interceptors, old, slots))
+        })
+        .collect();
+    PipelineLinks { chain: chain(None, &plan.interceptors, &old.interceptors, &plugins.chain), sinks }
+}

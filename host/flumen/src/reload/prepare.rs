@@ -1,0 +1,194 @@
+//! The first half of a reload: everything that can be known and made before anything is touched.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flumen_config::Sources as ConfigFiles;
+use flumen_pipeline::ComponentKind;
+use flumen_pipeline::plan::{AgentPlan, InterceptorPlan, PipelinePlan};
+use flumen_pipeline::plan_diff::{Action, PipelineDiff, PlanDiff, Vanishing};
+use flumen_plugin::{LoadError, PluginSlot, Role};
+
+use super::refused;
+use crate::agent::{Agent, Plugins, component_errors, open_parts, plugin_errors};
+use crate::exit::Failure;
+use crate::running::RunningPipeline;
+use crate::{bridges, cmd};
+
+/// A reload that may begin.
+pub struct Prepared {
+    /// What it does.
+    pub diff: PlanDiff,
+    /// What a person should know beside.
+    pub notes: Vec<String>,
+    pub(super) plan: AgentPlan,
+    pub(super) files: ConfigFiles,
+    /// Of each pipeline that starts or changes, by its place in the plan: its plugins, opened.
+    pub(super) plugins: Vec<Option<Arc<Plugins>>>,
+    /// Plugins that stay, and whose files are new: each with its pipeline.
+    pub(super) swaps: Vec<(String, Arc<PluginSlot>)>,
+}
+
+/// Settings that are bound to what the process holds.
+const BOUND: &[&str] = &["name", "data_dir", "plugin_dir"];
+
+impl Agent {
+    /// Reads, checks, and opens whatever would be new. `may_drain`: queues that would vanish may hold events; `with_plugins`:
+    /// files of plugins that stay are looked at, too.
+    pub(super) fn prepare(&self, may_drain: bool, with_plugins: bool) -> Result<Prepared, Failure> {
+        let (plan, files) = cmd::load(&self.paths)?;
+        let old = self.plan();
+        let diff = PlanDiff::between(&old, &plan);
+        let bound: Vec<&str> = diff.agent.iter().copied().filter(|name| BOUND.contains(name)).collect();
+        if !bound.is_empty() {
+            let settings = bound.join(" and ");
+            return Err(refused(format!(
+                "`{settings}` of the agent cannot change while it runs; restart it, or take the edit back"
+            )));
+        }
+        let mut wrong = component_errors(&plan, &files);
+        wrong.extend(bridges::errors(&plan, &files));
+        let running = self.pipelines();
+        let (mut plugins, mut swaps) = (Vec::new(), Vec::new());
+        for pipeline in &plan.pipelines {
+            let action = diff.pipeline(&pipeline.name).map(|diff| diff.action);
+            let present = find(&running, &pipeline.name);
+            let unfit = |name: &str, error: &LoadError| -> Vec<_> {
+                let kind = ComponentKind::Interceptor;
+                let errors = plugin_errors(error);
+                errors.iter().map(|error| files.diagnostic_for(&pipeline.name, kind, name, error)).collect()
+            };
+            if action == Some(Action::Stay) {
+                plugins.push(None);
+                let slots = present.map(|present| present.plugins.lock().clone()).filter(|_| with_plugins);
+                for slot in slots.iter().flat_map(|slots| slots.all()) {
+                    match slot.check_file() {
+                        Ok(false) => {}
+                        Ok(true) => swaps.push((pipeline.name.clone(), slot.clone())),
+                        Err(error) => wrong.extend(unfit(&slot.plan().name, &error)),
+                    }
+                }
+                continue;
+            }
+            let mut open = |sink: Option<&str>, interceptors: &[InterceptorPlan]| {
+                let mut slots = Vec::new();
+                for interceptor in interceptors {
+                    let kept = present.and_then(|present| present.slot(sink, interceptor));
+                    let open = || {
+                        self.host.slot_within(
+                            Role::Interceptor,
+                            interceptor.clone(),
+                            &plan.plugin_dir,
+                            Duration::ZERO,
+                        )
+                    };
+                    match kept.map_or_else(open, Ok) {
+                        Ok(slot) => slots.push(slot),
+                        Err(error) => wrong.extend(unfit(&interceptor.name, &error)),
+                    }
+                }
+                slots
+            };
+            let chain = open(None, &pipeline.interceptors);
+            let sinks = pipeline.sinks.iter().map(|sink| open(Some(&sink.name), &sink.interceptors));
+            let sinks = sinks.collect();
+            let kept =
+                present.filter(|_| diff.pipeline(&pipeline.name).is_some_and(|it| it.restart.is_empty()));
+            let opened = match kept {
+                // In place nothing changes but interceptors, where codecs or sinks are plugins.
+                Some(present) => {
+                    let kept = present.plugins.lock().clone();
+                    let (decoders, encoders) = (kept.decoders.clone(), kept.encoders.clone());
+                    Plugins { chain, sinks, decoders, encoders, deliver: kept.deliver.clone() }
+                }
+                None => Plugins {
+                    chain,
+                    sinks,
+                    ..open_parts(&self.host, pipeline, &plan.plugin_dir, &files, &mut wrong)
+                },
+            };
+            plugins.push(Some(Arc::new(opened)));
+        }
+        if !wrong.is_empty() {
+            return Err(Failure::Config(wrong));
+        }
+        let mut notes = held_back(&running, &plan, may_drain)?;
+        for (pipeline, slot) in &swaps {
+            notes.push(format!("pipeline {pipeline}: the file of plugin {} is new", slot.plan().name));
+        }
+        Ok(Prepared { diff, notes, plan, files, plugins, swaps })
+    }
+}
+
+pub(super) fn find<'a>(running: &'a [Arc<RunningPipeline>], name: &str) -> Option<&'a Arc<RunningPipeline>> {
+    running.iter().find(|running| running.pipeline.plan().name == name)
+}
+
+impl RunningPipeline {
+    /// The slot that runs exactly this, if there is one: it stays.
+    fn slot(&self, sink: Option<&str>, wanted: &InterceptorPlan) -> Option<Arc<PluginSlot>> {
+        let (plan, plugins) = (self.pipeline.plan(), self.plugins.lock().clone());
+        let slots = match sink {
+            None => &plugins.chain,
+            Some(sink) => plugins.sinks.get(plan.sinks.iter().position(|other| other.name == sink)?)?,
+        };
+        slots.iter().find(|slot| slot.plan() == wanted).cloned()
+    }
+
+    /// Queues that end with the present plan and hold events: each with their number.
+    pub(super) fn held(&self, plan: &PipelinePlan) -> Vec<(Vanishing, u64)> {
+        let status = self.pipeline.journal_status();
+        let held = |vanishing: &Vanishing| {
+            let channel = status.channels.iter().find(|channel| channel.name == vanishing.channel)?;
+            Some(match &vanishing.sink {
+                None => channel.events,
+                Some(sink) => {
+                    let reader = channel.readers.iter().find(|(name, _)| name == sink);
+                    reader.map_or(0, |(_, cursor)| channel.head.saturating_sub(*cursor))
+                }
+            })
+        };
+        let gone = PipelineDiff::vanishing(&self.pipeline.plan(), plan);
+        let counted = gone.into_iter().map(|vanishing| {
+            let events = held(&vanishing).unwrap_or(0);
+            (vanishing, events)
+        });
+        counted.filter(|(_, events)| *events > 0).collect()
+    }
+}
+
+/// What would be left behind, in words.
+pub(super) fn words(pipeline: &str, held: &[(Vanishing, u64)]) -> String {
+    let one = |(vanishing, events): &(Vanishing, u64)| {
+        let channel = &vanishing.channel;
+        match &vanishing.sink {
+            None => format!("channel {channel} still holds {events} events"),
+            Some(sink) => format!("sink {sink} has not delivered {events} events of channel {channel}"),
+        }
+    };
+    format!("pipeline {pipeline}: {}", held.iter().map(one).collect::<Vec<_>>().join(", "))
+}
+
+/// Refuses an edit that would leave events behind, or notes that they have to be drained.
+fn held_back(
+    running: &[Arc<RunningPipeline>],
+    plan: &AgentPlan,
+    may_drain: bool,
+) -> Result<Vec<String>, Failure> {
+    let mut notes = Vec::new();
+    for new in &plan.pipelines {
+        let Some(present) = find(running, &new.name) else { continue };
+        let held = present.held(new);
+        if held.is_empty() {
+            continue;
+        }
+        let held = words(&new.name, &held);
+        if !may_drain {
+            return Err(refused(format!(
+                "{held}, and would end with them; `flumen reload --drain` stops the sources and waits until all is delivered"
+            )));
+        }
+        notes.push(format!("{held}: this has to be drained first (flumen reload --drain)"));
+    }
+    Ok(notes)
+}

@@ -1,0 +1,100 @@
+//! A pipeline under way: how it is started, stopped and looked at, whatever becomes of the agent's plan.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use flumen_config::Sources as ConfigFiles;
+use flumen_pipeline::plan::{AgentPlan, PipelinePlan, SinkPlan};
+use flumen_pipeline::{Pipeline, StopOutcome};
+use flumen_plugin::Role;
+use parking_lot::Mutex;
+
+use crate::agent::{PipelineView, Plugins, start_pipeline};
+use crate::exit::Failure;
+use crate::registry;
+
+/// How long a pipeline that is stopped for good, or to restart, may take until its last thread has ended.
+const END_WAIT: Duration = Duration::from_secs(60);
+
+/// A pipeline under way, and its plugins.
+pub struct RunningPipeline {
+    pub(crate) pipeline: Pipeline,
+    pub(crate) plugins: Mutex<Arc<Plugins>>,
+    /// The generation of the agent in which it was started, or changed last.
+    pub(crate) generation: AtomicU64,
+    /// Why it could not be started again after it was stopped.
+    pub(crate) broken: Mutex<Option<String>>,
+}
+
+impl RunningPipeline {
+    /// Opens its journals and starts it.
+    pub fn start(
+        agent: &AgentPlan,
+        plan: &PipelinePlan,
+        plugins: Arc<Plugins>,
+        files: &ConfigFiles,
+        generation: u64,
+    ) -> Result<Arc<RunningPipeline>, Failure> {
+        let pipeline = start_pipeline(agent, plan, &plugins, files)?;
+        Ok(Arc::new(RunningPipeline {
+            pipeline,
+            plugins: Mutex::new(plugins),
+            generation: AtomicU64::new(generation),
+            broken: Mutex::default(),
+        }))
+    }
+
+    /// Stops it, and says how that went. `Err`: it had failed.
+    pub fn stop(&self, deadline: Instant) -> Result<u64, String> {
+        let plan = self.pipeline.plan();
+        let name = &plan.name;
+        match self.pipeline.stop(deadline) {
+            StopOutcome::Drained => {
+                tracing::info!(pipeline = name, "stopped; everything is delivered");
+                Ok(0)
+            }
+            StopOutcome::Left(events) => {
+                tracing::info!(
+                    pipeline = name,
+                    events,
+                    "stopped; not everything is delivered: the next start goes on with it"
+                );
+                Ok(events)
+            }
+            StopOutcome::Failed(reason) => {
+                tracing::error!(pipeline = name, reason, "stopped after a failure");
+                Err(reason)
+            }
+        }
+    }
+
+    /// After a stop, waits until nothing of it is at work any more.
+    pub fn wait_ended(&self) -> anyhow::Result<()> {
+        self.pipeline.wait_ended(END_WAIT).map_err(|part| {
+            let reason = format!("{part} does not end: it hangs in a call of the system");
+            *self.broken.lock() = Some(format!("stopped for a reload, and {reason}"));
+            anyhow::anyhow!("{reason}; nothing may take its place before that (restart the agent)")
+        })
+    }
+
+    /// Why it cannot go on, if it cannot.
+    pub fn failure(&self) -> Option<String> {
+        self.broken.lock().clone().or_else(|| self.pipeline.failure())
+    }
+
+    /// Figures for `status`.
+    pub fn view(&self) -> PipelineView {
+        let mut pipeline = self.pipeline.status();
+        pipeline.failure = self.failure();
+        let (plan, slots) = (self.pipeline.plan(), self.plugins.lock().clone());
+        let plugins = slots.all().map(|slot| slot.status()).collect();
+        let promise = |sink: &SinkPlan| {
+            let slot = slots.all().find(|slot| slot.plan().name == sink.name && slot.role() == Role::Sink);
+            (sink.name.clone(), registry::delivery(&plan, sink, slot.map(|slot| &**slot)).0)
+        };
+        let deliveries = plan.sinks.iter().map(promise).collect();
+        let generation = self.generation.load(Ordering::Acquire);
+        PipelineView { pipeline, generation, plugins, deliveries }
+    }
+}

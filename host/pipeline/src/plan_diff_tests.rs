@@ -1,0 +1,195 @@
+//! What a plan's difference says, and that it is the same in both directions.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::component::Value;
+use crate::plan::{BatchPlan, ChannelKind, ChannelPlan, ErrorPlan, JournalPlan, OnReject, PluginLimits};
+
+fn interceptor(name: &str, config: u8) -> InterceptorPlan {
+    InterceptorPlan {
+        name: name.into(),
+        plugin: name.into(),
+        config: format!("{{\"n\":{config}}}"),
+        grants: Vec::new(),
+        on_reject: OnReject::Quarantine,
+        errors: ErrorPlan::default(),
+        limits: PluginLimits::default(),
+        egress: None,
+    }
+}
+
+fn options(value: u8) -> Options {
+    Options([("path".to_owned(), Value::Text(format!("secret{value}")))].into())
+}
+
+fn sink(name: &str, channel: &str, value: u8) -> SinkPlan {
+    SinkPlan {
+        name: name.into(),
+        kind: "file".into(),
+        channel: channel.into(),
+        interceptors: Vec::new(),
+        codec: None,
+        options: options(value),
+        plugin: None,
+    }
+}
+
+fn channel(name: &str, capacity_events: u64) -> ChannelPlan {
+    ChannelPlan { name: name.into(), capacity_events, capacity_bytes: 1 << 30, kind: ChannelKind::File }
+}
+
+fn plan(name: &str) -> PipelinePlan {
+    PipelinePlan {
+        name: name.into(),
+        file: PathBuf::from(format!("{name}.toml")),
+        sources: vec![SourcePlan {
+            name: "in".into(),
+            kind: "tail".into(),
+            codec: None,
+            options: options(0),
+        }],
+        interceptors: vec![interceptor("a", 0), interceptor("b", 0)],
+        interceptor_threads: 1,
+        channels: vec![channel("main", 1_000)],
+        sinks: vec![sink("out", "main", 0)],
+        batch: BatchPlan::default(),
+        journal: JournalPlan::default(),
+    }
+}
+
+fn agent(pipelines: Vec<PipelinePlan>) -> AgentPlan {
+    AgentPlan {
+        name: "test".into(),
+        data_dir: "data".into(),
+        plugin_dir: "plugins".into(),
+        drain_timeout: Duration::from_secs(30),
+        watch: true,
+        pipelines,
+        bridges: Vec::new(),
+    }
+}
+
+/// The difference that one edit of a pipeline makes, and how it prints.
+fn edit(change: impl FnOnce(&mut PipelinePlan)) -> (PipelineDiff, String) {
+    let (old, mut new) = (plan("web"), plan("web"));
+    change(&mut new);
+    let diff = PlanDiff::between(&agent(vec![old]), &agent(vec![new]));
+    let text = diff.to_string();
+    (diff.pipelines.into_iter().next().unwrap(), text)
+}
+
+#[test]
+fn equal_plans_touch_nothing() {
+    let both = agent(vec![plan("a"), plan("b")]);
+    let diff = PlanDiff::between(&both, &both.clone());
+    assert!(diff.is_empty());
+    assert_eq!(diff.to_string(), "= pipeline a\n= pipeline b\nno change\n");
+}
+
+#[test]
+fn what_is_new_starts_and_what_is_gone_stops() {
+    let (old, new) = (agent(vec![plan("a"), plan("b")]), agent(vec![plan("b"), plan("c")]));
+    assert_eq!(PlanDiff::between(&old, &new).to_string(), "- pipeline a\n= pipeline b\n+ pipeline c\n");
+    assert_eq!(PlanDiff::start(&new).to_string(), "+ pipeline b\n+ pipeline c\n");
+}
+
+#[test]
+fn interceptors_sources_and_sinks_are_exchanged_in_place() {
+    let (diff, text) = edit(|plan| {
+        plan.interceptors = vec![interceptor("b", 1), interceptor("c", 0)];
+        plan.sources[0].options = options(1);
+        plan.sinks[0].options = options(1);
+    });
+    assert!(diff.restart.is_empty(), "{text}");
+    assert_eq!(
+        text,
+        "~ pipeline web\n  ~ source in (path)\n  - interceptor a\n  ~ interceptor b (config)\n  + interceptor c\n  = channel main\n  ~ sink out (path)\n"
+    );
+    assert!(!text.contains("secret"), "a value is printed");
+    let (diff, text) = edit(|plan| plan.interceptors.reverse());
+    assert_eq!((diff.action, diff.restart.len()), (Action::Change, 0), "{text}");
+    assert!(text.contains("order of interceptors"), "{text}");
+    let (diff, _) = edit(|plan| plan.sinks[0].interceptors.push(interceptor("d", 0)));
+    let parts: Vec<_> = diff.components.iter().map(|part| (part.name.as_str(), part.action)).collect();
+    assert!(parts.contains(&("out", Action::Stay)) && parts.contains(&("out/d", Action::Start)));
+}
+
+#[test]
+fn channels_their_readers_and_the_journal_need_a_restart() {
+    type Edit = fn(&mut PipelinePlan);
+    let edits: [(&str, Edit); 5] = [
+        ("channels differ", |plan| plan.channels[0].capacity_events = 1),
+        ("journal settings differ", |plan| plan.journal.durable = false),
+        ("sink more begins to read a channel", |plan| plan.sinks.push(sink("more", "main", 0))),
+        ("sink out no longer reads a channel", |plan| plan.sinks[0].name = "new".into()),
+        ("sink out reads another channel", |plan| plan.sinks[0].channel = "other".into()),
+    ];
+    for (reason, change) in edits {
+        let (diff, text) = edit(change);
+        assert!(diff.restart.iter().any(|found| found == reason), "{reason}: {text}");
+    }
+}
+
+#[test]
+fn queues_that_vanish_are_named() {
+    let mut old = plan("web");
+    old.channels.push(channel("side", 10));
+    old.sinks.push(sink("archive", "main", 0));
+    old.sinks.push(sink("aside", "side", 0));
+    let mut new = old.clone();
+    assert!(PipelineDiff::vanishing(&old, &new).is_empty());
+    new.channels.pop();
+    new.sinks = vec![sink("out", "main", 0)];
+    let gone = |channel: &str, sink: Option<&str>| Vanishing {
+        channel: channel.into(),
+        sink: sink.map(str::to_owned),
+    };
+    assert_eq!(PipelineDiff::vanishing(&old, &new), [gone("main", Some("archive")), gone("side", None)]);
+    assert!(PipelineDiff::vanishing(&new, &old).is_empty());
+}
+
+prop_compose! {
+    fn some_plan(name: &'static str)(
+        interceptors in proptest::sample::subsequence(vec!["a", "b", "c"], 0..=3),
+        config in 0..2u8,
+        sinks in proptest::sample::subsequence(vec!["x", "y"], 1..=2),
+        value in 0..2u8,
+        capacity in 1..3u64,
+        threads in 1..3usize,
+    ) -> PipelinePlan {
+        PipelinePlan {
+            interceptors: interceptors.into_iter().map(|name| interceptor(name, config)).collect(),
+            sinks: sinks.into_iter().map(|name| sink(name, "main", value)).collect(),
+            channels: vec![channel("main", capacity)],
+            interceptor_threads: threads,
+            ..plan(name)
+        }
+    }
+}
+
+fn some_agent() -> impl Strategy<Value = AgentPlan> {
+    let pipelines = (proptest::option::of(some_plan("p")), proptest::option::of(some_plan("q")));
+    pipelines.prop_map(|(p, q)| agent(p.into_iter().chain(q).collect()))
+}
+
+proptest! {
+    /// The way back is the difference in the other direction, and a difference is empty only between equal plans.
+    #[test]
+    fn a_difference_can_be_turned_round(old in some_agent(), new in some_agent()) {
+        let (there, mut back) = (PlanDiff::between(&old, &new), PlanDiff::between(&new, &old));
+        prop_assert_eq!(there.is_empty(), old == new);
+        let mut flipped = there.flip();
+        // The reasons of a restart are told in the words of their direction.
+        let strip = |diff: &mut PlanDiff| diff.pipelines.iter_mut().for_each(|pipeline| {
+            pipeline.restart.truncate(usize::from(!pipeline.restart.is_empty()));
+            pipeline.restart.iter_mut().for_each(String::clear);
+        });
+        strip(&mut flipped);
+        strip(&mut back);
+        prop_assert_eq!(flipped, back);
+    }
+}

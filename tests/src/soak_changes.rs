@@ -1,0 +1,160 @@
+//! Changes of a running agent during a soak: swaps of a plugin and edits of the pipeline, one after the other, each waited for.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::agent::Agent;
+use crate::scene::{PIPELINE, Scene};
+use crate::{limits, poll};
+
+/// One change in so many is an edit of the pipeline's file.
+const EDIT_EVERY: u32 = 8;
+
+/// What a pipeline's file is edited to, in turn. The last one restarts the pipeline, the others exchange a part of it.
+const EDITS: [(&str, &str); 4] = [
+    ("", "[[interceptor]]\nplugin = \"noop\"\n"),
+    ("", "[batch]\nrows = 2000\n"),
+    ("roll_size = \"2 MiB\"", "roll_size = \"3 MiB\""),
+    ("segment = \"4 MiB\"", "segment = \"2 MiB\""),
+];
+
+/// Changes so far.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Plugin files that were swapped in.
+    pub swaps: u32,
+    /// Edits that were taken over.
+    pub edits: u32,
+    /// Versions with a bug that were rolled back.
+    pub rollbacks: u32,
+    /// The pipeline's file as it was written first.
+    pipeline: String,
+    turn: u32,
+    written: usize,
+    /// The last good version.
+    is_b: bool,
+}
+
+impl Changes {
+    /// For a scene whose pipeline is written.
+    ///
+    /// # Errors
+    /// If its file cannot be read.
+    pub fn new(scene: &Scene) -> Result<Self> {
+        scene.install("noop", "noop")?;
+        let pipeline = fs::read_to_string(scene.root().join(format!("{PIPELINE}.toml")))?;
+        Ok(Self { pipeline, ..Self::default() })
+    }
+
+    /// Makes so many changes, each when the one before is in effect. `is_buggy`: every other version has a bug, which the
+    /// agent must find while it is on probation; not before a kill, or it would be the first version of the next life.
+    ///
+    /// # Errors
+    /// If one has no effect.
+    pub fn make(&mut self, scene: &Scene, agent: &mut Agent, count: u32, is_buggy: bool) -> Result<()> {
+        for _ in 0..count {
+            self.turn += 1;
+            agent.expect_running()?;
+            let outcome = if self.turn % EDIT_EVERY == 0 {
+                self.edit(scene)
+            } else {
+                let plugin = if is_buggy && self.swaps % 2 == 1 { "swap-trap" } else { self.other() };
+                self.swap(scene, plugin)
+            };
+            outcome.with_context(|| agent.log_tail())?;
+        }
+        Ok(())
+    }
+
+    /// Writes a file and does not wait: the kill comes meanwhile.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn begin_one(&mut self, scene: &Scene) -> Result<()> {
+        self.turn += 1;
+        if self.turn % 2 == 0 {
+            return self.write(scene);
+        }
+        let plugin = self.other();
+        scene.install(plugin, "swap")
+    }
+
+    /// The good version that was not the last one.
+    fn other(&mut self) -> &'static str {
+        self.is_b = !self.is_b;
+        if self.is_b { "swap-b" } else { "swap-a" }
+    }
+
+    fn swap(&mut self, scene: &Scene, plugin: &str) -> Result<()> {
+        let before = look(scene)?;
+        scene.install(plugin, "swap")?;
+        poll::until(&format!("{plugin} in the flow"), limits::CONDITION, || {
+            let now = look(scene)?;
+            // What is there already after a rollback is no swap, but takes the error away.
+            Ok(now.swaps > before.swaps
+                || (before.has_error && !now.has_error)
+                || now.rollbacks > before.rollbacks)
+        })?;
+        self.swaps += 1;
+        self.rollbacks = self.rollbacks.max(u32::try_from(look(scene)?.rollbacks)?);
+        Ok(())
+    }
+
+    fn edit(&mut self, scene: &Scene) -> Result<()> {
+        let before = generation(scene)?;
+        self.write(scene)?;
+        poll::until("the edit taken over", limits::CONDITION, || Ok(generation(scene)? > before))?;
+        self.edits += 1;
+        Ok(())
+    }
+
+    /// The next edit: not the one that stands there.
+    fn write(&mut self, scene: &Scene) -> Result<()> {
+        self.written += 1;
+        let number = self.written;
+        let (from, to) = EDITS.get(number % EDITS.len()).copied().unwrap_or_default();
+        let text = if from.is_empty() {
+            format!("{}\n{to}", self.pipeline)
+        } else {
+            self.pipeline.replace(from, to)
+        };
+        Ok(fs::write(scene.root().join(format!("{PIPELINE}.toml")), text)?)
+    }
+
+    /// The pipeline's file as it was at first.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn restore(&self, scene: &Scene) -> Result<()> {
+        Ok(fs::write(scene.root().join(format!("{PIPELINE}.toml")), &self.pipeline)?)
+    }
+}
+
+/// The swapped plugin, as the status shows it.
+struct Look {
+    swaps: u64,
+    rollbacks: u64,
+    has_error: bool,
+}
+
+fn status(scene: &Scene) -> Result<Value> {
+    let waited = poll::until_some("an answer to `flumen status`", Duration::from_secs(30), || scene.status());
+    Ok(waited?.0)
+}
+
+fn generation(scene: &Scene) -> Result<u64> {
+    status(scene)?.get("generation").and_then(Value::as_u64).context("no generation in the status")
+}
+
+fn look(scene: &Scene) -> Result<Look> {
+    let status = status(scene)?;
+    let plugins = status.pointer("/pipelines/0/plugins").and_then(Value::as_array).context("no plugins")?;
+    let plugin = plugins.iter().find(|plugin| plugin.get("name").is_some_and(|name| name == "swap"));
+    let plugin = plugin.context("the status has no plugin `swap`")?;
+    let number = |name: &str| plugin.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let has_error = plugin.get("last_swap_error").is_some_and(|error| !error.is_null());
+    Ok(Look { swaps: number("swaps"), rollbacks: number("rollbacks"), has_error })
+}

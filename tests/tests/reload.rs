@@ -1,0 +1,558 @@
+//! Edits of a running agent's configuration: by command, by signal, by the watch; taken over in place, or not at all.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
+
+use std::fs;
+use std::path::PathBuf;
+
+use flumen_tests::agent::Agent;
+use flumen_tests::generator::{Generator, Load, Rotation};
+use flumen_tests::output::{self, LineCounter};
+use flumen_tests::scene::{Answer, Scene};
+use flumen_tests::{limits, locate, oracle, poll};
+use rustix::process::Signal;
+use serde_json::Value;
+
+const SOURCE: &str = "[source.in]\ntype = \"tail\"\npaths = [\"{in}/*.log*\"]\n";
+
+/// A pipeline that writes to `{out}/NAME`.
+fn flow(name: &str) -> String {
+    format!(
+        "{SOURCE}\n[sink.out]\ntype = \"file\"\npath = \"{{out}}/{name}/all.log\"\nencoding = \"json\"\nflush_interval = \"50ms\"\n"
+    )
+}
+
+/// A scene whose agent runs all files of a directory.
+struct Stage {
+    scene: Scene,
+}
+
+impl Stage {
+    fn new(more: &str) -> Stage {
+        let stage = Stage { scene: Scene::new().unwrap() };
+        fs::create_dir(stage.scene.root().join("pipelines")).unwrap();
+        let (data, plugins) = (stage.scene.data.display(), stage.scene.plugin_dir());
+        let text = format!(
+            "[agent]\ndata_dir = \"{data}\"\nplugin_dir = \"{}\"\ndrain_timeout = \"20s\"\n{more}\n",
+            plugins.display()
+        );
+        fs::write(stage.scene.config(), text).unwrap();
+        stage
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.scene.root().join("pipelines").join(format!("{name}.toml"))
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let (input, out) = (self.scene.input(), &self.scene.output);
+        let text = text.replace("{in}", &input.display().to_string());
+        fs::write(self.path(name), text.replace("{out}", &out.display().to_string())).unwrap();
+    }
+
+    fn ask(&self, words: &[&str]) -> Answer {
+        let config = self.scene.config().display().to_string();
+        let words: Vec<&str> = words.iter().copied().chain([config.as_str()]).collect();
+        self.scene.flumen(&words).unwrap()
+    }
+
+    /// `flumen reload`, which has to succeed.
+    fn reload(&self) -> Answer {
+        let answer = self.ask(&["reload"]);
+        assert!(answer.status.success(), "{}{}", answer.stdout, answer.stderr);
+        answer
+    }
+
+    fn status(&self) -> Value {
+        self.scene.status().unwrap().unwrap().0
+    }
+
+    fn pipeline(&self, name: &str) -> Option<Value> {
+        let status = self.status();
+        status["pipelines"].as_array().unwrap().iter().find(|it| it["name"] == name).cloned()
+    }
+
+    fn wait(&self, what: &str, mut condition: impl FnMut(&Value) -> bool) {
+        poll::until(what, limits::CONDITION, || Ok(condition(&self.status()))).unwrap();
+    }
+
+    fn generator(&self, bytes_per_s: u64) -> Generator {
+        Generator::start(Load {
+            dir: self.scene.input(),
+            files: 2,
+            bytes_per_s,
+            rotate_bytes: 1_000_000,
+            rotation: Rotation::Rename,
+            lines: None,
+            has_malformed: false,
+            has_doubles: false,
+            seed: 9,
+        })
+        .unwrap()
+    }
+
+    /// Everything that was written stands in the outputs below a directory, each line once, in order.
+    fn judge(&self, agent: Agent, generator: Generator, dir: &str) {
+        let written = generator.stop().unwrap();
+        let total: u64 = written.iter().sum();
+        assert!(total > 1_000, "{total} lines are not much of a load");
+        let (out, mut counter) = (self.scene.output.join(dir), LineCounter::default());
+        poll::until("everything", limits::CONDITION, || Ok(counter.count(&out)? >= total)).unwrap();
+        agent.stop().unwrap();
+        let verdict = oracle::judge(&output::sequences(&out).unwrap(), &written, |_| true).unwrap();
+        assert!(verdict.holds(), "{verdict:#?}");
+    }
+}
+
+fn threads(agent: &Agent, prefix: &str) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", agent.id())).unwrap();
+    let mut found: Vec<String> = tasks
+        .filter_map(|task| {
+            let task = task.ok()?;
+            let name = fs::read_to_string(task.path().join("comm")).ok()?;
+            name.starts_with(prefix).then(|| format!("{} {}", task.file_name().display(), name.trim()))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// Interceptors come and go in the flow: their neighbours, the source and the sink keep their threads and counters.
+#[test]
+fn interceptors_are_exchanged_under_load() {
+    let stage = Stage::new("watch = false");
+    let (scene, with) = (&stage.scene, |names: &[&str]| {
+        let chain: String =
+            names.iter().map(|name| format!("[[interceptor]]\nplugin = \"{name}\"\n")).collect();
+        format!("{}\n{chain}", flow("web"))
+    });
+    scene.install("swap-a", "one").unwrap();
+    scene.install("swap-b", "two").unwrap();
+    stage.write("web", &with(&["one"]));
+    stage.write("other", "[source]\ntype = \"tail\"\npaths = [\"{in}/none\"]\n[sink]\ntype = \"null\"\n");
+    let generator = stage.generator(2_000_000);
+    let agent = scene.start_ready().unwrap();
+    let before = (threads(&agent, "source-in"), threads(&agent, "sink-"), threads(&agent, "commit-"));
+    assert_eq!((before.0.len(), before.1.len()), (1, 2), "{before:?}");
+    let mut generation = 1;
+    for chain in [&["one", "two"][..], &["two"], &[], &["two", "one"], &["one"]] {
+        let delivered =
+            stage.pipeline("web").unwrap()["sinks"][0]["metrics"]["events_delivered"].as_u64().unwrap();
+        stage.write("web", &with(chain));
+        stage.reload();
+        generation += 1;
+        let web = stage.pipeline("web").unwrap();
+        let names: Vec<&str> =
+            web["interceptors"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
+        assert_eq!(names, chain);
+        let plugins: Vec<&str> =
+            web["plugins"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
+        assert_eq!(plugins, chain);
+        assert_eq!(web["generation"], generation);
+        stage.wait("more after the edit", |_| {
+            stage.pipeline("web").unwrap()["sinks"][0]["metrics"]["events_delivered"].as_u64().unwrap()
+                > delivered
+        });
+    }
+    assert_eq!(stage.status()["generation"], generation);
+    assert_eq!(stage.pipeline("other").unwrap()["generation"], 1, "what did not change was touched");
+    let after = (threads(&agent, "source-in"), threads(&agent, "sink-"), threads(&agent, "commit-"));
+    assert_eq!(before, after, "a thread was replaced");
+    stage.judge(agent, generator, "web");
+}
+
+/// A sink restarts alone, and so does a source; nothing is lost or doubled, and the other parts keep their threads.
+#[test]
+fn sinks_and_sources_restart_alone_under_load() {
+    let stage = Stage::new("watch = false");
+    let two = format!(
+        "{}\n[sink.side]\ntype = \"file\"\npath = \"{{out}}/side/all.log\"\nflush_interval = \"50ms\"\n",
+        flow("web")
+    );
+    stage.write("web", &two);
+    let generator = stage.generator(2_000_000);
+    let agent = stage.scene.start_ready().unwrap();
+    let (source, side) = (threads(&agent, "source-in"), threads(&agent, "sink-side"));
+    for roll in ["1 MiB", "2 MiB", "3 MiB"] {
+        stage.write(
+            "web",
+            &two.replace("encoding = \"json\"", &format!("encoding = \"json\"\nroll_size = \"{roll}\"")),
+        );
+        let answer = stage.reload();
+        assert!(answer.stdout.contains("~ sink out (roll_size)"), "{}", answer.stdout);
+    }
+    assert_eq!((&source, &side), (&threads(&agent, "source-in"), &threads(&agent, "sink-side")));
+    let sinks = threads(&agent, "sink-");
+    for linger in ["5ms", "40ms"] {
+        let edited = two.replace("encoding = \"json\"", "encoding = \"json\"\nroll_size = \"3 MiB\"");
+        stage.write("web", &format!("{edited}\n[batch]\nlinger = \"{linger}\"\n"));
+        let answer = stage.reload();
+        assert!(answer.stdout.contains("~ source in (batch)"), "{}", answer.stdout);
+    }
+    assert_eq!(sinks, threads(&agent, "sink-"));
+    assert_ne!(source, threads(&agent, "source-in"), "the source did not restart");
+    stage.judge(agent, generator, "web");
+}
+
+/// Channels, their readers and the journal's settings restart the pipeline, exactly-once as any restart.
+#[test]
+fn a_pipeline_restarts_under_load_and_others_do_not() {
+    let stage = Stage::new("watch = false");
+    stage.write("web", &flow("web"));
+    stage.write("other", &flow("other"));
+    let generator = stage.generator(2_000_000);
+    let agent = stage.scene.start_ready().unwrap();
+    let plans = [
+        "[channel.main]\ncapacity = { events = 1000000 }\n",
+        "[journal]\nsegment = \"1 MiB\"\n",
+        "[sink.more]\ntype = \"null\"\n",
+        "",
+    ];
+    for (turn, more) in plans.iter().enumerate() {
+        stage.write("web", &format!("{}\n{more}", flow("web")));
+        // The last one takes a sink away: what it has not delivered yet must not be left behind.
+        let answer = stage.ask(&["reload", "--drain"]);
+        assert!(answer.status.success(), "{}{}", answer.stdout, answer.stderr);
+        assert!(answer.stdout.contains("restarts as a whole"), "{}", answer.stdout);
+        assert_eq!(stage.pipeline("web").unwrap()["generation"], turn + 2);
+        assert_eq!(stage.pipeline("other").unwrap()["generation"], 1);
+    }
+    stage.judge(agent, generator, "web");
+}
+
+#[test]
+fn pipelines_start_and_stop_with_their_files() {
+    let stage = Stage::new("");
+    stage.write("one", &flow("one"));
+    let generator = stage.generator(500_000);
+    let agent = stage.scene.start_ready().unwrap();
+    // No command: the watch sees it.
+    stage.write("two", &flow("two"));
+    stage.wait("the second pipeline", |status| status["pipelines"].as_array().unwrap().len() == 2);
+    stage.wait("its events", |_| {
+        stage.pipeline("two").unwrap()["sinks"][0]["metrics"]["events_delivered"].as_u64().unwrap() > 100
+    });
+    fs::remove_file(stage.path("two")).unwrap();
+    stage.wait("its end", |status| status["pipelines"].as_array().unwrap().len() == 1);
+    let lines = LineCounter::default().count(&stage.scene.output.join("two")).unwrap();
+    // It goes on where it ended.
+    stage.write("two", &flow("two"));
+    stage.wait("the second pipeline again", |status| status["pipelines"].as_array().unwrap().len() == 2);
+    poll::until("more of it", limits::CONDITION, || {
+        Ok(LineCounter::default().count(&stage.scene.output.join("two"))? > lines)
+    })
+    .unwrap();
+    assert_eq!(stage.pipeline("one").unwrap()["generation"], 1);
+    let status = stage.status();
+    assert_eq!(
+        (&status["generation"], &status["last_reload"]["by"]),
+        (&Value::from(4), &Value::from("watch"))
+    );
+    stage.judge(agent, generator, "two");
+}
+
+/// A broken edit changes nothing, whatever part of it is broken, and says why in the answer, the status and the log.
+#[test]
+fn a_broken_edit_changes_nothing() {
+    let stage = Stage::new("watch = false");
+    stage.scene.install("swap-a", "one").unwrap();
+    // Small files, so that the sink soon has to open one.
+    let out = flow("web").replace("encoding", "roll_size = \"128 KiB\"\nencoding");
+    let good = format!("{out}\n[[interceptor]]\nplugin = \"one\"\n");
+    stage.write("web", &good);
+    stage.write("other", &flow("other"));
+    let generator = stage.generator(1_000_000);
+    let mut agent = stage.scene.start_ready().unwrap();
+    let before = threads(&agent, "s");
+    let edits: [(&str, String, i32, &str); 5] = [
+        ("text", format!("{good}\n[["), 78, "syntax"),
+        ("option", good.replace("flush_interval", "flush_intervall"), 78, "did you mean"),
+        ("plugin", good.replace("plugin = \"one\"", "plugin = \"nowhere\""), 78, "nowhere"),
+        ("source", good.replace("paths = [", "multiline_start = '('\npaths = ["), 78, "multiline_start"),
+        ("channel", good.replace("[sink.out]", "[channel.new]\n[sink.out]\nchannel = \"new\""), 1, "--drain"),
+    ];
+    for (what, text, code, reason) in edits {
+        // Another pipeline's good edit in the same reload must not be taken over either.
+        stage.write("other", &format!("{}\n[batch]\nrows = 100\n", flow("other")));
+        stage.write("web", &text);
+        if code == 1 {
+            // There has to be something to leave behind.
+            stop_output(&stage);
+        }
+        let answer = stage.ask(&["reload"]);
+        assert_eq!(answer.status.code(), Some(code), "{what}: {}{}", answer.stdout, answer.stderr);
+        assert!(answer.stderr.contains(reason), "{what}: {}", answer.stderr);
+        let status = stage.status();
+        assert_eq!(status["generation"], 1, "{what}");
+        assert_eq!(status["last_reload"]["ok"], false, "{what}");
+        assert!(status["last_reload"]["text"].as_str().unwrap().contains(reason), "{what}: {status}");
+        agent.wait_log("not reloaded", limits::CONDITION).unwrap();
+        assert_eq!(threads(&agent, "s"), before, "{what}: something was touched");
+        assert_eq!(stage.ask(&["plan"]).status.code(), Some(if code == 1 { 0 } else { code }), "{what}");
+    }
+    start_output(&stage);
+    stage.write("web", &good);
+    stage.write("other", &flow("other"));
+    assert!(stage.reload().stdout.contains("still generation 1"));
+    assert_eq!(stage.status()["last_reload"]["ok"], true);
+    stage.judge(agent, generator, "web");
+}
+
+/// The sink can no longer write: its directory is a file.
+fn stop_output(stage: &Stage) {
+    let out = stage.scene.output.join("web");
+    fs::rename(&out, stage.scene.output.join("moved")).unwrap();
+    fs::write(&out, "in the way").unwrap();
+    stage.wait("events that wait", |_| {
+        let web = stage.pipeline("web").unwrap();
+        web["channels"][0]["events"].as_u64().unwrap() > 0 && web["sinks"][0]["state"] == "retrying"
+    });
+}
+
+fn start_output(stage: &Stage) {
+    let out = stage.scene.output.join("web");
+    fs::remove_file(&out).unwrap();
+    fs::rename(stage.scene.output.join("moved"), &out).unwrap();
+}
+
+/// Whatever fails after parts were taken over brings the old ones back: here the journal of a new pipeline.
+#[test]
+fn a_reload_that_fails_half_way_is_taken_back() {
+    let stage = Stage::new("watch = false");
+    stage.write("gone", &flow("gone"));
+    stage.write("web", &flow("web"));
+    stage.write("whole", &flow("whole"));
+    let generator = stage.generator(1_000_000);
+    let agent = stage.scene.start_ready().unwrap();
+    // A file where the new pipeline's directory would be made.
+    fs::write(stage.scene.data.join("pipelines/new"), "in the way").unwrap();
+    fs::remove_file(stage.path("gone")).unwrap();
+    stage.write("new", &flow("new"));
+    stage.scene.install("swap-a", "one").unwrap();
+    stage.write("web", &format!("{}\n[[interceptor]]\nplugin = \"one\"\n[batch]\nrows = 10\n", flow("web")));
+    stage.write("whole", &format!("{}\n[journal]\nsegment = \"1 MiB\"\n", flow("whole")));
+    let answer = stage.ask(&["reload"]);
+    assert_eq!(answer.status.code(), Some(1), "{}{}", answer.stdout, answer.stderr);
+    assert!(answer.stderr.contains("pipelines/new"), "{}", answer.stderr);
+    let status = stage.status();
+    assert_eq!(status["generation"], 1);
+    let mut names: Vec<_> =
+        status["pipelines"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["gone", "web", "whole"]);
+    assert!(stage.pipeline("web").unwrap()["interceptors"].as_array().unwrap().is_empty());
+    assert!(status["pipelines"].as_array().unwrap().iter().all(|it| it["failure"].is_null()), "{status:#}");
+    let delivered =
+        |name: &str| stage.pipeline(name).unwrap()["sinks"][0]["metrics"]["events_delivered"].as_u64();
+    let before: Vec<_> = names.iter().map(|name| delivered(name)).collect();
+    stage.wait("all of them go on", |_| {
+        names.iter().zip(&before).all(|(name, before)| delivered(name) > *before)
+    });
+    fs::remove_file(stage.scene.data.join("pipelines/new")).unwrap();
+    stage.reload();
+    assert_eq!(stage.status()["generation"], 2);
+    stage.judge(agent, generator, "web");
+}
+
+/// SIGHUP takes the same way; many of them together are one reload, and none is lost.
+#[test]
+fn sighup_reloads() {
+    let stage = Stage::new("watch = false");
+    stage.write("web", &flow("web"));
+    let mut agent = stage.scene.start_ready().unwrap();
+    stage.write("web", &format!("{}\n[batch]\nrows = 100\n", flow("web")));
+    (0..20).for_each(|_| agent.signal(Signal::HUP).unwrap());
+    stage.wait("the new generation", |status| status["generation"] == 2);
+    assert_eq!(stage.status()["last_reload"]["by"], "signal");
+    stage.write("web", "nonsense");
+    agent.signal(Signal::HUP).unwrap();
+    stage.wait("the error", |status| status["last_reload"]["ok"] == false);
+    agent.expect_running().unwrap();
+    let shown =
+        stage.scene.flumen(&["status", "--data-dir", &stage.scene.data.display().to_string()]).unwrap();
+    assert!(shown.stdout.contains("FAILED and changed nothing"), "{}", shown.stdout);
+    agent.stop().unwrap();
+}
+
+/// Without the watch an edit waits to be asked for.
+#[test]
+fn the_watch_can_be_turned_off() {
+    let stage = Stage::new("watch = false");
+    stage.write("web", &flow("web"));
+    let agent = stage.scene.start_ready().unwrap();
+    stage.write("web", &format!("{}\n[batch]\nrows = 100\n", flow("web")));
+    let plan = stage.ask(&["plan", "--exit-code"]);
+    assert_eq!(plan.status.code(), Some(3), "{}{}", plan.stdout, plan.stderr);
+    assert!(plan.stdout.contains("~ source in (batch)"), "{}", plan.stdout);
+    // The look at the files is a second apart, a reload would have come long ago.
+    assert_eq!(stage.status()["last_reload"], Value::Null);
+    stage.reload();
+    assert_eq!(stage.ask(&["plan", "--exit-code"]).status.code(), Some(0));
+    // It can be turned on and off while the agent runs.
+    let config = fs::read_to_string(stage.scene.config()).unwrap();
+    fs::write(stage.scene.config(), config.replace("watch = false", "watch = true")).unwrap();
+    stage.reload();
+    stage.write("web", &flow("web"));
+    stage.wait("the edit", |status| status["generation"] == 4);
+    // What the process holds cannot change.
+    fs::write(stage.scene.config(), config.replace("data_dir = \"", "data_dir = \"/elsewhere")).unwrap();
+    let data = stage.scene.data.display().to_string();
+    let answer = stage.scene.flumen(&["reload", "--data-dir", &data]).unwrap();
+    assert_eq!(answer.status.code(), Some(1));
+    assert!(answer.stderr.contains("`data_dir` of the agent cannot change"), "{}", answer.stderr);
+    agent.stop().unwrap();
+}
+
+/// An edit whose plugin is missing is taken over when the plugin comes; a broken file of a plugin is part of the answer.
+#[test]
+fn plugins_are_part_of_the_answer() {
+    let stage = Stage::new("");
+    stage.write("web", &flow("web"));
+    let agent = stage.scene.start_ready().unwrap();
+    stage.write("web", &format!("{}\n[[interceptor]]\nplugin = \"late\"\n", flow("web")));
+    stage.wait("the error", |status| status["last_reload"]["ok"] == false);
+    stage.scene.install("swap-a", "late").unwrap();
+    stage.wait("the new generation", |status| status["generation"] == 2);
+    fs::write(stage.scene.plugin_dir().join("late.wasm"), "no plugin").unwrap();
+    let answer = stage.ask(&["reload"]);
+    assert_eq!(answer.status.code(), Some(78), "{}{}", answer.stdout, answer.stderr);
+    assert!(answer.stderr.contains("late.wasm"), "{}", answer.stderr);
+    stage.scene.install("swap-b", "late").unwrap();
+    stage.reload();
+    let plugin = &stage.pipeline("web").unwrap()["plugins"][0];
+    assert_eq!((&plugin["swaps"], &plugin["last_swap_error"]), (&Value::from(1), &Value::Null));
+    agent.stop().unwrap();
+}
+
+/// `flumen plan` without an agent.
+#[test]
+fn without_an_agent_everything_starts() {
+    let stage = Stage::new("");
+    stage.write("web", &flow("web"));
+    let plan = stage.ask(&["plan"]);
+    assert_eq!(plan.status.code(), Some(0), "{}", plan.stderr);
+    assert!(
+        plan.stdout.contains("no agent runs") && plan.stdout.contains("+ pipeline web"),
+        "{}",
+        plan.stdout
+    );
+    assert_eq!(stage.ask(&["plan", "--exit-code"]).status.code(), Some(3));
+    assert_eq!(stage.ask(&["reload"]).status.code(), Some(1));
+    stage.write("web", "nonsense");
+    assert_eq!(stage.ask(&["plan"]).status.code(), Some(78));
+}
+
+/// Components of a directory are interceptors in the order of their names: dropped in, taken out, replaced, broken.
+#[test]
+fn a_directory_of_interceptors() {
+    let stage = Stage::new("");
+    let dir = stage.scene.root().join("pipelines/web.d");
+    fs::create_dir(&dir).unwrap();
+    stage.write("web", &format!("interceptors_from = \"web.d\"\n{}", flow("web")));
+    let generator = stage.generator(1_000_000);
+    let mut agent = stage.scene.start_ready().unwrap();
+    let put = |plugin: &str, name: &str| {
+        fs::copy(locate::plugin(plugin).unwrap(), dir.join(name)).unwrap();
+    };
+    let chain = || -> Vec<String> {
+        let web = stage.pipeline("web").unwrap();
+        let plugins = web["plugins"].as_array().unwrap();
+        plugins.iter().map(|it| it["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let mut names: Vec<&str> = Vec::new();
+    for (plugin, name) in [("swap-a", "20-a"), ("swap-b", "10-b"), ("noop", "30-noop")] {
+        put(plugin, &format!("{name}.wasm"));
+        names.push(name);
+        names.sort();
+        stage.wait("the interceptor in the flow", |_| chain() == names);
+    }
+    let source = threads(&agent, "source-in");
+    // A bad one changes nothing and is told.
+    fs::write(dir.join("15-bad.wasm"), "no plugin").unwrap();
+    stage.wait("the error", |status| status["last_reload"]["ok"] == false);
+    let text = stage.status()["last_reload"]["text"].as_str().unwrap().to_owned();
+    assert!(text.contains("15-bad.wasm") && text.contains("interceptors_from"), "{text}");
+    agent.wait_log("15-bad.wasm", limits::CONDITION).unwrap();
+    assert_eq!(chain(), names);
+    // Mended, it joins; taken out, they leave.
+    put("noop", "15-bad.wasm");
+    stage.wait("the mended one", |_| chain() == ["10-b", "15-bad", "20-a", "30-noop"]);
+    for name in ["15-bad", "20-a", "10-b", "30-noop"] {
+        fs::remove_file(dir.join(format!("{name}.wasm"))).unwrap();
+        stage.wait("one that left", |_| !chain().contains(&name.to_owned()));
+    }
+    stage.wait("the good state", |status| status["last_reload"]["ok"] == true);
+    assert_eq!(source, threads(&agent, "source-in"));
+    stage.judge(agent, generator, "web");
+}
+
+/// A new version with a bug is rolled back under load: nothing is lost, doubled, or put into quarantine.
+#[test]
+fn a_buggy_version_is_rolled_back() {
+    let stage = Stage::new("");
+    stage.scene.install("swap-a", "swap").unwrap();
+    stage.write("web", &format!("{}\n[[interceptor]]\nplugin = \"swap\"\n", flow("web")));
+    let generator = stage.generator(1_000_000);
+    let mut agent = stage.scene.start_ready().unwrap();
+    let plugin = || stage.pipeline("web").unwrap()["plugins"][0].clone();
+    for turn in 1..=2 {
+        stage.scene.install("swap-trap", "swap").unwrap();
+        stage.wait("the rollback", |_| plugin()["rollbacks"] == turn);
+        let error = plugin()["last_swap_error"].as_str().unwrap().to_owned();
+        assert!(error.contains("rolled back"), "{error}");
+        agent.wait_log("plugin rolled back", limits::CONDITION).unwrap();
+        // Another good one, so that the bad one is new again.
+        stage.scene.install(if turn == 1 { "swap-b" } else { "swap-a" }, "swap").unwrap();
+        stage.wait("the next version", |_| plugin()["last_swap_error"].is_null());
+    }
+    assert_eq!(stage.pipeline("web").unwrap()["quarantine"]["events"], 0);
+    stage.judge(agent, generator, "web");
+}
+
+#[test]
+fn a_new_version_runs_beside_the_flow() {
+    let stage = Stage::new("");
+    stage.scene.install("swap-a", "swap").unwrap();
+    stage.write("web", &format!("{}\n[[interceptor]]\nplugin = \"swap\"\n", flow("web")));
+    let generator = stage.generator(1_000_000);
+    let agent = stage.scene.start_ready().unwrap();
+    let data = stage.scene.data.display().to_string();
+    let shadow = |plugin: &str, on: &str, json: bool| {
+        let file = locate::plugin(plugin).unwrap().display().to_string();
+        let output = if json { "json" } else { "human" };
+        let words = [
+            "plugin",
+            "shadow",
+            &file,
+            "--on",
+            on,
+            "--data-dir",
+            &data,
+            "--rows",
+            "2000",
+            "--output",
+            output,
+        ];
+        stage.scene.flumen(&words).unwrap()
+    };
+    let answer = shadow("swap-b", "web", true);
+    assert!(answer.status.success(), "{}", answer.stderr);
+    let report: Value = serde_json::from_str(&answer.stdout).unwrap();
+    assert_eq!((&report["same"], &report["changed"]), (&Value::from(0), &report["events"]));
+    assert_eq!(report["differences"][0]["new"][0]["headers"]["version"], "b");
+    let answer = shadow("swap-trap", "web/swap", false);
+    assert!(
+        answer.stdout.contains("only the running one") && answer.stdout.contains("ns per event"),
+        "{}",
+        answer.stdout
+    );
+    let answer = shadow("swap-b", "web/none", false);
+    assert_eq!(answer.status.code(), Some(1));
+    assert!(answer.stderr.contains("it has swap"), "{}", answer.stderr);
+    let web = stage.pipeline("web").unwrap();
+    assert_eq!(
+        (&web["plugins"][0]["swaps"], &web["quarantine"]["events"]),
+        (&Value::from(0), &Value::from(0))
+    );
+    stage.judge(agent, generator, "web");
+}
