@@ -154,7 +154,9 @@ fn stamp(dirs: &[&Path]) -> Result<String> {
             continue;
         }
         match path.is_dir() {
-            true => todo.extend(fs::read_dir(&path)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?),
+            true => {
+                todo.extend(fs::read_dir(&path)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?)
+            }
             false => files.push(path),
         }
     }

@@ -22,7 +22,9 @@ pub(crate) const CASES: &[File] = files!("examples/languages/cases/" => "cases/"
 /// The plugin itself.
 pub(crate) fn sources(lang: Lang) -> &'static [File] {
     match lang {
-        Lang::Rust => files!("examples/languages/rust/" => "": "Cargo.toml", ".cargo/config.toml", "src/lib.rs"),
+        Lang::Rust => {
+            files!("examples/languages/rust/" => "": "Cargo.toml", ".cargo/config.toml", "src/lib.rs")
+        }
         Lang::Python => files!("examples/languages/python/" => "": "plugin.py"),
         Lang::Js => files!("examples/languages/js/" => "": "plugin.js"),
         Lang::Go => files!("examples/languages/go/" => "": "go.mod", "plugin.go"),
@@ -75,7 +77,10 @@ mod tests {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
             // What builds leave behind.
-            if ["target", "build", "node_modules", "__pycache__", "Cargo.lock", ".gitignore"].contains(&name.as_str()) || name.ends_with(".wasm") {
+            if ["target", "build", "node_modules", "__pycache__", "Cargo.lock", ".gitignore"]
+                .contains(&name.as_str())
+                || name.ends_with(".wasm")
+            {
                 continue;
             }
             // The examples share their cases by a link.
@@ -96,7 +101,8 @@ mod tests {
         let check = |dir: PathBuf, prefix: &str, files: &[File], left_out: &[&str]| {
             let mut there = BTreeSet::new();
             files_in(&dir, &dir, &mut there);
-            let embedded = files.iter().map(|(path, _)| PathBuf::from(path.strip_prefix(prefix).unwrap())).collect();
+            let embedded =
+                files.iter().map(|(path, _)| PathBuf::from(path.strip_prefix(prefix).unwrap())).collect();
             let there: BTreeSet<PathBuf> =
                 there.into_iter().filter(|path| !left_out.contains(&path.to_str().unwrap())).collect();
             assert_eq!(there, embedded, "{}", dir.display());

@@ -3,7 +3,9 @@
 use std::fmt::Write;
 
 use anyhow::{Context, Result};
-use wit_parser::{Docs, Function, Handle, Interface, Resolve, Type, TypeDefKind, TypeId, World, WorldItem, WorldKey};
+use wit_parser::{
+    Docs, Function, Handle, Interface, Resolve, Type, TypeDefKind, TypeId, World, WorldItem, WorldKey,
+};
 
 use crate::component::INTERFACE;
 

@@ -68,9 +68,10 @@ pub fn delivery(
 ) -> (&'static str, Option<&'static str>) {
     if plan.plugin.is_some() {
         return match plugin.is_some_and(PluginSlot::recovers) {
-            true if is_shared(pipeline, plan) => {
-                ("at-least-once", Some("its channel is shared, and what another agent gets of it may come again"))
-            }
+            true if is_shared(pipeline, plan) => (
+                "at-least-once",
+                Some("its channel is shared, and what another agent gets of it may come again"),
+            ),
             true => ("exactly-once", None),
             false => ("at-least-once", Some("the plugin keeps no cursor at its destination")),
         };

@@ -34,7 +34,8 @@ pub fn plugins(arguments: &Arguments) -> Result<ExitCode> {
     build::languages()?;
     let table = table()?;
     if arguments.json {
-        let figures = all_figures(&table).with_context(|| format!("plugin_bench says something else: {table}"))?;
+        let figures =
+            all_figures(&table).with_context(|| format!("plugin_bench says something else: {table}"))?;
         println!("{figures}");
     } else {
         print!("{table}");
@@ -73,7 +74,16 @@ pub fn run() -> Result<Value> {
 fn table() -> Result<String> {
     let mut command: Command = build::cargo();
     command.current_dir(locate::repository()?);
-    command.args(["run", "--quiet", "--release", "--package", "flumen-plugin", "--example", "plugin_bench", "--"]);
+    command.args([
+        "run",
+        "--quiet",
+        "--release",
+        "--package",
+        "flumen-plugin",
+        "--example",
+        "plugin_bench",
+        "--",
+    ]);
     command.arg(locate::plugins()?);
     let answer = scene::run(command, LIMIT)?;
     if !answer.status.success() {

@@ -91,7 +91,8 @@ pub fn build(dir: &Path, options: &Options) -> Result<Built> {
     let build = fs::canonicalize(build)?;
     let toolchains = options.toolchains.clone().map_or_else(toolchains_dir, Ok)?;
     let rust_target = options.rust_target.as_deref();
-    let work = Work { dir: &dir, manifest: &manifest, build, install: options.install, toolchains, rust_target };
+    let work =
+        Work { dir: &dir, manifest: &manifest, build, install: options.install, toolchains, rust_target };
     let made = match manifest.lang {
         Lang::Rust => rust::build(&work),
         Lang::Python => python::build(&work),

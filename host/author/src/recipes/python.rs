@@ -1,8 +1,8 @@
 //! Python: componentize-py, which puts CPython and the plugin's modules into one component.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::fs;
 
 use anyhow::{Context, Result};
 
@@ -23,11 +23,17 @@ Guest, About = flumen.exports(Plugin)
 pub(super) fn build(work: &Work<'_>) -> Result<Made> {
     work.source(&["plugin.py"])?;
     let tool = tool(work)?;
-    let (wit, app, core) = (work.build.join("wit"), work.build.join("app"), work.build.join("component.wasm"));
+    let (wit, app, core) =
+        (work.build.join("wit"), work.build.join("app"), work.build.join("component.wasm"));
     world::write_own(work.dir, work.manifest, &wit)?;
     write_if_changed(&app.join("app.py"), APP.as_bytes())?;
     let mut command = Command::new(&tool);
-    command.current_dir(&work.build).env("RUST_BACKTRACE", "0").arg("-d").arg(&wit).args(["-w", world::OWN_WORLD, "componentize", "--stub-wasi"]);
+    command.current_dir(&work.build).env("RUST_BACKTRACE", "0").arg("-d").arg(&wit).args([
+        "-w",
+        world::OWN_WORLD,
+        "componentize",
+        "--stub-wasi",
+    ]);
     for path in [app.as_path(), work.dir, &work.sdk()] {
         command.arg("-p").arg(path);
     }

@@ -194,8 +194,8 @@ macro_rules! sink {
                 }
             }
             #[cfg(target_arch = "wasm32")]
-            $crate::sink::bindings::export_sink!(Exported with_types_in $crate::sink::bindings);
-    // Natively (unit tests) there is nobody to export to.
+    $crate::sink::bindings::export_sink!(Exported with_types_in $crate::sink::bindings);
+            // Natively (unit tests) there is nobody to export to.
             #[cfg(not(target_arch = "wasm32"))]
             const _: fn() = $crate::sink::native::<Exported>;
         };

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use flumen_event::Batch;
 use flumen_pipeline::plan::PluginLimits;
-use flumen_plugin::{Alone, PluginHost};
 use flumen_plugin::cases::CaseOutcome;
+use flumen_plugin::{Alone, PluginHost};
 
 use super::cases;
 use crate::cmd::{Scratch, event_json, lines_batch};

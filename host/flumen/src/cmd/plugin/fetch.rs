@@ -40,7 +40,9 @@ pub fn fetch(source: &str, is_signed: bool) -> Result<Fetched> {
     let client = Client::new();
     if let Some(reference) = source.strip_prefix("oci://") {
         if is_signed {
-            bail!("{source}: signatures in registries are not checked; give --sha256, or install from a URL or a file");
+            bail!(
+                "{source}: signatures in registries are not checked; give --sha256, or install from a URL or a file"
+            );
         }
         return Ok(Fetched { bytes: client.oci(reference)?, signature: None });
     }
@@ -58,7 +60,10 @@ pub fn fetch(source: &str, is_signed: bool) -> Result<Fetched> {
     let mut signature = path.into_os_string();
     signature.push(SIGNATURE);
     let signature = match is_signed {
-        true => Some(std::fs::read_to_string(&signature).with_context(|| format!("cannot read {}", Path::new(&signature).display()))?),
+        true => Some(
+            std::fs::read_to_string(&signature)
+                .with_context(|| format!("cannot read {}", Path::new(&signature).display()))?,
+        ),
         false => None,
     };
     Ok(Fetched { bytes, signature })
@@ -97,7 +102,10 @@ impl Client {
         let mut answer = request.call().with_context(|| format!("cannot get {url}"))?;
         if !answer.status().is_success() {
             let challenge = answer.headers().get("www-authenticate").and_then(|value| value.to_str().ok());
-            return Ok(Err(Refused { status: answer.status().as_u16(), challenge: challenge.map(str::to_owned) }));
+            return Ok(Err(Refused {
+                status: answer.status().as_u16(),
+                challenge: challenge.map(str::to_owned),
+            }));
         }
         let mut bytes = Vec::new();
         answer.body_mut().as_reader().take(bytes_max + 1).read_to_end(&mut bytes)?;
@@ -147,7 +155,8 @@ impl Client {
             #[serde(alias = "access_token")]
             token: String,
         }
-        let fields = challenge.strip_prefix("Bearer ").context("the registry wants a login that is not known here")?;
+        let fields =
+            challenge.strip_prefix("Bearer ").context("the registry wants a login that is not known here")?;
         let field = |name: &str| {
             let (_, rest) = fields.split_once(&format!("{name}=\""))?;
             Some(rest.split_once('"')?.0)
@@ -198,15 +207,22 @@ mod tests {
                 let has_token = headers.iter().any(|line| line.to_lowercase() == "authorization: bearer t");
                 let found = answers.iter().find(|(at, _)| *at == path);
                 let (status, extra, body) = match found {
-                    _ if path.starts_with("/token?") => ("200 OK", String::new(), b"{\"token\":\"t\"}".to_vec()),
+                    _ if path.starts_with("/token?") => {
+                        ("200 OK", String::new(), b"{\"token\":\"t\"}".to_vec())
+                    }
                     _ if with_token && !has_token => {
-                        let challenge = format!("www-authenticate: Bearer realm=\"http://{own}/token\",service=\"s\"\r\n");
+                        let challenge = format!(
+                            "www-authenticate: Bearer realm=\"http://{own}/token\",service=\"s\"\r\n"
+                        );
                         ("401 Unauthorized", challenge, Vec::new())
                     }
                     Some((_, body)) => ("200 OK", String::new(), body.clone()),
                     None => ("404 Not Found", String::new(), Vec::new()),
                 };
-                let head = format!("HTTP/1.1 {status}\r\n{extra}content-length: {}\r\nconnection: close\r\n\r\n", body.len());
+                let head = format!(
+                    "HTTP/1.1 {status}\r\n{extra}content-length: {}\r\nconnection: close\r\n\r\n",
+                    body.len()
+                );
                 stream.write_all(head.as_bytes()).unwrap();
                 stream.write_all(&body).unwrap();
             }
@@ -226,17 +242,20 @@ mod tests {
     fn a_registry_is_asked_as_it_wants_and_its_bytes_are_checked() {
         let layer = |of: &[u8]| {
             let digest = format!("sha256:{}", sha256(of));
-            let manifest = format!("{{\"layers\":[{{\"mediaType\":\"application/wasm\",\"digest\":\"{digest}\"}}]}}");
+            let manifest =
+                format!("{{\"layers\":[{{\"mediaType\":\"application/wasm\",\"digest\":\"{digest}\"}}]}}");
             (manifest.into_bytes(), digest)
         };
         let (manifest, digest) = layer(b"wasm");
         let blob = format!("/v2/me/p/blobs/{digest}");
-        let good = vec![("/v2/me/p/manifests/1".to_owned(), manifest.clone()), (blob.clone(), b"wasm".to_vec())];
+        let good =
+            vec![("/v2/me/p/manifests/1".to_owned(), manifest.clone()), (blob.clone(), b"wasm".to_vec())];
         for with_token in [false, true] {
             let address = serve(with_token, good.clone());
             assert_eq!(fetch(&format!("oci://{address}/me/p:1"), false).unwrap().bytes, b"wasm");
         }
-        let address = serve(false, vec![("/v2/me/p/manifests/1".to_owned(), manifest), (blob, b"evil".to_vec())]);
+        let address =
+            serve(false, vec![("/v2/me/p/manifests/1".to_owned(), manifest), (blob, b"evil".to_vec())]);
         assert!(fetch(&format!("oci://{address}/me/p:1"), false).is_err());
     }
 }

@@ -77,7 +77,10 @@ pub fn package(host: &PluginHost, args: &PackageArgs, output: Output) -> Result<
     let name = wasm.file_stem().context("a plugin without a name")?.to_string_lossy().into_owned();
     let version = if found.about.version.is_empty() { "0.0.0" } else { found.about.version.as_str() };
     if !version.chars().all(|letter| letter.is_ascii_alphanumeric() || ".-+".contains(letter)) {
-        return Err(anyhow::anyhow!("{version:?} is no version for a file's name: change what the plugin says of itself").into());
+        return Err(anyhow::anyhow!(
+            "{version:?} is no version for a file's name: change what the plugin says of itself"
+        )
+        .into());
     }
     let file = format!("{name}-{version}.wasm");
     let bytes = std::fs::read(&wasm)?;
@@ -89,7 +92,12 @@ pub fn package(host: &PluginHost, args: &PackageArgs, output: Output) -> Result<
     if output == Output::Json {
         return print_json(&serde_json::json!({ "path": path, "sha256": digest, "bytes": bytes.len() }));
     }
-    writeln!(std::io::stdout(), "{}\nsha256 {digest}\nsign it with `minisign -Sm {}`", path.display(), path.display())?;
+    writeln!(
+        std::io::stdout(),
+        "{}\nsha256 {digest}\nsign it with `minisign -Sm {}`",
+        path.display(),
+        path.display()
+    )?;
     Ok(())
 }
 
@@ -102,14 +110,17 @@ pub fn install(host: &PluginHost, args: &InstallArgs, output: Output) -> Result<
             check_name(&name)?;
             let noted = lock.get(&name);
             let key = args.key.clone().or_else(|| noted.and_then(|noted| noted.key.clone()));
-            let expected = args.sha256.clone().or_else(|| {
-                noted.filter(|_| !args.update).map(|noted| noted.sha256.clone())
-            });
+            let expected = args
+                .sha256
+                .clone()
+                .or_else(|| noted.filter(|_| !args.update).map(|noted| noted.sha256.clone()));
             let sha256 = expected.unwrap_or_default().to_ascii_lowercase();
             vec![(name, Entry { source: source.clone(), sha256, version: String::new(), key })]
         }
         None if lock.is_empty() => {
-            return Err(anyhow::anyhow!("{} names nothing: give a source", args.into.join(LOCK).display()).into());
+            return Err(
+                anyhow::anyhow!("{} names nothing: give a source", args.into.join(LOCK).display()).into()
+            );
         }
         None => lock.clone().into_iter().collect(),
     };
@@ -117,7 +128,13 @@ pub fn install(host: &PluginHost, args: &InstallArgs, output: Output) -> Result<
     for (name, entry) in wanted {
         let entry = one(host, &args.into, &name, entry)?;
         if output == Output::Human {
-            writeln!(std::io::stdout(), "{name} {} from {} (sha256 {})", entry.version, entry.source, entry.sha256)?;
+            writeln!(
+                std::io::stdout(),
+                "{name} {} from {} (sha256 {})",
+                entry.version,
+                entry.source,
+                entry.sha256
+            )?;
         }
         done.push(serde_json::json!({ "name": name, "entry": entry }));
         lock.insert(name, entry);
@@ -139,7 +156,8 @@ fn one(host: &PluginHost, into: &Path, name: &str, wanted: Entry) -> Result<Entr
         .into());
     }
     if let Some(key) = &wanted.key {
-        verify(key, &bytes, signature.as_deref().unwrap_or_default()).with_context(|| format!("{name}: {}", wanted.source))?;
+        verify(key, &bytes, signature.as_deref().unwrap_or_default())
+            .with_context(|| format!("{name}: {}", wanted.source))?;
     }
     let scratch = Scratch::new()?;
     let file = scratch.path().join(format!("{name}.wasm"));
@@ -155,18 +173,23 @@ fn inspected(host: &PluginHost, path: &Path) -> Result<Inspection, Failure> {
 }
 
 fn verify(key: &str, bytes: &[u8], signature: &str) -> Result<()> {
-    let key = minisign_verify::PublicKey::from_base64(key.trim()).map_err(|error| anyhow::anyhow!("--key: {error}"))?;
-    let signature = minisign_verify::Signature::decode(signature).map_err(|error| anyhow::anyhow!("the signature: {error}"))?;
-    key.verify(bytes, &signature, false).map_err(|error| anyhow::anyhow!("the signature does not fit: {error}"))
+    let key = minisign_verify::PublicKey::from_base64(key.trim())
+        .map_err(|error| anyhow::anyhow!("--key: {error}"))?;
+    let signature = minisign_verify::Signature::decode(signature)
+        .map_err(|error| anyhow::anyhow!("the signature: {error}"))?;
+    key.verify(bytes, &signature, false)
+        .map_err(|error| anyhow::anyhow!("the signature does not fit: {error}"))
 }
 
 /// `https://host/dir/first-0.1.0.wasm` and `oci://host/dir/first:0.1.0` are `first`.
 fn name_of(source: &str) -> Result<String> {
     let path = source.split(['?', '#']).next().unwrap_or(source).trim_end_matches('/');
     let last = path.rsplit('/').next().unwrap_or(path);
-    let last = if source.starts_with("oci://") { last.split([':', '@']).next().unwrap_or(last) } else { last };
+    let last =
+        if source.starts_with("oci://") { last.split([':', '@']).next().unwrap_or(last) } else { last };
     let stem = last.strip_suffix(".wasm").unwrap_or(last);
-    let is_version = |rest: &str| rest.starts_with(|letter: char| letter.is_ascii_digit()) && rest.contains('.');
+    let is_version =
+        |rest: &str| rest.starts_with(|letter: char| letter.is_ascii_digit()) && rest.contains('.');
     let name = stem.split_once('-').filter(|(_, rest)| is_version(rest)).map(|(name, _)| name.to_owned());
     // A name may have dashes itself.
     let name = name.or_else(|| {
@@ -194,13 +217,16 @@ fn read_lock(dir: &Path) -> Result<BTreeMap<String, Entry>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
-    let lock: BTreeMap<String, Entry> = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+    let lock: BTreeMap<String, Entry> =
+        toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
     lock.keys().try_for_each(|name| check_name(name)).with_context(|| format!("{}", path.display()))?;
     Ok(lock)
 }
 
 fn write_lock(dir: &Path, lock: &BTreeMap<String, Entry>) -> Result<()> {
-    let mut text = "# Written by `flumen plugin install`: what is installed here, and the bytes that it has to have.\n".to_owned();
+    let mut text =
+        "# Written by `flumen plugin install`: what is installed here, and the bytes that it has to have.\n"
+            .to_owned();
     for (name, Entry { source, sha256, version, key }) in lock {
         text.push_str(&format!("\n[{name}]\nsource = {}\nsha256 = \"{sha256}\"\n", toml_text(source)));
         text.push_str(&format!("version = {}\n", toml_text(version)));
@@ -255,7 +281,8 @@ wLMDjy9FLAuxZ3q4NlEvkgtyhrr0gtTu6KC4KBJdITbbOeAi1zBIYo0v4iTgt8jJpIidRJnp94ABQkJA
     #[test]
     fn the_lock_file_comes_back() {
         let dir = tempfile::tempdir().unwrap();
-        let entry = Entry { source: "a\"b".into(), sha256: "00".into(), version: "1".into(), key: Some("k".into()) };
+        let entry =
+            Entry { source: "a\"b".into(), sha256: "00".into(), version: "1".into(), key: Some("k".into()) };
         let lock: BTreeMap<String, Entry> = [("first".to_owned(), entry)].into();
         write_lock(dir.path(), &lock).unwrap();
         assert_eq!(read_lock(dir.path()).unwrap(), lock);

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use flumen_pipeline::plan::PluginLimits;
-use flumen_plugin::{Alone, PluginHost};
 use flumen_plugin::cases::{Case, CaseActual, CaseOutcome, ExpectedEvent};
+use flumen_plugin::{Alone, PluginHost};
 
 use super::cases::{self, Found};
 use super::random::Batches;
@@ -151,7 +151,11 @@ fn update(host: &PluginHost, wasm: &Path, found: &[Found]) -> Result<(), Failure
             continue;
         }
         if !case.steps.is_empty() {
-            return Err(anyhow::anyhow!("{}: a case of steps is not updated; change it by hand", path.display()).into());
+            return Err(anyhow::anyhow!(
+                "{}: a case of steps is not updated; change it by hand",
+                path.display()
+            )
+            .into());
         }
         let actual = host.run_actual(wasm, case).map_err(|error| Failure::Unfit(vec![error.to_string()]))?;
         if let Some(failure) = actual.failure {
