@@ -33,6 +33,7 @@ pub fn load(scene: &Scene, seed: u64) -> Load {
         rotation: Rotation::Rename,
         lines: None,
         has_malformed: false,
+        has_doubles: false,
         seed,
     }
 }

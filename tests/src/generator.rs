@@ -9,6 +9,7 @@
 //! not read before the truncation, so the writer stops there until [`Generator::grant_truncation`] says
 //! that everything written was delivered.
 
+use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -52,6 +53,8 @@ pub struct Load {
     pub lines: Option<u64>,
     /// Whether some lines are no access-log lines ([`is_malformed`]).
     pub has_malformed: bool,
+    /// Whether lines come again, as they were, behind later lines of the same file: about one more for each three.
+    pub has_doubles: bool,
     /// Of the random choices.
     pub seed: u64,
 }
@@ -62,6 +65,10 @@ const TICK: Duration = Duration::from_millis(5);
 pub const LINE_BYTES: u64 = 173;
 /// One write in so many ends inside a line; the rest of the line comes with the next tick.
 const TORN_WRITE_ODDS: u32 = 20;
+/// One more line for so many.
+const DOUBLE_ODDS: u32 = 3;
+/// Lines of a file that may come again.
+const RECENT_MAX: usize = 5_000;
 /// One rotation in two is followed by one more write to the old file.
 const LATE_WRITE_ODDS: u32 = 2;
 
@@ -253,6 +260,8 @@ struct Input {
     rest: Vec<u8>,
     /// Renamed already; the next write still goes to the old file.
     is_late: bool,
+    /// Lines of this turn that may come again.
+    recent: VecDeque<Vec<u8>>,
 }
 
 struct Writer {
@@ -315,7 +324,8 @@ impl Writer {
         for (at, (input, count)) in self.inputs.iter_mut().zip(&shared.written).enumerate() {
             let lines = due / files + u64::from((at as u64) < due % files);
             let is_torn = lines > 0 && self.random.random_ratio(1, TORN_WRITE_ODDS);
-            input.write(lines, &time, is_torn, self.load.has_malformed)?;
+            let doubles = self.load.has_doubles.then_some(&mut self.random);
+            input.write(lines, &time, is_torn, self.load.has_malformed, doubles)?;
             count.store(input.seq, Ordering::SeqCst);
             self.lines += lines;
         }
@@ -375,20 +385,38 @@ impl Input {
             turn: 0,
             rest: Vec::new(),
             is_late: false,
+            recent: VecDeque::new(),
         })
     }
 
     /// `seq` counts a torn line only when its rest is written.
-    fn write(&mut self, lines: u64, time: &str, is_torn: bool, has_malformed: bool) -> Result<()> {
+    fn write(
+        &mut self,
+        lines: u64,
+        time: &str,
+        is_torn: bool,
+        has_malformed: bool,
+        mut doubles: Option<&mut StdRng>,
+    ) -> Result<()> {
         let mut buffer = std::mem::take(&mut self.rest);
         let had_rest = !buffer.is_empty();
         let first = self.seq + u64::from(had_rest);
         for seq in first..first + lines {
+            if let Some(random) = &mut doubles {
+                self.double(random, &mut buffer);
+            }
+            let begin = buffer.len();
             let mark = Mark { file: self.number, turn: self.turn, seq };
             if has_malformed && is_malformed(seq) {
                 push_malformed(&mut buffer, mark);
             } else {
                 push_line(&mut buffer, time, mark);
+            }
+            if doubles.is_some() {
+                self.recent.push_back(buffer.get(begin..).unwrap_or_default().to_vec());
+                while self.recent.len() > RECENT_MAX {
+                    self.recent.pop_front();
+                }
             }
         }
         if buffer.is_empty() {
@@ -407,8 +435,18 @@ impl Input {
         Ok(())
     }
 
+    /// Now and then a line of before, once more. Each comes again at most once, sooner or later.
+    fn double(&mut self, random: &mut StdRng, buffer: &mut Vec<u8>) {
+        if random.random_ratio(1, DOUBLE_ODDS) && !self.recent.is_empty() {
+            let at = random.random_range(0..self.recent.len());
+            if let Some(line) = self.recent.swap_remove_back(at) {
+                buffer.extend_from_slice(&line);
+            }
+        }
+    }
+
     fn finish_line(&mut self) -> Result<()> {
-        self.write(0, "", false, false)
+        self.write(0, "", false, false, None)
     }
 
     fn rotate_by_rename(&mut self, random: &mut StdRng) -> Result<()> {
@@ -425,6 +463,7 @@ impl Input {
         self.finish_line()?;
         self.is_late = false;
         self.turn += 1;
+        self.recent.clear();
         self.file = open(&self.path)?;
         self.bytes = 0;
         Ok(())
@@ -436,6 +475,7 @@ impl Input {
         fs::copy(&self.path, aside)?;
         self.file.set_len(0)?;
         self.turn += 1;
+        self.recent.clear();
         self.bytes = 0;
         Ok(())
     }
@@ -461,6 +501,7 @@ mod tests {
             rotation: Rotation::Rename,
             lines: Some(20_000),
             has_malformed: true,
+            has_doubles: false,
             seed: 7,
         };
         let written = write_now(load).unwrap();

@@ -29,6 +29,8 @@ pub enum Plugin {
     Filter,
     /// `access-log`, which rejects lines that are none, and `swap`.
     AccessLog,
+    /// `dedup` over lines of which some come again, and `swap`.
+    Dedup,
 }
 
 impl Plugin {
@@ -41,6 +43,7 @@ impl Plugin {
             Plugin::None => return Ok(()),
             Plugin::Filter => scene.install("filter", "filter")?,
             Plugin::AccessLog => scene.install("access-log", "access-log")?,
+            Plugin::Dedup => scene.install("dedup", "dedup")?,
         }
         scene.install("swap-a", "swap")
     }
@@ -56,6 +59,9 @@ impl Plugin {
             Plugin::AccessLog => {
                 "[[interceptor]]\nplugin = \"access-log\"\n[[interceptor]]\nplugin = \"swap\"\n"
             }
+            Plugin::Dedup => {
+                "[[interceptor]]\nplugin = \"dedup\"\ngrant = [\"state\"]\nconfig = { by = \"body\", window = \"2h\" }\n[[interceptor]]\nplugin = \"swap\"\n"
+            }
         }
     }
 
@@ -63,7 +69,7 @@ impl Plugin {
     #[must_use]
     pub fn keeps(self, seq: u64) -> bool {
         match self {
-            Plugin::None => true,
+            Plugin::None | Plugin::Dedup => true,
             Plugin::Filter => status_of(seq) != 404,
             Plugin::AccessLog => !is_malformed(seq),
         }

@@ -202,6 +202,7 @@ impl<'a> Stage<'a> {
             rotation: self.soak.rotation,
             lines: None,
             has_malformed: self.soak.plugin == Plugin::AccessLog,
+            has_doubles: self.soak.plugin == Plugin::Dedup,
             seed: self.soak.seed,
         })?;
         for life in 1..=self.soak.times {
@@ -329,7 +330,7 @@ fn pipeline(soak: &Soak) -> String {
     let source = format!("[source.access]\ntype = \"tail\"\npaths = [\"{{in}}/{pattern}\"]\n");
     let interceptors = soak.plugin.interceptors();
     let (path, encoding) = match soak.plugin {
-        Plugin::None | Plugin::Filter => ("{out}/all.log", "text"),
+        Plugin::None | Plugin::Filter | Plugin::Dedup => ("{out}/all.log", "text"),
         Plugin::AccessLog => ("{out}/{header.status}.log", "json"),
     };
     let durability = if soak.is_durable { "durable" } else { "os" };

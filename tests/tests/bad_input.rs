@@ -146,6 +146,7 @@ fn write_log(scene: &Scene) -> Vec<u64> {
         rotation: Rotation::None,
         lines: Some(250_000),
         has_malformed: false,
+        has_doubles: false,
         seed: 9,
     };
     generator::write_now(load).unwrap()

@@ -21,6 +21,7 @@ fn load(scene: &Scene, lines: u64) -> Load {
         rotation: Rotation::Rename,
         lines: Some(lines),
         has_malformed: false,
+        has_doubles: false,
         seed: 5,
     }
 }

@@ -22,6 +22,7 @@ fn load(scene: &Scene) -> Load {
         rotation: Rotation::Rename,
         lines: None,
         has_malformed: false,
+        has_doubles: false,
         seed: 3,
     }
 }

@@ -40,6 +40,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         rotation: if arguments.rotate_bytes == 0 { Rotation::None } else { Rotation::Rename },
         lines: Some(arguments.lines),
         has_malformed: false,
+        has_doubles: false,
         seed: arguments.seed,
     })?;
     println!("{}", json!({ "lines": written.iter().sum::<u64>(), "per_file": written }));

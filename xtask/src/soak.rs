@@ -57,6 +57,7 @@ enum Interceptors {
     None,
     Filter,
     AccessLog,
+    Dedup,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -71,6 +72,7 @@ impl From<Interceptors> for Plugin {
             Interceptors::None => Plugin::None,
             Interceptors::Filter => Plugin::Filter,
             Interceptors::AccessLog => Plugin::AccessLog,
+            Interceptors::Dedup => Plugin::Dedup,
         }
     }
 }

@@ -1,11 +1,13 @@
 //! A pipeline file: what each table means, and whether they fit together.
 
 use flumen_pipeline::ComponentKind;
-use flumen_pipeline::plan::{BatchPlan, JournalPlan, PLUGIN_SINK, PipelinePlan, SinkPlan, SourcePlan};
+use flumen_pipeline::plan::{
+    BatchPlan, InterceptorPlan, JournalPlan, PLUGIN_SINK, PipelinePlan, SinkPlan, SourcePlan,
+};
 
 use crate::channels::{Channel, check_read, read_channels};
 use crate::code::Code;
-use crate::interceptor::read_chain;
+use crate::interceptor::{read_chain, read_codec};
 use crate::named::{Named, Names, find_spec, is_type, named};
 use crate::plugin_sink::{is_plugin, read_plugin_sink};
 use crate::registry::Registry;
@@ -58,7 +60,30 @@ pub(crate) fn read_pipeline(
         batch,
         journal: read_journal(journal, report),
     };
+    check_state(&plan, &spans, report);
     Some((plan, spans))
+}
+
+/// What plugins remember is in the commits of their events: between sources and channels, in the pipeline's own journal.
+fn check_state(plan: &PipelinePlan, spans: &PipelineSpans, report: &mut Report<'_>) {
+    let span = |plugin: &InterceptorPlan| spans.option(ComponentKind::Interceptor, &plugin.name, "grant");
+    for sink in &plan.sinks {
+        for plugin in sink.interceptors.iter().filter(|plugin| plugin.keeps_state()) {
+            let reason = format!("plugin `{}` keeps state, which a sink's interceptors cannot", plugin.name);
+            let fix = "move it to the pipeline's own [[interceptor]] list, before the channels";
+            report.error(Code::StateOnSink, &span(plugin), reason, fix);
+        }
+    }
+    if let Some(channel) = plan.channels.iter().find(|channel| channel.is_shared()) {
+        for plugin in plan.interceptors.iter().filter(|plugin| plugin.keeps_state()) {
+            let reason = format!(
+                "plugin `{}` keeps state, and channel `{}` cannot keep it in one commit with its events",
+                plugin.name, channel.name
+            );
+            let fix = "use channels of kind \"file\" in this pipeline, and send on from there";
+            report.error(Code::StateWithoutFile, &span(plugin), reason, fix);
+        }
+    }
 }
 
 fn pipeline_name(top: &Checked, report: &mut Report<'_>) -> String {
@@ -101,10 +126,12 @@ fn read_sources(
         names.claim(ComponentKind::Source, name, span, report);
         let Some(spec) = find_spec(&what, &mut table, &registry.sources, report) else { continue };
         let checked = table.options(spec.options, report);
+        let used = registry.decoders.iter().find(|used| used.kind == spec.kind);
+        let codec = read_codec(&mut table, used, &checked, names, spans, report);
         let header = table.span().clone();
         table.finish(report);
         spans.add(ComponentKind::Source, name, ComponentSpans { header, options: checked.spans });
-        plans.push(SourcePlan { name: name.into(), kind: spec.kind.into(), options: checked.options });
+        plans.push(SourcePlan { name: name.into(), kind: spec.kind.into(), codec, options: checked.options });
     }
     plans
 }
@@ -138,12 +165,14 @@ fn read_sinks(
             let Some(spec) = find_spec(&what, &mut table, &registry.sinks, report) else { continue };
             (spec.kind, None, table.options(spec.options, report))
         };
+        let used = registry.encoders.iter().find(|used| used.kind == kind);
+        let codec = read_codec(&mut table, used, &checked, names, spans, report);
         table.finish(report);
         checked.spans.extend(own.spans);
         spans.add(ComponentKind::Sink, name, ComponentSpans { header, options: checked.spans });
         let channel = channel.unwrap_or_default();
-        let (name, kind) = (name.into(), kind.into());
-        plans.push(SinkPlan { name, kind, channel, interceptors, options: checked.options, plugin });
+        let (name, kind, options) = (name.into(), kind.into(), checked.options);
+        plans.push(SinkPlan { name, kind, channel, interceptors, codec, options, plugin });
     }
     // After an error in a sink it is not known which channel it reads.
     if !is_empty(entry) && report.diagnostics.len() == errors {

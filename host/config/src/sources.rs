@@ -42,6 +42,12 @@ impl PipelineSpans {
         PipelineSpans { file, secrets: Vec::new(), components: BTreeMap::new() }
     }
 
+    /// Where an option of a component stands.
+    pub fn option(&self, kind: ComponentKind, name: &str, option: &str) -> Span {
+        let found = self.components.get(&(kind.word(), name.to_owned()));
+        found.and_then(|found| found.options.get(option)).cloned().unwrap_or(0..0)
+    }
+
     pub fn add(&mut self, kind: ComponentKind, name: &str, spans: ComponentSpans) {
         self.components.insert((kind.word(), name.to_owned()), spans);
     }

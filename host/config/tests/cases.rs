@@ -46,6 +46,7 @@ fn a_case() {
         rejected: vec![(1, "why".into())],
         open_error: None,
         steps: Vec::new(),
+        codec: None,
     };
     assert_eq!(case, expected);
 }

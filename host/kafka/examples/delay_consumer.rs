@@ -39,6 +39,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut due = age_of.parse().ok().map(Schedule::new);
     let time = if age_of == "body" { time_in_body } else { time_of_record };
     let mut windows: Vec<Ages> = (0..seconds.div_ceil(window_s)).map(|_| Ages::default()).collect();
+    // Whole windows.
+    let seconds = windows.len() as u64 * window_s;
     let consumer = reader(bootstrap, topic)?;
     let (mut begin, started) = (None, Instant::now());
     loop {

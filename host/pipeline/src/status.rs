@@ -23,6 +23,8 @@ pub struct PipelineStatus {
     pub sources: Vec<ComponentStatus>,
     /// The interceptors between sources and channels, in order.
     pub interceptors: Vec<ComponentStatus>,
+    /// The codecs of its sources and sinks.
+    pub codecs: Vec<ComponentStatus>,
     /// Its channels, the quarantine's last.
     pub channels: Vec<ChannelFigures>,
     /// Its sinks.
@@ -106,6 +108,20 @@ pub struct JournalFigures {
     pub failover: Option<String>,
     /// How often events began to go to the file since the start.
     pub failovers: u64,
+    /// What plugins remember.
+    #[serde(default)]
+    pub state: Vec<StateFigures>,
+}
+
+/// What one plugin remembers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StateFigures {
+    /// Its name in the pipeline; behind `#`: what the host remembers of it.
+    pub plugin: String,
+    /// Keys, with those that have expired and are not yet swept.
+    pub keys: u64,
+    /// Memory that they take.
+    pub bytes: u64,
 }
 
 /// The quarantine.
@@ -186,5 +202,10 @@ pub fn journal(status: &JournalStatus) -> JournalFigures {
         waiting_for: status.waiting_for.clone(),
         failover: status.failover.clone(),
         failovers: status.failovers,
+        state: status
+            .state
+            .iter()
+            .map(|size| StateFigures { plugin: size.plugin.clone(), keys: size.keys, bytes: size.bytes })
+            .collect(),
     }
 }

@@ -12,8 +12,8 @@ use crate::stats;
 use crate::version::PluginVersion;
 
 /// See the module.
-pub struct Alone {
-    version: Arc<PluginVersion>,
+pub struct Alone<V = Arc<PluginVersion>> {
+    version: V,
     state: Arc<MemoryState>,
     name: Arc<str>,
 }
@@ -21,26 +21,32 @@ pub struct Alone {
 impl Alone {
     /// A version that remembers nothing yet.
     pub fn new(version: Arc<PluginVersion>) -> Alone {
-        let name = version.name().into();
-        Alone { version, state: Arc::default(), name }
+        Alone::of(version)
     }
 
     /// The same state, with another version.
     pub fn swap(&mut self, version: Arc<PluginVersion>) {
         self.version = version;
     }
+}
+
+impl<V: AsRef<PluginVersion>> Alone<V> {
+    pub(crate) fn of(version: V) -> Self {
+        let name = version.as_ref().name().into();
+        Alone { version, state: Arc::default(), name }
+    }
 
     /// Processes a batch; with it come the events that the plugin made. `now_ns`: the time it is told, else the clock's.
     pub fn process(&self, batch: Batch, now_ns: Option<i64>) -> (Processed, Vec<Batch>) {
         let mut session = self.session(now_ns);
-        let processed = self.version.process_with(batch, &mut session);
+        let processed = self.version.as_ref().process_with(batch, &mut session);
         (processed, self.commit(session))
     }
 
     /// Tells the plugin that time has passed; gives the events that it made.
     pub fn tick(&self, now_ns: Option<i64>) -> Result<Vec<Batch>, String> {
         let mut session = self.session(now_ns);
-        self.version.tick(&mut session)?;
+        self.version.as_ref().tick(&mut session)?;
         session.accept();
         Ok(self.commit(session))
     }
@@ -48,7 +54,7 @@ impl Alone {
     /// Lets the version take over what another one remembered.
     pub fn migrate(&self, from: &str) -> Result<(), String> {
         let mut session = self.session(None);
-        self.version.migrate(from, &mut session)?;
+        self.version.as_ref().migrate(from, &mut session)?;
         session.accept();
         self.commit(session);
         Ok(())

@@ -15,6 +15,7 @@ use flumen_pipeline::{Processed, Quarantined};
 
 use crate::abi::Role;
 use crate::alone::Alone;
+use crate::codec_cases::CodecTask;
 use crate::error::LoadError;
 use crate::file::PluginFile;
 use crate::host::PluginHost;
@@ -39,6 +40,8 @@ pub struct Case {
     pub open_error: Option<String>,
     /// Batches and ticks one after the other, for a plugin that remembers. If there are any, the input is theirs.
     pub steps: Vec<Step>,
+    /// What a codec has to do; then nothing else is looked at but `open_error`.
+    pub codec: Option<CodecTask>,
 }
 
 /// One step of a case.
@@ -94,8 +97,8 @@ impl PluginHost {
         let plugin_limits = PluginLimits::default();
         let services = Services::new(case.name.as_str().into(), &plugin_limits);
         let needs = &loaded.shape.needs;
-        let opened =
-            self.open_loaded(&loaded, Role::Interceptor, &services, &case.config_json, needs, plugin_limits);
+        let role = loaded.shape.roles.first().copied().unwrap_or(Role::Interceptor);
+        let opened = self.open_loaded(&loaded, role, &services, &case.config_json, needs, plugin_limits);
         let version = match opened {
             Ok(version) => version,
             Err(LoadError::Refused { text, .. } | LoadError::Open { reason: text, .. }) => {
@@ -113,7 +116,7 @@ impl PluginHost {
         rejected.sort();
         Ok(CaseActual {
             open_error: None,
-            outputs: std::iter::once(&processed.kept).chain(&made).flat_map(events).collect(),
+            outputs: events(std::iter::once(&processed.kept).chain(&made)),
             rejected,
             failure: failed.map(|failed| failed.reasons.first().cloned().unwrap_or_default()),
         })
@@ -121,12 +124,18 @@ impl PluginHost {
 
     /// Runs one case. An error means that the file is not a plugin at all. What the plugin needs is granted.
     pub fn run_case(&self, path: &Path, case: &Case) -> Result<CaseOutcome, LoadError> {
+        if let Some(task) = &case.codec {
+            return self.run_codec_case(path, case, task);
+        }
         let loaded = self.load(PluginFile::read(path)?)?;
         let plugin_limits = PluginLimits::default();
         let services = Services::new(case.name.as_str().into(), &plugin_limits);
         let needs = &loaded.shape.needs;
-        let opened =
-            self.open_loaded(&loaded, Role::Interceptor, &services, &case.config_json, needs, plugin_limits);
+        let role = match loaded.shape.roles.first() {
+            None | Some(Role::Aggregator) => Role::Interceptor,
+            Some(role) => *role,
+        };
+        let opened = self.open_loaded(&loaded, role, &services, &case.config_json, needs, plugin_limits);
         let version = match (opened, &case.open_error) {
             (Ok(version), None) => version,
             (Ok(_), Some(part)) => {
@@ -193,8 +202,7 @@ fn compare(case: &Step, processed: &Processed, made: &[Batch]) -> Vec<String> {
         let reason = quarantined.reasons.first().map(String::as_str).unwrap_or_default();
         out.push(format!("the plugin failed on input rows {rows:?}: {reason}"));
     }
-    let batches = std::iter::once(&processed.kept).chain(made);
-    let actual: Vec<ExpectedEvent> = batches.flat_map(events).collect();
+    let actual = events(std::iter::once(&processed.kept).chain(made));
     for (index, expected) in case.expected.iter().enumerate() {
         match actual.get(index) {
             Some(actual) => out.extend(event_difference(index, expected, actual)),
@@ -242,8 +250,8 @@ fn input_rows(input: &Batch, quarantined: &Quarantined) -> Vec<u32> {
     (0..quarantined.batch.rows()).filter_map(row_of).filter_map(|row| u32::try_from(row).ok()).collect()
 }
 
-fn events(batch: &Batch) -> Vec<ExpectedEvent> {
-    (0..batch.rows()).map(|row| event(batch, row)).collect()
+fn events<'a>(batches: impl Iterator<Item = &'a Batch>) -> Vec<ExpectedEvent> {
+    batches.flat_map(|batch| (0..batch.rows()).map(|row| event(batch, row))).collect()
 }
 
 fn event(batch: &Batch, row: usize) -> ExpectedEvent {
@@ -257,7 +265,11 @@ fn event(batch: &Batch, row: usize) -> ExpectedEvent {
     }
 }
 
-fn event_difference(index: usize, expected: &ExpectedEvent, actual: &ExpectedEvent) -> Option<String> {
+pub(crate) fn event_difference(
+    index: usize,
+    expected: &ExpectedEvent,
+    actual: &ExpectedEvent,
+) -> Option<String> {
     let mut out = String::new();
     let mut line = |what: &str, expected: String, actual: String| {
         // Writing to a String does not fail.
@@ -284,12 +296,12 @@ fn event_difference(index: usize, expected: &ExpectedEvent, actual: &ExpectedEve
     (!out.is_empty()).then(|| format!("output {index} differs{out}"))
 }
 
-fn shown(event: &ExpectedEvent) -> String {
+pub(crate) fn shown(event: &ExpectedEvent) -> String {
     format!("{} {:?}", text(&event.body), event.headers)
 }
 
 /// Readable, and cut: a body may be large.
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     let cut = bytes.get(..bytes.len().min(limits::TEXT_BYTES_MAX)).unwrap_or(bytes);
     let text = match std::str::from_utf8(cut) {
         Ok(text) => format!("{text:?}"),

@@ -83,7 +83,7 @@ fn sink(soak: &KafkaSoak, brokers: &str) -> String {
     };
     let (topic, key, lanes) = match soak.plugin {
         Plugin::None => (format!("topic = \"{TOPIC}\""), "none", 1),
-        Plugin::Filter => (format!("topic = \"{TOPIC}\""), "header.file", LANES),
+        Plugin::Filter | Plugin::Dedup => (format!("topic = \"{TOPIC}\""), "header.file", LANES),
         Plugin::AccessLog => {
             let topic = format!("topic = \"{TOPIC}-{{header.status}}\"\ntopics = [\"{TOPIC}-*\"]");
             (topic, "header.status", LANES)

@@ -222,6 +222,7 @@ impl<'a> Stage<'a> {
             rotation: Rotation::Rename,
             lines: None,
             has_malformed,
+            has_doubles: false,
             seed,
         })?))
     }

@@ -22,6 +22,8 @@ pub enum Variant {
     Filter,
     /// `access-log`: ten headers and the event time from each line.
     AccessLog,
+    /// `dedup`, which remembers every line of the input: some three million keys.
+    Dedup,
 }
 
 impl Variant {
@@ -32,6 +34,7 @@ impl Variant {
             Variant::NoPlugin => "flumen, no plugin",
             Variant::Filter => "flumen, filter (Wasm)",
             Variant::AccessLog => "flumen, access-log (Wasm)",
+            Variant::Dedup => "flumen, dedup of every line (Wasm)",
         }
     }
 }
@@ -67,6 +70,7 @@ pub fn run(binary: &Path, input: &Input, variant: Variant, dir: &Path) -> Result
         Variant::NoPlugin => (None, input.lines, input.bytes),
         Variant::Filter => (Some("filter"), input.kept_lines, input.kept_bytes),
         Variant::AccessLog => (Some("access-log"), input.lines, input.bytes),
+        Variant::Dedup => (Some("dedup"), input.lines, input.bytes),
     };
     if let Some(plugin) = plugin {
         scene.install(plugin, plugin)?;
@@ -125,6 +129,8 @@ fn pipeline(input: &Path, variant: Variant) -> String {
             )
         }
         Variant::AccessLog => "[[interceptor]]\nplugin = \"access-log\"\n".to_owned(),
+        Variant::Dedup => "[[interceptor]]\nplugin = \"dedup\"\ngrant = [\"state\"]\nconfig = { by = \"body\", window = \"1h\" }\nlimits = { state = \"1 GiB\" }\n"
+            .to_owned(),
     };
     format!(
         "[source.access]\ntype = \"tail\"\npaths = [\"{}\"]\n{interceptor}[sink.out]\ntype = \"file\"\npath = \"{{out}}/all.log\"\n",

@@ -58,6 +58,7 @@ pub fn of_size(megabytes: u64) -> Result<Input> {
                 rotation: Rotation::None,
                 lines: Some(lines),
                 has_malformed: false,
+                has_doubles: false,
                 seed: 1,
             };
             generator::write_now(load)?;

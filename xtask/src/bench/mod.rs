@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: figures with their yardsticks from the same run.
 
 mod backlog;
+mod dedup;
 mod file;
 mod flume;
 mod flumen;
@@ -26,6 +27,8 @@ pub enum Command {
     Memory(memory::Arguments),
     /// Time to the first delivery after a start with a backlog of 5 GB
     Backlog(backlog::Arguments),
+    /// `dedup` with more than a million keys alive: events per second, memory for each key
+    Dedup(dedup::Arguments),
     /// Plugins in every language: ns per event beside native code, starts, the pause of a swap
     Plugins(wasm::Arguments),
     /// Files to Kafka, beside plain producers and Flume; a steady load; S3's table; kills
@@ -38,6 +41,7 @@ pub fn run(command: &Command) -> Result<ExitCode> {
         Command::File(arguments) => file::run(arguments),
         Command::Memory(arguments) => memory::run(arguments),
         Command::Backlog(arguments) => backlog::run(arguments),
+        Command::Dedup(arguments) => dedup::run(arguments),
         Command::Plugins(arguments) => wasm::plugins(arguments),
         Command::Kafka(arguments) => kafka::run(arguments),
     }

@@ -13,7 +13,6 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flumen_pipeline::InterceptorVersion;
 use flumen_pipeline::plan::PluginLimits;
 use flumen_plugin::{HostConfig, PluginHost};
 
@@ -123,6 +122,7 @@ fn run_lines(host: &PluginHost, file: &Path, config: &str, grants: &[String]) ->
     let plugin = host
         .open(file, &name, config, grants, PluginLimits::default())
         .map_err(|error| Failure::Unfit(vec![error.to_string()]))?;
+    let alone = flumen_plugin::Alone::new(plugin);
     if std::io::stdin().is_terminal() {
         eprintln!("reading lines from the terminal; end with Ctrl-D");
     }
@@ -144,12 +144,17 @@ fn run_lines(host: &PluginHost, file: &Path, config: &str, grants: &[String]) ->
         if lines.is_empty() {
             break;
         }
-        let processed = plugin.process(lines_batch(&lines, first)?);
+        let (processed, made) = alone.process(lines_batch(&lines, first)?, None);
         first += lines.len() as u64;
         for row in 0..processed.kept.rows() {
             writeln!(out, "{}", event_json(&processed.kept, row))?;
         }
-        kept += processed.kept.rows();
+        for batch in &made {
+            for row in 0..batch.rows() {
+                writeln!(out, "{}", event_json(batch, row))?;
+            }
+        }
+        kept += processed.kept.rows() + made.iter().map(flumen_event::Batch::rows).sum::<usize>();
         dropped += processed.dropped;
         for group in processed.quarantined {
             for (row, reason) in group.reasons.iter().enumerate().take(group.batch.rows()) {

@@ -96,6 +96,14 @@ fn print(status: &Value) {
                 number(journal, "segments"),
                 number(journal, "damaged_commits")
             );
+            for state in journal.get("state").and_then(Value::as_array).into_iter().flatten() {
+                let plugin = state.get("plugin").and_then(Value::as_str).unwrap_or_default();
+                // What the host itself remembers of a plugin is of no interest here.
+                if !plugin.starts_with('#') {
+                    let (keys, bytes) = (number(state, "keys"), size(number(state, "bytes")));
+                    println!("  state        {plugin} remembers {keys} keys, {bytes} of memory");
+                }
+            }
             if let Some(reason) = journal.get("waiting_for").and_then(Value::as_str) {
                 println!("  journal      WAITING: {reason}");
             }

@@ -289,6 +289,11 @@ pub(crate) fn identity_columns(stream: NumberList<u64>, position: NumberList<u64
     wire::IdentityColumns { stream: stream.into_wire(), position: position.into_wire() }
 }
 
+/// A wire batch, for the code above.
+pub(crate) fn view(batch: wire::Batch) -> BatchView {
+    BatchView::new(batch)
+}
+
 /// Hands a wire batch to the code above and its answer back to the wire.
 pub(crate) fn process(
     batch: wire::Batch,

@@ -39,7 +39,7 @@ impl Difference {
 
     /// New bodies for all output rows.
     pub fn set_body(&mut self, column: ColumnBuilder) -> &mut Self {
-        self.wire.body = Some(abi::bytes_column(column.offsets, column.data));
+        self.wire.body = Some(column.into_column());
         self
     }
 
@@ -51,8 +51,7 @@ impl Difference {
 
     /// A header for all output rows; a row that is absent in the column has no such header afterwards.
     pub fn set_header(&mut self, column: HeaderBuilder) -> &mut Self {
-        let HeaderBuilder { name, column, present, .. } = column;
-        self.wire.set_headers.push(abi::header_column(name, column.offsets, column.data, present));
+        self.wire.set_headers.push(column.into_column());
         self
     }
 
@@ -125,6 +124,10 @@ const BLOCKS_MAX_BYTES: usize = 64;
 const BLOCK: usize = 16;
 
 impl ColumnBuilder {
+    pub(crate) fn into_column(self) -> wire::BytesColumn {
+        abi::bytes_column(self.offsets, self.data)
+    }
+
     /// Room for `rows` rows with `bytes` bytes together.
     pub fn with_capacity(rows: usize, bytes: usize) -> Self {
         let mut offsets = NumberList::with_capacity(rows + 1);
@@ -184,6 +187,10 @@ impl ColumnBuilder {
     pub fn bytes(&self) -> usize {
         self.data.len()
     }
+
+    pub(crate) fn into_wire(self) -> wire::BytesColumn {
+        abi::bytes_column(self.offsets, self.data)
+    }
 }
 
 /// Writes the column of one header, row by row.
@@ -196,6 +203,11 @@ pub struct HeaderBuilder {
 }
 
 impl HeaderBuilder {
+    pub(crate) fn into_column(self) -> wire::HeaderColumn {
+        let HeaderBuilder { name, column, present, .. } = self;
+        abi::header_column(name, column.offsets, column.data, present)
+    }
+
     /// Room for `rows` rows with `bytes` bytes together.
     pub fn with_capacity(name: impl Into<String>, rows: usize, bytes: usize) -> Self {
         Self { name: name.into(), column: ColumnBuilder::with_capacity(rows, bytes), rows: 0, present: None }
@@ -270,6 +282,11 @@ impl HeaderBuilder {
     /// The header's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(crate) fn into_wire(self) -> wire::HeaderColumn {
+        let HeaderBuilder { name, column, present, .. } = self;
+        abi::header_column(name, column.offsets, column.data, present)
     }
 
     /// Whether no row has this header so far.

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | [`Filter`](event::Filter) | one event, answers keep or drop | a filter in seven lines |
 //! | [`Interceptor`](event::Interceptor) | one event, edits, splits, rejects it | most plugins |
+//! | [`Aggregator`](aggregate::Aggregator) | the columns, and time passing; makes events of its own | counts, windows |
 //! | [`BatchInterceptor`](batch::BatchInterceptor) | the columns, without a copy | speed: no work per event that you do not write |
 //!
 //! ```
@@ -26,8 +27,10 @@
 //! a whole batch makes the host try again and then look for the guilty rows by bisecting.
 
 pub mod abi;
+pub mod aggregate;
 pub mod batch;
 pub mod bytes;
+pub mod codec;
 pub mod config;
 pub mod difference;
 pub mod event;
@@ -36,6 +39,7 @@ pub mod find;
 pub mod host;
 pub mod http;
 pub mod sink;
+pub mod state;
 pub mod table;
 pub mod tcp;
 pub mod testing;

@@ -36,6 +36,8 @@ enum Who {
     FlumenEachBatch,
     /// With a channel in memory, as in S3.
     Flume,
+    /// With its channel on disk: what promises as much as our journal.
+    FlumeFile,
 }
 
 impl Who {
@@ -44,6 +46,7 @@ impl Who {
             Who::Flumen => "flumen",
             Who::FlumenEachBatch => "flumen, a transaction per batch",
             Who::Flume => "Flume 1.11, memory channel",
+            Who::FlumeFile => "Flume 1.11, file channel",
         }
     }
 }
@@ -56,13 +59,14 @@ pub fn run(ground: &Ground, binary: &Path, arguments: &Arguments) -> Result<Valu
     let seconds = arguments.seconds.unwrap_or(SECONDS);
     let mut rows = Vec::new();
     for batch in BATCHES {
-        for who in [Who::Flumen, Who::FlumenEachBatch, Who::Flume] {
-            if who == Who::Flume && arguments.no_flume {
+        for who in [Who::Flumen, Who::FlumenEachBatch, Who::Flume, Who::FlumeFile] {
+            if matches!(who, Who::Flume | Who::FlumeFile) && arguments.no_flume {
                 continue;
             }
             let window = step(&format!("{}, batches of {batch}, {seconds} s", who.name()), || {
                 measure(ground, binary, who, batch, seconds, &arguments.sink())
             })?;
+            eprintln!("    {}", row(&window));
             rows.push((who, batch, window));
         }
     }
@@ -87,8 +91,9 @@ fn measure(ground: &Ground, binary: &Path, who: Who, batch: u32, seconds: u64, m
     // When these have come, everything is connected.
     write_prelude(&input, EVENT_BYTES)?;
     let windows = ground.with_topic(&topic, |topic| match who {
-        Who::Flume => {
-            let flume = Flume::new(ground, topic, &input, Channel::Memory, batch)?;
+        Who::Flume | Who::FlumeFile => {
+            let channel = if who == Who::Flume { Channel::Memory } else { Channel::File };
+            let flume = Flume::new(ground, topic, &input, channel, batch)?;
             let _daemon = flume.start()?;
             observe(ground, topic, &input, seconds).with_context(|| flume.log_tail())
         }
