@@ -45,8 +45,9 @@ pub(crate) fn sdk(lang: Lang) -> &'static [File] {
 }
 
 const RUST: &[File] = files!("plugins/sdk/rust/" => "sdk/":
-    "Cargo.standalone.toml", "README.md", "src/abi.rs", "src/batch.rs", "src/bytes.rs", "src/config.rs",
-    "src/difference.rs", "src/event.rs", "src/export.rs", "src/find.rs", "src/host.rs", "src/lib.rs", "src/testing.rs");
+    "Cargo.standalone.toml", "README.md", "src/abi.rs", "src/aggregate.rs", "src/batch.rs", "src/bytes.rs", "src/codec.rs",
+    "src/config.rs", "src/difference.rs", "src/event.rs", "src/export.rs", "src/find.rs", "src/host.rs", "src/http.rs",
+    "src/lib.rs", "src/sink.rs", "src/state.rs", "src/table.rs", "src/tcp.rs", "src/testing.rs");
 
 const GO: &[File] = files!("plugins/sdk/go/" => "sdk/":
     "go.mod", "answer.go", "column.go", "edit.go", "find.go", "flumen.go",

@@ -77,7 +77,8 @@ typedef struct flumen_plugin_types_reads_t {
   bool   time;
   bool   identity;
   // Names of headers. A header that no row of a batch has is still
-  // passed, as a column in which no row is present.
+  // passed, as a column in which no row is present. The name `*` alone: all
+  // headers that the batch has, in any order.
   interceptor_list_string_t   headers;
 } flumen_plugin_types_reads_t;
 

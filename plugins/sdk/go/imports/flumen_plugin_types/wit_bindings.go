@@ -51,7 +51,8 @@ type Reads struct {
 Time bool
 Identity bool
 // Names of headers. A header that no row of a batch has is still
-// passed, as a column in which no row is present.
+// passed, as a column in which no row is present. The name `*` alone: all
+// headers that the batch has, in any order.
 Headers []string
 }
 
