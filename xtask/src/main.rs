@@ -12,6 +12,7 @@ mod schema;
 mod soak;
 mod soak_kafka;
 mod test;
+mod tutorial;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,8 @@ enum Command {
     Fuzz(fuzz::Arguments),
     /// A Kafka broker on this machine, to try things on; runs until Ctrl-C
     Kafka(kafka::Arguments),
+    /// Types what a page of docs/plugins says, word by word
+    Tutorial(tutorial::Arguments),
     /// rustfmt and clippy, as `test` runs them
     Lint,
     /// Writes access logs (the writer of the demo)
@@ -74,6 +77,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench(command) => bench::run(&command),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Kafka(arguments) => kafka::run(&arguments),
+        Command::Tutorial(arguments) => tutorial::run(&arguments),
         Command::Lint => test::lint(),
         Command::Generate(arguments) => generate::run(&arguments),
     }

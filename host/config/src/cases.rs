@@ -21,7 +21,7 @@
 //! [[step.output]]                  # what it made itself stands behind what it let through
 //! body = "text"
 //! ```
-//! or `config` and `open_error = "part of the message"` alone. `${…}` is not substituted here: bodies are data.
+//! or what a codec must do ([`codec_cases`](crate::codec_cases)), or `config` and `open_error = "part of the message"` alone. `${…}` is not substituted here: bodies are data.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,6 +30,7 @@ use flumen_pipeline::{OptionKind, OptionSpec, Value};
 
 use crate::base64;
 use crate::code::Code;
+use crate::codec_cases::{self, CodecCase};
 use crate::diagnostic::Diagnostic;
 use crate::env::Env;
 use crate::json;
@@ -51,6 +52,8 @@ pub struct CaseFile {
     pub rejected: Vec<(u32, String)>,
     /// The plugin must refuse the configuration, with this part of a message.
     pub open_error: Option<String>,
+    /// What a codec must do; then the plugin is one.
+    pub codec: Option<CodecCase>,
     /// Steps, in place of inputs and outputs of the file.
     pub steps: Vec<CaseStep>,
 }
@@ -117,9 +120,11 @@ fn read(root: &Node, report: &mut Report<'_>) -> Option<CaseFile> {
     let input = table.get("input");
     let output = table.get("output");
     let rejected = table.get("rejected");
+    let (decode, encode, bad) = (table.get("decode"), table.get("encode"), table.get("bad"));
     let step = table.get("step");
     let options = table.options(FILE, report);
     table.finish(report);
+    let codec = codec_cases::read(decode, encode, bad, report);
     let open_error = options.options.text_opt("open_error").map(str::to_owned);
     if open_error.is_some() {
         for entry in [input, output, rejected, step].into_iter().flatten() {
@@ -141,7 +146,7 @@ fn read(root: &Node, report: &mut Report<'_>) -> Option<CaseFile> {
         .filter_map(|node| read_rejected(node, inputs.len(), report))
         .collect();
     let config_json = json::config_text("a case", config.map(|entry| &entry.value), report)?;
-    Some(CaseFile { config_json, inputs, outputs, rejected, open_error, steps })
+    Some(CaseFile { config_json, inputs, outputs, rejected, open_error, codec, steps })
 }
 
 fn read_step(node: &Node, report: &mut Report<'_>) -> Option<CaseStep> {
@@ -164,7 +169,7 @@ fn read_step(node: &Node, report: &mut Report<'_>) -> Option<CaseStep> {
     Some(CaseStep { now_ns, inputs, outputs, rejected })
 }
 
-fn list<'a>(name: &str, entry: Option<&'a Entry>, report: &mut Report<'_>) -> &'a [Node] {
+pub(crate) fn list<'a>(name: &str, entry: Option<&'a Entry>, report: &mut Report<'_>) -> &'a [Node] {
     match entry.map(|entry| &entry.value) {
         None => &[],
         Some(Node { item: Item::List(nodes), .. }) => nodes,

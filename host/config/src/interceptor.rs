@@ -1,14 +1,15 @@
-//! `[[interceptor]]` and `[[sink.NAME.interceptor]]`: a chain of plugins.
+//! `[[interceptor]]` and `[[sink.NAME.interceptor]]`: a chain of plugins; `[source.NAME.codec]` and `[sink.NAME.codec]`: one.
 
 use std::path::{Component, Path};
 
-use flumen_pipeline::plan::{ErrorPlan, InterceptorPlan, OnError, OnReject, PluginLimits};
+use flumen_pipeline::plan::{CodecPlan, ErrorPlan, InterceptorPlan, OnError, OnReject, PluginLimits};
 use flumen_pipeline::{ComponentKind, OptionSpec};
 
 use crate::code::Code;
 use crate::egress::read_egress;
 use crate::json;
 use crate::named::Names;
+use crate::registry::CodecUse;
 use crate::report::Report;
 use crate::sources::{ComponentSpans, PipelineSpans};
 use crate::specs;
@@ -37,16 +38,36 @@ pub(crate) fn read_chain(
         }
         return Vec::new();
     };
-    nodes.iter().filter_map(|node| read_one(node, names, spans, report)).collect()
+    nodes.iter().filter_map(|node| read_one("an interceptor", node, names, spans, report)).collect()
+}
+
+/// Reads the codec of a source or sink, if its type takes one. `options`: what else was given for it.
+pub(crate) fn read_codec<'a>(
+    table: &mut TableReader<'a>,
+    used: Option<&CodecUse>,
+    options: &Checked,
+    names: &mut Names,
+    spans: &mut PipelineSpans,
+    report: &mut Report<'_>,
+) -> Option<CodecPlan> {
+    let used = used?;
+    let entry = table.get("codec")?;
+    for option in used.instead_of.iter().filter(|option| options.spans.contains_key(**option)) {
+        let span = options.spans.get(*option).cloned().unwrap_or(0..0);
+        let reason = format!("`{option}` means nothing beside `codec`, which takes its place");
+        report.error(Code::BadOption, &span, reason, format!("remove `{option}`, or `codec`"));
+    }
+    read_one("a codec", &entry.value, names, spans, report)
 }
 
 fn read_one(
+    what: &str,
     node: &Node,
     names: &mut Names,
     spans: &mut PipelineSpans,
     report: &mut Report<'_>,
 ) -> Option<InterceptorPlan> {
-    let mut table = TableReader::new("an interceptor", node, report)?;
+    let mut table = TableReader::new(what, node, report)?;
     let mut checked = table.options(specs::INTERCEPTOR, report);
     let config = table.get("config");
     let limits = table.get("limits");
@@ -54,9 +75,10 @@ fn read_one(
     let budget = table.get("error_budget");
     let header = table.span().clone();
     table.finish(report);
-    let config_json = json::config_text("an interceptor", config.map(|entry| &entry.value), report);
+    let config_json = json::config_text(what, config.map(|entry| &entry.value), report);
     if let Some(config) = config {
         checked.spans.insert("config".into(), config.key_span.clone());
+        json::config_spans("config", &config.value, &mut checked.spans);
     }
     let limits = read_limits(limits, specs::LIMITS, PluginLimits::default(), report);
     let errors = read_errors(&checked, budget, report);

@@ -7,7 +7,7 @@ use flumen_pipeline::plan::{
 
 use crate::channels::{Channel, check_read, read_channels};
 use crate::code::Code;
-use crate::interceptor::read_chain;
+use crate::interceptor::{read_chain, read_codec};
 use crate::named::{Named, Names, find_spec, is_type, named};
 use crate::plugin_sink::{is_plugin, read_plugin_sink};
 use crate::registry::Registry;
@@ -126,10 +126,12 @@ fn read_sources(
         names.claim(ComponentKind::Source, name, span, report);
         let Some(spec) = find_spec(&what, &mut table, &registry.sources, report) else { continue };
         let checked = table.options(spec.options, report);
+        let used = registry.decoders.iter().find(|used| used.kind == spec.kind);
+        let codec = read_codec(&mut table, used, &checked, names, spans, report);
         let header = table.span().clone();
         table.finish(report);
         spans.add(ComponentKind::Source, name, ComponentSpans { header, options: checked.spans });
-        plans.push(SourcePlan { name: name.into(), kind: spec.kind.into(), options: checked.options });
+        plans.push(SourcePlan { name: name.into(), kind: spec.kind.into(), codec, options: checked.options });
     }
     plans
 }
@@ -163,12 +165,14 @@ fn read_sinks(
             let Some(spec) = find_spec(&what, &mut table, &registry.sinks, report) else { continue };
             (spec.kind, None, table.options(spec.options, report))
         };
+        let used = registry.encoders.iter().find(|used| used.kind == kind);
+        let codec = read_codec(&mut table, used, &checked, names, spans, report);
         table.finish(report);
         checked.spans.extend(own.spans);
         spans.add(ComponentKind::Sink, name, ComponentSpans { header, options: checked.spans });
         let channel = channel.unwrap_or_default();
-        let (name, kind) = (name.into(), kind.into());
-        plans.push(SinkPlan { name, kind, channel, interceptors, options: checked.options, plugin });
+        let (name, kind, options) = (name.into(), kind.into(), checked.options);
+        plans.push(SinkPlan { name, kind, channel, interceptors, codec, options, plugin });
     }
     // After an error in a sink it is not known which channel it reads.
     if !is_empty(entry) && report.diagnostics.len() == errors {

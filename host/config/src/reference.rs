@@ -21,9 +21,14 @@ pub fn reference_markdown(registry: &Registry) -> String {
     own(&mut text, "capacity of a channel of kind `file`", specs::CAPACITY);
     registry.channels.iter().for_each(|spec| component(&mut text, "channel of kind", spec));
     own(&mut text, "failover of a channel of another kind", specs::FAILOVER);
-    own(&mut text, "[[interceptor]] and [[sink.NAME.interceptor]]", specs::INTERCEPTOR);
+    own(
+        &mut text,
+        "[[interceptor]], [[sink.NAME.interceptor]], [source.NAME.codec] and [sink.NAME.codec]",
+        specs::INTERCEPTOR,
+    );
     text.push_str("Also `config = { … }`: the plugin's own configuration.\n\n");
     own(&mut text, "error_budget of an interceptor", specs::ERROR_BUDGET);
+    codecs(&mut text, registry);
     own(&mut text, "limits of an interceptor", specs::LIMITS);
     own(&mut text, "egress of a plugin", specs::EGRESS);
     own(&mut text, "a secret of egress, if it is a table", specs::SECRET);
@@ -41,6 +46,23 @@ pub fn reference_markdown(registry: &Registry) -> String {
         text.push_str(&format!("| `{}` | {} |\n", code.as_str(), cell(code.about())));
     }
     text
+}
+
+/// Which types take a codec, and what it takes the place of.
+fn codecs(text: &mut String, registry: &Registry) {
+    for (what, uses) in [("source", &registry.decoders), ("sink", &registry.encoders)] {
+        for used in uses {
+            text.push_str(&format!("A {what} of type `{}` takes a `codec`", used.kind));
+            let options: Vec<String> = used.instead_of.iter().map(|option| format!("`{option}`")).collect();
+            let instead = if options.is_empty() {
+                String::new()
+            } else {
+                format!(", in place of {}", options.join(", "))
+            };
+            text.push_str(&format!("{instead}.\n"));
+        }
+    }
+    text.push('\n');
 }
 
 fn own(text: &mut String, title: &str, options: &[OptionSpec]) {

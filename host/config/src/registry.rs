@@ -16,15 +16,28 @@ pub struct Registry {
     pub channels: Vec<ComponentSpec>,
     /// Tables of a bridge's file, by their name.
     pub bridge: Vec<ComponentSpec>,
+    /// Types of sources that take a decoder.
+    pub decoders: Vec<CodecUse>,
+    /// Types of sinks that take an encoder.
+    pub encoders: Vec<CodecUse>,
+}
+
+/// A type of source or sink that takes a codec: `[source.NAME.codec]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CodecUse {
+    /// The type.
+    pub kind: &'static str,
+    /// Its options that a codec takes the place of.
+    pub instead_of: &'static [&'static str],
 }
 
 impl Registry {
     /// The mistakes in the specs themselves: wrong defaults, names that are taken or used twice. For a test.
     pub fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
-        check("source", &self.sources, &["type"], &mut mistakes);
+        check("source", &self.sources, &["type", "codec"], &mut mistakes);
         check("channel", &self.channels, &["kind", "capacity", "failover"], &mut mistakes);
-        check("sink", &self.sinks, &["type", "plugin", "interceptor"], &mut mistakes);
+        check("sink", &self.sinks, &["type", "plugin", "interceptor", "codec"], &mut mistakes);
         check("table", &self.bridge, &[], &mut mistakes);
         mistakes
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::json::sorted;
 use crate::limits;
-use crate::registry::Registry;
+use crate::registry::{CodecUse, Registry};
 use crate::specs;
 use crate::table::default_value;
 
@@ -58,9 +58,10 @@ pub fn pipeline_schema(registry: &Registry) -> Value {
     let channel_option = specs::SINK.iter().map(|spec| (spec.name, option_schema(spec)));
     let sink_own: Vec<_> = channel_option.chain([("interceptor", sink_chain)]).collect();
     let defs = object([
-        ("source", components(&registry.sources, &[])),
-        ("sink", sinks(&registry.sinks, &sink_own, config)),
+        ("source", components(&registry.sources, &[], &registry.decoders)),
+        ("sink", sinks(&registry.sinks, &sink_own, config, &registry.encoders)),
         ("channel", channel),
+        ("codec", described(interceptor.clone(), CODEC)),
         ("interceptor", interceptor),
     ]);
     let mut properties = vec![
@@ -149,10 +150,21 @@ fn one_or_named(about: &str, def: &str) -> Value {
     object([("description", about.into()), ("anyOf", json!([reference(def), named]))])
 }
 
-fn components(kinds: &[ComponentSpec], own: &[(&str, Value)]) -> Value {
+const CODEC: &str = "A plugin that decodes or encodes in place of what is built in.";
+
+fn described(mut schema: Value, about: &str) -> Value {
+    if let Value::Object(map) = &mut schema {
+        map.insert("description".into(), about.into());
+    }
+    schema
+}
+
+fn components(kinds: &[ComponentSpec], own: &[(&str, Value)], codecs: &[CodecUse]) -> Value {
     let one = |spec: &ComponentSpec| {
         let kind = object([("const", spec.kind.into()), ("description", spec.about.into())]);
-        let extra = own.iter().cloned().chain([("type", kind)]);
+        let takes_codec = codecs.iter().any(|used| used.kind == spec.kind);
+        let codec = takes_codec.then(|| ("codec", reference("codec")));
+        let extra = own.iter().cloned().chain([("type", kind)]).chain(codec);
         let mut schema = closed_table(spec.about, spec.options, extra);
         let required = std::iter::once("type").chain(required(spec.options));
         if let Value::Object(map) = &mut schema {
@@ -169,12 +181,12 @@ fn components(kinds: &[ComponentSpec], own: &[(&str, Value)]) -> Value {
 }
 
 /// Those of the registry, and plugins.
-fn sinks(kinds: &[ComponentSpec], own: &[(&str, Value)], config: Value) -> Value {
+fn sinks(kinds: &[ComponentSpec], own: &[(&str, Value)], config: Value, codecs: &[CodecUse]) -> Value {
     let about = "A plugin that delivers.";
     let limits = closed_table("Limits of one instance.", specs::SINK_LIMITS, []);
     let extra = [("config", config), ("limits", limits), ("egress", egress())];
     let plugin = closed_table(about, specs::PLUGIN_SINK, own.iter().cloned().chain(extra));
-    let mut all = components(kinds, own);
+    let mut all = components(kinds, own, codecs);
     if let Some(Value::Array(kinds)) = all.get_mut("oneOf") {
         kinds.push(plugin);
     }

@@ -72,6 +72,11 @@ fn everything_that_can_be_said() {
         start = "end"
         headers = { team = "web", host = "${env:HOST}" }
 
+        [source.access.codec]
+        plugin = "records"
+        name = "reader"
+        config = { kind = "x" }
+
         [source.load]
         type = "generator"
         rate = "${env:RATE}"
@@ -99,6 +104,7 @@ fn everything_that_can_be_said() {
         type = "file"
         channel = "slow"
         path = "/srv/{header.host}/{time:%Y-%m-%d/%H}.log"
+        codec = { plugin = "records", on_reject = "drop" }
         [[sink.archive.interceptor]]
         plugin = "redact"
 
@@ -143,6 +149,11 @@ fn everything_that_can_be_said() {
         egress: None,
     };
     let first = InterceptorPlan { on_reject: OnReject::Drop, ..interceptor("access-log", "access-log") };
+    let records = interceptor("reader", "records");
+    assert_eq!(access.codec, Some(InterceptorPlan { config: r#"{"kind":"x"}"#.into(), ..records }));
+    let records = interceptor("records", "records");
+    let codecs: Vec<_> = plan.sinks.iter().map(|sink| sink.codec.clone()).collect();
+    assert_eq!(codecs, [Some(InterceptorPlan { on_reject: OnReject::Drop, ..records }), None]);
     let second = InterceptorPlan {
         config: r#"{"a":{"at":"2026-01-01T00:00:00Z","list":[1.5,true,"x"]},"host":"web1","z":1}"#.into(),
         grants: vec!["log".into(), "metrics".into()],

@@ -12,10 +12,13 @@ use flumen_config::{Diagnostic, Sources as ConfigFiles};
 use flumen_journal::{Durability, FileConfig, FileJournal, Journal, OpenError, OsClock, OsDisk};
 use flumen_kafka::channel::KafkaJournal;
 use flumen_pipeline::kept::Kept;
-use flumen_pipeline::plan::{AgentPlan, InterceptorPlan, PipelinePlan};
+use flumen_pipeline::plan::{
+    AgentPlan, CodecPlan, InterceptorPlan, OnReject, PipelinePlan, SinkPlan, SourcePlan,
+};
 use flumen_pipeline::status::PipelineStatus;
 use flumen_pipeline::{
-    BuildError, ComponentKind, Interceptor, Parts, Pipeline, Sink, StopOutcome, channel_specs, quarantine,
+    BuildError, ComponentKind, DecoderLink, EncoderLink, Interceptor, Parts, Pipeline, Sink, StopOutcome,
+    channel_specs, quarantine,
 };
 use flumen_plugin::{
     HostConfig, LoadError, PluginHost, PluginSink, PluginSlot, Role, SettingsError, SlotStatus,
@@ -79,7 +82,7 @@ pub struct PipelineView {
     /// The pipeline.
     #[serde(flatten)]
     pub pipeline: PipelineStatus,
-    /// Its plugins: those of the chain, then those of each sink's chain, then sinks that are plugins.
+    /// Its plugins: decoders, those of the chain, those of each sink's chain, encoders, sinks that are plugins.
     pub plugins: Vec<SlotStatus>,
     /// What each sink promises across a crash.
     pub deliveries: BTreeMap<String, &'static str>,
@@ -115,9 +118,7 @@ impl Agent {
         for (pipeline, plugins) in plan.pipelines.iter().zip(opened) {
             match start_pipeline(&plan, pipeline, &plugins, files) {
                 Ok(running) => {
-                    let chains = plugins.chain.into_iter().chain(plugins.sinks.into_iter().flatten());
-                    let slots = chains.chain(plugins.deliver.into_iter().flatten()).collect();
-                    agent.pipelines.push((running, slots));
+                    agent.pipelines.push((running, plugins.all().cloned().collect()));
                 }
                 Err(failure) => {
                     agent.stop();
@@ -233,7 +234,7 @@ pub fn component_errors(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic
             wrong.push(files.diagnostic_for(&pipeline.name, kind, component, &error));
         };
         for source in &pipeline.sources {
-            if let Err(error) = registry::build_source(source) {
+            if let Err(error) = registry::build_source(source, None) {
                 note(ComponentKind::Source, &source.name, error);
             }
         }
@@ -242,7 +243,8 @@ pub fn component_errors(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic
         }
         for sink in &pipeline.sinks {
             // What a plugin says against its options is told when it is opened.
-            let built = if sink.plugin.is_some() { Ok(()) } else { registry::build_sink(sink).map(|_| ()) };
+            let built =
+                if sink.plugin.is_some() { Ok(()) } else { registry::build_sink(sink, None).map(|_| ()) };
             let fits = built.and_then(|()| registry::check_place(pipeline, sink));
             if let Err(error) = fits {
                 note(ComponentKind::Sink, &sink.name, error);
@@ -258,8 +260,21 @@ pub struct Plugins {
     pub chain: Vec<Arc<PluginSlot>>,
     /// Those of each sink.
     pub sinks: Vec<Vec<Arc<PluginSlot>>>,
+    /// The decoder of each source.
+    pub decoders: Vec<Option<Arc<PluginSlot>>>,
+    /// The encoder of each sink.
+    pub encoders: Vec<Option<Arc<PluginSlot>>>,
     /// Of each sink, the plugin that delivers, if one does.
     pub deliver: Vec<Option<Arc<PluginSlot>>>,
+}
+
+impl Plugins {
+    /// All of them, in the order of the flow.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<PluginSlot>> {
+        let sinks = self.sinks.iter().flatten().chain(self.encoders.iter().flatten());
+        let sources = self.decoders.iter().flatten();
+        sources.chain(&self.chain).chain(sinks).chain(self.deliver.iter().flatten())
+    }
 }
 
 /// Opens every plugin of a pipeline; what does not open is noted with its place in the file.
@@ -270,34 +285,47 @@ pub fn open_plugins(
     files: &ConfigFiles,
     unfit: &mut Vec<Diagnostic>,
 ) -> Plugins {
-    let mut open = |interceptors: &[InterceptorPlan]| {
-        let mut slots = Vec::new();
-        for interceptor in interceptors {
-            match host.slot(interceptor.clone(), plugin_dir) {
-                Ok(slot) => slots.push(slot),
-                Err(error) => {
-                    let (kind, name) = (ComponentKind::Interceptor, &interceptor.name);
-                    unfit.push(files.diagnostic_for(&plan.name, kind, name, &plugin_error(&error)));
-                }
-            }
+    let mut open = |role: Role, plugin: &InterceptorPlan| match host.slot_of(role, plugin.clone(), plugin_dir)
+    {
+        Ok(slot) => Some(slot),
+        Err(error) => {
+            let (kind, name) = (ComponentKind::Interceptor, &plugin.name);
+            let errors = plugin_errors(&error);
+            unfit.extend(errors.iter().map(|error| files.diagnostic_for(&plan.name, kind, name, error)));
+            None
         }
-        slots
     };
-    let chain = open(&plan.interceptors);
-    let sinks = plan.sinks.iter().map(|sink| open(&sink.interceptors)).collect();
+    let mut chain = |plugins: &[InterceptorPlan]| {
+        plugins.iter().filter_map(|plugin| open(Role::Interceptor, plugin)).collect()
+    };
+    let (all, sinks) =
+        (chain(&plan.interceptors), plan.sinks.iter().map(|sink| chain(&sink.interceptors)).collect());
+    let decoders = plan.sources.iter().map(|source| open(Role::Decoder, source.codec.as_ref()?)).collect();
+    let encoders = plan.sinks.iter().map(|sink| open(Role::Encoder, sink.codec.as_ref()?)).collect();
     let deliver = plan.sinks.iter().map(|sink| {
         let opened = host.slot_of(Role::Sink, sink.plugin.clone()?, plugin_dir);
         let note = |error: LoadError| {
-            let error = plugin_error(&error);
-            unfit.push(files.diagnostic_for(&plan.name, ComponentKind::Sink, &sink.name, &error));
+            let (kind, errors) = (ComponentKind::Sink, plugin_errors(&error));
+            unfit
+                .extend(errors.iter().map(|error| files.diagnostic_for(&plan.name, kind, &sink.name, error)));
         };
         opened.map_err(note).ok()
     });
     let deliver = deliver.collect();
-    Plugins { chain, sinks, deliver }
+    Plugins { chain: all, sinks, decoders, encoders, deliver }
 }
 
-/// A load error as the option that it is about.
+/// A load error as the options that it is about.
+fn plugin_errors(error: &LoadError) -> Vec<BuildError> {
+    match error {
+        LoadError::Options { errors, .. } => {
+            let each = errors.iter();
+            each.map(|error| BuildError::new(&error.place, error.reason.as_str(), &*error.fix)).collect()
+        }
+        error => vec![plugin_error(error)],
+    }
+}
+
 fn plugin_error(error: &LoadError) -> BuildError {
     let (option, fix) = match error {
         LoadError::Refused { .. } => ("config", "correct the plugin's configuration"),
@@ -354,28 +382,42 @@ fn start_pipeline(
     let interceptors = |slots: &[Arc<PluginSlot>]| {
         slots.iter().map(|slot| slot.clone() as Arc<dyn Interceptor>).collect::<Vec<Arc<dyn Interceptor>>>()
     };
+    let on_reject =
+        |codec: &Option<CodecPlan>| codec.as_ref().map_or(OnReject::Quarantine, |codec| codec.on_reject);
+    let decoder = |(source, slot): (&SourcePlan, &Option<Arc<PluginSlot>>)| {
+        slot.clone().map(|slot| DecoderLink::new(slot, on_reject(&source.codec)))
+    };
+    let encoder = |(sink, slot): (&SinkPlan, &Option<Arc<PluginSlot>>)| {
+        slot.clone().map(|slot| EncoderLink::new(slot, on_reject(&sink.codec)))
+    };
+    let decoders: Vec<_> = plan.sources.iter().zip(&plugins.decoders).map(decoder).collect();
+    let encoders: Vec<_> = plan.sinks.iter().zip(&plugins.encoders).map(encoder).collect();
+    let codecs = decoders.iter().flatten().map(DecoderLink::metrics);
+    let codecs = codecs.chain(encoders.iter().flatten().map(EncoderLink::metrics)).cloned().collect();
     let parts = Parts {
         agent: agent.name.as_str().into(),
         plan: plan.clone(),
         journal,
         quarantine: kept,
-        sources: (plan.sources.iter().cloned())
-            .map(|source| {
-                Box::new(move || registry::build_source(&source)) as flumen_pipeline::feed::MakeSource
+        sources: (plan.sources.iter().cloned().zip(decoders))
+            .map(|(source, codec)| {
+                Box::new(move || registry::build_source(&source, codec.as_ref()))
+                    as flumen_pipeline::feed::MakeSource
             })
             .collect(),
         interceptors: interceptors(&plugins.chain),
-        sinks: (plan.sinks.iter().cloned().zip(&plugins.sinks).zip(&plugins.deliver))
-            .map(|((sink, slots), deliver)| {
+        sinks: (plan.sinks.iter().cloned().zip(encoders).zip(&plugins.sinks).zip(&plugins.deliver))
+            .map(|(((sink, codec), slots), deliver)| {
                 let deliver = deliver.clone();
                 let make = move || match &deliver {
                     Some(slot) => PluginSink::new(slot.clone(), &sink.options)
                         .map(|sink| Box::new(sink) as Box<dyn Sink>),
-                    None => registry::build_sink(&sink),
+                    None => registry::build_sink(&sink, codec.as_ref()),
                 };
                 (Box::new(make) as flumen_pipeline::deliver::MakeSink, interceptors(slots))
             })
             .collect(),
+        codecs,
     };
     Pipeline::start(parts).map_err(|error| {
         Failure::Config(vec![files.diagnostic_for(&plan.name, error.kind, &error.component, &error.error)])

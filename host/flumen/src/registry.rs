@@ -1,10 +1,10 @@
 //! Which components there are: the one place where their specs meet the configuration.
 
 use flumen_builtin::{bridge, sinks, sources};
-use flumen_config::Registry;
+use flumen_config::{CodecUse, Registry};
 use flumen_kafka::channel::JournalOptions;
 use flumen_pipeline::plan::{ChannelKind, PipelinePlan, SinkPlan, SourcePlan};
-use flumen_pipeline::{BuildError, Options, Sink, Source};
+use flumen_pipeline::{BuildError, DecoderLink, EncoderLink, Options, Sink, Source};
 use flumen_plugin::PluginSlot;
 
 /// The specs, for the configuration.
@@ -14,6 +14,20 @@ pub fn registry() -> Registry {
         sinks: sinks::sinks().into_iter().map(|sink| sink.spec).collect(),
         channels: vec![flumen_kafka::channel::SPEC],
         bridge: bridge::TABLES.to_vec(),
+        decoders: sources::sources()
+            .into_iter()
+            .filter_map(|source| {
+                let instead_of = source.codec?.instead_of;
+                Some(CodecUse { kind: source.spec.kind, instead_of })
+            })
+            .collect(),
+        encoders: sinks::sinks()
+            .into_iter()
+            .filter_map(|sink| {
+                let instead_of = sink.codec?.instead_of;
+                Some(CodecUse { kind: sink.spec.kind, instead_of })
+            })
+            .collect(),
     }
 }
 
@@ -42,16 +56,24 @@ pub fn kafka_journal(
     })
 }
 
-/// Builds a source of the plan.
-pub fn build_source(plan: &SourcePlan) -> Result<Box<dyn Source>, BuildError> {
+/// Builds a source of the plan. Without its codec, if it has one, only to see whether its options are right.
+pub fn build_source(plan: &SourcePlan, codec: Option<&DecoderLink>) -> Result<Box<dyn Source>, BuildError> {
     let found = sources::sources().into_iter().find(|source| source.spec.kind == plan.kind);
-    (found.ok_or_else(|| unknown(&plan.kind))?.build)(&plan.options)
+    let found = found.ok_or_else(|| unknown(&plan.kind))?;
+    match (found.codec, codec) {
+        (Some(takes), Some(codec)) => (takes.build)(&plan.options, codec.clone()),
+        _ => (found.build)(&plan.options),
+    }
 }
 
-/// Builds a sink of the plan.
-pub fn build_sink(plan: &SinkPlan) -> Result<Box<dyn Sink>, BuildError> {
+/// Builds a sink of the plan. Without its codec, if it has one, only to see whether its options are right.
+pub fn build_sink(plan: &SinkPlan, codec: Option<&EncoderLink>) -> Result<Box<dyn Sink>, BuildError> {
     let found = sinks::sinks().into_iter().find(|sink| sink.spec.kind == plan.kind);
-    (found.ok_or_else(|| unknown(&plan.kind))?.build)(&plan.options)
+    let found = found.ok_or_else(|| unknown(&plan.kind))?;
+    match (found.codec, codec) {
+        (Some(takes), Some(codec)) => (takes.build)(&plan.options, codec.clone()),
+        _ => (found.build)(&plan.options),
+    }
 }
 
 /// What a sink of the plan promises, and why if it is less than the sink alone would.

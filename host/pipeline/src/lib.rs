@@ -12,6 +12,7 @@
 
 mod budget;
 pub mod chain;
+pub mod codec;
 pub mod component;
 pub mod deliver;
 pub mod feed;
@@ -30,6 +31,7 @@ pub mod state;
 pub mod stateful;
 pub mod status;
 
+pub use codec::{Decoder, DecoderLink, DecoderSlot, Encoder, EncoderLink, EncoderSlot};
 pub use component::{BuildError, ComponentSpec, OptionKind, OptionSpec, Options, Place, Value};
 pub use interceptor::{Interceptor, InterceptorVersion, Processed, Quarantined};
 pub use metrics::{ComponentKind, ComponentMetrics, Metric};

@@ -14,6 +14,8 @@ pub enum ComponentKind {
     Interceptor,
     /// A sink.
     Sink,
+    /// A codec (of a source or a sink).
+    Codec,
     /// A channel that is more than a queue of the pipeline's own journal.
     Channel,
 }
@@ -25,6 +27,7 @@ impl ComponentKind {
             ComponentKind::Source => "source",
             ComponentKind::Interceptor => "interceptor",
             ComponentKind::Sink => "sink",
+            ComponentKind::Codec => "codec",
             ComponentKind::Channel => "channel",
         }
     }
@@ -117,6 +120,22 @@ metrics! {
     InterceptorNs = "busy_ns", Interceptor;
     /// Ticks that the plugin failed at.
     InterceptorTicksFailed = "ticks_failed", Interceptor;
+    /// Bytes decoded.
+    CodecBytesIn = "bytes_in", Codec;
+    /// Events given to the encoder.
+    CodecEventsIn = "events_in", Codec;
+    /// Events decoded, or encoded.
+    CodecEventsOut = "events_out", Codec;
+    /// Bytes of payloads.
+    CodecBytesOut = "bytes_out", Codec;
+    /// Events, or pieces of the stream, that the codec rejected.
+    CodecRejected = "rejected", Codec;
+    /// Events, or pieces of the stream, that the codec failed on.
+    CodecFailed = "failed", Codec;
+    /// Batches, or inputs.
+    CodecCalls = "calls", Codec;
+    /// Time spent in the codec and its crossings, in nanoseconds.
+    CodecNs = "busy_ns", Codec;
     /// Events delivered and acknowledged.
     SinkEvents = "events_delivered", Sink;
     /// Body bytes delivered and acknowledged.

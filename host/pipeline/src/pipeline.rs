@@ -13,7 +13,7 @@ use crate::deliver::{MakeSink, Outlet, OutletPlace, OutletState};
 use crate::feed::{Feed, FeedState, FeedTarget, MakeSource, spawn};
 use crate::interceptor::Interceptor;
 use crate::kept::Kept;
-use crate::metrics::ComponentKind;
+use crate::metrics::{ComponentKind, ComponentMetrics};
 use crate::plan::{InterceptorPlan, PipelinePlan};
 use crate::quarantine::{self, Keeper};
 use crate::replay::{ReplayPlace, Replayer};
@@ -38,6 +38,8 @@ pub struct Parts {
     pub interceptors: Vec<Arc<dyn Interceptor>>,
     /// One per sink of the plan, in its order, with its own interceptors.
     pub sinks: Vec<(MakeSink, Vec<Arc<dyn Interceptor>>)>,
+    /// Counters of the codecs that sources and sinks were made with.
+    pub codecs: Vec<Arc<ComponentMetrics>>,
 }
 
 /// A part that could not be made: which component, and why.
@@ -78,6 +80,7 @@ pub struct Pipeline {
     ticker: Mutex<Option<JoinHandle<()>>>,
     ticker_wake: Wake,
     tick_failure: Arc<Mutex<Option<String>>>,
+    codecs: Vec<Arc<ComponentMetrics>>,
 }
 
 /// How a stop went.
@@ -95,7 +98,7 @@ impl Pipeline {
     /// Starts sinks first, then sources: what the journal still holds goes out before new events come.
     /// When a part cannot be made, what was started is stopped again and the journals are closed.
     pub fn start(parts: Parts) -> Result<Pipeline, StartError> {
-        let Parts { agent, plan, journal, quarantine, sources, interceptors, sinks } = parts;
+        let Parts { agent, plan, journal, quarantine, sources, interceptors, sinks, codecs } = parts;
         let chain = Arc::new(links(interceptors, &plan.interceptors));
         let kept = Kept::new(quarantine.clone());
         let mut pipeline = Pipeline {
@@ -112,6 +115,7 @@ impl Pipeline {
             ticker: Mutex::new(None),
             ticker_wake: Wake::default(),
             tick_failure: Arc::default(),
+            codecs,
         };
         match pipeline.start_threads(&agent, sources, sinks) {
             Ok(()) => Ok(pipeline),
@@ -321,6 +325,7 @@ impl Pipeline {
                 .iter()
                 .map(|link| status::component(&link.metrics, link.state()))
                 .collect(),
+            codecs: self.codecs.iter().map(|metrics| status::component(metrics, "running")).collect(),
             channels: journal.channels.iter().map(status::channel).collect(),
             sinks: self
                 .outlets

@@ -64,9 +64,14 @@ pub struct SourcePlan {
     pub name: String,
     /// `type` in the file.
     pub kind: String,
+    /// What turns its bytes into events, if that is a plugin.
+    pub codec: Option<CodecPlan>,
     /// Checked options.
     pub options: Options,
 }
+
+/// A codec: a plugin in another world, with the same settings.
+pub type CodecPlan = InterceptorPlan;
 
 /// An interceptor.
 #[derive(Debug, Clone, PartialEq)]
@@ -302,6 +307,8 @@ pub struct SinkPlan {
     pub channel: String,
     /// Stateless interceptors of this sink alone, in order.
     pub interceptors: Vec<InterceptorPlan>,
+    /// What turns events into bytes, if that is a plugin.
+    pub codec: Option<CodecPlan>,
     /// Checked options.
     pub options: Options,
     /// The plugin that delivers, if no built-in sink does.

@@ -225,7 +225,8 @@ impl SinkContext {
         self.quarantined.push(Quarantined { batch, reasons, by, hash: "".into(), rejected: false });
     }
 
-    pub(crate) fn quarantine_groups(&mut self, groups: Vec<Quarantined>) {
+    /// Sends what a codec could not encode to quarantine, in the same way.
+    pub fn quarantine_groups(&mut self, groups: Vec<Quarantined>) {
         self.quarantined.extend(groups);
     }
 

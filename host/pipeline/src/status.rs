@@ -23,6 +23,8 @@ pub struct PipelineStatus {
     pub sources: Vec<ComponentStatus>,
     /// The interceptors between sources and channels, in order.
     pub interceptors: Vec<ComponentStatus>,
+    /// The codecs of its sources and sinks.
+    pub codecs: Vec<ComponentStatus>,
     /// Its channels, the quarantine's last.
     pub channels: Vec<ChannelFigures>,
     /// Its sinks.

@@ -73,7 +73,7 @@ pub struct AnswerError {
     pub rule: String,
 }
 
-fn lie<T>(column: &str, rule: impl Into<String>) -> Result<T, AnswerError> {
+pub(crate) fn lie<T>(column: &str, rule: impl Into<String>) -> Result<T, AnswerError> {
     Err(AnswerError { column: column.to_owned(), rule: rule.into() })
 }
 
@@ -94,7 +94,7 @@ pub fn decode(raw: RawAnswer, rows: usize) -> Result<Difference, AnswerError> {
             format!("{output} rows, a batch has at most {}", flumen_event::limits::ROWS_MAX),
         );
     }
-    let body = body.map(|column| binary(column, output)).transpose()?;
+    let body = body.map(|column| binary("body", column, output)).transpose()?;
     let time = time.map(|list| times(list, output)).transpose()?;
     if set_headers.len() > flumen_event::limits::HEADERS_MAX {
         let limit = flumen_event::limits::HEADERS_MAX;
@@ -116,7 +116,7 @@ pub fn events(raw: RawEvents, now_ns: i64) -> Result<Batch, AnswerError> {
         let max = flumen_event::limits::ROWS_MAX;
         return lie("emitted", format!("{rows} events, a batch has at most {max}"));
     }
-    let body = binary(body, rows)?;
+    let body = binary("body", body, rows)?;
     let time = time.map(|list| times(list, rows)).transpose()?;
     let time = time.unwrap_or_else(|| Int64Array::from_value(now_ns, rows));
     check_names(&headers)?;
@@ -132,11 +132,11 @@ pub(crate) fn apply(difference: Difference, input: &Batch) -> Result<flumen_even
         .map_err(|error| AnswerError { column: "the difference".to_owned(), rule: error.to_string() })
 }
 
-fn rejection(row: u32, reason: &str) -> Rejection {
+pub(crate) fn rejection(row: u32, reason: &str) -> Rejection {
     Rejection { row, reason: cut(reason, flumen_event::limits::REASON_BYTES_MAX).to_owned() }
 }
 
-fn check_names(headers: &[RawHeader]) -> Result<(), AnswerError> {
+pub(crate) fn check_names(headers: &[RawHeader]) -> Result<(), AnswerError> {
     let max = flumen_event::limits::HEADER_NAME_BYTES_MAX;
     let mut names = std::collections::HashSet::with_capacity(headers.len());
     for RawHeader { name, .. } in headers {
@@ -159,20 +159,20 @@ fn row_numbers(list: Vec<u8>) -> Result<UInt32Array, AnswerError> {
     Ok(UInt32Array::new(ScalarBuffer::new(aligned::<u32>(list), 0, rows), None))
 }
 
-fn times(list: Vec<u8>, rows: usize) -> Result<Int64Array, AnswerError> {
+pub(crate) fn times(list: Vec<u8>, rows: usize) -> Result<Int64Array, AnswerError> {
     if list.len() != rows * 8 {
         return lie("time", format!("{} bytes for {rows} rows of 8", list.len()));
     }
     Ok(Int64Array::new(ScalarBuffer::new(aligned::<i64>(list), 0, rows), None))
 }
 
-fn binary(raw: RawColumn, rows: usize) -> Result<BinaryArray, AnswerError> {
-    let offsets = offsets("body", raw.offsets, raw.data.len(), rows)?;
+pub(crate) fn binary(column: &str, raw: RawColumn, rows: usize) -> Result<BinaryArray, AnswerError> {
+    let offsets = offsets(column, raw.offsets, raw.data.len(), rows)?;
     BinaryArray::try_new(offsets, Buffer::from_vec(raw.data), None)
-        .or_else(|error| lie("body", error.to_string()))
+        .or_else(|error| lie(column, error.to_string()))
 }
 
-fn header(raw: RawHeader, rows: usize) -> Result<HeaderColumn, AnswerError> {
+pub(crate) fn header(raw: RawHeader, rows: usize) -> Result<HeaderColumn, AnswerError> {
     let RawHeader { name, offsets: list, data, present } = raw;
     let column = format!("header {name:?}");
     let offsets = offsets(&column, list, data.len(), rows)?;

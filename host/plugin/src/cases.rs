@@ -15,6 +15,7 @@ use flumen_pipeline::{Processed, Quarantined};
 
 use crate::abi::Role;
 use crate::alone::Alone;
+use crate::codec_cases::CodecTask;
 use crate::error::LoadError;
 use crate::file::PluginFile;
 use crate::host::PluginHost;
@@ -39,6 +40,8 @@ pub struct Case {
     pub open_error: Option<String>,
     /// Batches and ticks one after the other, for a plugin that remembers. If there are any, the input is theirs.
     pub steps: Vec<Step>,
+    /// What a codec has to do; then nothing else is looked at but `open_error`.
+    pub codec: Option<CodecTask>,
 }
 
 /// One step of a case.
@@ -94,8 +97,8 @@ impl PluginHost {
         let plugin_limits = PluginLimits::default();
         let services = Services::new(case.name.as_str().into(), &plugin_limits);
         let needs = &loaded.shape.needs;
-        let opened =
-            self.open_loaded(&loaded, Role::Interceptor, &services, &case.config_json, needs, plugin_limits);
+        let role = loaded.shape.roles.first().copied().unwrap_or(Role::Interceptor);
+        let opened = self.open_loaded(&loaded, role, &services, &case.config_json, needs, plugin_limits);
         let version = match opened {
             Ok(version) => version,
             Err(LoadError::Refused { text, .. } | LoadError::Open { reason: text, .. }) => {
@@ -121,12 +124,18 @@ impl PluginHost {
 
     /// Runs one case. An error means that the file is not a plugin at all. What the plugin needs is granted.
     pub fn run_case(&self, path: &Path, case: &Case) -> Result<CaseOutcome, LoadError> {
+        if let Some(task) = &case.codec {
+            return self.run_codec_case(path, case, task);
+        }
         let loaded = self.load(PluginFile::read(path)?)?;
         let plugin_limits = PluginLimits::default();
         let services = Services::new(case.name.as_str().into(), &plugin_limits);
         let needs = &loaded.shape.needs;
-        let opened =
-            self.open_loaded(&loaded, Role::Interceptor, &services, &case.config_json, needs, plugin_limits);
+        let role = match loaded.shape.roles.first() {
+            None | Some(Role::Aggregator) => Role::Interceptor,
+            Some(role) => *role,
+        };
+        let opened = self.open_loaded(&loaded, role, &services, &case.config_json, needs, plugin_limits);
         let version = match (opened, &case.open_error) {
             (Ok(version), None) => version,
             (Ok(_), Some(part)) => {
@@ -256,7 +265,11 @@ fn event(batch: &Batch, row: usize) -> ExpectedEvent {
     }
 }
 
-fn event_difference(index: usize, expected: &ExpectedEvent, actual: &ExpectedEvent) -> Option<String> {
+pub(crate) fn event_difference(
+    index: usize,
+    expected: &ExpectedEvent,
+    actual: &ExpectedEvent,
+) -> Option<String> {
     let mut out = String::new();
     let mut line = |what: &str, expected: String, actual: String| {
         // Writing to a String does not fail.
@@ -283,12 +296,12 @@ fn event_difference(index: usize, expected: &ExpectedEvent, actual: &ExpectedEve
     (!out.is_empty()).then(|| format!("output {index} differs{out}"))
 }
 
-fn shown(event: &ExpectedEvent) -> String {
+pub(crate) fn shown(event: &ExpectedEvent) -> String {
     format!("{} {:?}", text(&event.body), event.headers)
 }
 
 /// Readable, and cut: a body may be large.
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     let cut = bytes.get(..bytes.len().min(limits::TEXT_BYTES_MAX)).unwrap_or(bytes);
     let text = match std::str::from_utf8(cut) {
         Ok(text) => format!("{text:?}"),

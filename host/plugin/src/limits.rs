@@ -47,6 +47,10 @@ pub const IDLE_INSTANCES_MAX: usize = 16;
 /// events but a plugin that fails: what then still fails is quarantined in whole segments.
 pub const GUILTY_ROWS_MAX: u32 = 16;
 
+/// Guilty ranges that are looked for one after the other, without an input that is decoded well between them. Each costs
+/// some twenty calls in instances that are made for it: this many take a second.
+pub const GUILTY_RANGES_MAX: u32 = 64;
+
 /// Time that failed calls of one batch may take before the search for guilty rows ends, as a multiple of the
 /// plugin's time limit. One row that never returns costs about 4.3 limits in a batch of 8,192: two for the batch, a
 /// tenth for each of 13 halvings, one to be sure; the next one 2.3. So three such rows are found, and failed calls of the
@@ -77,6 +81,15 @@ pub const DESCRIPTION_BYTES_MAX: usize = 256;
 
 /// Bytes of a cursor that a destination gives back; promised in the WIT.
 pub const CURSOR_BYTES_MAX: usize = 256;
+
+/// Schemas that are held against values of one configuration: a long one has some thousands, a bomb of references millions.
+pub const OPTION_STEPS_MAX: usize = 100_000;
+
+/// Schemas within each other: what is deeper leads back to itself.
+pub const OPTION_DEPTH_MAX: usize = 128;
+
+/// Errors of one configuration that are told at once.
+pub const OPTION_ERRORS_MAX: usize = 20;
 
 /// Random bytes of one call; promised in the WIT.
 pub const RANDOM_BYTES_MAX: usize = 65_536;

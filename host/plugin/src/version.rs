@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use crate::abi::{Guest, Linked, Reads};
 use crate::alone::Alone;
 use crate::answer;
+use crate::byte_isolation;
 use crate::failure::{Failure, OpenFailure};
 use crate::host::PluginHost;
 use crate::isolation::{self, Attempt, Isolated};
@@ -38,6 +39,8 @@ pub struct PluginVersion {
     services: Arc<Services>,
     host: Weak<PluginHost>,
     idle: Mutex<Vec<Instance>>,
+    /// A decoder's.
+    pub(crate) search: Mutex<byte_isolation::Spent>,
 }
 
 /// A guest and how much it has done.
@@ -77,6 +80,7 @@ impl PluginVersion {
             services,
             host,
             idle: Mutex::default(),
+            search: Mutex::default(),
         };
         let mut guest = version.instantiate().map_err(OpenFailure::Failed)?;
         version.reads = checked(guest.open(&version.config)?)?;
@@ -230,15 +234,32 @@ impl PluginVersion {
         Ok(answer)
     }
 
-    fn processed(&self, batch: Batch, isolated: Isolated) -> Processed {
+    pub(crate) fn shared_hash(&self) -> &Arc<str> {
+        &self.hash
+    }
+
+    pub(crate) fn limits(&self) -> &PluginLimits {
+        &self.limits
+    }
+
+    /// Counts what a batch, or an input, cost.
+    pub(crate) fn count(&self, was_retried: bool, was_bisected: bool, was_exhausted: bool) {
+        let counters = &self.services.counters;
+        let happened = [
+            (was_retried, &counters.retries),
+            (was_bisected, &counters.bisections),
+            (was_exhausted, &counters.budgets_exhausted),
+        ];
+        happened.iter().filter(|(is_true, _)| *is_true).for_each(|(_, counter)| bump(counter));
+    }
+
+    pub(crate) fn quarantined(&self, batch: Batch, reasons: Vec<String>, rejected: bool) -> Quarantined {
+        Quarantined { batch, reasons, by: self.name.clone(), hash: self.hash.clone(), rejected }
+    }
+
+    pub(crate) fn processed(&self, batch: Batch, isolated: Isolated) -> Processed {
         let Isolated { kept, rejected, failed, dropped, .. } = isolated;
-        let quarantined = |batch, reasons, rejected| Quarantined {
-            batch,
-            reasons,
-            by: self.name.clone(),
-            hash: self.hash.clone(),
-            rejected,
-        };
+        let quarantined = |batch, reasons, rejected| self.quarantined(batch, reasons, rejected);
         let kept = match Batch::concat(&kept) {
             Ok(kept) => kept,
             // Only headers can be too many here: rows and bytes were counted on the way.
@@ -295,13 +316,7 @@ impl InterceptorVersion for PluginVersion {
         }
         let mut attempts = Attempts { version: self, session };
         let isolated = isolation::isolate(&mut attempts, &batch, self.limits.time);
-        let counters = &self.services.counters;
-        let happened = [
-            (isolated.was_retried, &counters.retries),
-            (isolated.was_bisected, &counters.bisections),
-            (isolated.was_exhausted, &counters.budgets_exhausted),
-        ];
-        happened.iter().filter(|(is_true, _)| *is_true).for_each(|(_, counter)| bump(counter));
+        self.count(isolated.was_retried, isolated.was_bisected, isolated.was_exhausted);
         self.processed(batch, isolated)
     }
 

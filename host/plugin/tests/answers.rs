@@ -217,6 +217,7 @@ fn filter_case() -> Case {
         rejected: Vec::new(),
         open_error: None,
         steps: Vec::new(),
+        codec: None,
     }
 }
 

@@ -11,8 +11,11 @@ use std::time::Duration;
 
 use flumen_journal::Delivery;
 use flumen_pipeline::sink::{Cursors, Sink, SinkContext, Stored};
-use flumen_pipeline::{BuildError, ComponentSpec, FlushPolicy, OptionKind, OptionSpec, Options, SinkError};
+use flumen_pipeline::{
+    BuildError, ComponentSpec, EncoderLink, FlushPolicy, OptionKind, OptionSpec, Options, SinkError,
+};
 
+use super::SinkCodec;
 use super::encode::{Encoder, Encoding};
 use super::limits::WRITE_BYTES;
 
@@ -39,7 +42,20 @@ pub fn build(options: &Options) -> Result<Box<dyn Sink>, BuildError> {
     Ok(Box::new(Console::new(encoding, std::io::stdout())))
 }
 
+/// What a codec does here: one payload after the other, without a beginning and an end.
+pub const CODEC: SinkCodec = SinkCodec {
+    instead_of: &["encoding"],
+    build: |_, codec| {
+        let plain = Console::new(Encoding::Text, std::io::stdout());
+        Ok(Box::new(Console { codec: Some(codec), ..plain }))
+    },
+};
+
+/// The output is like a file that has begun long ago.
+const CONSOLE_SEED: u64 = 0;
+
 struct Console<W> {
+    codec: Option<EncoderLink>,
     encoder: Encoder,
     buffer: Vec<u8>,
     out: W,
@@ -47,7 +63,7 @@ struct Console<W> {
 
 impl<W: Write + Send> Console<W> {
     fn new(encoding: Encoding, out: W) -> Self {
-        Console { encoder: Encoder::new(encoding), buffer: Vec::new(), out }
+        Console { codec: None, encoder: Encoder::new(encoding), buffer: Vec::new(), out }
     }
 
     fn print(&mut self) -> Result<(), SinkError> {
@@ -73,7 +89,13 @@ impl<W: Write + Send> Sink for Console<W> {
         Ok(None)
     }
 
-    fn deliver(&mut self, _: &mut SinkContext, delivery: &Delivery) -> Result<(), SinkError> {
+    fn deliver(&mut self, context: &mut SinkContext, delivery: &Delivery) -> Result<(), SinkError> {
+        if let Some(codec) = &self.codec {
+            let encoded = codec.encode(codec.current().as_ref(), &delivery.batch, Some(CONSOLE_SEED));
+            self.buffer.extend_from_slice(encoded.bytes());
+            context.quarantine_groups(encoded.quarantined);
+            return if self.buffer.len() >= WRITE_BYTES { self.print() } else { Ok(()) };
+        }
         let rows = delivery.batch.rows();
         let mut first = 0;
         while first < rows {

@@ -5,7 +5,7 @@ pub mod kafka;
 pub mod stdin;
 pub mod tail;
 
-use flumen_pipeline::{BuildError, ComponentSpec, Options, Source};
+use flumen_pipeline::{BuildError, ComponentSpec, DecoderLink, Options, Source};
 
 /// A type of source: what `type = "…"` names in a pipeline.
 #[derive(Debug, Clone, Copy)]
@@ -14,15 +14,26 @@ pub struct SourceType {
     pub spec: ComponentSpec,
     /// Builds one from checked options. Touches neither files nor network: that is `run`'s work.
     pub build: fn(&Options) -> Result<Box<dyn Source>, BuildError>,
+    /// How it decodes with a codec, if it can.
+    pub codec: Option<SourceCodec>,
+}
+
+/// A source that decodes with a codec, if one is given to it.
+#[derive(Debug, Clone, Copy)]
+pub struct SourceCodec {
+    /// Options that the codec takes the place of.
+    pub instead_of: &'static [&'static str],
+    /// Builds one with a codec, as [`SourceType::build`] does without.
+    pub build: fn(&Options, DecoderLink) -> Result<Box<dyn Source>, BuildError>,
 }
 
 /// Every source there is.
 pub fn sources() -> Vec<SourceType> {
     vec![
-        SourceType { spec: tail::SPEC, build: tail::build },
-        SourceType { spec: generator::SPEC, build: generator::build },
-        SourceType { spec: stdin::SPEC, build: stdin::build },
-        SourceType { spec: kafka::SPEC, build: kafka::build },
+        SourceType { spec: tail::SPEC, build: tail::build, codec: Some(tail::CODEC) },
+        SourceType { spec: generator::SPEC, build: generator::build, codec: None },
+        SourceType { spec: stdin::SPEC, build: stdin::build, codec: Some(stdin::CODEC) },
+        SourceType { spec: kafka::SPEC, build: kafka::build, codec: Some(kafka::CODEC) },
     ]
 }
 

@@ -9,15 +9,16 @@ use std::hash::BuildHasher;
 use std::io;
 use std::time::{Duration, Instant};
 
+use flumen_pipeline::codec::Origin;
 use flumen_pipeline::{
-    BuildError, ComponentSpec, Metric, OptionKind, OptionSpec, Options, Source, SourceContext, SourceError,
-    Stopped,
+    BuildError, ComponentSpec, DecoderLink, Metric, OptionKind, OptionSpec, Options, Source, SourceContext,
+    SourceError, Stopped,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::tail::lines::{End, LongLines, Splitter, State};
 use super::tail::out::{Out, Place};
-use super::{elapsed_ns, now_ns};
+use super::{SourceCodec, elapsed_ns, now_ns};
 
 /// Bytes of one read: what a pipe holds.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -50,13 +51,25 @@ pub const SPEC: ComponentSpec = ComponentSpec {
 struct Stdin {
     max_line: usize,
     long: LongLines,
+    codec: Option<DecoderLink>,
 }
+
+/// What a codec does here: it finds the events, in place of lines.
+pub const CODEC: SourceCodec = SourceCodec {
+    instead_of: &["long_lines"],
+    build: |options, codec| Ok(Box::new(Stdin { codec: Some(codec), ..settings(options)? })),
+};
 
 /// Builds the source.
 pub fn build(options: &Options) -> Result<Box<dyn Source>, BuildError> {
+    Ok(Box::new(settings(options)?))
+}
+
+fn settings(options: &Options) -> Result<Stdin, BuildError> {
     let long =
         if options.text("long_lines")? == "quarantine" { LongLines::Quarantine } else { LongLines::Split };
-    Ok(Box::new(Stdin { max_line: usize::try_from(options.size("max_line")?).unwrap_or(usize::MAX), long }))
+    let max_line = usize::try_from(options.size("max_line")?).unwrap_or(usize::MAX);
+    Ok(Stdin { max_line, long, codec: None })
 }
 
 impl Source for Stdin {
@@ -86,11 +99,28 @@ impl Source for Stdin {
                 place.time = now_ns();
                 let start = Instant::now();
                 loop {
-                    let taken = splitter.split(&mut state, &held, &place, end, &mut out);
+                    let mut is_done = true;
+                    let taken = match &self.codec {
+                        None => splitter.split(&mut state, &held, &place, end, &mut out),
+                        Some(codec) => {
+                            let origin = Origin { stream: place.stream, base: place.base, time: place.time };
+                            let intake = codec.decode(&held, end == End::Event, self.max_line, origin);
+                            let taken = intake.consumed;
+                            is_done = taken == 0 || taken == held.len();
+                            if !out.fits(&intake) {
+                                context.emit(out.take()?)?;
+                            }
+                            out.push_decoded(intake);
+                            taken
+                        }
+                    };
                     place.base += taken as u64;
                     held.drain(..taken);
                     if !out.is_full() {
-                        break;
+                        if is_done {
+                            break;
+                        }
+                        continue;
                     }
                     context.emit(out.take()?)?;
                     since = None;

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use flumen_config::{Diagnostic, MemoryEnv, Registry, Sources, load_agent};
+use flumen_config::{CodecUse, Diagnostic, MemoryEnv, Registry, Sources, load_agent};
 use flumen_pipeline::plan::{AgentPlan, PipelinePlan};
 use flumen_pipeline::{ComponentSpec, OptionKind, OptionSpec};
 
@@ -75,7 +75,9 @@ pub fn registry() -> Registry {
         sources: vec![component("tail", TAIL), component("generator", GENERATOR), component("stdin", &[])],
         sinks: vec![component("file", FILE), component("console", CONSOLE), component("null", &[])],
         channels: vec![component("kafka", KAFKA)],
-        bridge: Vec::new(),
+        decoders: vec![CodecUse { kind: "tail", instead_of: &["long_lines"] }],
+        encoders: vec![CodecUse { kind: "file", instead_of: &["encoding"] }],
+        ..Registry::default()
     }
 }
 

@@ -123,8 +123,7 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
     let mut report = Report { pipelines: Vec::new(), bridges };
     for pipeline in &plan.pipelines {
         let opened = open_plugins(&host, pipeline, &plan.plugin_dir, &files, &mut wrong);
-        let slots = opened.chain.iter().chain(opened.sinks.iter().flatten());
-        let plugins = slots.chain(opened.deliver.iter().flatten()).map(|slot| {
+        let plugins = opened.all().map(|slot| {
             let (status, errors) = (slot.status(), &slot.plan().errors);
             let (on_error, failures) = (errors.action.word(), failures(errors));
             PluginReport { name: status.name, path: status.path, hash: status.hash, on_error, failures }

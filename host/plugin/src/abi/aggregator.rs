@@ -33,7 +33,7 @@ struct OpenedOut {
 
 #[derive(ComponentType, Lift)]
 #[component(record)]
-struct EventsOut {
+pub(super) struct EventsOut {
     rows: u32,
     body: BytesOut,
     time: Option<Vec<u8>>,

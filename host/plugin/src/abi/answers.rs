@@ -3,8 +3,10 @@
 
 use wasmtime::component::{ComponentType, Lift};
 
+use super::aggregator::EventsOut;
 use crate::abi::Reads;
 use crate::answer::{RawAnswer, RawColumn, RawHeader};
+use crate::codec_answer::{RawBad, RawDecoded, RawEncoded};
 
 #[derive(ComponentType, Lift)]
 #[component(record)]
@@ -74,5 +76,49 @@ impl From<DifferenceOut> for RawAnswer {
 impl From<ReadsOut> for Reads {
     fn from(ReadsOut { body, time, identity, headers }: ReadsOut) -> Reads {
         Reads { body, time, identity, headers }
+    }
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct BadBytesOut {
+    begin: u32,
+    end: u32,
+    reason: String,
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct DecodedOut {
+    consumed: u32,
+    events: EventsOut,
+    ends: Vec<u8>,
+    bad: Vec<BadBytesOut>,
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct EncodedOut {
+    payloads: BytesOut,
+    rejected: Vec<RejectionOut>,
+}
+
+impl From<BytesOut> for RawColumn {
+    fn from(BytesOut { offsets, data }: BytesOut) -> RawColumn {
+        RawColumn { offsets, data }
+    }
+}
+
+impl From<DecodedOut> for RawDecoded {
+    fn from(DecodedOut { consumed, events, ends, bad }: DecodedOut) -> RawDecoded {
+        let bad = bad.into_iter().map(|BadBytesOut { begin, end, reason }| RawBad { begin, end, reason });
+        RawDecoded { consumed, events: events.into(), ends, bad: bad.collect() }
+    }
+}
+
+impl From<EncodedOut> for RawEncoded {
+    fn from(EncodedOut { payloads, rejected }: EncodedOut) -> RawEncoded {
+        let rejected = rejected.into_iter().map(|RejectionOut { row, reason }| (row, reason)).collect();
+        RawEncoded { payloads: payloads.into(), rejected }
     }
 }

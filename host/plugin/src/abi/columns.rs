@@ -68,7 +68,12 @@ pub(super) struct Columns<'a> {
 impl<'a> Columns<'a> {
     pub(super) fn of(batch: &'a Batch, reads: &'a Reads) -> Columns<'a> {
         let body = reads.body.then(|| Bytes::of(batch.body().offsets(), batch.body().values()));
-        let headers = reads.headers.iter().map(|name| Header::of(name, batch)).collect();
+        let headers = match reads.is_all_headers() {
+            true => {
+                batch.headers().iter().map(|header| Header::present(&header.name, &header.values)).collect()
+            }
+            false => reads.headers.iter().map(|name| Header::of(name, batch)).collect(),
+        };
         Columns { batch, reads, body, headers }
     }
 
@@ -113,13 +118,13 @@ impl<'a> Bytes<'a> {
 }
 
 impl<'a> Header<'a> {
+    fn present(name: &'a str, values: &'a StringArray) -> Header<'a> {
+        Header { name, bytes: Bytes::of(values.offsets(), values.values()), present: presence(values) }
+    }
+
     fn of(name: &'a str, batch: &'a Batch) -> Header<'a> {
         match batch.header(name) {
-            Some(values) => Header {
-                name,
-                bytes: Bytes::of(values.offsets(), values.values()),
-                present: presence(values),
-            },
+            Some(values) => Header::present(name, values),
             None => {
                 let rows = batch.rows();
                 let bytes = Bytes { offsets: vec![0; (rows + 1) * 4].into(), data: &[] };
@@ -180,6 +185,12 @@ mod tests {
             (none.name, numbers::<4>(none.offsets), none.present),
             ("none", vec![0; 4], Some(&[0_u8][..]))
         );
+
+        let all = Reads { headers: vec!["*".to_owned()], ..Reads::default() };
+        let columns = Columns::of(&batch, &all);
+        let lists = columns.headers();
+        let names: Vec<&str> = lists.iter().map(|header| header.name).collect();
+        assert_eq!(names, ["h"]);
 
         let nothing = Reads::default();
         let columns = Columns::of(&batch, &nothing);

@@ -6,6 +6,7 @@
 mod about;
 mod aggregator;
 mod answers;
+mod codec;
 mod columns;
 mod delivery;
 mod egress;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flumen_event::{Batch, Difference};
+use flumen_pipeline::codec::Decoded;
 use flumen_pipeline::plan::PluginLimits;
 use flumen_pipeline::state::Session;
 use serde::Serialize;
@@ -33,6 +35,7 @@ use self::migration::Migrate;
 pub use self::release::Role;
 use self::release::{RELEASES, Release};
 use self::store::HostSide;
+use crate::codec_answer::EncodedRows;
 use crate::error::LoadError;
 use crate::failure::{Failure, OpenFailure};
 use crate::services::Services;
@@ -48,6 +51,13 @@ pub struct Reads {
     pub identity: bool,
     /// Headers by name, in the order in which they are passed.
     pub headers: Vec<String>,
+}
+
+impl Reads {
+    /// All headers that a batch has, instead of some by name.
+    pub(crate) fn is_all_headers(&self) -> bool {
+        matches!(self.headers.as_slice(), [all] if all == "*")
+    }
 }
 
 /// One running copy of a plugin. It has one owner, and is dropped after any failure.
@@ -93,9 +103,39 @@ pub(crate) trait Guest: Send {
 
     /// The state that its calls see and write: lent to it before a call, and taken back after it.
     fn session(&mut self) -> &mut Session;
+    /// An encoder's: `batch` has at least one row. The answer is checked, but not yet against the columns of the batch.
+    fn encode(
+        &mut self,
+        batch: &Batch,
+        reads: &Reads,
+        file: Option<u64>,
+        time: Duration,
+    ) -> Result<EncodedRows, Failure> {
+        let _unused = (batch, reads, file, time);
+        Err(not_this_role())
+    }
+
+    /// An encoder's: what stands at the beginning of a file, or at its end.
+    fn around(&mut self, part: FilePart, seed: u64, time: Duration) -> Result<Vec<u8>, Failure> {
+        let _unused = (part, seed, time);
+        Err(not_this_role())
+    }
+
+    /// A decoder's. The answer is checked.
+    fn decode(&mut self, input: &[u8], is_last: bool, time: Duration) -> Result<Decoded, Failure> {
+        let _unused = (input, is_last, time);
+        Err(not_this_role())
+    }
 
     /// Linear memory that it holds.
     fn memory_bytes(&self) -> u64;
+}
+
+/// A part of a file that is no event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FilePart {
+    Begin,
+    End,
 }
 
 /// What became of a batch that a sink was given.
@@ -199,10 +239,10 @@ fn check_export(
     let exported = exported(engine, types, interface, path)?;
     match role {
         Role::Interceptor => interceptor::check(engine, types, &exported, interface, path),
+        Role::Decoder => codec::check_decoder(engine, types, &exported, interface, path),
+        Role::Encoder => codec::check_encoder(engine, types, &exported, interface, path),
         Role::Sink => delivery::check(engine, types, &exported, interface, path),
         Role::Aggregator => aggregator::check(engine, types, &exported, interface, path),
-        // No release has an interface for these yet.
-        Role::Decoder | Role::Encoder => Ok(()),
     }
 }
 
@@ -245,7 +285,9 @@ pub(crate) fn link(
     Ok(match role {
         Role::Aggregator => Box::new(aggregator::Aggregator { engine, ready, interface, migration }),
         Role::Sink => Box::new(delivery::Sink { engine, ready, interface }),
-        _ => Box::new(interceptor::Interceptor { engine, ready, interface, migration }),
+        Role::Decoder => Box::new(codec::Decoder { engine, ready, interface }),
+        Role::Encoder => Box::new(codec::Encoder { engine, ready, interface }),
+        Role::Interceptor => Box::new(interceptor::Interceptor { engine, ready, interface, migration }),
     })
 }
 

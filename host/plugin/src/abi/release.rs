@@ -61,6 +61,8 @@ static V0_2: Release = Release {
         (Role::Interceptor, "flumen:plugin/guest@0.2.0", "flumen:plugin/interceptor@0.2.0"),
         (Role::Sink, "flumen:plugin/delivery@0.2.0", "flumen:plugin/sink@0.2.0"),
         (Role::Aggregator, "flumen:plugin/aggregation@0.2.0", "flumen:plugin/aggregator@0.2.0"),
+        (Role::Decoder, "flumen:plugin/decoding@0.2.0", "flumen:plugin/decoder@0.2.0"),
+        (Role::Encoder, "flumen:plugin/encoding@0.2.0", "flumen:plugin/encoder@0.2.0"),
     ],
     powers: &[
         ("log", "flumen:plugin/log@0.2.0"),

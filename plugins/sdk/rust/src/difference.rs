@@ -187,6 +187,10 @@ impl ColumnBuilder {
     pub fn bytes(&self) -> usize {
         self.data.len()
     }
+
+    pub(crate) fn into_wire(self) -> wire::BytesColumn {
+        abi::bytes_column(self.offsets, self.data)
+    }
 }
 
 /// Writes the column of one header, row by row.
@@ -278,6 +282,11 @@ impl HeaderBuilder {
     /// The header's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(crate) fn into_wire(self) -> wire::HeaderColumn {
+        let HeaderBuilder { name, column, present, .. } = self;
+        abi::header_column(name, column.offsets, column.data, present)
     }
 
     /// Whether no row has this header so far.

@@ -30,6 +30,7 @@ pub mod abi;
 pub mod aggregate;
 pub mod batch;
 pub mod bytes;
+pub mod codec;
 pub mod config;
 pub mod difference;
 pub mod event;

@@ -37,6 +37,7 @@ impl Files {
 
     /// Makes everything durable and says what is there.
     pub fn flush(&mut self) -> Result<Position, SinkError> {
+        self.swap_codec()?;
         for number in self.overdue() {
             self.finish(number)?;
         }

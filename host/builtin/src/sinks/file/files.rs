@@ -107,6 +107,8 @@ pub(super) struct Files {
     /// Counts uses of files, for `Entry::used`.
     pub uses: u64,
     pub encoder: Encoder,
+    /// The codec's version by which files are written, if there is a codec.
+    pub version: Option<Arc<dyn flumen_pipeline::Encoder>>,
     pub compressor: Compressor,
 }
 
@@ -151,6 +153,7 @@ impl Files {
             buffered_bytes: 0,
             uses: 0,
             encoder,
+            version: None,
             compressor,
         }
     }
@@ -177,7 +180,7 @@ impl Files {
     /// The position as of the last flush, with files planned since then at length 0.
     pub fn recorded(&self) -> Position {
         Position {
-            fingerprint: self.settings.fingerprint,
+            fingerprint: self.fingerprint(),
             next_number: self.next_number,
             files: self.entries.values().map(|entry| entry.recorded.clone()).collect(),
         }
@@ -326,6 +329,10 @@ impl Files {
 
     /// A file takes no more events.
     pub fn finish(&mut self, number: u64) -> Result<(), SinkError> {
+        if self.drop_planned(number) {
+            return Ok(());
+        }
+        self.put_end(number);
         self.write_out(number)?;
         if let Some(entry) = self.entries.get_mut(&number) {
             entry.phase = Phase::Closing;

@@ -30,6 +30,8 @@
 //! because the kernel may have dropped pages. What was written to a file that someone removed is not
 //! acknowledged, and delivered again to a new one. An unreadable position stops the sink and touches nothing.
 //!
+//! Files whose bytes are made by a codec: [`codec`].
+//!
 //! Compressed files are made of complete blocks, so a file cut at a committed length is valid; each flush
 //! ends a block, therefore flushes are rarer by default ([`compress`]).
 
@@ -39,6 +41,7 @@ use flumen_journal::Delivery;
 use flumen_pipeline::sink::{Cursors, Sink, SinkContext, Stored};
 use flumen_pipeline::{BuildError, FlushPolicy, Metric, Options, SinkError};
 
+mod codec;
 pub(crate) mod compress;
 mod disk;
 mod durable;
@@ -62,10 +65,24 @@ use options::Settings;
 use position::Position;
 use route::Router;
 
+use crate::sinks::SinkCodec;
+
 /// Makes one.
 pub fn build(options: &Options) -> Result<Box<dyn Sink>, BuildError> {
-    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-    Ok(Box::new(FileSink::new(Settings::from_options(options)?, Box::new(SystemDisk), Box::new(clock))))
+    Ok(Box::new(FileSink::new(Settings::from_options(options)?, Box::new(SystemDisk), Box::new(now_ms))))
+}
+
+/// What a codec does here.
+pub const CODEC: SinkCodec = SinkCodec {
+    instead_of: &["encoding"],
+    build: |options, codec| {
+        let settings = Settings::with_codec(options, codec)?;
+        Ok(Box::new(FileSink::new(settings, Box::new(SystemDisk), Box::new(now_ms))))
+    },
+};
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 struct FileSink {
@@ -106,7 +123,10 @@ impl FileSink {
         routing.sort_by_key(|(bucket, _)| !self.files.open.contains_key(&bucket.path));
         self.files.announce(context, routing.iter().map(|(bucket, _)| bucket))?;
         for (bucket, runs) in &routing {
-            self.files.append(context, bucket, &delivery.batch, runs, now_ms)?;
+            match self.files.version.is_some() {
+                true => self.files.append_encoded(context, bucket, &delivery.batch, runs, now_ms)?,
+                false => self.files.append(context, bucket, &delivery.batch, runs, now_ms)?,
+            }
         }
         Ok(())
     }
@@ -174,7 +194,7 @@ impl Sink for FileSink {
     }
 
     fn due(&mut self) -> bool {
-        self.recovered && self.files.due()
+        self.recovered && (self.files.due() || self.files.is_codec_swapped())
     }
 
     fn flush_policy(&self) -> FlushPolicy {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flumen_pipeline::component::option;
-use flumen_pipeline::{BuildError, ComponentSpec, OptionKind, OptionSpec, Options};
+use flumen_pipeline::{BuildError, ComponentSpec, EncoderLink, OptionKind, OptionSpec, Options};
 use jiff::tz::TimeZone;
 
 use super::compress::Compression;
@@ -100,6 +100,8 @@ pub const SPEC: ComponentSpec = ComponentSpec {
 pub(super) struct Settings {
     pub template: Template,
     pub encoding: Encoding,
+    /// Makes the bytes, in place of `encoding`.
+    pub codec: Option<EncoderLink>,
     pub compression: Compression,
     pub roll_bytes: u64,
     pub roll_interval_ms: Option<u64>,
@@ -130,6 +132,7 @@ impl Settings {
         Ok(Settings {
             template: Template::parse(text, compression.suffix(), zone)?,
             encoding,
+            codec: None,
             compression,
             roll_bytes: options.size_opt("roll_size").unwrap_or(128 << 20),
             roll_interval_ms: millis("roll_interval"),
@@ -149,6 +152,12 @@ impl Settings {
             block_bytes: if compressed { BLOCK_BYTES } else { WRITE_BYTES },
             fingerprint: fingerprint(&[text, encoding.word(), compression.word()]),
         })
+    }
+
+    pub fn with_codec(options: &Options, codec: EncoderLink) -> Result<Settings, BuildError> {
+        let plain = Settings::from_options(options)?;
+        let parts = [options.text("path")?, "codec", codec.name(), plain.compression.word()];
+        Ok(Settings { fingerprint: fingerprint(&parts), codec: Some(codec), ..plain })
     }
 }
 

@@ -27,7 +27,9 @@ impl Files {
         self.remove_unlisted(&committed)?;
         self.clear();
         self.next_number = self.next_number.max(committed.next_number);
-        let same_settings = committed.fingerprint == self.settings.fingerprint;
+        self.renew_codec();
+        let same_settings = committed.fingerprint == self.fingerprint();
+        let may_end = self.may_end(committed.fingerprint);
         for record in committed.files {
             let Some(mut entry) = self.restore(context, record, true)? else { continue };
             let record = &entry.recorded;
@@ -36,11 +38,17 @@ impl Files {
                 && !self.suspect.contains(&record.number)
                 && !self.open.contains_key(&record.path)
                 && self.open.len() < self.settings.open_files_max;
+            // Without its end: it is written by the next flush.
+            let ends = !goes_on && may_end && entry.phase == Phase::Open;
             if !goes_on {
-                entry.file = None;
+                entry.file = entry.file.take().filter(|_| ends);
                 entry.phase = if entry.phase == Phase::Open { Phase::Closing } else { entry.phase };
             }
+            let number = entry.recorded.number;
             self.insert(entry);
+            if ends {
+                self.put_end(number);
+            }
         }
         self.suspect.clear();
         self.sync_directories()

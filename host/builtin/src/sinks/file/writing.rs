@@ -28,7 +28,7 @@ fn block_end(settings: &Settings, entry: &Entry) -> usize {
 }
 
 /// A bug: better seen and recovered from than events that go nowhere.
-fn lost_track() -> SinkError {
+pub(super) fn lost_track() -> SinkError {
     SinkError::Retry("the sink lost track of an open file (a bug of Flumen)".into())
 }
 
@@ -79,7 +79,7 @@ impl Files {
     }
 
     /// Writes a full block and finishes a full file. True: finished.
-    fn after_encode(&mut self, number: u64, now_ms: u64) -> Result<bool, SinkError> {
+    pub(super) fn after_encode(&mut self, number: u64, now_ms: u64) -> Result<bool, SinkError> {
         let entry = self.entries.get_mut(&number).ok_or_else(lost_track)?;
         entry.used_ms = now_ms;
         let counted = self.settings.roll_events.is_some_and(|most| entry.events >= most);

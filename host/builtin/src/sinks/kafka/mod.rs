@@ -8,7 +8,7 @@
 //! After a start and after every error ([`recovery`]):
 //! 1. New producers take the transactional ids over: a producer that had one is fenced, what it left open is
 //!    aborted. From here on nobody else can commit as us.
-//! 2. We claim the sink by a record that names this process.
+//! 2. We claim the sink by a record that names this process, under the id `flumen/AGENT/PIPELINE/SINK/claim`.
 //! 3. The progress is read to its end, committed records only; delivery goes on from there.
 //!
 //! All lanes commit the same cursor at the same flush. A crash between two of them leaves lanes that are one flush apart:
@@ -26,6 +26,10 @@
 //! found by sending the suspects alone, and the others are sent again ([`refusals`]). *Fenced* has two causes, another
 //! agent with the same name, or a transaction that took longer than `transaction_timeout`: the claim tells them
 //! apart, and only the first stops the sink for good.
+//!
+//! # Values by a codec
+//! A batch is encoded when it is delivered, by one version of the codec. What it rejects or fails on goes to quarantine
+//! like a record that the broker refuses: on record before the transaction ends, and counted with it or not at all.
 //!
 //! # The other promises
 //! `at-least-once`: the same without transactions; acknowledged when the brokers have all of a flush. `at-most-once`:
@@ -59,14 +63,26 @@ use options::{Delivery, Settings};
 use outbox::Outbox;
 use patience::Patience;
 
+use crate::sinks::SinkCodec;
+
 /// Makes one.
 pub fn build(options: &Options) -> Result<Box<dyn Sink>, BuildError> {
-    let settings = Arc::new(Settings::from_options(options)?);
+    Ok(make(Settings::from_options(options)?))
+}
+
+/// What a codec does here.
+pub const CODEC: SinkCodec = SinkCodec {
+    instead_of: &["value"],
+    build: |options, codec| Ok(make(Settings { codec: Some(codec), ..Settings::from_options(options)? })),
+};
+
+fn make(settings: Settings) -> Box<dyn Sink> {
+    let settings = Arc::new(settings);
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
     let by = By { instance: format!("{:016x}", routes::random()), host, pid: std::process::id() };
     let sizes = room::first(&settings);
     let outbox = Outbox::default();
-    Ok(Box::new(KafkaSink { settings, by, link: None, is_fenced: false, sizes, outbox }))
+    Box::new(KafkaSink { settings, by, link: None, is_fenced: false, sizes, outbox })
 }
 
 struct KafkaSink {
@@ -135,7 +151,8 @@ impl Sink for KafkaSink {
 
     fn deliver(&mut self, context: &mut SinkContext, delivery: &JournalDelivery) -> Result<(), SinkError> {
         if self.settings.delivery == Delivery::AtMostOnce {
-            self.outbox.deliver(delivery.batch.clone());
+            let made = values::of(&self.settings, context, delivery.batch.clone());
+            self.outbox.deliver(made);
             return Ok(());
         }
         self.step(context, |link, context, patience| {
@@ -166,7 +183,7 @@ impl Sink for KafkaSink {
             return Ok(());
         }
         let Some(batches) = self.outbox.committed() else { return Ok(()) };
-        let events: u64 = batches.iter().map(|batch| batch.rows() as u64).sum();
+        let events: u64 = batches.iter().map(|(batch, _)| batch.rows() as u64).sum();
         let sent = self.step(context, |link, context, patience| link.send_once(context, batches, patience));
         match sent {
             Ok(dropped) => {

@@ -7,7 +7,7 @@ use flumen_kafka::rdkafka::ClientConfig;
 use flumen_kafka::settings::with_client_options;
 use flumen_kafka::{CLIENT_OPTIONS, Settings as Client};
 use flumen_pipeline::component::option;
-use flumen_pipeline::{BuildError, ComponentSpec, OptionKind, OptionSpec, Options};
+use flumen_pipeline::{BuildError, ComponentSpec, EncoderLink, OptionKind, OptionSpec, Options};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::template::{self, Template};
@@ -206,6 +206,8 @@ pub(super) struct Settings {
     pub headers: HeadersSent,
     pub event_time: bool,
     pub value: ValueForm,
+    /// Makes the values, in place of `value`.
+    pub codec: Option<EncoderLink>,
     pub delivery: Delivery,
     pub lanes: usize,
     pub progress_topic: String,
@@ -253,6 +255,7 @@ impl Settings {
                 Some("flume-avro") => ValueForm::FlumeAvro,
                 _ => ValueForm::Raw,
             },
+            codec: None,
             delivery: Delivery::from_options(options),
             lanes: options.integer("lanes")?.max(1) as usize,
             progress_topic: legal(options, "progress_topic")?.unwrap_or_default(),

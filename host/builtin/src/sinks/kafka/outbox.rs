@@ -1,21 +1,26 @@
 //! What `at-most-once` sends when the journal has acknowledged it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use flumen_event::Batch;
+use flumen_kafka::produce::Values;
 use flumen_pipeline::Metric;
 use flumen_pipeline::sink::SinkContext;
+
+/// A batch and the values of its rows.
+type Made = (Batch, Arc<Values>);
 
 /// Batches by flush.
 #[derive(Default)]
 pub(super) struct Outbox {
-    delivered: Vec<Batch>,
-    flushed: VecDeque<Vec<Batch>>,
+    delivered: Vec<Made>,
+    flushed: VecDeque<Vec<Made>>,
 }
 
 impl Outbox {
-    pub fn deliver(&mut self, batch: Batch) {
-        self.delivered.push(batch);
+    pub fn deliver(&mut self, made: Made) {
+        self.delivered.push(made);
     }
 
     /// What was delivered becomes one group; it is acknowledged next.
@@ -24,7 +29,7 @@ impl Outbox {
     }
 
     /// The oldest group, acknowledged now.
-    pub fn committed(&mut self) -> Option<Vec<Batch>> {
+    pub fn committed(&mut self) -> Option<Vec<Made>> {
         self.flushed.pop_front()
     }
 
@@ -32,7 +37,7 @@ impl Outbox {
     /// having been sent.
     pub fn recover(&mut self, context: &SinkContext) {
         self.delivered.clear();
-        let lost: u64 = self.flushed.drain(..).flatten().map(|batch| batch.rows() as u64).sum();
+        let lost: u64 = self.flushed.drain(..).flatten().map(|(batch, _)| batch.rows() as u64).sum();
         if lost > 0 {
             context.metrics.add(Metric::SinkDropped, lost);
             tracing::error!(

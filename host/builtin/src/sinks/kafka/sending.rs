@@ -1,11 +1,12 @@
 //! Rows to records.
 
 use std::ffi::CString;
+use std::sync::Arc;
 use std::time::Instant;
 
 use arrow_array::Array;
 use flumen_event::Batch;
-use flumen_kafka::produce::Record;
+use flumen_kafka::produce::{Record, Values};
 use flumen_kafka::rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use flumen_pipeline::SinkError;
 use flumen_pipeline::sink::SinkContext;
@@ -49,7 +50,10 @@ impl Link {
         batch: Batch,
         patience: &Patience,
     ) -> Result<(), SinkError> {
-        let values = values::values(self.settings.value, &batch);
+        let (batch, values) = values::of(&self.settings, context, batch);
+        if batch.is_empty() {
+            return Ok(());
+        }
         self.make_room(context, &batch, &values, patience)?;
         self.delivered.push(Delivered { batch, values, refused: Default::default() });
         let is_alone = self.handed.is_none_or(|at| at.elapsed() > limits::KAFKA_NOTHING_MORE);
@@ -70,12 +74,13 @@ impl Link {
     pub fn send_once(
         &mut self,
         context: &mut SinkContext,
-        batches: Vec<Batch>,
+        batches: Vec<(Batch, Arc<Values>)>,
         patience: &Patience,
     ) -> Result<u64, SinkError> {
         let mut dropped = 0;
-        for batch in batches {
-            let values = values::values(self.settings.value, &batch);
+        // Of events that are delivered and not yet flushed: their acknowledgement takes it along.
+        let waiting = context.take_quarantined();
+        for (batch, values) in batches {
             self.make_room(context, &batch, &values, patience)?;
             let rows = batch.rows() as u64;
             self.delivered.push(Delivered { batch, values, refused: Default::default() });
@@ -87,6 +92,7 @@ impl Link {
         }
         // Of these the journal knows nothing any more.
         let refused: u64 = context.take_quarantined().iter().map(|group| group.batch.rows() as u64).sum();
+        context.quarantine_groups(waiting);
         while self
             .lanes
             .iter()

@@ -7,12 +7,24 @@ use arrow_array::{Array, StringArray};
 use flumen_event::Batch;
 use flumen_kafka::flume_avro;
 use flumen_kafka::produce::{self, Values};
+use flumen_pipeline::sink::SinkContext;
 
 use super::options::{HeadersSent, KeyOf, Settings, ValueForm};
 use crate::sinks::encode::{Encoder, Encoding};
 
+/// A batch and the values of its rows. With a codec, the rows that it made a value of: the others go to quarantine.
+pub(super) fn of(settings: &Settings, context: &mut SinkContext, batch: Batch) -> (Batch, Arc<Values>) {
+    let Some(codec) = &settings.codec else {
+        let values = values(settings.value, &batch);
+        return (batch, values);
+    };
+    let encoded = codec.encode(codec.current().as_ref(), &batch, None);
+    context.quarantine_groups(encoded.quarantined);
+    (encoded.rows, Arc::new(Values::Bodies(encoded.payloads)))
+}
+
 /// The values of a batch's rows. Bodies are not copied.
-pub(super) fn values(form: ValueForm, batch: &Batch) -> Arc<Values> {
+fn values(form: ValueForm, batch: &Batch) -> Arc<Values> {
     let (mut bytes, mut ends) = (Vec::new(), Vec::new());
     match form {
         ValueForm::Raw => return Arc::new(Values::Bodies(batch.body().clone())),
@@ -148,7 +160,7 @@ mod tests {
     fn no_row_has_more_bytes_than_is_said() {
         let with = |words: &[(&str, &str)]| super::super::options::tests::settings(words).unwrap();
         let batch = batch();
-        for (form, longest) in [(ValueForm::Raw, 5), (ValueForm::FlumeAvro, 17)] {
+        for (form, longest) in [(ValueForm::Raw, 5), (ValueForm::FlumeAvro, 18)] {
             let values = values(form, &batch);
             assert_eq!(values.longest(), longest);
             assert!((0..2).all(|row| values.get(row).len() <= longest));

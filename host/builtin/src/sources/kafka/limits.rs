@@ -19,6 +19,10 @@ pub const NAMES_MAX: usize = 512;
 /// Bytes of header columns in one batch, their offsets included: headers that only few rows have are mostly offsets.
 pub const COLUMN_BYTES_MAX: usize = 8 << 20;
 
+/// Bytes of all events that a codec makes of one record, with the record's headers repeated for each: they have to be in
+/// one batch.
+pub const DECODED_BYTES_MAX: usize = 48 << 20;
+
 /// Bytes that one batch sends to quarantine, after which it goes on.
 pub const REJECTED_BYTES_MAX: usize = 4 << 20;
 

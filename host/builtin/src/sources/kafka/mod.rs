@@ -30,7 +30,7 @@
 //!
 //! Map: `options`, `partitions` (positions), `reader` (the loop), `group` (offsets for the group, giving up), `start`
 //! (where to begin), `gaps`, `changes` (what the group says), `trouble` (what does not work now), `out` (the batch),
-//! `record` (a record as a row), `rows` (columns).
+//! `record` (a record as a row), `decoded` (a record as the events that a codec finds in it), `rows` (columns).
 
 pub mod limits;
 pub mod partitions;
@@ -38,6 +38,7 @@ pub mod record;
 pub mod rows;
 
 mod changes;
+mod decoded;
 mod gaps;
 mod group;
 mod options;
@@ -54,10 +55,21 @@ pub use options::SPEC;
 use options::Settings;
 use reader::Reader;
 
+use crate::sources::SourceCodec;
+
 /// Builds the source.
 pub fn build(options: &Options) -> Result<Box<dyn Source>, BuildError> {
     Ok(Box::new(Kafka { settings: Settings::new(options)?, fenced: None }))
 }
+
+/// What a codec does here: it decodes values.
+pub const CODEC: SourceCodec = SourceCodec {
+    instead_of: &["value"],
+    build: |options, codec| {
+        let settings = Settings { codec: Some(codec), ..Settings::new(options)? };
+        Ok(Box::new(Kafka { settings, fenced: None }))
+    },
+};
 
 struct Kafka {
     settings: Settings,

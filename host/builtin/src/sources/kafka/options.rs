@@ -6,7 +6,7 @@ use std::time::Duration;
 use flumen_kafka::settings::with_client_options;
 use flumen_kafka::{CLIENT_OPTIONS, Settings as Client};
 use flumen_pipeline::component::option;
-use flumen_pipeline::{BuildError, ComponentSpec, OptionKind, OptionSpec, Options};
+use flumen_pipeline::{BuildError, ComponentSpec, DecoderLink, OptionKind, OptionSpec, Options};
 use regex::Regex;
 
 use super::limits::RECEIVE_BYTES_MAX;
@@ -158,6 +158,8 @@ pub struct Settings {
     pub start: Start,
     /// See [`Value`].
     pub value: Value,
+    /// Decodes values, in place of `value`.
+    pub codec: Option<DecoderLink>,
     /// See [`OwnHeaders`].
     pub headers: OwnHeaders,
     /// Leave out records without a value.
@@ -181,6 +183,7 @@ impl Settings {
             session_timeout: options.duration("session_timeout")?,
             start: start(options)?,
             value: if options.text("value")? == "flume-avro" { Value::FlumeAvro } else { Value::Raw },
+            codec: None,
             headers: headers(options.list("headers")?)?,
             skips_tombstones: options.text("tombstones")? == "skip",
             stops_on_gap: options.text("on_gap")? == "stop",

@@ -9,6 +9,7 @@ use flumen_event::limits;
 use flumen_pipeline::plan::BatchPlan;
 use flumen_pipeline::{Emission, Quarantined, SourceError};
 
+use super::decoded::Decoded;
 use super::limits::{COLUMN_BYTES_MAX, NAMES_MAX, REJECTED_BYTES_MAX};
 use super::partitions::{Partition, Position, Table, encode, key};
 use super::record::Outcome;
@@ -26,6 +27,9 @@ pub struct Out {
     /// Records for the quarantine.
     pub rejected: Rows,
     reasons: Vec<String>,
+    /// What a codec could not work with.
+    undecoded: Vec<Quarantined>,
+    undecoded_bytes: usize,
     touched: Vec<usize>,
     since: Option<Instant>,
 }
@@ -34,7 +38,22 @@ impl Out {
     /// An empty one.
     pub fn new(source: Arc<str>, plan: BatchPlan) -> Out {
         let (kept, rejected, reasons, touched) = Default::default();
-        Out { source, plan, kept, rejected, reasons, touched, since: None }
+        let (undecoded, undecoded_bytes) = Default::default();
+        Out { source, plan, kept, rejected, reasons, undecoded, undecoded_bytes, touched, since: None }
+    }
+
+    /// True if the events of a record may be added to this batch: they have to be in one.
+    pub fn fits(&self, decoded: &Decoded) -> bool {
+        let Decoded::Events(intake) = decoded else { return true };
+        let rows = self.kept.rows() + intake.events.rows();
+        let bytes = self.kept.bytes() + self.kept.column_bytes() + intake.events.bytes();
+        rows <= limits::ROWS_MAX && bytes <= BYTES_MAX
+    }
+
+    /// Sends what a codec could not work with to quarantine.
+    pub fn quarantine(&mut self, group: Quarantined) {
+        self.undecoded_bytes += group.batch.bytes();
+        self.undecoded.push(group);
     }
 
     /// Notes what became of a record.
@@ -61,7 +80,8 @@ impl Out {
             || self.kept.bytes() >= self.plan.bytes.clamp(1, BYTES_MAX)
             || self.kept.column_bytes() >= COLUMN_BYTES_MAX
             || self.kept.names() >= NAMES_MAX
-            || self.rejected.bytes() + self.rejected.column_bytes() >= REJECTED_BYTES_MAX
+            || self.rejected.bytes() + self.rejected.column_bytes() + self.undecoded_bytes
+                >= REJECTED_BYTES_MAX
     }
 
     /// Time until the batch has lingered long enough; `None` if there is nothing to emit.
@@ -80,16 +100,17 @@ impl Out {
         let batch = self.kept.finish().map_err(retry)?;
         let rejected = self.rejected.finish().map_err(retry)?;
         let reasons = std::mem::take(&mut self.reasons);
-        let quarantined = match rejected.is_empty() {
-            true => Vec::new(),
-            false => vec![Quarantined {
+        let mut quarantined = std::mem::take(&mut self.undecoded);
+        self.undecoded_bytes = 0;
+        if !rejected.is_empty() {
+            quarantined.push(Quarantined {
                 batch: rejected,
                 reasons,
                 by: self.source.clone(),
                 hash: "".into(),
                 rejected: false,
-            }],
-        };
+            });
+        }
         let mut positions = Vec::with_capacity(self.touched.len());
         let mut moved = Vec::with_capacity(self.touched.len());
         for index in self.touched.drain(..) {

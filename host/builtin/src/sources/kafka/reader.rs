@@ -113,7 +113,7 @@ impl<'a> Reader<'a> {
         for _ in 0..limits::POLL_RECORDS {
             match polled {
                 None => return Ok(()),
-                Some(Ok(record)) => self.take(&record),
+                Some(Ok(record)) => self.take(&record)?,
                 Some(Err(error)) => return self.failed(consumer, &error),
             }
             if self.out.is_full() {
@@ -122,33 +122,47 @@ impl<'a> Reader<'a> {
             polled = consumer.poll(Duration::ZERO);
         }
         match polled {
-            Some(Ok(record)) => self.take(&record),
+            Some(Ok(record)) => self.take(&record)?,
             Some(Err(error)) => return self.failed(consumer, &error),
             None => {}
         }
         Ok(())
     }
 
-    fn take(&mut self, record: &BorrowedMessage<'_>) {
+    fn take(&mut self, record: &BorrowedMessage<'_>) -> Result<(), SourceError> {
         self.trouble.over();
         let (number, offset) = (record.partition(), record.offset());
         // Of a partition that was given up, or taken already: fetched before the change.
-        let Some(index) = self.table.reading(record.topic(), number) else { return };
+        let Some(index) = self.table.reading(record.topic(), number) else { return Ok(()) };
+        let decoded = match &self.settings.codec {
+            None => None,
+            Some(codec) => {
+                let partition = self.table.get_mut(index).filter(|partition| offset >= partition.next);
+                partition.and_then(|partition| self.shape.decode(codec, record, partition.stream))
+            }
+        };
+        if decoded.as_ref().is_some_and(|decoded| !self.out.fits(decoded)) {
+            self.emit()?;
+        }
         let Some(partition) = self.table.get_mut(index).filter(|partition| offset >= partition.next) else {
-            return;
+            return Ok(());
         };
         self.out.touch(index, partition);
         partition.next = offset + 1;
         self.context.metrics.add(Metric::SourceBytesRead, record.payload_len() as u64);
         if self.settings.skips_tombstones && record.payload().is_none() {
             self.context.metrics.add(Metric::SourceRecordsSkipped, 1);
-            return;
+            return Ok(());
         }
-        let outcome = self.shape.add(record, partition, &mut self.out.kept, &mut self.out.rejected);
+        let outcome = match decoded {
+            None => self.shape.add(record, partition, &mut self.out.kept, &mut self.out.rejected),
+            Some(decoded) => self.shape.add_decoded(record, partition, decoded, &mut self.out),
+        };
         if matches!(outcome, Outcome::Rejected { .. }) {
             self.context.metrics.add(Metric::SourceRecordsRejected, 1);
         }
         self.out.note(outcome);
+        Ok(())
     }
 
     /// Hands the unfinished batch to the pipeline; waits while that is full.

@@ -94,7 +94,7 @@ impl Shape {
 
     /// The event inside the value, if values hold one, and whether the record's own headers can be used. Or why this
     /// is no event, and whether its headers can at least be listed.
-    fn checked<'r, M: Message>(&self, record: &'r M, body: &'r [u8]) -> Checked<'r> {
+    pub(super) fn checked<'r, M: Message>(&self, record: &'r M, body: &'r [u8]) -> Checked<'r> {
         let headers = match self.own.record {
             true => check_headers(record),
             false => Ok(false),
@@ -123,7 +123,7 @@ impl Shape {
 
     /// What tells where the record was. An event that brings such a header keeps its own, as with Flume (whose event
     /// has the record's key by now).
-    fn own_headers<M: Message>(&self, record: &M, partition: &Partition, rows: &mut Rows) {
+    pub(super) fn own_headers<M: Message>(&self, record: &M, partition: &Partition, rows: &mut Rows) {
         let mut digits = Digits::default();
         if self.own.topic {
             rows.header("topic", &partition.topic);
@@ -149,7 +149,7 @@ impl Shape {
         }
     }
 
-    fn reject<M: Message>(
+    pub(super) fn reject<M: Message>(
         &self,
         record: &M,
         partition: &Partition,
@@ -177,7 +177,7 @@ impl Shape {
     }
 }
 
-type Checked<'r> = Result<(Option<flume_avro::Event<'r>>, bool), (String, bool)>;
+pub(super) type Checked<'r> = Result<(Option<flume_avro::Event<'r>>, bool), (String, bool)>;
 
 /// Whether there are headers, all of which can be columns. Else why not, and whether they can be listed.
 fn check_headers<M: Message>(record: &M) -> Result<bool, (String, bool)> {
@@ -218,7 +218,7 @@ fn check_names<'n>(headers: impl Iterator<Item = (&'n str, usize)>) -> Result<()
     wrong.map_or(Ok(()), Err)
 }
 
-fn each_header<M: Message>(record: &M, mut visit: impl FnMut(&str, &[u8])) {
+pub(super) fn each_header<M: Message>(record: &M, mut visit: impl FnMut(&str, &[u8])) {
     let Some(headers) = record.headers() else { return };
     for index in 0..headers.count() {
         if let Some(header) = headers.try_get(index) {
@@ -227,7 +227,7 @@ fn each_header<M: Message>(record: &M, mut visit: impl FnMut(&str, &[u8])) {
     }
 }
 
-fn put(rows: &mut Rows, name: &str, value: &[u8]) {
+pub(super) fn put(rows: &mut Rows, name: &str, value: &[u8]) {
     match std::str::from_utf8(value) {
         Ok(text) => rows.repeated_header(name, text),
         Err(_) => rows.repeated_header(&format!("{name}{HEX_SUFFIX}"), &hex(value)),
@@ -257,7 +257,7 @@ fn hex(bytes: &[u8]) -> String {
     text
 }
 
-fn time_ns<M: Message>(record: &M) -> i64 {
+pub(super) fn time_ns<M: Message>(record: &M) -> i64 {
     record.timestamp().to_millis().map_or_else(now_ns, |ms| ms.saturating_mul(1_000_000))
 }
 

@@ -19,6 +19,12 @@
 //! If a rotated file ends within an event and the file that took its place begins with a line that
 //! belongs to it, they are one event, with the identity of its first line.
 //!
+//! **Codec.** A decoder takes the place of lines. The position of an event is then the offset *behind* its last byte, which
+//! does not depend on how the file was cut into chunks. Bytes of an unfinished event stay before the committed
+//! offset, and are read again after a restart. They are the last of the file, for the decoder, when it was truncated,
+//! when it is gone or has a name that no glob matches and nothing came for `last_line_timeout`, and at an archive's end.
+//! What is `max_line` bytes or longer and no whole event goes to quarantine.
+//!
 //! **What no reader can do.** What the writer appends between copy and truncate of a copytruncate is
 //! lost by the rotator, and an unfinished multiline event is lost if the agent is killed right after a
 //! truncation. A file that appears and is rotated out of the globs while the agent is down was never
@@ -55,10 +61,27 @@ pub use options::SPEC;
 use options::Settings;
 use tailer::Tailer;
 
+use crate::sources::SourceCodec;
+
 /// Builds the source.
 pub fn build(options: &Options) -> Result<Box<dyn Source>, BuildError> {
     Ok(Box::new(Tail { settings: Settings::new(options)? }))
 }
+
+/// What a codec does here: it finds the events, in place of lines.
+pub const CODEC: SourceCodec = SourceCodec {
+    instead_of: &[
+        "long_lines",
+        "multiline_start",
+        "multiline_continue",
+        "multiline_max_lines",
+        "multiline_max_bytes",
+        "multiline_timeout",
+    ],
+    build: |options, codec| {
+        Ok(Box::new(Tail { settings: Settings { codec: Some(codec), ..Settings::new(options)? } }))
+    },
+};
 
 struct Tail {
     settings: Settings,

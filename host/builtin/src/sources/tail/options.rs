@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flumen_pipeline::component::option;
-use flumen_pipeline::{BuildError, ComponentSpec, OptionKind, OptionSpec, Options};
+use flumen_pipeline::{BuildError, ComponentSpec, DecoderLink, OptionKind, OptionSpec, Options};
 use regex::bytes::Regex;
 
 use super::discover::Globs;
@@ -135,6 +135,8 @@ pub struct Settings {
     pub long_lines: LongLines,
     /// Groups of lines.
     pub multiline: Option<Multiline>,
+    /// Finds the events, in place of lines.
+    pub codec: Option<DecoderLink>,
     /// See [`SPEC`].
     pub multiline_timeout: Duration,
     /// See [`SPEC`].
@@ -181,6 +183,7 @@ impl Settings {
                     Ok(Multiline { rule, lines_max, bytes_max })
                 })
                 .transpose()?,
+            codec: None,
             multiline_timeout: options.duration("multiline_timeout")?,
             last_line_timeout: options.duration("last_line_timeout")?,
             poll_interval: options.duration("poll_interval")?,

@@ -3,14 +3,15 @@
 //! Constraint: a row and the position behind it are always in the same emission. So whoever splits
 //! a chunk stops when [`Out::is_full`], notes the position reached, emits, and only then goes on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::builder::StringBuilder;
 use arrow_array::{Array, StringArray};
 use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
-use flumen_event::{BatchBuilder, BatchError, HeaderColumn, limits};
+use flumen_event::{Batch, BatchBuilder, BatchError, HeaderColumn, limits};
+use flumen_pipeline::codec::Intake;
 use flumen_pipeline::plan::BatchPlan;
 use flumen_pipeline::{Emission, Quarantined, SourceError};
 
@@ -52,6 +53,8 @@ pub struct Out {
     runs: Vec<(usize, Arc<str>)>,
     continued: Vec<usize>,
     quarantined: Vec<Quarantined>,
+    /// What a codec made of chunks, in place of rows.
+    decoded: Decoded,
     positions: Vec<(u64, Vec<u8>)>,
     position_of: HashMap<u64, usize>,
     since: Option<Instant>,
@@ -70,6 +73,7 @@ impl Out {
             runs: Vec::new(),
             continued: Vec::new(),
             quarantined: Vec::new(),
+            decoded: Decoded::default(),
             positions: Vec::new(),
             position_of: HashMap::new(),
             since: None,
@@ -135,6 +139,27 @@ impl Out {
         self.builder.rows() >= self.rows_max
             || self.builder.bytes() >= self.plan.bytes.clamp(1, BYTES_MAX)
             || self.quarantined.len() >= QUARANTINED_MAX
+            || self.decoded.is_full(&self.plan)
+    }
+
+    /// True if what a codec made of a chunk may go into this batch. It may not be parted, because one position moves
+    /// behind all of it.
+    pub fn fits(&self, intake: &Intake) -> bool {
+        self.decoded.fits(&intake.events)
+    }
+
+    /// Adds what a codec made of a chunk.
+    pub fn push_decoded(&mut self, intake: Intake) {
+        let label = self.runs.last().filter(|_| self.file_header).map(|(_, label)| label.clone());
+        let labelled = |batch: Batch| match &label {
+            Some(label) => with_label(batch, label),
+            None => batch,
+        };
+        self.decoded.push(labelled(intake.events));
+        for group in intake.quarantined {
+            self.decoded.quarantined_bytes += group.batch.bytes();
+            self.quarantined.push(Quarantined { batch: labelled(group.batch), ..group });
+        }
     }
 
     /// Notes how far a stream is read with the rows pushed so far (an empty record removes it).
@@ -156,7 +181,10 @@ impl Out {
 
     /// True if there is nothing to emit.
     pub fn is_empty(&self) -> bool {
-        self.since.is_none() && self.builder.is_empty() && self.quarantined.is_empty()
+        self.since.is_none()
+            && self.builder.is_empty()
+            && self.decoded.batches.is_empty()
+            && self.quarantined.is_empty()
     }
 
     /// Everything so far, as one emission; empty again afterwards.
@@ -177,7 +205,11 @@ impl Out {
             column.append_nulls(rows.saturating_sub(next));
             headers.push(HeaderColumn { name: CONTINUED_HEADER.into(), values: column.finish() });
         }
-        let batch = self.builder.finish(headers).map_err(|error| SourceError::Retry(error.to_string()))?;
+        let batch = match self.decoded.take() {
+            Some(batch) => batch,
+            None => self.builder.finish(headers),
+        };
+        let batch = batch.map_err(|error| SourceError::Retry(error.to_string()))?;
         let last = self.runs.pop().map(|(_, label)| (0, label));
         self.runs.clear();
         self.runs.extend(last);
@@ -221,6 +253,61 @@ impl Out {
         }
         repeated(&counts).map_err(retry)
     }
+}
+
+/// Events that codecs made, until they are one batch.
+#[derive(Default)]
+struct Decoded {
+    batches: Vec<Batch>,
+    rows: usize,
+    bytes: usize,
+    names: HashSet<Arc<str>>,
+    quarantined_bytes: usize,
+}
+
+impl Decoded {
+    fn is_full(&self, plan: &BatchPlan) -> bool {
+        self.rows >= plan.rows.clamp(1, limits::ROWS_MAX)
+            || self.bytes.max(self.quarantined_bytes) >= plan.bytes.clamp(1, BYTES_MAX)
+    }
+
+    fn fits(&self, events: &Batch) -> bool {
+        let fresh = events.headers().iter().filter(|header| !self.names.contains(&header.name)).count();
+        self.batches.is_empty()
+            || (self.rows + events.rows() <= limits::ROWS_MAX
+                && self.bytes + events.bytes() <= BYTES_MAX
+                // A name that only some chunks have costs every row of the others an offset.
+                && self.names.len() + fresh <= DECODED_NAMES_MAX)
+    }
+
+    fn push(&mut self, events: Batch) {
+        if events.is_empty() {
+            return;
+        }
+        self.rows += events.rows();
+        self.bytes += events.bytes();
+        self.names.extend(events.headers().iter().map(|header| header.name.clone()));
+        self.batches.push(events);
+    }
+
+    fn take(&mut self) -> Option<Result<Batch, BatchError>> {
+        let Decoded { batches, .. } = std::mem::take(self);
+        (!batches.is_empty()).then(|| Batch::concat(&batches))
+    }
+}
+
+/// Header names over all chunks of one batch: as many as fit beside [`BYTES_MAX`] when each is in one chunk only.
+const DECODED_NAMES_MAX: usize = 128;
+
+/// The events with the `file` header. Without it where they have no room for it: a batch cannot be parted here.
+fn with_label(batch: Batch, label: &Arc<str>) -> Batch {
+    let rows = batch.rows();
+    let labelled =
+        repeated(&[(label.clone(), rows)]).and_then(|values| batch.clone().with_header(FILE_HEADER, values));
+    labelled.unwrap_or_else(|error| {
+        tracing::warn!(file = %label, events = rows, %error, "events go on without the header `file`");
+        batch
+    })
 }
 
 /// Lines in quarantine per emission.

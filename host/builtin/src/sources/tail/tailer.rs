@@ -8,6 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use flumen_pipeline::codec::Origin;
 use flumen_pipeline::{Metric, SourceContext, SourceError, Stopped};
 
 use super::complaints::Complaints;
@@ -251,14 +252,32 @@ impl<'a> Tailer<'a> {
         loop {
             let chunk = self.buffer.get(pass.tail + pass.taken..until).unwrap_or_default();
             place.base = pass.offset.wrapping_add(pass.taken as u64).wrapping_sub(pass.prefix as u64);
-            let taken = self.splitter.split(&mut file.state, chunk, &place, end, &mut self.out);
+            let mut is_done = true;
+            let taken = match &self.settings.codec {
+                None => self.splitter.split(&mut file.state, chunk, &place, end, &mut self.out),
+                Some(codec) => {
+                    let origin = Origin { stream: place.stream, base: place.base, time: place.time };
+                    let intake = codec.decode(chunk, end == End::Event, self.settings.max_line, origin);
+                    let taken = intake.consumed;
+                    is_done = taken == 0 || taken == chunk.len();
+                    if !self.out.fits(&intake) {
+                        let emission = self.out.take()?;
+                        self.context.emit(emission)?;
+                    }
+                    self.out.push_decoded(intake);
+                    taken
+                }
+            };
             pass.taken += taken;
             if taken > 0 {
                 place.first = None;
                 file.settle(&pass, &self.buffer, &mut self.out);
             }
             if !self.out.is_full() {
-                break;
+                if is_done {
+                    break;
+                }
+                continue;
             }
             let waits = Instant::now();
             let emission = self.out.take()?;
@@ -282,6 +301,12 @@ impl<'a> Tailer<'a> {
             self.ready.insert(before);
         }
         Ok(())
+    }
+
+    /// Whether what is held of an idle file is taken as it is: a line is, unfinished bytes of a codec only when no
+    /// writer finds the file any more.
+    fn is_rest_taken(&self, file: &TailFile) -> bool {
+        self.settings.codec.is_none() || file.presence != Presence::Matched
     }
 
     /// Takes what is held as events.
@@ -402,7 +427,7 @@ impl<'a> Tailer<'a> {
             } else if file.has_more() {
                 // It grew while `emit` waited: the line is not idle.
                 self.ready.insert(id);
-            } else if !self.ready.contains(&id) {
+            } else if !self.ready.contains(&id) && self.is_rest_taken(file) {
                 self.flush(id, End::Event)?;
             }
         }

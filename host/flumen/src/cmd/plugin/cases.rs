@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use arrow_array::StringArray;
-use flumen_config::{CaseEvent, CaseFile, CaseStep};
+use flumen_config::{CaseEvent, CaseFile, CaseStep, CodecCase};
 use flumen_event::{Batch, BatchBuilder, HeaderColumn};
 use flumen_plugin::cases::{Case, ExpectedEvent, Step};
+use flumen_plugin::codec_cases::CodecTask;
 
 use crate::exit::{Failure, counted};
 
@@ -70,6 +71,10 @@ pub fn find_wasm(dir: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn to_case(name: &str, file: CaseFile) -> anyhow::Result<Case> {
+    let codec = match file.codec.clone() {
+        Some(codec) => Some(to_task(&file, codec)?),
+        None => None,
+    };
     let expected =
         |event: CaseEvent| ExpectedEvent { body: event.body, time: event.time_ns, headers: event.headers };
     let mut read = 0;
@@ -87,7 +92,27 @@ fn to_case(name: &str, file: CaseFile) -> anyhow::Result<Case> {
         rejected: file.rejected,
         open_error: file.open_error,
         steps,
+        codec,
     })
+}
+
+fn to_task(file: &CaseFile, codec: CodecCase) -> anyhow::Result<CodecTask> {
+    let encode = |expected, is_file| {
+        let (input, rejected) = (to_batch(&file.inputs, 0)?, file.rejected.clone());
+        Ok(CodecTask::Encode { input, expected, is_file, rejected })
+    };
+    match codec {
+        CodecCase::Messages(expected) => encode(expected, false),
+        CodecCase::File(bytes) => encode(vec![bytes], true),
+        CodecCase::Decode { input, is_last, left, bad } => {
+            let expected = file.outputs.iter().cloned().map(|event| ExpectedEvent {
+                body: event.body,
+                time: event.time_ns,
+                headers: event.headers,
+            });
+            Ok(CodecTask::Decode { input, is_last, left, expected: expected.collect(), bad })
+        }
+    }
 }
 
 /// Events of one stream, from this position on.

@@ -42,6 +42,7 @@ pub fn plan(sources: &[&str], channels: &[(&str, u64)], sinks: &[(&str, &str)]) 
             .map(|name| SourcePlan {
                 name: name.to_string(),
                 kind: "script".into(),
+                codec: None,
                 options: Options::default(),
             })
             .collect(),
@@ -63,6 +64,7 @@ pub fn plan(sources: &[&str], channels: &[(&str, u64)], sinks: &[(&str, &str)]) 
                 kind: "destination".into(),
                 channel: channel.to_string(),
                 interceptors: Vec::new(),
+                codec: None,
                 options: Options::default(),
                 plugin: None,
             })
@@ -127,6 +129,7 @@ impl World {
             sources,
             interceptors,
             sinks,
+            codecs: Vec::new(),
         };
         Running { pipeline: Pipeline::start(parts).unwrap(), journal }
     }
