@@ -233,7 +233,7 @@ fn right_answer(rows: usize, dice: &mut Dice) -> Answer {
         let mut offsets = vec![0_u32];
         let mut data = Vec::new();
         (0..out).for_each(|_| {
-            data.extend_from_slice(&"é€x😀"[..*dice.of(&[0, 2, 5, 6, 10])].as_bytes()[..]);
+            data.extend_from_slice(&"é€x😀".as_bytes()[..*dice.of(&[0, 2, 5, 6, 10])]);
             offsets.push(data.len() as u32);
         });
         (offsets, data)
