@@ -232,6 +232,65 @@ fn a_bridge_that_fails_for_good_leaves_the_others_alone() {
     assert_eq!(agent.wait_exit(limits::STOP).unwrap().code(), Some(1), "as for failed pipelines");
 }
 
+/// Trees with done files: an hour waits for the last producer's, and comes once through a SIGKILL.
+#[test]
+fn an_agent_closes_hours_of_trees_when_their_done_files_are_there() {
+    let scene = Scene::new().unwrap();
+    let pipeline = "[source]\ntype = \"tail\"\npaths = [\"{in}/*.log\"]\n[sink]\ntype = \"file\"\npath = \"{out}/lines\"\n";
+    scene.pipeline(pipeline).unwrap();
+    let agent = fs::read_to_string(scene.config()).unwrap();
+    fs::write(scene.config(), agent.replace("[\"main.toml\"]", "[\"main.toml\", \"tree.toml\"]")).unwrap();
+    let (trees, hours) = (scene.root().join("trees"), scene.root().join("hours"));
+    let now = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC);
+    let hour = |back: i64| now.checked_sub(jiff::SignedDuration::from_hours(back)).unwrap();
+    let name = |back: i64| hour(back).strftime("%Y%m%d%H").to_string();
+    let from = hour(3).strftime("%Y-%m-%dT%H:00:00Z").to_string();
+    let text = format!(
+        "[bridge]\npath = \"{}/{{topic}}/{{time:%Y-%m-%d/%H}}\"\nfrom = \"{from}\"\n\
+         [tree]\nname = \"nginx\"\nproducers = [\"{tree}/a\", \"{tree}/b\"]\nfiles = \"access-%Y%m%d%H*\"\ndone = \"%Y%m%d%H.done\"\n",
+        hours.display(),
+        tree = trees.display(),
+    );
+    fs::write(scene.root().join("tree.toml"), text).unwrap();
+    for producer in ["a", "b"] {
+        fs::create_dir_all(trees.join(producer)).unwrap();
+        for back in [3, 2] {
+            let file = trees.join(producer).join(format!("access-{}.log", name(back)));
+            fs::write(file, format!("{producer} {back}\n")).unwrap();
+        }
+        fs::write(trees.join(producer).join(format!("{}.done", name(3))), "").unwrap();
+    }
+    let dir = |back: i64| hours.join("nginx").join(hour(back).strftime("%Y-%m-%d/%H").to_string());
+    let lines = |back: i64| {
+        let parts = output::files(&dir(back)).unwrap().into_iter().filter(|file| !file.ends_with("_SUCCESS"));
+        let mut lines: Vec<String> = parts
+            .flat_map(|file| fs::read_to_string(file).unwrap().lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect();
+        lines.sort();
+        lines
+    };
+    let closed = |back: i64| {
+        poll::until("an hour", limits::CONDITION, || Ok(dir(back).join("_SUCCESS").is_file()))
+            .unwrap_or_else(|error| panic!("{error}: {:?}", scene.status()));
+    };
+    let agent = scene.start_ready().unwrap();
+    closed(3);
+    assert_eq!(lines(3), ["a 3", "b 3"]);
+    fs::write(trees.join("a").join(format!("{}.done", name(2))), "").unwrap();
+    // The hour that waits is the open one in status.
+    let open = format!("\"open_bucket\":\"{}", hour(2).strftime("%Y-%m-%dT%H"));
+    let waits = || Ok(scene.status()?.is_some_and(|status| status.mentions(&open)));
+    poll::until("the open hour in status", limits::CONDITION, waits)
+        .unwrap_or_else(|error| panic!("{error}: {:?}", scene.status()));
+    assert!(!dir(2).exists(), "an hour without its last done file");
+    agent.kill().unwrap();
+    let agent = scene.start_ready().unwrap();
+    fs::write(trees.join("b").join(format!("{}.done", name(2))), "").unwrap();
+    closed(2);
+    assert_eq!((lines(3), lines(2)), (vec!["a 3".into(), "b 3".into()], vec!["a 2".into(), "b 2".into()]));
+    agent.stop().unwrap();
+}
+
 #[test]
 fn check_says_what_bridges_promise_and_where_they_are_wrong() {
     let scene = Scene::new().unwrap();

@@ -375,7 +375,8 @@ fn a_connection_that_hangs_beyond_the_transaction_is_no_second_agent() {
     let broker = Broker::shared().unwrap();
     let _alone = PROXY.lock().unwrap();
     let proxy = broker.proxy().unwrap();
-    let options = "transaction_timeout = \"17s\"\ntransaction_interval = \"8s\"";
+    // What is sent at the transaction's end, after the half of its time, is given up after the broker's look at it.
+    let options = "transaction_timeout = \"20s\"\ntransaction_interval = \"10s\"";
     let mut flow = Flow::of(broker.client(), &broker.bootstrap_proxied(), "hangs", "hangs", options);
     flow.client.create_topic("hangs", 1, &[]).unwrap();
     let mut agent = flow.scene.start_ready().unwrap();
@@ -390,12 +391,12 @@ fn a_connection_that_hangs_beyond_the_transaction_is_no_second_agent() {
     .unwrap();
     let before = flow.client.offsets("hangs").unwrap()[0].end;
     proxy.pause().unwrap();
-    flow.write(1_000);
     // The broker looks for such transactions every 10 s; what is aborted hides the end no longer.
     poll::until("the abort", limits::CONDITION, || Ok(flow.client.offsets("hangs")?[0].end > before))
         .unwrap();
     proxy.resume().unwrap();
     agent.wait_log("the broker aborted a transaction of ours", limits::CONDITION).unwrap();
+    flow.write(1_000);
     flow.expect_all(true);
     agent.expect_running().unwrap();
     // The same with all connections cut at once.
@@ -453,6 +454,32 @@ fn progress_behind_an_open_transaction_is_not_overlooked() {
     agent.wait_log("takes over", limits::CONDITION).unwrap();
     flow.client.produce_txn("hidden-progress", "other", &other, TxnEnd::Commit).unwrap();
     flow.write(100);
+    flow.expect_all(true);
+    agent.stop().unwrap();
+}
+
+/// A transaction on the progress topic that nobody ends: the sink waits, says what it is and how to end it, and goes on when
+/// that was done as it said.
+#[test]
+fn a_hanging_transaction_on_the_progress_topic_is_named_and_can_be_ended() {
+    let broker = Broker::shared().unwrap();
+    let options = "progress_topic = \"hung-progress\"\ntransaction_timeout = \"5s\"";
+    let mut flow = Flow::new(broker, "hung", 1, options);
+    let agent = flow.scene.start_ready().unwrap();
+    flow.write(100);
+    flow.expect_all(true);
+    agent.stop().unwrap();
+    let from = flow.client.offsets("hung-progress").unwrap()[0].end;
+    let other = [Message { key: Some("k".into()), partition: Some(0), ..Message::value("of another") }];
+    flow.client.produce_txn("hung-progress", "hung-other", &other, TxnEnd::Open).unwrap();
+    let agent = flow.scene.start_ready().unwrap();
+    flow.write(100);
+    let abort = format!("abort --topic hung-progress --partition 0 --start-offset {from}");
+    flow.wait_error(&abort);
+    assert!(flow.records().len() < 200, "delivered without knowing where to go on");
+    let words: Vec<&str> = abort.split(' ').collect();
+    let ended = broker.tool("org.apache.kafka.tools.TransactionsCommand", &words).unwrap();
+    assert!(ended.status.success(), "{ended:?}");
     flow.expect_all(true);
     agent.stop().unwrap();
 }

@@ -260,6 +260,10 @@ fn a_grant_or_its_egress_that_is_missing_or_wrong_is_an_error_before_anything_ru
             "grant = [\"http\"]\negress = { allow = [\"a:1\"], alow = [] }\n",
             vec!["alow", "did you mean `allow`"],
         ),
+        (
+            "grant = [\"http\", \"state\"]\negress = { allow = [\"a:1\"] }\n",
+            vec!["cannot be granted `state`"],
+        ),
         ("grant = [\"htp\"]\n", vec!["htp", "did you mean `http`"]),
         ("type = \"file\"\n", vec!["no key `type`"]),
     ] {
@@ -273,6 +277,33 @@ fn a_grant_or_its_egress_that_is_missing_or_wrong_is_an_error_before_anything_ru
     let (fine, text) = check(&scene);
     assert!(!fine && text.contains("a sink"), "{text}");
     drop(server);
+}
+
+#[test]
+fn options_are_held_against_the_schema_of_the_plugin_before_anything_runs() {
+    let scene = Scene::new().unwrap();
+    scene.install("elasticsearch-bulk", "elasticsearch-bulk").unwrap();
+    let text = "[source.in]\ntype = \"stdin\"\n\n[sink]\nplugin = \"elasticsearch-bulk\"\ngrant = [\"http\"]\negress = { allow = [\"a:1\"] }\n\n\
+                [sink.config]\nurl = \"http://a:1\"\nidx = \"logs\"\naction = \"update\"\nheaders = [\"host\", \"\"]\n\n\
+                [sink.config.authorization]\nsecrets = \"key\"\n";
+    scene.pipeline(text).unwrap();
+    let (fine, text) = check(&scene);
+    assert!(!fine, "{text}");
+    for (line, caret, reason) in [
+        ("11 | idx = \"logs\"", "   | ^^^", "the plugin has no option `idx`"),
+        ("12 | action = \"update\"", "   | ^^^^^^", "none of the values"),
+        ("13 | headers = [\"host\", \"\"]", "   |                    ^^", "fewer than 1 characters"),
+        ("16 | secrets = \"key\"", "   | ^^^^^^^", "the plugin has no option `secrets`"),
+    ] {
+        let at = text.find(line).unwrap_or_else(|| panic!("{line} is not in\n{text}"));
+        assert!(
+            text[at..].lines().nth(1) == Some(caret) && text.contains(reason),
+            "{line}, {reason}:\n{text}"
+        );
+    }
+    for reason in ["the plugin needs `index`", "the plugin needs `secret`", "6 errors"] {
+        assert!(text.contains(reason), "{reason}:\n{text}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod bench;
 mod bindings;
 mod build;
 mod demo;
+mod fuzz;
 mod generate;
 mod kafka;
 mod report;
@@ -11,6 +12,7 @@ mod schema;
 mod soak;
 mod soak_kafka;
 mod test;
+mod tutorial;
 
 use std::process::ExitCode;
 
@@ -41,8 +43,12 @@ enum Command {
     /// Measures, beside yardsticks from the same run
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Plugin files and answers that are nearly right, until something breaks
+    Fuzz(fuzz::Arguments),
     /// A Kafka broker on this machine, to try things on; runs until Ctrl-C
     Kafka(kafka::Arguments),
+    /// Types what a page of docs/plugins says, word by word
+    Tutorial(tutorial::Arguments),
     /// rustfmt and clippy, as `test` runs them
     Lint,
     /// Writes access logs (the writer of the demo)
@@ -69,7 +75,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bindings(arguments) => bindings::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Bench(command) => bench::run(&command),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Kafka(arguments) => kafka::run(&arguments),
+        Command::Tutorial(arguments) => tutorial::run(&arguments),
         Command::Lint => test::lint(),
         Command::Generate(arguments) => generate::run(&arguments),
     }

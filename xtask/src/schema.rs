@@ -20,11 +20,12 @@ pub struct Arguments {
 }
 
 /// What `flumen schema WHICH` prints, and where it is kept.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("pipeline", "config/schema/pipeline.schema.json"),
     ("agent", "config/schema/agent.schema.json"),
     ("bridge", "config/schema/bridge.schema.json"),
     ("reference", "config/REFERENCE.md"),
+    ("worlds", "docs/plugins/worlds.md"),
 ];
 const LIMIT: Duration = Duration::from_secs(30);
 

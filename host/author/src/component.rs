@@ -10,7 +10,7 @@ const ADAPTER: &str = include_str!("../wat/adapter.wat");
 const ADAPTER_NAME: &str = "wasi_snapshot_preview1";
 /// A plugin that does nothing, to compare others with.
 const NO_OP: &str = include_str!("../wat/no-op.wat");
-const INTERFACE: &str = include_str!("../../../wit/0.2.0/flumen.wit");
+pub(crate) const INTERFACE: &str = include_str!("../../../wit/0.2.0/flumen.wit");
 
 /// Makes a component of a core module that holds the types of its world.
 ///

@@ -13,6 +13,7 @@ mod component;
 mod embedded;
 mod manifest;
 mod recipes;
+mod reference;
 mod run;
 mod rust;
 mod scaffold;
@@ -20,6 +21,7 @@ mod world;
 
 pub use component::{no_op, wrap};
 pub use manifest::{Kind, Lang, MANIFEST, Manifest};
+pub use reference::worlds_markdown;
 pub use recipes::{Built, Options, build, toolchains_dir};
 pub use rust::{GuestToolchain, ensure_guest_toolchain};
 pub use scaffold::{New, create};

@@ -85,6 +85,7 @@ fn read_one(
     let config_json = json::config_text(what, config.map(|entry| &entry.value), report);
     if let Some(config) = config {
         checked.spans.insert("config".into(), config.key_span.clone());
+        json::config_spans("config", &config.value, &mut checked.spans);
     }
     let limits = read_limits(limits, specs::LIMITS, PluginLimits::default(), report);
     let errors = read_errors(&checked, budget, report);

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::code::Code;
 use crate::report::Report;
-use crate::tree::{Item, Node};
+use crate::tree::{Item, Node, Span};
 
 /// The value as JSON. `None`: it has no JSON form, which is reported.
 pub(crate) fn to_json(node: &Node, report: &mut Report<'_>) -> Option<Value> {
@@ -41,6 +41,23 @@ pub(crate) fn to_json(node: &Node, report: &mut Report<'_>) -> Option<Value> {
 /// configuration is the same text.
 pub(crate) fn sorted(entries: BTreeMap<String, Value>) -> Value {
     Value::Object(entries.into_iter().collect())
+}
+
+/// Where each value of a configuration stands: `config.a.0`. Of a key that may be wrong itself it is the key.
+pub(crate) fn config_spans(place: &str, node: &Node, spans: &mut BTreeMap<String, Span>) {
+    match &node.item {
+        Item::Table(entries) => entries.iter().for_each(|entry| {
+            let place = format!("{place}.{}", entry.key);
+            spans.insert(place.clone(), entry.key_span.clone());
+            config_spans(&place, &entry.value, spans);
+        }),
+        Item::List(nodes) => nodes.iter().enumerate().for_each(|(at, node)| {
+            let place = format!("{place}.{at}");
+            spans.insert(place.clone(), node.span.clone());
+            config_spans(&place, node, spans);
+        }),
+        _ => {}
+    }
 }
 
 /// The configuration table `config` as text; `{}` if there is none.

@@ -3,6 +3,7 @@
 use flumen_pipeline::Options;
 use flumen_pipeline::plan::{ErrorPlan, InterceptorPlan, OnReject, PluginLimits};
 
+use crate::code::Code;
 use crate::egress::read_egress;
 use crate::interceptor::{grants, plugin_name, read_limits};
 use crate::json;
@@ -28,10 +29,18 @@ pub(crate) fn read_plugin_sink(
     let config_json = json::config_text(&what, config.map(|entry| &entry.value), report);
     if let Some(config) = config {
         checked.spans.insert("config".into(), config.key_span.clone());
+        json::config_spans("config", &config.value, &mut checked.spans);
     }
     let default = PluginLimits { time: specs::SINK_TIME, ..PluginLimits::default() };
     let limits = read_limits(limits, specs::SINK_LIMITS, default, report);
     let grants = grants(&checked, report);
+    if grants.iter().any(|grant| grant == "state") {
+        let span = checked.spans.get("grant").cloned().unwrap_or(0..0);
+        let reason =
+            "a sink cannot be granted `state`: what it remembered would be lost with an acknowledgement";
+        let fix = "let a plugin between a source and its channels remember it";
+        report.error(Code::UnknownGrant, &span, reason, fix);
+    }
     let egress = read_egress(egress, &grants, &mut checked, report);
     let header = table.span().clone();
     let plugin = checked.options.text_opt("plugin").map(str::to_owned);

@@ -290,7 +290,8 @@ pub fn open_plugins(
         Ok(slot) => Some(slot),
         Err(error) => {
             let (kind, name) = (ComponentKind::Interceptor, &plugin.name);
-            unfit.push(files.diagnostic_for(&plan.name, kind, name, &plugin_error(&error)));
+            let errors = plugin_errors(&error);
+            unfit.extend(errors.iter().map(|error| files.diagnostic_for(&plan.name, kind, name, error)));
             None
         }
     };
@@ -304,8 +305,9 @@ pub fn open_plugins(
     let deliver = plan.sinks.iter().map(|sink| {
         let opened = host.slot_of(Role::Sink, sink.plugin.clone()?, plugin_dir);
         let note = |error: LoadError| {
-            let error = plugin_error(&error);
-            unfit.push(files.diagnostic_for(&plan.name, ComponentKind::Sink, &sink.name, &error));
+            let (kind, errors) = (ComponentKind::Sink, plugin_errors(&error));
+            unfit
+                .extend(errors.iter().map(|error| files.diagnostic_for(&plan.name, kind, &sink.name, error)));
         };
         opened.map_err(note).ok()
     });
@@ -313,7 +315,17 @@ pub fn open_plugins(
     Plugins { chain: all, sinks, decoders, encoders, deliver }
 }
 
-/// A load error as the option that it is about.
+/// A load error as the options that it is about.
+fn plugin_errors(error: &LoadError) -> Vec<BuildError> {
+    match error {
+        LoadError::Options { errors, .. } => {
+            let each = errors.iter();
+            each.map(|error| BuildError::new(&error.place, error.reason.as_str(), &*error.fix)).collect()
+        }
+        error => vec![plugin_error(error)],
+    }
+}
+
 fn plugin_error(error: &LoadError) -> BuildError {
     let (option, fix) = match error {
         LoadError::Refused { .. } => ("config", "correct the plugin's configuration"),

@@ -119,11 +119,19 @@ pub enum ReadError {
     Kafka(#[from] KafkaError),
     /// Someone's open transaction hides the end of the topic.
     #[error(
-        "an open transaction of another producer hides the newest records of {topic:?} for {waited_s} s now"
+        "a transaction on topic {topic:?} is open since before offset {from} (partition {PARTITION}) and was waited for {waited_s} s: \
+         behind it may stand how far this sink is, so nothing is delivered until it ends. It ends by itself at its \
+         producer's timeout; if it does not, a broker has lost its end. `kafka-transactions.sh --bootstrap-server {brokers} \
+         find-hanging --topic {topic} --partition {PARTITION}` shows such a one, and the same with `abort --topic {topic} \
+         --partition {PARTITION} --start-offset {from}` ends it; delivery goes on by itself then"
     )]
     Hidden {
         /// The topic.
         topic: String,
+        /// Where the transaction begins.
+        from: i64,
+        /// Whom to ask.
+        brokers: String,
         /// How long we waited.
         waited_s: u64,
     },
@@ -198,6 +206,10 @@ impl Found {
 
 /// Reads all that is committed up to now. The end is asked for first, with what open transactions wrote; then it is
 /// waited for until none of them hides it: our own newest record could stand behind another agent's open one.
+///
+/// A broker that lost the end of a transaction (KAFKA-20734) hides the end for good. No way around it is safe: whether
+/// the hidden record counts is known to nobody but the coordinator, so a person ends it ([`ReadError::Hidden`] says
+/// how). Until then no transaction of the lanes may be committed, since that would end the lost one as if it counted.
 pub fn read(
     topics: &Topics,
     settings: &Arc<Settings>,
@@ -209,12 +221,18 @@ pub fn read(
     let end = topics.end(topic, PARTITION)?;
     let consumer = committed_reader(&who.sink, settings)?;
     let begin = Instant::now();
-    while consumer.fetch_watermarks(topic, PARTITION, limits::REQUEST)?.1 < end {
+    loop {
+        // Up to the first transaction that is open.
+        let (_, stable) = consumer.fetch_watermarks(topic, PARTITION, limits::REQUEST)?;
+        if stable >= end {
+            break;
+        }
         if !go_on() {
             return Err(ReadError::Stopped);
         }
         if begin.elapsed() > wait {
-            return Err(ReadError::Hidden { topic: topic.into(), waited_s: begin.elapsed().as_secs() });
+            let (brokers, waited_s) = (settings.brokers.join(","), begin.elapsed().as_secs());
+            return Err(ReadError::Hidden { topic: topic.into(), from: stable, brokers, waited_s });
         }
         std::thread::sleep(limits::STABLE_POLL);
     }

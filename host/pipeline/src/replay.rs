@@ -72,7 +72,7 @@ struct Processing<'a> {
 }
 
 enum Step {
-    More(Job),
+    More(Box<Job>),
     Done,
     Failed(String),
 }
@@ -143,7 +143,7 @@ impl Replayer {
             }
             let chunk = self.place.kept.chunk(reader.as_mut(), &job, job.until)?;
             match self.step(id, job, chunk, wake)? {
-                Step::More(next) => job = next,
+                Step::More(next) => job = *next,
                 Step::Done => return self.place.kept.finish(id, None),
                 Step::Failed(reason) => {
                     tracing::error!(job = id, %reason, "quarantine: the replay ends, the rest of its events stay");
@@ -177,7 +177,7 @@ impl Replayer {
         }
         self.place.kept.take(id, &numbers, &job, again)?;
         let is_enough = job.request.limit.is_some_and(|limit| job.events >= limit);
-        Ok(if is_enough { Step::Done } else { Step::More(job) })
+        Ok(if is_enough { Step::Done } else { Step::More(Box::new(job)) })
     }
 
     /// What becomes of a chunk. `Err`: something of it has no way any more.

@@ -97,8 +97,8 @@ impl PluginHost {
         let plugin_limits = PluginLimits::default();
         let services = Services::new(case.name.as_str().into(), &plugin_limits);
         let needs = &loaded.shape.needs;
-        let opened =
-            self.open_loaded(&loaded, Role::Interceptor, &services, &case.config_json, needs, plugin_limits);
+        let role = loaded.shape.roles.first().copied().unwrap_or(Role::Interceptor);
+        let opened = self.open_loaded(&loaded, role, &services, &case.config_json, needs, plugin_limits);
         let version = match opened {
             Ok(version) => version,
             Err(LoadError::Refused { text, .. } | LoadError::Open { reason: text, .. }) => {
@@ -131,9 +131,10 @@ impl PluginHost {
         let plugin_limits = PluginLimits::default();
         let services = Services::new(case.name.as_str().into(), &plugin_limits);
         let needs = &loaded.shape.needs;
-        // A plugin of any kind can be asked to refuse a configuration.
-        let any = loaded.shape.roles.first().copied().filter(|_| case.open_error.is_some());
-        let role = any.unwrap_or(Role::Interceptor);
+        let role = match loaded.shape.roles.first() {
+            None | Some(Role::Aggregator) => Role::Interceptor,
+            Some(role) => *role,
+        };
         let opened = self.open_loaded(&loaded, role, &services, &case.config_json, needs, plugin_limits);
         let version = match (opened, &case.open_error) {
             (Ok(version), None) => version,

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::failure::printable;
 use crate::limits;
+use crate::options::OptionError;
 
 use crate::abi::Role;
 
@@ -156,6 +157,22 @@ pub enum LoadError {
         /// All powers that it needs, for the fix.
         grants: Vec<String>,
     },
+    /// Its own schema does not take the configuration.
+    #[error("plugin {}: its configuration is wrong: {}", path.display(), wrong(errors))]
+    Options {
+        /// The file.
+        path: PathBuf,
+        /// Each error with its place; at least one.
+        errors: Vec<OptionError>,
+    },
+    /// The schema of its options is none.
+    #[error("plugin {}: the JSON Schema that it gives of its options cannot be used: {reason}; its author has to correct it", path.display())]
+    Schema {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Its `egress` cannot be.
     #[error("plugin {}: {error}", path.display())]
     Egress {
@@ -205,6 +222,8 @@ impl LoadError {
             LoadError::WrongShape { .. } => "plugin-wrong-shape",
             LoadError::UnknownImports { .. } => "plugin-unknown-imports",
             LoadError::NotGranted { .. } => "plugin-not-granted",
+            LoadError::Options { .. } => "plugin-options",
+            LoadError::Schema { .. } => "plugin-schema",
             LoadError::Egress { .. } => "plugin-egress",
             LoadError::Compile { .. } => "plugin-compile",
             LoadError::Refused { .. } => "plugin-refused",
@@ -220,6 +239,12 @@ impl LoadError {
 /// Words of a file or of a guest as they may be shown.
 fn shown(text: &str) -> String {
     printable(text, limits::TEXT_BYTES_MAX)
+}
+
+fn wrong(errors: &[OptionError]) -> String {
+    let each = errors.iter().map(|error| format!("{}: {}", error.place, error.reason));
+    let text = each.collect::<Vec<_>>().join("; ");
+    shown(&text)
 }
 
 fn list(names: &[String]) -> String {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use wasmtime::{Engine, Module};
 
 use crate::error::LoadError;
-use crate::limits;
+use crate::{encode, limits};
 
 /// What kind of WebAssembly a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -94,7 +94,7 @@ impl PluginFile {
     /// The component that these bytes are or become.
     pub(crate) fn component(&self, engine: &Engine) -> Result<Cow<'_, [u8]>, LoadError> {
         match self.kind {
-            FileKind::Component if is_nested_too_deep(&self.bytes) => {
+            FileKind::Component if encode::is_nested_too_deep(&self.bytes) => {
                 let reason =
                     format!("components are nested more than {} deep", limits::NESTED_COMPONENTS_MAX);
                 Err(LoadError::Malformed { path: self.path.clone(), reason })
@@ -105,7 +105,10 @@ impl PluginFile {
                     path: self.path.clone(),
                     reason: format!("{error:#}"),
                 })?;
-                wrap(&self.path, &self.bytes).map(Into::into)
+                let wrapped = encode::component_of(&self.bytes);
+                wrapped
+                    .map(Into::into)
+                    .map_err(|reason| LoadError::NotAPlugin { path: self.path.clone(), reason })
             }
         }
     }
@@ -124,51 +127,4 @@ fn kind_of(path: &Path, bytes: &[u8]) -> Result<FileKind, LoadError> {
             Err(LoadError::NotWasm { path: path.to_owned(), begins: format!("\"{begins}\"") })
         }
     }
-}
-
-/// Whether components hold components over the limit. What is malformed is left to the parser.
-fn is_nested_too_deep(bytes: &[u8]) -> bool {
-    const NESTED_COMPONENT: u8 = 4;
-    // Each is what is left of one component.
-    let mut open = vec![bytes.get(8..).unwrap_or_default()];
-    while let Some(sections) = open.pop() {
-        let Some((id, size, content)) = section(sections) else { continue };
-        let (content, rest) = content.split_at_checked(size).unwrap_or((content, &[]));
-        open.push(rest);
-        if id == NESTED_COMPONENT {
-            open.push(content.get(8..).unwrap_or_default());
-        }
-        if open.len() > limits::NESTED_COMPONENTS_MAX {
-            return true;
-        }
-    }
-    false
-}
-
-/// The first section: its id, its size, and what follows the size.
-fn section(bytes: &[u8]) -> Option<(u8, usize, &[u8])> {
-    let (&id, mut rest) = bytes.split_first()?;
-    let mut size = 0_u64;
-    for shift in (0..35).step_by(7) {
-        let (&byte, after) = rest.split_first()?;
-        size |= u64::from(byte & 0x7f) << shift;
-        rest = after;
-        if byte & 0x80 == 0 {
-            return Some((id, usize::try_from(size).ok()?, rest));
-        }
-    }
-    None
-}
-
-/// Makes a component of a valid core module. The encoder (wit-component 0.262) panics on some modules that are cut off; the
-/// module is validated before it gets here, and should it panic for another reason, that is the file's fault, not the agent's.
-fn wrap(path: &Path, module: &[u8]) -> Result<Vec<u8>, LoadError> {
-    let encode = || {
-        let mut encoder = wit_component::ComponentEncoder::default();
-        let encoded = encoder.module(module).and_then(|encoder| encoder.validate(true).encode());
-        encoded.map_err(|error| format!("{error:#}"))
-    };
-    let encoded = std::panic::catch_unwind(encode)
-        .unwrap_or_else(|_| Err("its custom sections are damaged".to_owned()));
-    encoded.map_err(|reason| LoadError::NotAPlugin { path: path.to_owned(), reason })
 }

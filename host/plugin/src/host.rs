@@ -15,6 +15,7 @@ use crate::engine;
 use crate::error::{HostError, LoadError};
 use crate::failure::OpenFailure;
 use crate::file::PluginFile;
+use crate::options;
 use crate::services::Services;
 use crate::swap::PluginSlot;
 use crate::version::{Opening, PluginVersion};
@@ -171,6 +172,17 @@ impl PluginHost {
         versions.retain(|version| version.strong_count() > 0);
         versions.push(Arc::downgrade(&version));
         Ok(version)
+    }
+
+    /// Holds a configuration against what the plugin tells of its options.
+    pub(crate) fn check_options(&self, loaded: &Loaded, config: &str) -> Result<(), LoadError> {
+        let path = || loaded.file.path.clone();
+        let schema = self.describe(loaded)?.options;
+        match options::check(&schema, config) {
+            Ok(errors) if errors.is_empty() => Ok(()),
+            Ok(errors) => Err(LoadError::Options { path: path(), errors }),
+            Err(reason) => Err(LoadError::Schema { path: path(), reason }),
+        }
     }
 
     /// What a plugin tells about itself.

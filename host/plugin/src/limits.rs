@@ -34,6 +34,9 @@ pub const FILE_BYTES_MAX: u64 = 64 << 20;
 /// with the square of the depth: 15 s for 20,000 levels in 260 KB.
 pub const NESTED_COMPONENTS_MAX: usize = 32;
 
+/// Packages of interface types in a module: its own, and those of WASI, which are a dozen. They are followed by recursion.
+pub const PACKAGES_MAX: usize = 128;
+
 /// Bytes of all compiled plugins in the cache; the oldest go first. A compiled Python component has some 60 MB.
 pub const CACHE_BYTES_MAX: u64 = 1 << 30;
 
@@ -78,6 +81,15 @@ pub const DESCRIPTION_BYTES_MAX: usize = 256;
 
 /// Bytes of a cursor that a destination gives back; promised in the WIT.
 pub const CURSOR_BYTES_MAX: usize = 256;
+
+/// Schemas that are held against values of one configuration: a long one has some thousands, a bomb of references millions.
+pub const OPTION_STEPS_MAX: usize = 100_000;
+
+/// Schemas within each other: what is deeper leads back to itself.
+pub const OPTION_DEPTH_MAX: usize = 128;
+
+/// Errors of one configuration that are told at once.
+pub const OPTION_ERRORS_MAX: usize = 20;
 
 /// Random bytes of one call; promised in the WIT.
 pub const RANDOM_BYTES_MAX: usize = 65_536;

@@ -113,6 +113,7 @@ impl PluginSlot {
             .map_err(|error| LoadError::Egress { path: path.clone(), error })?;
         let patience = if strong.is_watching() { limits::START_WAIT_MAX } else { Duration::ZERO };
         let loaded = load_when_whole(&strong, &path, patience)?;
+        strong.check_options(&loaded, &plan.config)?;
         let version =
             strong.open_loaded(&loaded, role, &services, &plan.config, &plan.grants, plan.limits)?;
         let state = State {
@@ -215,6 +216,7 @@ impl PluginSlot {
         }
         let loaded = host.load(file)?;
         let plan = &self.plan;
+        host.check_options(&loaded, &plan.config)?;
         let version =
             host.open_loaded(&loaded, self.role, &self.services, &plan.config, &plan.grants, plan.limits)?;
         let outcome = SwapOutcome::Swapped { from: old.hash().to_owned(), to: version.hash().to_owned() };

@@ -29,6 +29,8 @@ pub enum Command {
     Backlog(backlog::Arguments),
     /// `dedup` with more than a million keys alive: events per second, memory for each key
     Dedup(dedup::Arguments),
+    /// Plugins in every language: ns per event beside native code, starts, the pause of a swap
+    Plugins(wasm::Arguments),
     /// Files to Kafka, beside plain producers and Flume; a steady load; S3's table; kills
     Kafka(kafka::Arguments),
 }
@@ -40,6 +42,7 @@ pub fn run(command: &Command) -> Result<ExitCode> {
         Command::Memory(arguments) => memory::run(arguments),
         Command::Backlog(arguments) => backlog::run(arguments),
         Command::Dedup(arguments) => dedup::run(arguments),
+        Command::Plugins(arguments) => wasm::plugins(arguments),
         Command::Kafka(arguments) => kafka::run(arguments),
     }
 }

@@ -4,6 +4,8 @@ mod author;
 mod bench;
 mod cases;
 mod dev;
+mod fetch;
+mod install;
 mod random;
 mod test;
 
@@ -39,6 +41,10 @@ pub enum Command {
     Bench(bench::Args),
     /// Build, test and show the difference of the outputs whenever a file is saved.
     Dev(dev::Args),
+    /// Write a built plugin and its digest under its version's name.
+    Package(install::PackageArgs),
+    /// Put a plugin into the plugin directory: from a directory, a URL or an OCI registry, noted in plugins.lock.
+    Install(install::InstallArgs),
     /// Run one plugin over the lines of standard input; each event that comes out is a JSON line.
     Run {
         /// A component, or a core module that wit-bindgen made.
@@ -63,6 +69,8 @@ pub fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Inspect { file, config } => inspect(&*host()?, &file, &config, output),
         Command::Test(args) => test::run(&*host()?, &args, output),
         Command::Bench(args) => bench::run(&*host()?, &args, output),
+        Command::Package(args) => install::package(&*host()?, &args, output),
+        Command::Install(args) => install::install(&*host()?, &args, output),
         Command::Dev(args) => dev::run(&*host()?, &args),
         Command::Run { file, config, grant } => run_lines(&*host()?, &file, &config, &grant),
     }
@@ -166,4 +174,9 @@ fn run_lines(host: &PluginHost, file: &Path, config: &str, grants: &[String]) ->
 
 fn bail_empty() -> anyhow::Error {
     anyhow::anyhow!("standard input was empty: give lines, for example `flumen plugin run FILE < access.log`")
+}
+
+/// A basic string of TOML, which has JSON's escapes, and wants one for DEL, too.
+fn toml_text(text: &str) -> String {
+    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }

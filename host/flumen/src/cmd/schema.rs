@@ -24,6 +24,8 @@ enum Which {
     Bridge,
     /// The options of all components, as Markdown.
     Reference,
+    /// The interface of plugins, as Markdown.
+    Worlds,
 }
 
 /// Prints the schema.
@@ -38,6 +40,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
             println!("{}", serde_json::to_string_pretty(&schema)?)
         }
         Which::Reference => print!("{}", flumen_config::reference_markdown(&registry())),
+        Which::Worlds => print!("{}", flumen_author::worlds_markdown()?),
     }
     Ok(())
 }

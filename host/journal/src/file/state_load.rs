@@ -4,7 +4,7 @@
 //! damaged commit its own; both are named and counted, and never stop the start.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::config::OpenError;
 use super::format::commit::{CommitHead, Location};
@@ -62,7 +62,7 @@ pub(super) fn load(disk: &dyn Disk, dir: &Path, recovered: &Recovered) -> Result
     Ok(Loaded { view: MemoryState::of(view), files })
 }
 
-fn unlink(disk: &dyn Disk, path: &PathBuf) {
+fn unlink(disk: &dyn Disk, path: &Path) {
     if let Err(error) = disk.unlink(path) {
         tracing::warn!(path = %path.display(), %error, "a file of the plugins' state that is not needed stays behind");
     }

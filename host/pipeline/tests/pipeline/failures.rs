@@ -57,10 +57,12 @@ fn a_failed_start_leaves_nothing_running() {
         quarantine: world.open_quarantine(),
         sources: vec![Script::new(1, TOTAL, 40).make()],
         interceptors: Vec::new(),
+        codecs: Vec::new(),
         sinks: vec![
             destination.sink(),
             (Box::new(|| Err(BuildError::new("path", "is not there", "make it"))), Vec::new()),
         ],
+        codecs: Vec::new(),
     };
     let error = Pipeline::start(parts).err().unwrap();
     assert_eq!(error.component, "b");

@@ -4,6 +4,7 @@
 //! at [`DATA_AT`], and from [`HEAP_AT`] on what the host passes in.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, dead_code, reason = "tests")]
 
+pub mod mutate;
 pub mod set;
 
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
@@ -35,6 +36,9 @@ pub struct Answer {
     pub words: [u32; 18],
     pub data: Vec<u8>,
 }
+
+/// A header of an answer: name, offsets, data, presence.
+pub type Header<'a> = (&'a [u8], &'a [u32], &'a [u8], Option<&'a [u8]>);
 
 /// Places of [`Answer::words`].
 pub mod word {
@@ -80,8 +84,7 @@ impl Answer {
         self.some(word::BODY, &offsets).list(word::BODY + 3, data, data.len() as u32)
     }
 
-    /// Headers: name, offsets, data, presence.
-    pub fn headers(mut self, headers: &[(&[u8], &[u32], &[u8], Option<&[u8]>)]) -> Answer {
+    pub fn headers(mut self, headers: &[Header<'_>]) -> Answer {
         let mut list = Vec::new();
         for (name, offsets, data, present) in headers {
             let offsets = numbers(offsets);

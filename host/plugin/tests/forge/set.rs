@@ -369,8 +369,7 @@ fn lies(set: &mut Vec<Hostile>) {
         answer(blank().some(word::TIME, b"\0\0\0\0")),
         Fails("4 bytes for 1 rows of 8"),
     );
-    type Header = (&'static [u8], &'static [u32], &'static [u8], Option<&'static [u8]>);
-    let headers = |headers: &[Header]| answer(blank().headers(headers));
+    let headers = |headers: &[Header<'_>]| answer(blank().headers(headers));
     add(set, "header-without-a-name", headers(&[(b"", &[0, 1], b"x", None)]), Fails("is empty or over"));
     let long: &'static [u8] = &[b'n'; 256];
     add(set, "header-name-too-long", headers(&[(long, &[0, 1], b"x", None)]), Fails("is empty or over"));
@@ -381,7 +380,7 @@ fn lies(set: &mut Vec<Hostile>) {
         headers(&[(b"\x1b[31m\0\n", &[0, 1], b"x", None)]),
         Works,
     );
-    let twice: [Header; 2] = [(b"a", &[0, 1], b"x", None), (b"a", &[0, 1], b"y", None)];
+    let twice: [Header<'_>; 2] = [(b"a", &[0, 1], b"x", None), (b"a", &[0, 1], b"y", None)];
     add(set, "header-twice", headers(&twice), Fails("is given twice"));
     add(set, "header-in-bad-utf8", headers(&[(b"a", &[0, 2], b"\xff\xfe", None)]), Fails("is not UTF-8"));
     let split =
@@ -400,7 +399,7 @@ fn lies(set: &mut Vec<Hostile>) {
         Fails("is not present but has a value"),
     );
     let crowd: Vec<Vec<u8>> = (0..1_100).map(|at| format!("h{at}").into_bytes()).collect();
-    let crowd: Vec<(&[u8], &[u32], &[u8], Option<&[u8]>)> =
+    let crowd: Vec<Header<'_>> =
         crowd.iter().map(|name| (name.as_slice(), &[0, 0][..], &b""[..], None)).collect();
     add(set, "headers-by-the-thousand", answer(blank().headers(&crowd)), Fails("a batch has at most"));
     add(

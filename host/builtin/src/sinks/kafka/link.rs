@@ -23,7 +23,7 @@ use super::routes::{LaneOf, Routes};
 use crate::sinks::limits;
 
 /// The id of a progress record in failures; rows have others.
-const PROGRESS_ID: usize = usize::MAX;
+pub(super) const PROGRESS_ID: usize = usize::MAX;
 
 /// A lane, and where it is.
 pub(super) struct LaneState {
@@ -223,14 +223,6 @@ impl Link {
         acknowledgement.counts();
         self.stored_mark = mark.to_vec();
         Ok(())
-    }
-
-    /// Says in a transaction of its own that this process delivers now.
-    pub fn claim(&mut self, patience: &Patience) -> Result<(), SinkError> {
-        let begun = self.lanes.first_mut().map_or(Ok(()), |lane| lane.lane.begin());
-        begun.map_err(|error| self.error(&error))?;
-        self.put(0, &self.who.claim_key(), self.by.claim())?;
-        self.end_lanes(patience)
     }
 
     fn put(&mut self, lane: usize, key: &[u8], value: Vec<u8>) -> Result<(), SinkError> {

@@ -8,7 +8,7 @@
 //! After a start and after every error ([`recovery`]):
 //! 1. New producers take the transactional ids over: a producer that had one is fenced, what it left open is
 //!    aborted. From here on nobody else can commit as us.
-//! 2. We claim the sink by a record that names this process.
+//! 2. We claim the sink by a record that names this process, under the id `flumen/AGENT/PIPELINE/SINK/claim`.
 //! 3. The progress is read to its end, committed records only; delivery goes on from there.
 //!
 //! All lanes commit the same cursor at the same flush. A crash between two of them leaves lanes that are one flush apart:

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use flumen_kafka::channel::Acknowledger;
 use flumen_kafka::lane::Lane;
+use flumen_kafka::produce::Record;
 use flumen_kafka::progress::{self, By, Found, Progress, ReadError, Who};
 use flumen_kafka::rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use flumen_kafka::topics::Topics;
@@ -14,7 +15,7 @@ use flumen_kafka::words;
 use flumen_pipeline::SinkError;
 use flumen_pipeline::sink::{Cursors, SinkContext, Stored};
 
-use super::link::{LaneState, Link, Sizes};
+use super::link::{LaneState, Link, PROGRESS_ID, Sizes};
 use super::options::{Delivery, Settings};
 use super::patience::Patience;
 use super::routes::Routes;
@@ -59,8 +60,15 @@ pub(super) fn recover(
     }
     link.join_channel(cursors)?;
     link.check_progress_topic(patience)?;
-    link.add_lanes(settings.lanes, context, patience)?;
-    link.claim(patience)?;
+    // Side by side: each waits for the coordinator.
+    let who = link.who.clone();
+    let (claim, added) = std::thread::scope(|scope| {
+        let claim = scope.spawn(|| claim_lane(settings, &who, patience));
+        let added = link.add_lanes(settings.lanes, context, patience);
+        (claim.join().unwrap_or(Err(KafkaError::Flush(Code::Fatal))), added)
+    });
+    added?;
+    link.claim(claim, patience)?;
     tracing::info!(sink = link.who.sink, id = transactional_id(&link.who, 0), "takes over");
     let mut found = link.read_progress(patience)?;
     let recorded = found.lanes.get(&0).map_or(0, |progress| usize::from(progress.lanes));
@@ -125,6 +133,15 @@ fn who(context: &SinkContext) -> Who {
 
 fn transactional_id(who: &Who, lane: usize) -> String {
     format!("flumen/{}/{}/{}/{lane}", who.agent, who.pipeline, who.sink)
+}
+
+/// The producer of the claim; who had its id is fenced.
+fn claim_lane(settings: &Arc<Settings>, who: &Who, patience: &Patience) -> Result<Lane, KafkaError> {
+    let name = format!("sink {}", who.sink);
+    let id = format!("{}claim", transactional_id(who, 0).trim_end_matches('0'));
+    let mut lane = Lane::new(&name, &settings.client, &settings.producer(&name), Some(id), None)?;
+    lane.take_over(limits::TAKE_OVER, &|| !patience.is_stopping())?;
+    Ok(lane)
 }
 
 fn questions(settings: &Arc<Settings>, context: &SinkContext) -> Result<Topics, SinkError> {
@@ -303,6 +320,27 @@ impl Link {
                 copies.in_sync, copies.replicas, copies.brokers
             )
         })
+    }
+
+    /// Says in a transaction that this process delivers now. Under an id of its own: what a lane commits would end a
+    /// transaction of that lane whose end a broker has lost as if it counted, before it was looked for.
+    fn claim(&mut self, lane: Result<Lane, KafkaError>, patience: &Patience) -> Result<(), SinkError> {
+        let (key, value) = (self.who.claim_key(), self.by.claim());
+        let timeout = self.settings.transaction_timeout;
+        let claimed = lane.and_then(|mut lane| {
+            lane.begin()?;
+            let topic = lane.producer.topic(&self.settings.progress_topic)?;
+            let partition = Some(progress::PARTITION);
+            let record =
+                Record { topic, partition, key: Some(&key), time_ms: None, headers: &[], id: PROGRESS_ID };
+            lane.producer.send_copy(&record, value).map_err(KafkaError::MessageProduction)?;
+            lane.commit(timeout, &|| patience.go_on())
+        });
+        match claimed {
+            Ok(()) => Ok(()),
+            Err(_) if patience.is_stopping() => Err(SinkError::Stopped),
+            Err(error) => Err(self.error(&error)),
+        }
     }
 
     /// If the channel is a topic of the same cluster, its acknowledgement is to be in our transactions.

@@ -1,9 +1,9 @@
 //! How large a record may be.
 //!
 //! librdkafka takes memory for each request up to `message.max.bytes`, or what is queued for the partition, whatever the
-//! request holds. With its greatest value that is some 30 MB for a batch of one, and several requests are under way: half
-//! a gigabyte came and went. So producers are set up for records as they come, and made anew when a larger one comes. What
-//! is too large for a topic is still for the broker to say: it counts compressed bytes.
+//! request holds (2.12, `rd_kafka_msgset_writer_alloc_buf`). With its greatest value that is up to 32 MB for a batch of
+//! one, and a request to each partition is under way. So producers are set up for records as they come, and made anew when a
+//! larger one comes. What is too large for a topic is still for the broker to say: it counts compressed bytes.
 
 use flumen_event::Batch;
 use flumen_kafka::produce::Values;

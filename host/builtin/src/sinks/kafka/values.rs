@@ -160,7 +160,7 @@ mod tests {
     fn no_row_has_more_bytes_than_is_said() {
         let with = |words: &[(&str, &str)]| super::super::options::tests::settings(words).unwrap();
         let batch = batch();
-        for (form, longest) in [(ValueForm::Raw, 5), (ValueForm::FlumeAvro, 17)] {
+        for (form, longest) in [(ValueForm::Raw, 5), (ValueForm::FlumeAvro, 18)] {
             let values = values(form, &batch);
             assert_eq!(values.longest(), longest);
             assert!((0..2).all(|row| values.get(row).len() <= longest));

@@ -11,6 +11,7 @@ use flumen_plugin::{Alone, PluginHost};
 
 use super::cases::{self, Found};
 use super::random::Batches;
+use super::toml_text;
 use crate::Output;
 use crate::cmd::print_json;
 use crate::exit::{FAILED, Failure};
@@ -227,11 +228,6 @@ fn write_event(text: &mut String, event: &ExpectedEvent) -> anyhow::Result<()> {
 fn toml_key(name: &str) -> String {
     let is_bare = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
     if is_bare { name.to_owned() } else { toml_text(name) }
-}
-
-/// A basic string. TOML has JSON's escapes, and wants one for DEL, too.
-fn toml_text(text: &str) -> String {
-    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
 fn base64(bytes: &[u8]) -> String {

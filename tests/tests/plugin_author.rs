@@ -1,0 +1,124 @@
+//! What an author of plugins types, through the real binary: a new directory, cases that are updated, packages that are
+//! installed. Builds in every language are `cargo xtask test`'s, since they need toolchains.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use flumen_tests::{locate, scene};
+
+fn flumen(dir: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(locate::flumen().unwrap());
+    // Nothing of this user's is read or written.
+    command.env("FLUMEN_TOOLCHAINS", dir.join("cache/toolchains")).stdin(Stdio::null());
+    command.args(arguments).current_dir(dir).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn a_new_plugin_is_whole_in_every_language() {
+    let scratch = tempfile::tempdir().unwrap();
+    for language in ["rust", "python", "js", "go", "c"] {
+        let name = format!("my-{language}");
+        let output = flumen(scratch.path(), &["plugin", "new", "--lang", language, &name]);
+        assert!(output.status.success(), "{}", said(&output));
+        let dir = scratch.path().join(&name);
+        for part in ["plugin.toml", "README.md", "wit/flumen.wit", "cases/keeps.toml", "sdk"] {
+            assert!(dir.join(part).exists(), "{language}: {part}");
+        }
+        // A second one does not write over it.
+        assert!(!flumen(scratch.path(), &["plugin", "new", "--lang", language, &name]).status.success());
+    }
+    let output = flumen(scratch.path(), &["plugin", "new", "--lang", "c", "../Wrong"]);
+    assert!(said(&output).contains("no name for a plugin"), "{}", said(&output));
+}
+
+#[test]
+fn a_toolchain_that_is_missing_is_told_with_the_command_that_gets_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    assert!(flumen(scratch.path(), &["plugin", "new", "--lang", "python", "p"]).status.success());
+    let mut command = Command::new(locate::flumen().unwrap());
+    command.env("FLUMEN_TOOLCHAINS", scratch.path().join("none")).env("PATH", "/nowhere");
+    let output = command.args(["plugin", "build", "p"]).current_dir(scratch.path()).output().unwrap();
+    let said = said(&output);
+    assert!(!output.status.success());
+    assert!(said.contains("componentize-py is not there") && said.contains("pip install componentize-py=="), "{said}");
+}
+
+#[test]
+fn wrong_outputs_of_cases_are_updated_and_pass() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("filter");
+    fs::create_dir(&dir).unwrap();
+    scene::copy_tree(&locate::repository().unwrap().join("plugins/filter/cases"), &dir.join("cases")).unwrap();
+    fs::copy(locate::plugin("filter").unwrap(), dir.join("filter.wasm")).unwrap();
+    let case = dir.join("cases/contains.toml");
+    let right = fs::read_to_string(&case).unwrap();
+    let (input, _) = right.split_once("[[output]]").unwrap();
+    fs::write(&case, format!("{input}[[output]]\nbody = \"wrong\"\n")).unwrap();
+    let test = |more: &[&str]| flumen(scratch.path(), &[&["plugin", "test", "filter", "--seed", "7"], more].concat());
+    let failed = test(&[]);
+    assert_eq!(failed.status.code(), Some(1), "{}", said(&failed));
+    assert!(said(&failed).contains("FAILED contains"), "{}", said(&failed));
+    let updated = test(&["--update"]);
+    assert!(updated.status.success() && said(&updated).contains("updated filter/cases/contains.toml"), "{}", said(&updated));
+    let passed = test(&[]);
+    assert!(passed.status.success(), "{}", said(&passed));
+    assert!(said(&passed).contains("random batches (--seed 7)"), "{}", said(&passed));
+}
+
+#[test]
+fn a_plugin_that_traps_on_random_events_is_found_out() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("hostile");
+    fs::create_dir_all(dir.join("cases")).unwrap();
+    fs::copy(locate::plugin("hostile").unwrap(), dir.join("hostile.wasm")).unwrap();
+    let case = "config = { do = \"trap-on\", only_bodies_containing = \"\" }\n[[input]]\nbody = \"x\"\n";
+    fs::write(dir.join("cases/one.toml"), case).unwrap();
+    let output = flumen(scratch.path(), &["plugin", "test", "hostile", "--seed", "1"]);
+    assert!(said(&output).contains("it failed in batch 0"), "{}", said(&output));
+}
+
+#[test]
+fn packages_are_installed_and_their_bytes_are_watched() {
+    let scratch = tempfile::tempdir().unwrap();
+    let here = scratch.path();
+    fs::create_dir(here.join("mine")).unwrap();
+    fs::copy(locate::plugin("swap-a").unwrap(), here.join("mine/mine.wasm")).unwrap();
+    let packed = flumen(here, &["plugin", "package", "mine"]);
+    assert!(packed.status.success(), "{}", said(&packed));
+    let package = "dist/mine-0.1.0.wasm";
+    assert!(here.join(package).is_file(), "{}", said(&packed));
+    let install = |more: &[&str]| flumen(here, &[&["plugin", "install", "--into", "plugins"], more].concat());
+    assert!(install(&[package]).status.success());
+    let lock = fs::read_to_string(here.join("plugins/plugins.lock")).unwrap();
+    assert!(lock.contains("[mine]") && lock.contains("version = \"0.1.0\""), "{lock}");
+    // Without a source everything is installed again.
+    fs::remove_file(here.join("plugins/mine.wasm")).unwrap();
+    assert!(install(&[]).status.success());
+    assert!(here.join("plugins/mine.wasm").is_file());
+    // Other bytes are refused until they are asked for.
+    fs::copy(locate::plugin("swap-b").unwrap(), here.join(package)).unwrap();
+    let refused = install(&[package]);
+    assert!(!refused.status.success() && said(&refused).contains("--update"), "{}", said(&refused));
+    assert!(install(&[package, "--update"]).status.success());
+    // What is no plugin never gets there.
+    fs::write(here.join("dist/bad.wasm"), "text").unwrap();
+    let bad = install(&["dist/bad.wasm"]);
+    assert!(!bad.status.success() && !here.join("plugins/bad.wasm").exists(), "{}", said(&bad));
+}
+
+#[test]
+fn a_plugin_of_the_first_release_still_works() {
+    let plugin = locate::plugin("old-release").unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let output = flumen(scratch.path(), &["plugin", "inspect", &plugin.display().to_string()]);
+    assert!(said(&output).contains("@0.1.0"), "{}", said(&output));
+    let output = flumen(scratch.path(), &["plugin", "bench", &plugin.display().to_string(), "--time", "10ms"]);
+    assert!(output.status.success(), "{}", said(&output));
+}
