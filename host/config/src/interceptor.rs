@@ -61,6 +61,13 @@ pub(crate) fn read_codec<'a>(
         let reason = format!("`{option}` means nothing beside `codec`, which takes its place");
         report.error(Code::BadOption, &span, reason, format!("remove `{option}`, or `codec`"));
     }
+    if let Item::Table(entries) = &entry.value.item {
+        for entry in entries.iter().filter(|entry| ["on_error", "error_budget"].contains(&entry.key.as_str()))
+        {
+            let reason = format!("`{}` is not for a codec: what it fails on goes to quarantine", entry.key);
+            report.error(Code::BadOption, &entry.key_span, reason, format!("remove `{}`", entry.key));
+        }
+    }
     read_one("a codec", &entry.value, names, spans, report)
 }
 

@@ -3,7 +3,7 @@
 
 mod common;
 
-use flumen_config::{CaseEvent, CaseFile, MemoryEnv, SystemEnv, load_case, render};
+use flumen_config::{CaseEvent, CaseFile, CodecCase, MemoryEnv, SystemEnv, load_case, render};
 
 fn case(text: &str) -> Result<CaseFile, String> {
     let mut env = MemoryEnv::default();
@@ -45,8 +45,8 @@ fn a_case() {
         outputs: vec![event(b"", None, &[])],
         rejected: vec![(1, "why".into())],
         open_error: None,
-        steps: Vec::new(),
         codec: None,
+        steps: Vec::new(),
     };
     assert_eq!(case, expected);
 }
@@ -110,4 +110,33 @@ fn the_cases_of_the_first_plugins_can_be_read() {
         }
     }
     assert!(count > 0);
+}
+
+#[test]
+fn cases_of_codecs() {
+    let decode =
+        case("[decode]\nbase64 = \"AAE=\"\nis_last = false\nleft = 1\n[[bad]]\ntext = \"x\"\nreason = \"y\"")
+            .unwrap();
+    let expected = CodecCase::Decode {
+        input: vec![0, 1],
+        is_last: false,
+        left: 1,
+        bad: vec![(b"x".to_vec(), "y".into())],
+    };
+    assert_eq!(decode.codec, Some(expected));
+    let encode = case("[encode]\npayloads_base64 = [\"AAE=\"]").unwrap();
+    assert_eq!(encode.codec, Some(CodecCase::Messages(vec![vec![0, 1]])));
+    assert_eq!(case("[encode]\nfile = \"x\"").unwrap().codec, Some(CodecCase::File(b"x".to_vec())));
+    for (text, reason) in [
+        ("[decode]", "has `text` or `base64`"),
+        ("[decode]\ntext = \"a\"\nbase64 = \"AA==\"", "has `text` or `base64`"),
+        ("[decode]\nbase64 = \"A\"", "is not base64"),
+        ("[decode]\ntext = \"a\"\n[encode]\nfile = \"x\"", "not both"),
+        ("[[bad]]\ntext = \"a\"", "there is no `decode`"),
+        ("[encode]", "one of `payloads`"),
+        ("[encode]\npayloads = []\nfile = \"x\"", "one of `payloads`"),
+    ] {
+        let wrong = case(text).unwrap_err();
+        assert!(wrong.contains(reason), "{reason:?} is not in {wrong}");
+    }
 }

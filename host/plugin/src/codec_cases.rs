@@ -35,7 +35,7 @@ pub enum CodecTask {
     /// Events to payloads, or to a file.
     Encode {
         /// The events.
-        input: Batch,
+        input: Box<Batch>,
         /// Payloads of messages, or all of one file.
         expected: Vec<Vec<u8>>,
         /// Whether it is a file, with its beginning and its end.
@@ -93,12 +93,11 @@ impl PluginHost {
     }
 }
 
+/// Events, bytes that are none with the reason, and how many bytes were consumed.
+type Read = (Vec<ExpectedEvent>, Vec<(Vec<u8>, String)>, usize);
+
 /// As a source does: what is left comes again until nothing is consumed.
-fn read_all(
-    version: &PluginVersion,
-    input: &[u8],
-    is_last: bool,
-) -> (Vec<ExpectedEvent>, Vec<(Vec<u8>, String)>, usize) {
+fn read_all(version: &PluginVersion, input: &[u8], is_last: bool) -> Read {
     let (mut events, mut bad, mut at) = (Vec::new(), Vec::new(), 0);
     loop {
         let rest = input.get(at..).unwrap_or_default();

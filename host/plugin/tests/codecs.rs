@@ -13,7 +13,7 @@ use flumen_pipeline::plan::{OnReject, PluginLimits};
 use flumen_pipeline::{Decoder, DecoderLink, Encoder, EncoderLink};
 use flumen_plugin::{LoadError, PluginVersion, Role};
 
-const CODEC: &str = "hostile-codec";
+const CODEC: &str = "hostile_codec";
 
 fn open(sandbox: &Sandbox, role: Role, name: &str, config: &str, limits: PluginLimits) -> Arc<PluginVersion> {
     sandbox.host.open_as(role, &guest(name), name, config, &[], limits).unwrap()
@@ -233,7 +233,7 @@ fn first_party_codecs_read_what_they_write() {
     let host: StringArray = [Some("web1"), None, Some("ü\"\n")].into_iter().collect();
     let text = batch(&["hello", "", "line\nbreak \u{1}"]).with_header("host", host.clone()).unwrap();
     let binary = batch(&[b"\xff\x00".as_slice(), b"{}", b"\""]).with_header("host", host).unwrap();
-    for name in ["flume-avro", "json-lines"] {
+    for name in ["flume_avro", "json_lines"] {
         for input in [&text, &binary] {
             let encoded = encoder(&sandbox, name, "{}").encode(input, Some(1));
             assert!(encoded.quarantined.is_empty() && encoded.rows.rows() == 3, "{:?}", encoded.quarantined);
@@ -243,12 +243,12 @@ fn first_party_codecs_read_what_they_write() {
             assert_eq!(&decoded.events.body, input.body(), "{name}");
             let [column] = decoded.events.headers.as_slice() else { panic!("{:?}", decoded.events.headers) };
             assert_eq!((&*column.name, &column.values), ("host", input.header("host").unwrap()), "{name}");
-            if name == "json-lines" {
+            if name == "json_lines" {
                 assert_eq!(decoded.events.time.as_ref(), Some(input.time()));
             }
         }
     }
     // shared with Flume: a header, then the body.
-    let golden = encoder(&sandbox, "flume-avro", "{}").encode(&text.slice(0, 1), None);
+    let golden = encoder(&sandbox, "flume_avro", "{}").encode(&text.slice(0, 1), None);
     assert_eq!(golden.bytes(), b"\x02\x08host\x08web1\x00\x0ahello");
 }

@@ -28,8 +28,11 @@ pub struct SinkCodec {
     /// Options that the codec takes the place of.
     pub instead_of: &'static [&'static str],
     /// Makes one with a codec, as [`SinkType::build`] does without.
-    pub build: fn(&Options, EncoderLink) -> Result<Box<dyn Sink>, BuildError>,
+    pub build: BuildWithCodec,
 }
+
+/// Makes a sink that encodes with a codec.
+pub type BuildWithCodec = fn(&Options, EncoderLink) -> Result<Box<dyn Sink>, BuildError>;
 
 /// All of them, in the order of the docs.
 pub fn sinks() -> Vec<SinkType> {

@@ -24,8 +24,11 @@ pub struct SourceCodec {
     /// Options that the codec takes the place of.
     pub instead_of: &'static [&'static str],
     /// Builds one with a codec, as [`SourceType::build`] does without.
-    pub build: fn(&Options, DecoderLink) -> Result<Box<dyn Source>, BuildError>,
+    pub build: BuildWithCodec,
 }
+
+/// Builds a source that decodes with a codec.
+pub type BuildWithCodec = fn(&Options, DecoderLink) -> Result<Box<dyn Source>, BuildError>;
 
 /// Every source there is.
 pub fn sources() -> Vec<SourceType> {

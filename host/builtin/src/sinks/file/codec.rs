@@ -180,3 +180,7 @@ fn rows_of(batch: &Batch, runs: &[Run]) -> Result<Batch, SinkError> {
     let rows: Vec<u32> = runs.iter().flat_map(|run| run.rows.clone()).map(|row| row as u32).collect();
     batch.take(&rows.into()).map_err(|error| SinkError::Retry(error.to_string()))
 }
+
+#[cfg(test)]
+#[path = "codec_tests.rs"]
+mod tests;

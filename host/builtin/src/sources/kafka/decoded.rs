@@ -18,7 +18,7 @@ use super::rows::Rows;
 /// What became of a value.
 pub enum Decoded {
     /// Events and bytes that are none.
-    Events(Intake),
+    Events(Box<Intake>),
     /// More than a batch can hold: why.
     TooMuch(String),
 }
@@ -43,7 +43,7 @@ impl Shape {
                 format!("its events have {bytes} bytes; at most {DECODED_BYTES_MAX} are taken of a record");
             return Some(Decoded::TooMuch(reason));
         }
-        Some(Decoded::Events(intake))
+        Some(Decoded::Events(Box::new(intake)))
     }
 
     /// Adds what became of a record's value.

@@ -98,7 +98,7 @@ fn to_case(name: &str, file: CaseFile) -> anyhow::Result<Case> {
 
 fn to_task(file: &CaseFile, codec: CodecCase) -> anyhow::Result<CodecTask> {
     let encode = |expected, is_file| {
-        let (input, rejected) = (to_batch(&file.inputs, 0)?, file.rejected.clone());
+        let (input, rejected) = (Box::new(to_batch(&file.inputs, 0)?), file.rejected.clone());
         Ok(CodecTask::Encode { input, expected, is_file, rejected })
     };
     match codec {
