@@ -61,7 +61,7 @@ impl Changes {
         for _ in 0..count {
             self.turn += 1;
             agent.expect_running()?;
-            let outcome = if self.turn % EDIT_EVERY == 0 {
+            let outcome = if self.turn.is_multiple_of(EDIT_EVERY) {
                 self.edit(scene)
             } else {
                 let plugin = if is_buggy && self.swaps % 2 == 1 { BUGGY } else { self.other() };
@@ -78,7 +78,7 @@ impl Changes {
     /// If it cannot be written.
     pub fn begin_one(&mut self, scene: &Scene) -> Result<()> {
         self.turn += 1;
-        if self.turn % 2 == 0 {
+        if self.turn.is_multiple_of(2) {
             return self.write(scene);
         }
         let plugin = self.other();

@@ -16,6 +16,8 @@ use flumen_tests::{limits, locate, output, poll};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use serde_json::Value;
 
+type KeyAndValue = (Option<Vec<u8>>, Option<Vec<u8>>);
+
 fn dice() -> SmallRng {
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as u64;
     eprintln!("seed {seed}");
@@ -190,7 +192,7 @@ fn flume_avro_in_wasm_is_flume_avro() {
     };
     let (built_in, wasm) = (all("avro-built-in"), all("avro-wasm"));
     agent.stop().unwrap();
-    let of = |records: &[Record]| -> Vec<(Option<Vec<u8>>, Option<Vec<u8>>)> {
+    let of = |records: &[Record]| -> Vec<KeyAndValue> {
         let bytes = |bytes: &Option<flumen_tests::kafka::Bytes>| bytes.as_ref().map(|bytes| bytes.0.clone());
         records.iter().map(|record| (bytes(&record.key), bytes(&record.value))).collect()
     };

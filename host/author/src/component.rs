@@ -17,7 +17,7 @@ pub(crate) const INTERFACE: &str = include_str!("../../../wit/0.2.0/flumen.wit")
 /// # Errors
 /// If it is none.
 pub fn wrap(module: &[u8]) -> Result<Vec<u8>> {
-    Ok(ComponentEncoder::default().module(module)?.validate(true).encode()?)
+    ComponentEncoder::default().module(module)?.validate(true).encode()
 }
 
 /// The same for a module without its world's types.
@@ -31,7 +31,7 @@ pub(crate) fn wrap_go(mut module: Vec<u8>, resolve: &Resolve, world: WorldId) ->
     embed_component_metadata(&mut module, resolve, world, StringEncoding::UTF8, false)?;
     let adapter = wat::parse_str(ADAPTER).context("the adapter for Go")?;
     let mut encoder = ComponentEncoder::default();
-    Ok(encoder.module(&module)?.adapter(ADAPTER_NAME, &adapter)?.validate(true).encode()?)
+    encoder.module(&module)?.adapter(ADAPTER_NAME, &adapter)?.validate(true).encode()
 }
 
 /// The component of an interceptor that receives bodies and changes nothing: what crossing the sandbox costs.

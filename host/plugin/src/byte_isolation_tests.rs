@@ -54,7 +54,10 @@ impl DecodeAttempt for Lines {
 }
 
 /// Events and bad bytes of an input that comes again until all of it is consumed.
-fn all(decoder: &mut Lines, input: &[u8], is_last: bool) -> (Vec<Vec<u8>>, Vec<(Vec<u8>, String)>, Vec<u8>) {
+/// Bodies, bad bytes with their reasons, and what is left.
+type All = (Vec<Vec<u8>>, Vec<(Vec<u8>, String)>, Vec<u8>);
+
+fn all(decoder: &mut Lines, input: &[u8], is_last: bool) -> All {
     let (mut events, mut bad, mut at, mut spent) = (Vec::new(), Vec::new(), 0, Spent::default());
     loop {
         let rest = &input[at..];

@@ -112,7 +112,7 @@ fn input(args: &Args) -> Result<Batch, Failure> {
 
 /// One in twenty has status 503.
 fn access_log_line(row: usize) -> Vec<u8> {
-    let status = if row % 20 == 0 { 503 } else { 200 };
+    let status = if row.is_multiple_of(20) { 503 } else { 200 };
     let mut line = format!(
         "192.0.2.{} - - [21/Nov/2026:10:{:02}:{:02} +0000] \"GET /shop/item/{row}?ref=home HTTP/1.1\" {status} {} \
          \"https://example.org/shop\" \"Mozilla/5.0 (X11; Linux x86_64; rv:1",
