@@ -61,7 +61,7 @@ fn plugin_inspect_shows_what_a_file_is() {
     let plugin = locate::plugin("greedy").unwrap().display().to_string();
     let output = flumen(&["plugin", "inspect", &plugin, "--output", "json"], "");
     let found = &json_lines(&output)[0];
-    assert_eq!(found["world"], "flumen:plugin/interceptor@0.1.0");
+    assert_eq!(found["world"], "flumen:plugin/interceptor@0.2.0");
     assert_eq!(found["needs"].as_array().unwrap().len(), 3, "{found}");
     assert_eq!(found["imports"].as_array().unwrap().len(), 3, "{found}");
     assert_eq!(found["hash"].as_str().unwrap().len(), 64);
@@ -87,7 +87,7 @@ fn plugin_test_runs_cases_and_shows_a_difference() {
     let output = flumen(&["plugin", "test", &dir_name], "");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(1));
-    assert!(text.contains("FAILED wrong") && text.contains("1 passed, 1 failed"), "{text}");
+    assert!(text.contains("FAILED wrong") && text.contains("2 passed, 1 failed"), "{text}");
 }
 
 /// Status, quarantine and journal of an agent that runs, for people and as JSON.
@@ -212,20 +212,28 @@ fn errors_of_components_and_plugins_come_together() {
 
 /// A sink that keeps its own cursor, on a channel that agents share: what `check` promises, and what it refuses.
 #[test]
-fn a_kafka_sink_on_a_shared_channel_promises_less_and_takes_one_lane() {
+fn a_kafka_sink_on_a_shared_channel_is_exactly_once_on_its_cluster_and_takes_one_lane() {
     let scene = Scene::new().unwrap();
-    let check = |channel: &str, more: &str| {
+    let check_on = |broker: &str, channel: &str, more: &str| {
         scene
             .pipeline(&format!(
-                "[source.in]\ntype = \"stdin\"\n\n[channel.main]\n{channel}\n[sink.out]\ntype = \"kafka\"\nbrokers = [\"k:9092\"]\ntopic = \"t\"\n{more}"
+                "[source.in]\ntype = \"stdin\"\n\n[channel.main]\n{channel}\n[sink.out]\ntype = \"kafka\"\nbrokers = [\"{broker}\"]\ntopic = \"t\"\n{more}"
             ))
             .unwrap();
         let config = scene.config().display().to_string();
         scene.flumen(&["check", &config]).unwrap()
     };
     let shared = "kind = \"kafka\"\nbrokers = [\"k:9092\"]\n";
-    let fine = check(shared, "");
-    assert!(fine.status.success() && fine.stdout.contains("at-least-once"), "{}{}", fine.stdout, fine.stderr);
+    let check = |channel: &str, more: &str| check_on("k:9092", channel, more);
+    let same = check(shared, "");
+    assert!(same.status.success() && same.stdout.contains("exactly-once"), "{}{}", same.stdout, same.stderr);
+    let other = check_on("other:9092", shared, "");
+    assert!(
+        other.status.success() && other.stdout.contains("at-least-once"),
+        "{}{}",
+        other.stdout,
+        other.stderr
+    );
     let own = check("kind = \"file\"\n", "lanes = 2\n");
     assert!(own.status.success() && own.stdout.contains("exactly-once"), "{}{}", own.stdout, own.stderr);
     let refused = check(shared, "lanes = 2\n");

@@ -188,8 +188,12 @@ impl PluginHost {
         Ok(version)
     }
 
-    /// Holds a configuration against what the plugin tells of its options.
-    pub(crate) fn check_options(&self, loaded: &Loaded, config: &str) -> Result<(), LoadError> {
+    /// Holds a configuration against what the plugin tells of its options. A plugin for another place is left to
+    /// [`Self::open_loaded`], which says so: its options are not what is wrong.
+    pub(crate) fn check_options(&self, loaded: &Loaded, role: Role, config: &str) -> Result<(), LoadError> {
+        if !abi::fits(&loaded.shape, role) {
+            return Ok(());
+        }
         let path = || loaded.file.path.clone();
         let schema = self.describe(loaded)?.options;
         match options::check(&schema, config) {

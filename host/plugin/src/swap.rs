@@ -122,7 +122,7 @@ impl PluginSlot {
             .with_egress(plan.egress.as_ref())
             .map_err(|error| LoadError::Egress { path: path.clone(), error })?;
         let loaded = load_when_whole(&strong, &path, patience)?;
-        strong.check_options(&loaded, &plan.config)?;
+        strong.check_options(&loaded, role, &plan.config)?;
         let version =
             strong.open_loaded(&loaded, role, &services, &plan.config, &plan.grants, plan.limits)?;
         let state = State {
@@ -262,7 +262,7 @@ impl PluginSlot {
         }
         let loaded = host.load(file)?;
         let plan = &self.plan;
-        host.check_options(&loaded, &plan.config)?;
+        host.check_options(&loaded, self.role, &plan.config)?;
         let version =
             host.open_loaded(&loaded, self.role, &self.services, &plan.config, &plan.grants, plan.limits)?;
         let outcome = SwapOutcome::Swapped { from: old.hash().to_owned(), to: version.hash().to_owned() };

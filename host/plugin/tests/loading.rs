@@ -31,14 +31,20 @@ fn component(core: &[u8]) -> Vec<u8> {
 #[test]
 fn a_core_module_and_a_component_both_load() {
     let sandbox = Sandbox::new();
-    for (bytes, kind) in [(noop(), FileKind::CoreModule), (component(&noop()), FileKind::Component)] {
+    let old = std::fs::read(guest("old_release")).unwrap();
+    for (bytes, kind, release) in [
+        (noop(), FileKind::CoreModule, "0.2.0"),
+        (component(&noop()), FileKind::Component, "0.2.0"),
+        (old.clone(), FileKind::CoreModule, "0.1.0"),
+        (component(&old), FileKind::Component, "0.1.0"),
+    ] {
         let path = sandbox.write("guest.wasm", &bytes);
         let inspection = sandbox.host.inspect(&path, "{}").unwrap();
         assert_eq!(inspection.kind, kind);
-        assert_eq!(inspection.world, "flumen:plugin/interceptor@0.1.0");
+        assert_eq!(inspection.world, format!("flumen:plugin/interceptor@{release}"));
         assert_eq!(inspection.size_bytes, bytes.len() as u64);
         assert_eq!(inspection.hash, blake3::hash(&bytes).to_hex().as_str());
-        assert!(inspection.exports.contains(&"flumen:plugin/guest@0.1.0".to_owned()), "{inspection:?}");
+        assert!(inspection.exports.contains(&format!("flumen:plugin/guest@{release}")), "{inspection:?}");
         assert!(inspection.reads.as_ref().unwrap().body && inspection.needs.is_empty());
         assert!(inspection.compile_ms.is_some());
         assert!(sandbox.host.inspect(&path, "{}").unwrap().compile_ms.is_none());

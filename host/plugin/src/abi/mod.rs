@@ -267,6 +267,17 @@ fn is_wasi(import: &str) -> bool {
     import.starts_with("wasi:")
 }
 
+/// Whether the plugin can stand in a place for this role.
+pub(crate) fn fits(shape: &Shape, role: Role) -> bool {
+    shape.roles.contains(&role_of(shape, role))
+}
+
+/// An aggregator stands where an interceptor does.
+fn role_of(shape: &Shape, role: Role) -> Role {
+    let is_aggregator = shape.roles.contains(&Role::Aggregator) && !shape.roles.contains(&Role::Interceptor);
+    if role == Role::Interceptor && is_aggregator { Role::Aggregator } else { role }
+}
+
 /// Resolves the imports of a component that [`shape`] let through, for one of its roles.
 pub(crate) fn link(
     engine: &Engine,
@@ -276,9 +287,7 @@ pub(crate) fn link(
     grants: &[String],
     path: &Path,
 ) -> Result<Box<dyn Linked>, LoadError> {
-    // An aggregator stands where an interceptor does.
-    let is_aggregator = shape.roles.contains(&Role::Aggregator) && !shape.roles.contains(&Role::Interceptor);
-    let role = if role == Role::Interceptor && is_aggregator { Role::Aggregator } else { role };
+    let role = role_of(shape, role);
     let interface = interface(shape, role, path)?;
     let (engine, ready) = (engine.clone(), ready(engine, component, shape, grants, path)?);
     let migration = shape.release.migration.filter(|_| shape.migrates);
