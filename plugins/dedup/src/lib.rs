@@ -1,10 +1,11 @@
 //! Lets each event through once within a time. See README.md.
 
-use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 
+use flumen_sdk::config::duration;
 use flumen_sdk::prelude::*;
 use flumen_sdk::state;
+use siphasher::sip128::SipHasher13;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -153,32 +154,10 @@ fn push_text(keys: &mut ColumnBuilder, kind: u8, text: &[u8]) {
     } else {
         // Another kind: a hash is not taken for a text.
         keys.add(&[kind.to_ascii_uppercase()]);
-        keys.add(&hash(0, text).to_le_bytes());
-        keys.add(&hash(1, text).to_le_bytes());
+        // It is kept on disk, so it is one whose algorithm is fixed.
+        keys.add(&SipHasher13::new().hash(text).as_bytes());
     }
     keys.end_row();
-}
-
-fn hash(seed: u8, text: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write_u8(seed);
-    hasher.write(text);
-    hasher.finish()
-}
-
-fn duration(text: &str) -> Option<Duration> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at_checked(digits)?;
-    let number: u64 = number.parse().ok()?;
-    let milliseconds = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return None,
-    };
-    Some(Duration::from_millis(number.checked_mul(milliseconds)?))
 }
 
 flumen_sdk::batch_interceptor!(Dedup);
@@ -204,7 +183,9 @@ mod tests {
             assert_eq!((keys.rows(), missing.len()), (texts.len(), 0), "{by}");
             assert!(keys.bytes() < texts.len() * (TEXT_MAX + 3));
         }
-        assert_ne!(hash(0, b"a"), hash(1, b"a"));
+        // Keys that older builds wrote have to be found again.
+        let hash = SipHasher13::new().hash(&[b'x'; TEXT_MAX + 1]);
+        assert_eq!((hash.h1, hash.h2), (8_294_754_897_080_939_091, 2_886_643_544_138_498_012));
     }
 
     #[test]

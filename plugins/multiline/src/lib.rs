@@ -3,8 +3,10 @@
 mod join;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use flumen_sdk::aggregate::{Aggregator, Events, Opened};
+use flumen_sdk::config::duration;
 use flumen_sdk::prelude::*;
 use flumen_sdk::state;
 use join::{Boundary, Limits, Open};
@@ -43,6 +45,8 @@ impl Default for Settings {
 const BYTES_MAX: usize = 768 << 10;
 /// A compiled pattern may take this much memory.
 const PATTERN_BYTES_MAX: usize = 4 << 20;
+/// A timeout is looked at four times, and ticks are commits.
+const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 /// Entries of the state that are looked at in one call.
 const SCAN: u32 = 256;
 
@@ -70,9 +74,10 @@ impl Aggregator for Multiline {
         if let Some(place) = headers.iter().position(String::is_empty) {
             return Err(format!("config.headers[{place}]: an empty name; remove it"));
         }
-        let timeout_ns = duration_ns(&timeout).filter(|time| *time >= 100_000_000).ok_or_else(|| {
-            format!("config.timeout: `{timeout}` is not a time of 100ms or more; write a number with ms, s or m, such as \"5s\"")
+        let timeout = duration(&timeout).filter(|time| *time >= TIMEOUT_MIN).ok_or_else(|| {
+            format!("config.timeout: `{timeout}` is not a time of 100ms or more; write a number with ms, s, m, h or d, such as \"5s\"")
         })?;
+        let timeout_ns = i64::try_from(timeout.as_nanos()).unwrap_or(i64::MAX);
         let by = match by.as_str() {
             "stream" => None,
             other => match other.strip_prefix("header.").filter(|name| !name.is_empty()) {
@@ -247,19 +252,6 @@ fn boundary(settings: &Settings) -> Result<Boundary, String> {
         }
         _ => Err("config: more than one of `start`, `continue` and `end`; give one of them".to_owned()),
     }
-}
-
-/// `250ms`, `5s`, `1m`.
-fn duration_ns(text: &str) -> Option<i64> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at_checked(digits)?;
-    let unit = match unit {
-        "ms" => 1_000_000,
-        "s" => 1_000_000_000,
-        "m" => 60_000_000_000,
-        _ => return None,
-    };
-    number.parse::<i64>().ok()?.checked_mul(unit)
 }
 
 flumen_sdk::aggregator!(Multiline);

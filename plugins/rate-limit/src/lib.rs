@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use flumen_sdk::config::duration;
 use flumen_sdk::prelude::*;
 use flumen_sdk::state;
 
@@ -59,8 +60,8 @@ impl BatchInterceptor for RateLimit {
         if !(events.is_finite() && events > 0.0) {
             return Err(format!("config.events: {events} is no rate; write a number above 0"));
         }
-        let window_ns = duration_ns(&per).filter(|time| *time > 0.0).ok_or_else(|| {
-            format!("config.per: `{per}` is not a time; write a number with ms, s, m or h, such as \"1s\"")
+        let window = duration(&per).filter(|time| !time.is_zero()).ok_or_else(|| {
+            format!("config.per: `{per}` is not a time; write a number with ms, s, m, h or d, such as \"1s\"")
         })?;
         let burst = burst.unwrap_or(events.max(1.0));
         if !(burst.is_finite() && burst >= 1.0) {
@@ -86,7 +87,7 @@ impl BatchInterceptor for RateLimit {
         for name in by.iter().chain((above == Above::Mark).then_some(&header)) {
             reads = reads.and_header(name);
         }
-        let per_ns = events / window_ns;
+        let per_ns = events / window.as_nanos() as f64;
         // A day at most of a state that nobody asks for.
         let forget = Duration::from_nanos((burst / per_ns).clamp(60e9, 86_400e9) as u64);
         Ok((Self { per_ns, burst, by, above, header, forget }, reads))
@@ -220,20 +221,6 @@ impl Bucket {
 
 fn column() -> ColumnBuilder {
     ColumnBuilder::with_capacity(0, 0)
-}
-
-/// `250ms`, `1s`, `5m`, `1h`, in nanoseconds.
-fn duration_ns(text: &str) -> Option<f64> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at_checked(digits)?;
-    let unit = match unit {
-        "ms" => 1e6,
-        "s" => 1e9,
-        "m" => 60e9,
-        "h" => 3_600e9,
-        _ => return None,
-    };
-    number.parse::<f64>().ok().map(|number| number * unit)
 }
 
 flumen_sdk::batch_interceptor!(RateLimit);

@@ -1,6 +1,7 @@
 //! The configuration, and what follows from it.
 
 use flumen_sdk::aggregate::Events;
+use flumen_sdk::config::duration;
 use flumen_sdk::prelude::*;
 use flumen_sdk::serde_json::{self, json};
 
@@ -196,21 +197,8 @@ impl Settings {
 }
 
 fn time(key: &str, text: &str) -> Result<i64, String> {
-    let parsed = || {
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at_checked(digits)?;
-        let number: i64 = number.parse().ok()?;
-        let nanoseconds = match unit {
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            "d" => 86_400_000_000_000,
-            _ => return None,
-        };
-        number.checked_mul(nanoseconds)
-    };
-    parsed().ok_or_else(|| {
+    let parsed = duration(text).and_then(|time| i64::try_from(time.as_nanos()).ok());
+    parsed.ok_or_else(|| {
         format!("config.{key}: `{text}` is not a time; write a number with ms, s, m, h or d, such as \"1m\"")
     })
 }

@@ -40,6 +40,21 @@ impl Config {
     }
 }
 
+/// A time as configurations write it: a whole number and its unit, `ms`, `s`, `m`, `h` or `d`.
+pub fn duration(text: &str) -> Option<core::time::Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(milliseconds).map(core::time::Duration::from_millis)
+}
+
 /// From serde's words to the user's: the key first, then what to do. Line and column are those of a JSON text that the
 /// user never saw.
 #[cfg(feature = "config")]
@@ -119,6 +134,18 @@ mod tests {
         check("{}}", "config: trailing characters");
         assert!(Config::new("").parse::<Settings>().is_ok());
         assert!(Config::new(r#"{"names":["two"]}"#).parse::<Settings>().is_ok());
+    }
+
+    #[test]
+    fn times_have_a_number_and_a_unit() {
+        let milliseconds = |text| duration(text).map(|time| time.as_millis());
+        assert_eq!(
+            [milliseconds("250ms"), milliseconds("90s"), milliseconds("2d")],
+            [Some(250), Some(90_000), Some(172_800_000)]
+        );
+        for wrong in ["", "s", "5", "5 s", "-5s", "1.5s", "5w", "99999999999999999999d"] {
+            assert_eq!(duration(wrong), None, "{wrong}");
+        }
     }
 
     #[test]
