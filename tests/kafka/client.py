@@ -430,6 +430,21 @@ def produce_txn(session, args):
         os._exit(0)
 
 
+def hold_offsets(session, args):
+    admin = session.admin()
+    asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(args.group)])
+    found = session.results(asked)[args.group].topic_partitions
+    held = [TopicPartition(part.topic, part.partition, part.offset) for part in found if part.offset >= 0]
+    reader = session.connected(Consumer(session.settings(group_id=args.group)))
+    member = reader.consumer_group_metadata()
+    writer = producer(session, transactional_id=args.transactional_id, transaction_timeout_ms=args.txn_timeout_ms)
+    writer.init_transactions(session.left())
+    writer.begin_transaction()
+    writer.send_offsets_to_transaction(held, member, session.left())
+    print(len(held), flush=True)
+    os._exit(0)
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bootstrap", required=True)
@@ -480,6 +495,9 @@ def arguments():
     feed.add_argument("--transactional-id", required=True)
     feed.add_argument("--end", choices=["commit", "abort", "open"], required=True)
     feed.add_argument("--txn-timeout-ms", type=int)
+    hold = command(hold_offsets, "group")
+    hold.add_argument("--transactional-id", required=True)
+    hold.add_argument("--txn-timeout-ms", type=int, required=True)
     return parser.parse_args()
 
 

@@ -8,6 +8,15 @@ pub const STATISTICS_EVERY: Duration = Duration::from_secs(5);
 /// One question to a broker (metadata, offsets, watermarks): longer than a broker's pause for a garbage collection.
 pub const REQUEST: Duration = Duration::from_secs(10);
 
+/// The offsets of partitions that come are waited for this long, and nothing is read meanwhile. What takes longer is mostly the
+/// transaction of a killed agent, which may take [`TRANSACTION`].
+pub const GROUP_OFFSETS: Duration = Duration::from_secs(2);
+
+/// Of partitions that wait for their offset, one is asked for in this time,
+pub const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// for this long at most: nothing of the others is handed out meanwhile.
+pub const ASK_ONE: Duration = Duration::from_millis(250);
+
 /// How long a connection may take. Shorter than librdkafka's 30 s, so that a dead broker is named soon.
 pub const CONNECT: Duration = Duration::from_secs(10);
 

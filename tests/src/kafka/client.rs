@@ -274,6 +274,17 @@ impl Client {
         Ok(serde_json::from_str(&self.call(&["group-offsets", group])?)?)
     }
 
+    /// Puts the offsets that an empty group has into a transaction, and dies with it open; how many. The broker ends it
+    /// after `timeout`, when it next looks (every ten seconds).
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    pub fn hold_offsets(&self, group: &str, id: &str, timeout: Duration) -> Result<u64> {
+        let timeout_ms = timeout.as_millis().to_string();
+        let words = ["hold-offsets", group, "--transactional-id", id, "--txn-timeout-ms", &timeout_ms];
+        Ok(self.call(&words)?.trim().parse()?)
+    }
+
     /// Who is in a group.
     ///
     /// # Errors

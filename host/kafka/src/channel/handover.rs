@@ -81,11 +81,18 @@ impl Acknowledger {
         let committed = consumer.committed_offsets(list, limits::REQUEST).map_err(|error| {
             format!("the offsets of the group {}: {}", self.shared.group, consumer.context().explain(&error))
         })?;
-        let offset_of = |number| committed.find_partition(topic, number)?.offset().to_raw();
-        let found = assigned.into_iter().filter_map(|(number, assignment)| {
-            Some((number, assignment, offset_of(number).filter(|offset| *offset >= 0)?))
-        });
-        self.shared.state().learn(found.collect());
+        let mut found = Behind::new();
+        for (number, assignment) in assigned {
+            let Some(element) = committed.find_partition(topic, number) else { continue };
+            element.error().map_err(|error| {
+                let text = consumer.context().explain(&error);
+                format!("the offset of the group {} in partition {number}: {text}", self.shared.group)
+            })?;
+            if let Some(offset) = element.offset().to_raw().filter(|offset| *offset >= 0) {
+                found.push((number, assignment, offset));
+            }
+        }
+        self.shared.state().learn(found);
         Ok(())
     }
 

@@ -22,6 +22,7 @@
 //! with the first read of a position (positions are in Kafka). A reader's partitions go to another agent: the reader
 //! says [`flumen_journal::ReadError::Moved`], what was read and not acknowledged is read by the other.
 
+mod assignment;
 mod away;
 mod committer;
 mod connection;

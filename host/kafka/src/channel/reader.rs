@@ -4,8 +4,8 @@
 //! transaction's end takes an offset). A table holds, for each delivery that is not acknowledged, the partitions' offsets
 //! behind it; a mark is those offsets as bytes.
 //!
-//! Partitions come and go with the group. One that comes is read from the group's committed offset, or from a mark that a
-//! destination stored. When one goes of which something was handed out and not acknowledged, the reader is *broken*:
+//! Partitions come and go with the group ([`super::assignment`]). One that comes is read from the group's committed offset, or
+//! from a mark that a destination stored. When one goes of which something was handed out and not acknowledged, the reader is *broken*:
 //! it says [`ReadError::Moved`], every acknowledgement handed in meanwhile is refused, and only a seek mends it. What
 //! the sink did since its last acknowledgement is undone then, and the partition's new owner does it.
 //!
@@ -20,16 +20,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flumen_journal::{Delivery, ReadError, Reader};
+use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::{Message, Offset, TopicPartitionList};
 
+use super::assignment::{Asking, Listener, out_of_range, reposition};
 use super::handover::Acknowledger;
 use super::mark::{self, Offsets};
 use super::options::JournalOptions;
 use super::queue::Queue;
 use super::record::Decoder;
-use super::share::{Listener, ReaderShared};
+use super::share::ReaderShared;
 use crate::context::Context;
 use crate::{limits, words};
 
@@ -41,6 +42,7 @@ pub(super) struct KafkaReader {
     queue: Arc<Queue>,
     consumer: Option<Arc<BaseConsumer<Context>>>,
     streams: BTreeMap<i32, u64>,
+    asking: Asking,
 }
 
 impl KafkaReader {
@@ -50,7 +52,8 @@ impl KafkaReader {
         is_flume: bool,
         queue: Arc<Queue>,
     ) -> KafkaReader {
-        KafkaReader { shared, options, is_flume, queue, consumer: None, streams: BTreeMap::new() }
+        let (consumer, streams) = Default::default();
+        KafkaReader { shared, options, is_flume, queue, consumer, streams, asking: Asking::new() }
     }
 
     fn consumer(&mut self) -> Result<Arc<BaseConsumer<Context>>, ReadError> {
@@ -69,7 +72,8 @@ impl KafkaReader {
         config.set("enable.auto.commit", "false");
         config.set("enable.auto.offset.store", "false");
         config.set("enable.partition.eof", "true");
-        config.set("auto.offset.reset", "earliest");
+        // See assignment.rs.
+        config.set("auto.offset.reset", "error");
         config.set("queued.max.messages.kbytes", (limits::READ_AHEAD_BYTES >> 10).to_string());
         config.set("fetch.wait.max.ms", "100");
         let who = format!("channel of sink {}", shared.name);
@@ -129,12 +133,7 @@ impl KafkaReader {
         let covered = {
             let mut state = self.shared.state();
             let Some(partition) = state.partitions.get_mut(&number) else { return 0 };
-            let read = *partition.read.get_or_insert(message.offset());
-            partition.acknowledged.get_or_insert(read);
-            partition.durable.get_or_insert(read);
-            if next <= read {
-                return 0;
-            }
+            let Some(read) = partition.read.filter(|read| *read < next) else { return 0 };
             partition.read = Some(next);
             partition.is_at_end = false;
             next.abs_diff(read)
@@ -146,6 +145,7 @@ impl KafkaReader {
 
     fn poll(&mut self, wait: Duration) -> Result<Option<Delivery>, ReadError> {
         let consumer = self.consumer()?;
+        self.asking.step(&self.shared, &consumer);
         let until = Instant::now() + wait;
         let mut decoder = Decoder::new(self.is_flume);
         let mut covered = 0;
@@ -190,13 +190,16 @@ impl KafkaReader {
         Ok(Some(Delivery { first, next: state.cursor, batch, lost_before }))
     }
 
-    /// What cannot go on with this membership ends it.
+    /// What cannot go on with this membership ends it; what is gone is passed over.
     fn complain(&mut self, consumer: &BaseConsumer<Context>, error: &KafkaError) -> Result<(), ReadError> {
         let is_fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
         let reason = match words::code(error) {
             Some(Code::FencedInstanceId) => {
                 "another agent with the same name reads this channel: give each agent a name of its own"
                     .into()
+            }
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                return out_of_range(&self.shared, consumer).map_err(|reason| self.failed(reason));
             }
             Some(
                 Code::UnknownTopicOrPartition
@@ -231,21 +234,6 @@ impl KafkaReader {
             consumer.poll(Duration::from_millis(100));
         }
         true
-    }
-
-    /// Reads on from these offsets, all partitions.
-    fn reposition(&self, offsets: &Offsets) -> Result<(), KafkaError> {
-        let Some(consumer) = &self.consumer else { return Ok(()) };
-        let mut list = TopicPartitionList::new();
-        for (number, offset) in offsets {
-            list.add_partition_offset(&self.shared.topic, *number, Offset::Offset(*offset))?;
-        }
-        if list.count() > 0 {
-            // Not a seek: that fails while a partition is not fetched yet.
-            consumer.incremental_unassign(&list)?;
-            consumer.incremental_assign(&list)?;
-        }
-        Ok(())
     }
 }
 
@@ -287,7 +275,8 @@ impl Reader for KafkaReader {
             }
             offsets
         };
-        self.reposition(&offsets).map_err(|error| self.failed(error.to_string()))
+        let Some(consumer) = &self.consumer else { return Ok(()) };
+        reposition(&self.shared, consumer, &offsets).map_err(|error| self.failed(error.to_string()))
     }
 
     fn acknowledged(&self) -> u64 {

@@ -6,11 +6,9 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
-use rdkafka::{Offset, TopicPartitionList};
 
 use super::mark::Offsets;
-use crate::context::{Context, Rebalance};
-use crate::limits;
+use crate::context::Context;
 
 /// What the reader, the committer and the rebalances share.
 pub(super) struct ReaderShared {
@@ -53,7 +51,7 @@ pub(super) type Behind = Vec<(i32, u64, i64)>;
 pub(super) struct Partition {
     /// Which assignment: it may go and come back.
     pub assignment: u64,
-    /// The next offset to hand out; `None` until the first record, if the broker did not say in time.
+    /// The next offset to hand out; `None`: it is not known yet where to begin, and nothing is read.
     pub read: Option<i64>,
     pub acknowledged: Option<i64>,
     pub durable: Option<i64>,
@@ -183,9 +181,10 @@ impl State {
         self.partitions.values().all(|partition| partition.acknowledged == partition.durable)
     }
 
-    /// Our partitions, each with its assignment.
+    /// Our partitions that are read, each with its assignment.
     pub fn assignments(&self) -> Vec<(i32, u64)> {
-        self.partitions.iter().map(|(number, partition)| (*number, partition.assignment)).collect()
+        let read = self.partitions.iter().filter(|(_, partition)| partition.read.is_some());
+        read.map(|(number, partition)| (*number, partition.assignment)).collect()
     }
 
     /// Of the offsets of a mark those that are not durable; `None` while acknowledgements are under way.
@@ -247,6 +246,65 @@ impl State {
         self.cursor = self.cursor.max(self.durable);
     }
 
+    /// Partitions that came, and of which it is not known yet where to begin.
+    pub fn waiting(&self) -> Vec<i32> {
+        let waiting = self.partitions.iter().filter(|(_, partition)| partition.read.is_none());
+        waiting.map(|(number, _)| *number).collect()
+    }
+
+    /// Partitions come; [`State::begin`] follows.
+    pub fn come(&mut self, numbers: &[i32]) {
+        for number in numbers {
+            self.assignments += 1;
+            let assignment = self.assignments;
+            let (read, acknowledged, durable) = Default::default();
+            let partition = Partition { assignment, read, acknowledged, durable, is_at_end: false };
+            self.partitions.insert(*number, partition);
+        }
+    }
+
+    /// The group's offset of a partition that waits; gives back where reading begins.
+    pub fn begin(&mut self, number: i32, group: i64) -> Option<i64> {
+        let read = group.max(self.marks.get(&number).copied().unwrap_or(group));
+        let partition = self.partitions.get_mut(&number).filter(|partition| partition.read.is_none())?;
+        (partition.acknowledged, partition.durable) = (Some(group), Some(group));
+        partition.read = Some(read);
+        Some(read)
+    }
+
+    /// It cannot be begun: it waits again.
+    pub fn wait(&mut self, number: i32) {
+        if let Some(partition) = self.partitions.get_mut(&number) {
+            (partition.read, partition.acknowledged, partition.durable) = Default::default();
+        }
+    }
+
+    /// The next offset of each partition that is read.
+    pub fn places(&self) -> Offsets {
+        let places = self.partitions.iter().filter_map(|(number, own)| Some((*number, own.read?)));
+        places.collect()
+    }
+
+    /// Of a partition, what comes before `next` is gone.
+    pub fn pass(&mut self, number: i32, next: i64, lost: u64) {
+        self.lost += lost;
+        if let Some(partition) = self.partitions.get_mut(&number) {
+            partition.read = Some(next);
+        }
+    }
+
+    /// Partitions go. True: something of them was handed out that their next owner delivers again.
+    pub fn go(&mut self, numbers: &[i32], is_lost: bool) -> bool {
+        let mut is_open = false;
+        for number in numbers {
+            if let Some(partition) = self.partitions.remove(number) {
+                let unsettled = if is_lost { partition.durable } else { partition.acknowledged };
+                is_open |= partition.read != unsettled;
+            }
+        }
+        is_open
+    }
+
     pub fn set_broken(&mut self, reason: String) {
         self.broken.get_or_insert(reason);
         self.acknowledged = self.durable;
@@ -254,73 +312,6 @@ impl State {
             partition.acknowledged = partition.durable;
         }
         self.is_told = false;
-    }
-}
-
-/// Hears of partitions that come and go, inside the reader's own poll.
-pub(super) struct Listener(pub Arc<ReaderShared>);
-
-impl Rebalance for Listener {
-    fn assigned(&self, consumer: &BaseConsumer<Context>, partitions: &mut TopicPartitionList) {
-        let topic = self.0.topic.as_str();
-        let committed = consumer.committed_offsets(partitions.clone(), limits::REQUEST);
-        if let Err(error) = &committed {
-            // librdkafka asks again by itself, and the first record tells.
-            tracing::info!(topic, %error, "the group's offsets are not known yet");
-        }
-        let numbers: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
-        tracing::info!(topic, group = self.0.group, partitions = ?numbers, "partitions of the channel come");
-        for number in numbers {
-            let offset = committed.as_ref().ok().map(|list| {
-                let element = list.find_partition(topic, number);
-                element.and_then(|element| element.offset().to_raw()).filter(|offset| *offset >= 0)
-            });
-            let low = consumer.fetch_watermarks(topic, number, limits::REQUEST).ok().map(|(low, _)| low);
-            let mut state = self.0.state.lock();
-            let begin = match (offset, low) {
-                (None, _) | (Some(None), None) => None,
-                (Some(Some(offset)), Some(low)) if offset < low => {
-                    let lost = low.abs_diff(offset);
-                    state.lost += lost;
-                    // Ends of transactions have offsets, too.
-                    let events_at_most = lost;
-                    tracing::error!(topic, number, events_at_most, "retention took what was not read yet");
-                    Some(low)
-                }
-                (Some(Some(offset)), _) => Some(offset),
-                (Some(None), Some(low)) => Some(low),
-            };
-            let read = begin.map(|begin| begin.max(state.marks.get(&number).copied().unwrap_or(begin)));
-            state.assignments += 1;
-            let assignment = state.assignments;
-            let partition =
-                Partition { assignment, read, acknowledged: begin, durable: begin, is_at_end: false };
-            state.partitions.insert(number, partition);
-            drop(state);
-            if let Some(read) = read
-                && let Err(error) = partitions.set_partition_offset(topic, number, Offset::Offset(read))
-            {
-                tracing::error!(topic, number, %error, "cannot set where to begin");
-            }
-        }
-    }
-
-    fn revoked(&self, _: &BaseConsumer<Context>, partitions: &TopicPartitionList, is_lost: bool) {
-        let mut state = self.0.state.lock();
-        let mut open = false;
-        let mut numbers = Vec::new();
-        for element in partitions.elements() {
-            numbers.push(element.partition());
-            if let Some(partition) = state.partitions.remove(&element.partition()) {
-                let unsettled = if is_lost { partition.durable } else { partition.acknowledged };
-                open |= partition.read != unsettled;
-            }
-        }
-        let topic = self.0.topic.as_str();
-        tracing::info!(topic, group = self.0.group, partitions = ?numbers, is_lost, "partitions of the channel go");
-        if open {
-            state.set_broken(format!("partitions of {topic} went to another agent"));
-        }
     }
 }
 
@@ -363,6 +354,34 @@ mod tests {
         assert_eq!(state.newer(&vec![(0, 25)]), Ok(Some(vec![])));
         state.set_broken("gone".into());
         assert_eq!(state.newer(&vec![(0, 25)]), Err("gone".into()));
+    }
+
+    #[test]
+    fn a_partition_waits_until_its_offset_is_known() {
+        let mut state = State::default();
+        state.come(&[0, 1]);
+        state.marks.insert(1, 30);
+        assert_eq!((state.begin(0, 10), state.begin(0, 12), state.waiting()), (Some(10), None, vec![1]));
+        assert_eq!((state.places(), state.assignments()), (vec![(0, 10)], vec![(0, 1)]));
+        // What a destination has of it is not read again.
+        assert_eq!(state.begin(1, 20), Some(30));
+        state.wait(1);
+        assert_eq!((state.waiting(), state.begin(1, 40)), (vec![1], Some(40)));
+        // It went and came back: what was known of it is not any more.
+        assert!(!state.go(&[0, 1], false));
+        state.come(&[1]);
+        assert_eq!(state.waiting(), [1]);
+    }
+
+    #[test]
+    fn a_partition_that_goes_with_open_deliveries_is_told() {
+        let mut state = delivered();
+        state.partitions.get_mut(&0).unwrap().acknowledged = Some(25);
+        let mut lost = delivered();
+        lost.partitions.get_mut(&0).unwrap().acknowledged = Some(25);
+        assert!(!state.go(&[0], false), "its acknowledgement may count");
+        assert!(lost.go(&[0], true), "its acknowledgement is refused");
+        assert!(delivered().go(&[0], false));
     }
 
     #[test]
