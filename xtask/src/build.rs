@@ -149,7 +149,9 @@ fn stamp(dirs: &[&Path]) -> Result<String> {
     todo.extend([root.join(bindings::WIT), root.join("host/author/src"), root.join("host/author/wat")]);
     let mut files = Vec::new();
     while let Some(path) = todo.pop() {
-        let is_made = path.file_name().is_some_and(|name| name == "build" || name == "Cargo.lock");
+        let is_made = path
+            .file_name()
+            .is_some_and(|name| ["build", "__pycache__", "Cargo.lock"].iter().any(|made| name == *made));
         if is_made || path.extension().is_some_and(|extension| extension == WASM) {
             continue;
         }

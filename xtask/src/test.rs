@@ -14,7 +14,7 @@ use crate::bindings;
 use crate::build::{self, cargo, check};
 use crate::fuzz;
 use crate::report::step;
-use crate::{schema, tutorial};
+use crate::{schema, sdk, tutorial};
 
 /// What to leave out.
 #[derive(clap::Args)]
@@ -68,6 +68,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     for language in build::LANGUAGES {
         note(&format!("cases of the plugin in {language}"), language_cases(&binary, language));
     }
+    note("SDKs for Python and JavaScript", sdk::test().map(|()| ONE));
     // The quickest one; the others differ in a few words and in their toolchains.
     note("first plugin in C, word by word", tutorial::page(&binary, "c", false).map(|()| ONE));
     note("bindings", bindings::check().map(|()| ONE));

@@ -36,8 +36,12 @@ pub(crate) fn sources(lang: Lang) -> &'static [File] {
 pub(crate) fn sdk(lang: Lang) -> &'static [File] {
     match lang {
         Lang::Rust => RUST,
-        Lang::Python => files!("plugins/sdk/python/" => "sdk/": "flumen.py"),
-        Lang::Js => files!("plugins/sdk/js/" => "sdk/": "flumen.js", "flumen.d.ts"),
+        Lang::Python => files!("plugins/sdk/python/" => "sdk/":
+            "flumen/__init__.py", "flumen/aggregator.py", "flumen/codec.py", "flumen/columns.py", "flumen/events.py",
+            "flumen/http.py", "flumen/interceptor.py", "flumen/plugin.py", "flumen/sink.py", "flumen/state.py"),
+        Lang::Js => files!("plugins/sdk/js/" => "sdk/":
+            "aggregator.js", "codec.js", "columns.js", "events.js", "flumen.d.ts", "flumen.js", "http.js",
+            "interceptor.js", "plugin.js", "sink.js", "state.js"),
         Lang::Go => GO,
         Lang::C => files!("plugins/sdk/c/" => "sdk/":
             "config.c", "find.c", "flumen.c", "flumen.h", "interceptor.c", "interceptor.h"),
