@@ -30,6 +30,7 @@ export const { decoding, encoding, about } = codec({
     const unknown = Object.keys(config).find((key) => !(key in options.properties));
     if (unknown) throw new ConfigError(`config: unknown key \`${unknown}\`; the keys are \`max_bytes\``);
     ({ max_bytes: maxBytes = MEBIBYTE } = config);
+    if (!Number.isInteger(maxBytes)) throw new ConfigError("config.max_bytes: write a number");
     return { body: true };
   },
 

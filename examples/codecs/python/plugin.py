@@ -28,6 +28,8 @@ class Plugin(flumen.Codec):
         if unknown:
             raise flumen.ConfigError(f"config: unknown key `{min(unknown)}`; the keys are `max_bytes`")
         self.max_bytes = config.get("max_bytes", MEBIBYTE)
+        if not isinstance(self.max_bytes, int):
+            raise flumen.ConfigError("config.max_bytes: write a number")
 
     def decode(self, data, is_last, out):
         start = 0
