@@ -49,6 +49,9 @@ static inline wire_string_t flumen_owned(flumen_text text) {
     return (wire_string_t){(uint8_t *)text.ptr, text.len};
 }
 
+/* A reason for a person, which has to be UTF-8: what is not is a question mark. */
+wire_string_t flumen_words(const char *text);
+
 struct flumen_builder {
     bool is_used;
     flumen_text name;

@@ -71,6 +71,36 @@ bool flumen_fail(flumen_error *error, const char *format, ...) {
     return false;
 }
 
+/* Bytes of the character that begins here; 0: it is none. */
+static size_t character(const uint8_t *at, size_t left) {
+    size_t len = at[0] < 0x80 ? 1 : at[0] >= 0xC2 && at[0] < 0xE0 ? 2 : at[0] >= 0xE0 && at[0] < 0xF0 ? 3 : at[0] >= 0xF0 && at[0] < 0xF5 ? 4 : 0;
+    if (len > left) {
+        return 0;
+    }
+    for (size_t i = 1; i < len; i++) {
+        if ((at[i] & 0xC0) != 0x80) {
+            return 0;
+        }
+    }
+    /* Longer than they need be, surrogates, and beyond the last character. */
+    bool is_wrong = len > 2 && ((at[0] == 0xE0 && at[1] < 0xA0) || (at[0] == 0xED && at[1] > 0x9F) ||
+                                (at[0] == 0xF0 && at[1] < 0x90) || (at[0] == 0xF4 && at[1] > 0x8F));
+    return is_wrong ? 0 : len;
+}
+
+wire_string_t flumen_words(const char *text) {
+    wire_string_t words = flumen_owned(flumen_str(text));
+    for (size_t i = 0; i < words.len;) {
+        size_t len = character(words.ptr + i, words.len - i);
+        if (len == 0) {
+            words.ptr[i] = '?';
+            len = 1;
+        }
+        i += len;
+    }
+    return words;
+}
+
 size_t flumen_read_header(flumen_reads *reads, flumen_text name) {
     for (size_t i = 0; i < reads->header_count; i++) {
         if (flumen_equal(reads->headers[i], name)) {
@@ -126,7 +156,7 @@ void flumen_add_rejection(flumen_rejections *to, uint32_t row, const char *reaso
         to->capacity = to->capacity * 2 + 16;
         to->rows = flumen_grown(to->rows, to->capacity * sizeof *to->rows);
     }
-    to->rows[to->len++] = (flumen_plugin_types_rejection_t){row, flumen_owned(flumen_str(reason))};
+    to->rows[to->len++] = (flumen_plugin_types_rejection_t){row, flumen_words(reason)};
 }
 
 flumen_plugin_types_list_rejection_t flumen_take_rejections(flumen_rejections *from) {
@@ -177,7 +207,7 @@ void flumen_batch_of(const flumen_plugin_types_batch_t *wire, flumen_batch *batc
 
 bool flumen_failed(const flumen_error *error, wire_string_t *out) {
     const char *text = error->is_set ? error->text : "the plugin failed without a reason";
-    *out = flumen_owned(flumen_str(text));
+    *out = flumen_words(text);
     return false;
 }
 

@@ -41,7 +41,7 @@ void flumen_decoded_bad(flumen_decoded *decoded, size_t begin, size_t end, const
         decoded->bad = flumen_grown(decoded->bad, decoded->bad_capacity * sizeof *decoded->bad);
     }
     decoded->bad[decoded->bad_count++] = (exports_flumen_plugin_decoding_bad_bytes_t){
-        (uint32_t)begin, (uint32_t)end, flumen_owned(flumen_str(reason))};
+        (uint32_t)begin, (uint32_t)end, flumen_words(reason)};
     flumen_decoded_consume(decoded, end);
 }
 

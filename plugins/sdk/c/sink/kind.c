@@ -16,7 +16,7 @@ void flumen_retry(flumen_outcome *outcome, const char *reason, uint32_t after_ms
     if (!outcome->is_retry) {
         outcome->is_retry = true;
         outcome->after_ms = after_ms;
-        outcome->reason = flumen_owned(flumen_str(reason));
+        outcome->reason = flumen_words(reason);
     }
 }
 
