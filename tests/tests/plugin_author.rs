@@ -23,16 +23,21 @@ fn said(output: &Output) -> String {
 #[test]
 fn a_new_plugin_is_whole_in_every_language() {
     let scratch = tempfile::tempdir().unwrap();
-    for language in ["rust", "python", "js", "go", "c"] {
-        let name = format!("my-{language}");
-        let output = flumen(scratch.path(), &["plugin", "new", "--lang", language, &name]);
-        assert!(output.status.success(), "{}", said(&output));
-        let dir = scratch.path().join(&name);
-        for part in ["plugin.toml", "README.md", "wit/flumen.wit", "cases/keeps.toml", "sdk"] {
-            assert!(dir.join(part).exists(), "{language}: {part}");
+    for (kind, case) in
+        [("interceptor", "keeps"), ("aggregator", "windows"), ("codec", "read"), ("sink", "starts")]
+    {
+        for language in ["rust", "python", "js", "go", "c"] {
+            let name = format!("my-{kind}-{language}");
+            let new = ["plugin", "new", "--lang", language, "--kind", kind, &name];
+            let output = flumen(scratch.path(), &new);
+            assert!(output.status.success(), "{}", said(&output));
+            let dir = scratch.path().join(&name);
+            for part in ["plugin.toml", "README.md", "wit/flumen.wit", &format!("cases/{case}.toml"), "sdk"] {
+                assert!(dir.join(part).exists(), "{kind}, {language}: {part}");
+            }
+            // A second one does not write over it.
+            assert!(!flumen(scratch.path(), &new).status.success());
         }
-        // A second one does not write over it.
-        assert!(!flumen(scratch.path(), &["plugin", "new", "--lang", language, &name]).status.success());
     }
     let output = flumen(scratch.path(), &["plugin", "new", "--lang", "c", "../Wrong"]);
     assert!(said(&output).contains("no name for a plugin"), "{}", said(&output));

@@ -1,7 +1,7 @@
 //! The files that `flumen plugin new` gives, as they are in this repository: the example in each language, its SDK, the
 //! interface, the cases. So what is given is what is built and tested here.
 
-use crate::manifest::Lang;
+use crate::manifest::{Kind, Lang};
 
 /// A file: its path in the new directory, and its text.
 pub(crate) type File = (&'static str, &'static str);
@@ -15,21 +15,64 @@ macro_rules! files {
 /// The interface.
 pub(crate) const WIT: &[File] = files!("wit/0.2.0/" => "wit/": "flumen.wit");
 
-/// The cases, which are the same in every language.
-pub(crate) const CASES: &[File] = files!("examples/languages/cases/" => "cases/":
-    "border.toml", "bytes.toml", "header.toml", "keeps.toml", "missing-key.toml", "wrong-key.toml");
+/// Where the examples of a kind are, and what they are called: the same small plugin in each language.
+#[must_use]
+pub fn example(kind: Kind) -> (&'static str, &'static str) {
+    match kind {
+        Kind::Interceptor => ("examples/languages", "keep"),
+        Kind::Aggregator => ("examples/aggregators", "count"),
+        Kind::Codec => ("examples/codecs", "frames"),
+        Kind::Sink => ("examples/sinks", "append"),
+    }
+}
 
-/// The plugin itself.
-pub(crate) fn sources(lang: Lang) -> &'static [File] {
-    match lang {
-        Lang::Rust => {
+/// The cases, which are the same in every language.
+pub(crate) fn cases(kind: Kind) -> &'static [File] {
+    match kind {
+        Kind::Interceptor => files!("examples/languages/cases/" => "cases/":
+            "border.toml", "bytes.toml", "header.toml", "keeps.toml", "missing-key.toml", "wrong-key.toml"),
+        Kind::Aggregator => files!("examples/aggregators/cases/" => "cases/":
+            "late.toml", "missing-key.toml", "ticks.toml", "windows.toml", "wrong-key.toml"),
+        Kind::Codec => files!("examples/codecs/cases/" => "cases/":
+            "broken.toml", "part.toml", "read.toml", "too-long.toml", "write-file.toml", "write.toml",
+            "wrong-key.toml", "wrong-limit.toml"),
+        Kind::Sink => files!("examples/sinks/cases/" => "cases/":
+            "follows.toml", "no-answer.toml", "rejects.toml", "retry.toml", "starts.toml", "wrong-cursor.toml",
+            "missing-key.toml", "wrong-key.toml"),
+    }
+}
+
+/// The plugin itself; nothing: there is no SDK for this kind in this language.
+pub(crate) fn sources(lang: Lang, kind: Kind) -> Option<&'static [File]> {
+    let files: &'static [File] = match (lang, kind) {
+        (Lang::Rust, Kind::Interceptor) => {
             files!("examples/languages/rust/" => "": "Cargo.toml", ".cargo/config.toml", "src/lib.rs")
         }
-        Lang::Python => files!("examples/languages/python/" => "": "plugin.py"),
-        Lang::Js => files!("examples/languages/js/" => "": "plugin.js"),
-        Lang::Go => files!("examples/languages/go/" => "": "go.mod", "plugin.go"),
-        Lang::C => files!("examples/languages/c/" => "": "plugin.c"),
-    }
+        (Lang::Rust, Kind::Aggregator) => {
+            files!("examples/aggregators/rust/" => "": "Cargo.toml", ".cargo/config.toml", "src/lib.rs")
+        }
+        (Lang::Rust, Kind::Codec) => {
+            files!("examples/codecs/rust/" => "": "Cargo.toml", ".cargo/config.toml", "src/lib.rs")
+        }
+        (Lang::Rust, Kind::Sink) => {
+            files!("examples/sinks/rust/" => "": "Cargo.toml", ".cargo/config.toml", "src/lib.rs")
+        }
+        (Lang::Python, Kind::Interceptor) => files!("examples/languages/python/" => "": "plugin.py"),
+        (Lang::Js, Kind::Interceptor) => files!("examples/languages/js/" => "": "plugin.js"),
+        (Lang::Go, Kind::Interceptor) => files!("examples/languages/go/" => "": "go.mod", "plugin.go"),
+        (Lang::C, Kind::Interceptor) => files!("examples/languages/c/" => "": "plugin.c"),
+        (Lang::C, Kind::Aggregator) => files!("examples/aggregators/c/" => "": "plugin.c"),
+        (Lang::C, Kind::Codec) => files!("examples/codecs/c/" => "": "plugin.c"),
+        (Lang::C, Kind::Sink) => files!("examples/sinks/c/" => "": "plugin.c"),
+        (Lang::Python | Lang::Js | Lang::Go, _) => return None,
+    };
+    Some(files)
+}
+
+/// The languages that have an SDK for a kind.
+#[must_use]
+pub fn languages(kind: Kind) -> Vec<Lang> {
+    Lang::ALL.into_iter().filter(|lang| sources(*lang, kind).is_some()).collect()
 }
 
 /// The SDK.
@@ -43,10 +86,16 @@ pub(crate) fn sdk(lang: Lang) -> &'static [File] {
             "aggregator.js", "codec.js", "columns.js", "events.js", "flumen.d.ts", "flumen.js", "http.js",
             "interceptor.js", "plugin.js", "sink.js", "state.js"),
         Lang::Go => GO,
-        Lang::C => files!("plugins/sdk/c/" => "sdk/":
-            "config.c", "find.c", "flumen.c", "flumen.h", "interceptor.c", "interceptor.h"),
+        Lang::C => C,
     }
 }
+
+const C: &[File] = files!("plugins/sdk/c/" => "sdk/":
+    "answer.c", "columns.h", "config.c", "events.c", "find.c", "flumen.c", "flumen.h", "http.c", "http.h", "state.c", "state.h",
+    "aggregator/kind.c", "aggregator/kind.h", "aggregator/wire.c", "aggregator/wire.h",
+    "codec/kind.c", "codec/kind.h", "codec/wire.c", "codec/wire.h",
+    "interceptor/kind.c", "interceptor/kind.h", "interceptor/wire.c", "interceptor/wire.h",
+    "sink/kind.c", "sink/kind.h", "sink/wire.c", "sink/wire.h");
 
 const RUST: &[File] = files!("plugins/sdk/rust/" => "sdk/":
     "Cargo.standalone.toml", "README.md", "src/abi.rs", "src/aggregate.rs", "src/batch.rs", "src/bytes.rs", "src/codec.rs",
@@ -114,10 +163,15 @@ mod tests {
         };
         for lang in Lang::ALL {
             check(root.join("plugins/sdk").join(lang.word()), "sdk/", sdk(lang), &["Cargo.toml"]);
-            let own = ["plugin.toml", "README.md"];
-            check(root.join("examples/languages").join(lang.word()), "", sources(lang), &own);
         }
-        check(root.join("examples/languages/cases"), "cases/", CASES, &[]);
+        for kind in Kind::ALL {
+            let dir = root.join(example(kind).0);
+            for lang in languages(kind) {
+                let own = ["plugin.toml", "README.md"];
+                check(dir.join(lang.word()), "", sources(lang, kind).unwrap(), &own);
+            }
+            check(dir.join("cases"), "cases/", cases(kind), &[]);
+        }
         check(root.join("wit/0.2.0"), "wit/", WIT, &[]);
     }
 }
