@@ -64,7 +64,13 @@ pub(crate) fn sources(lang: Lang, kind: Kind) -> Option<&'static [File]> {
         (Lang::C, Kind::Aggregator) => files!("examples/aggregators/c/" => "": "plugin.c"),
         (Lang::C, Kind::Codec) => files!("examples/codecs/c/" => "": "plugin.c"),
         (Lang::C, Kind::Sink) => files!("examples/sinks/c/" => "": "plugin.c"),
-        (Lang::Python | Lang::Js | Lang::Go, _) => return None,
+        (Lang::Python, Kind::Aggregator) => files!("examples/aggregators/python/" => "": "plugin.py"),
+        (Lang::Python, Kind::Codec) => files!("examples/codecs/python/" => "": "plugin.py"),
+        (Lang::Python, Kind::Sink) => files!("examples/sinks/python/" => "": "plugin.py"),
+        (Lang::Js, Kind::Aggregator) => files!("examples/aggregators/js/" => "": "plugin.js"),
+        (Lang::Js, Kind::Codec) => files!("examples/codecs/js/" => "": "plugin.js"),
+        (Lang::Js, Kind::Sink) => files!("examples/sinks/js/" => "": "plugin.js"),
+        (Lang::Go, _) => return None,
     };
     Some(files)
 }

@@ -2,7 +2,6 @@
 
 import json
 import os
-import traceback
 
 from componentize_py_types import Err
 from wit_world.exports import about
@@ -89,9 +88,11 @@ def told(call):
 
 
 def _words(error):
-    """The exception, and the line of the plugin that raised it."""
-    where = traceback.extract_tb(error.__traceback__)
-    sdk = os.path.dirname(__file__)
-    mine = [frame for frame in where if os.path.dirname(frame.filename) != sdk] or where
-    at = f" ({os.path.basename(mine[-1].filename)} line {mine[-1].lineno})" if mine else ""
+    """The exception, and the last line of the plugin that it passed. (The module traceback would look at the file: a trap.)"""
+    sdk, at, step = os.path.dirname(__file__), "", error.__traceback__
+    while step is not None:
+        file = step.tb_frame.f_code.co_filename
+        if os.path.dirname(file) != sdk:
+            at = f" ({os.path.basename(file)} line {step.tb_lineno})"
+        step = step.tb_next
     return f"{type(error).__name__}: {error}{at}"
