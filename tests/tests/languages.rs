@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use flumen_tests::agent::Agent;
 use flumen_tests::http::{Appender, Faults};
 use flumen_tests::scene::Scene;
 use flumen_tests::{limits, poll};
@@ -21,6 +22,13 @@ const EVENTS: u64 = 4_000;
 /// Four bytes with the length, and a body.
 fn frame(body: &str) -> Vec<u8> {
     [&u32::try_from(body.len()).unwrap().to_be_bytes(), body.as_bytes()].concat()
+}
+
+/// An agent that is ready. The first one compiles three large components: 15 s of a processor that others may use too.
+fn ready(scene: &Scene) -> Agent {
+    let mut agent = scene.start().unwrap();
+    agent.wait_log(" ready ", limits::READY * 5).unwrap();
+    agent
 }
 
 fn counted(appender: &Appender) -> u64 {
@@ -49,7 +57,7 @@ fn each_event_counts_once_through_a_codec_an_aggregator_and_a_sink_whatever_dies
         .unwrap();
     let mut input = File::create(scene.input().join("in.frames")).unwrap();
     for life in 0..KILLS as u64 {
-        let mut agent = scene.start_ready().unwrap();
+        let mut agent = ready(&scene);
         let before = appender.len();
         let bytes: Vec<u8> =
             (0..EVENTS).flat_map(|event| frame(&format!("event {}", life * EVENTS + event))).collect();
@@ -70,7 +78,7 @@ fn each_event_counts_once_through_a_codec_an_aggregator_and_a_sink_whatever_dies
         poll::until("a moment to die", limits::CONDITION, || Ok(Instant::now() >= until)).unwrap();
         agent.kill().unwrap();
     }
-    let agent = scene.start_ready().unwrap();
+    let agent = ready(&scene);
     let total = KILLS as u64 * EVENTS;
     let all = poll::until("all counts", limits::CONDITION, || Ok(counted(&appender) >= total));
     agent.stop().unwrap();

@@ -56,6 +56,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     build::plugins()?;
     let binary = build::host_and_tests()?;
+    // Before the tests on the real binary, which run some of them.
+    note("plugins in every language", build::languages().map(|()| ONE));
     note("tests of the host", host_tests(arguments.no_e2e));
     note("tests of the guests", guest_tests());
     match plugins_with_cases() {
@@ -64,7 +66,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }),
         Err(error) => note("cases of plugins", Err(error)),
     }
-    note("plugins in every language", build::languages().map(|()| ONE));
     for example in build::examples() {
         note(&format!("cases of {}", example.name), example_cases(&binary, &example));
     }
