@@ -64,7 +64,10 @@ pub(crate) fn sources(lang: Lang, kind: Kind) -> Option<&'static [File]> {
         (Lang::C, Kind::Aggregator) => files!("examples/aggregators/c/" => "": "plugin.c"),
         (Lang::C, Kind::Codec) => files!("examples/codecs/c/" => "": "plugin.c"),
         (Lang::C, Kind::Sink) => files!("examples/sinks/c/" => "": "plugin.c"),
-        (Lang::Python | Lang::Js | Lang::Go, _) => return None,
+        (Lang::Go, Kind::Aggregator) => files!("examples/aggregators/go/" => "": "go.mod", "plugin.go"),
+        (Lang::Go, Kind::Codec) => files!("examples/codecs/go/" => "": "go.mod", "plugin.go"),
+        (Lang::Go, Kind::Sink) => files!("examples/sinks/go/" => "": "go.mod", "plugin.go"),
+        (Lang::Python | Lang::Js, _) => return None,
     };
     Some(files)
 }
@@ -99,9 +102,16 @@ const RUST: &[File] = files!("plugins/sdk/rust/" => "sdk/":
     "src/lib.rs", "src/sink.rs", "src/state.rs", "src/table.rs", "src/tcp.rs", "src/testing.rs");
 
 const GO: &[File] = files!("plugins/sdk/go/" => "sdk/":
-    "go.mod", "answer.go", "column.go", "edit.go", "find.go", "flumen.go",
+    "go.mod", "aggregate.go", "answer.go", "codec.go", "column.go", "edit.go", "find.go", "flumen.go", "sink.go",
+    "http/http.go", "state/state.go", "exports/call/call.go",
+    "exports/export_flumen_plugin_aggregation/aggregation.go", "exports/export_flumen_plugin_decoding/decoding.go",
+    "exports/export_flumen_plugin_delivery/delivery.go", "exports/export_flumen_plugin_encoding/encoding.go",
     "exports/export_flumen_plugin_about/about.go", "exports/export_flumen_plugin_guest/guest.go",
     "exports/wit_exports/wit_exports.go",
+    "imports/flumen_plugin_aggregation/empty.s", "imports/flumen_plugin_aggregation/wit_bindings.go",
+    "imports/flumen_plugin_decoding/empty.s", "imports/flumen_plugin_decoding/wit_bindings.go",
+    "imports/flumen_plugin_delivery/empty.s", "imports/flumen_plugin_delivery/wit_bindings.go",
+    "imports/flumen_plugin_encoding/empty.s", "imports/flumen_plugin_encoding/wit_bindings.go",
     "imports/flumen_plugin_about/empty.s", "imports/flumen_plugin_about/wit_bindings.go",
     "imports/flumen_plugin_clock/empty.s", "imports/flumen_plugin_clock/wit_bindings.go",
     "imports/flumen_plugin_egress/empty.s", "imports/flumen_plugin_egress/wit_bindings.go",
