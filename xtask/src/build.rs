@@ -120,12 +120,12 @@ pub struct Example {
     sdk: PathBuf,
 }
 
-/// All of them, in every language that has an SDK for the kind.
+/// All of them.
 #[must_use]
 pub fn examples() -> Vec<Example> {
     let of_kind = |kind| {
         let (dir, name) = flumen_author::example(kind);
-        flumen_author::languages(kind).into_iter().map(move |lang| Example {
+        flumen_author::Lang::ALL.into_iter().map(move |lang| Example {
             name: format!("{name}-{lang}"),
             dir: Path::new(dir).join(lang.word()),
             sdk: Path::new("plugins/sdk").join(lang.word()),

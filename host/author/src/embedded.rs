@@ -42,9 +42,9 @@ pub(crate) fn cases(kind: Kind) -> &'static [File] {
     }
 }
 
-/// The plugin itself; nothing: there is no SDK for this kind in this language.
-pub(crate) fn sources(lang: Lang, kind: Kind) -> Option<&'static [File]> {
-    let files: &'static [File] = match (lang, kind) {
+/// The plugin itself.
+pub(crate) fn sources(lang: Lang, kind: Kind) -> &'static [File] {
+    match (lang, kind) {
         (Lang::Rust, Kind::Interceptor) => {
             files!("examples/languages/rust/" => "": "Cargo.toml", ".cargo/config.toml", "src/lib.rs")
         }
@@ -70,15 +70,10 @@ pub(crate) fn sources(lang: Lang, kind: Kind) -> Option<&'static [File]> {
         (Lang::Js, Kind::Aggregator) => files!("examples/aggregators/js/" => "": "plugin.js"),
         (Lang::Js, Kind::Codec) => files!("examples/codecs/js/" => "": "plugin.js"),
         (Lang::Js, Kind::Sink) => files!("examples/sinks/js/" => "": "plugin.js"),
-        (Lang::Go, _) => return None,
-    };
-    Some(files)
-}
-
-/// The languages that have an SDK for a kind.
-#[must_use]
-pub fn languages(kind: Kind) -> Vec<Lang> {
-    Lang::ALL.into_iter().filter(|lang| sources(*lang, kind).is_some()).collect()
+        (Lang::Go, Kind::Aggregator) => files!("examples/aggregators/go/" => "": "go.mod", "plugin.go"),
+        (Lang::Go, Kind::Codec) => files!("examples/codecs/go/" => "": "go.mod", "plugin.go"),
+        (Lang::Go, Kind::Sink) => files!("examples/sinks/go/" => "": "go.mod", "plugin.go"),
+    }
 }
 
 /// The SDK.
@@ -109,9 +104,16 @@ const RUST: &[File] = files!("plugins/sdk/rust/" => "sdk/":
     "src/lib.rs", "src/sink.rs", "src/state.rs", "src/table.rs", "src/tcp.rs", "src/testing.rs");
 
 const GO: &[File] = files!("plugins/sdk/go/" => "sdk/":
-    "go.mod", "answer.go", "column.go", "edit.go", "find.go", "flumen.go",
+    "go.mod", "aggregate.go", "answer.go", "codec.go", "column.go", "edit.go", "find.go", "flumen.go", "sink.go",
+    "http/http.go", "state/state.go", "exports/call/call.go",
+    "exports/export_flumen_plugin_aggregation/aggregation.go", "exports/export_flumen_plugin_decoding/decoding.go",
+    "exports/export_flumen_plugin_delivery/delivery.go", "exports/export_flumen_plugin_encoding/encoding.go",
     "exports/export_flumen_plugin_about/about.go", "exports/export_flumen_plugin_guest/guest.go",
     "exports/wit_exports/wit_exports.go",
+    "imports/flumen_plugin_aggregation/empty.s", "imports/flumen_plugin_aggregation/wit_bindings.go",
+    "imports/flumen_plugin_decoding/empty.s", "imports/flumen_plugin_decoding/wit_bindings.go",
+    "imports/flumen_plugin_delivery/empty.s", "imports/flumen_plugin_delivery/wit_bindings.go",
+    "imports/flumen_plugin_encoding/empty.s", "imports/flumen_plugin_encoding/wit_bindings.go",
     "imports/flumen_plugin_about/empty.s", "imports/flumen_plugin_about/wit_bindings.go",
     "imports/flumen_plugin_clock/empty.s", "imports/flumen_plugin_clock/wit_bindings.go",
     "imports/flumen_plugin_egress/empty.s", "imports/flumen_plugin_egress/wit_bindings.go",
@@ -172,9 +174,9 @@ mod tests {
         }
         for kind in Kind::ALL {
             let dir = root.join(example(kind).0);
-            for lang in languages(kind) {
+            for lang in Lang::ALL {
                 let own = ["plugin.toml", "README.md"];
-                check(dir.join(lang.word()), "", sources(lang, kind).unwrap(), &own);
+                check(dir.join(lang.word()), "", sources(lang, kind), &own);
             }
             check(dir.join("cases"), "cases/", cases(kind), &[]);
         }

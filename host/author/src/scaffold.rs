@@ -32,13 +32,9 @@ pub struct New {
 /// Makes the directory, and gives it back.
 ///
 /// # Errors
-/// If the name is none, the language has no SDK for the kind, or the directory is there and not empty.
+/// If the name is none, or the directory is there and not empty.
 pub fn create(new: &New) -> Result<PathBuf> {
     check_name(&new.name)?;
-    let Some(sources) = embedded::sources(new.lang, new.kind) else {
-        let words: Vec<&str> = embedded::languages(new.kind).into_iter().map(Lang::word).collect();
-        bail!("the SDK for {} has no {}s; those that have: {}", new.lang, new.kind, words.join(", "));
-    };
     let dir = new.dir.clone().unwrap_or_else(|| PathBuf::from(&new.name));
     if fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some()) {
         bail!("{} is there and not empty; choose another place with --dir", dir.display());
@@ -52,7 +48,7 @@ pub fn create(new: &New) -> Result<PathBuf> {
         ".gitignore",
         "/build/\n/*.wasm\n/*.wasm.new\n/target/\n/node_modules/\n/.venv/\n__pycache__/\n",
     )?;
-    let cases = embedded::cases(new.kind);
+    let (sources, cases) = (embedded::sources(new.lang, new.kind), embedded::cases(new.kind));
     for file in [sources, embedded::sdk(new.lang), embedded::WIT, cases].concat() {
         let (path, text) = adapted(file, new);
         write(&dir, &path, &text)?;
@@ -185,9 +181,7 @@ mod tests {
 
     #[test]
     fn nothing_points_out_of_the_new_directory() {
-        let all = Kind::ALL
-            .into_iter()
-            .flat_map(|kind| embedded::languages(kind).into_iter().map(move |lang| (kind, lang)));
+        let all = Kind::ALL.into_iter().flat_map(|kind| Lang::ALL.into_iter().map(move |lang| (kind, lang)));
         for (kind, lang) in all {
             let scratch = tempfile::tempdir().unwrap();
             let dir = scratch.path().join("my-plugin");
