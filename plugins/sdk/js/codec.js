@@ -5,7 +5,7 @@
 
 import { Batch, bytesOf, column, listOf } from "./columns.js";
 import { Events } from "./events.js";
-import { aboutOf, guarded, readsOf } from "./plugin.js";
+import { ConfigError, aboutOf, guarded, readsOf } from "./plugin.js";
 
 /** What a decoder finds. Everything up to the end of the last event or bad bytes is consumed. */
 export class Decoded {
@@ -61,11 +61,12 @@ export class Payloads {
   }
 }
 
-/** The exports of a codec: `export const { decoding, encoding, about } = codec({ ... })`. */
+/** The exports of a codec, which may have one half alone: `export const { decoding, encoding, about } = codec({ ... })`. */
 export const codec = (plugin) => ({
   about: aboutOf(plugin),
   decoding: guarded({
     open(config) {
+      if (!plugin.decode) throw new ConfigError("this codec does not decode: it is for sinks only");
       plugin.open?.(JSON.parse(config));
     },
     decode(input, isLast) {
@@ -75,7 +76,10 @@ export const codec = (plugin) => ({
     },
   }),
   encoding: guarded({
-    open: (config) => readsOf(plugin.open?.(JSON.parse(config)) ?? { body: true }),
+    open(config) {
+      if (!plugin.encode) throw new ConfigError("this codec does not encode: it is for sources only");
+      return readsOf(plugin.open?.(JSON.parse(config)) ?? { body: true });
+    },
     begin: (seed) => bytesOf(plugin.begin?.(seed) ?? ""),
     encode(wire, file) {
       const out = new Payloads();

@@ -172,7 +172,7 @@ declare module "flumen" {
     reject(row: number, reason: string): void;
   }
 
-  /** Bytes of a stream to events, and events to bytes. A codec keeps nothing between two calls. */
+  /** Bytes of a stream to events, and events to bytes, or one half alone. A codec keeps nothing between two calls. */
   export interface Codec {
     about?: About;
     /** As of an interceptor; what is read is for `encode`. */
@@ -181,14 +181,14 @@ declare module "flumen" {
      * Decodes what is whole in `input`; the rest comes again, with more behind it. `isLast`: nothing will follow. An exception
      * blames all of the input, and the host looks for the bytes that are guilty.
      */
-    decode(input: Uint8Array, isLast: boolean, out: Decoded): void;
+    decode?(input: Uint8Array, isLast: boolean, out: Decoded): void;
     /** What stands at the beginning of a file. `seed` is the file's own number, the same for every call about it. */
     begin?(seed: bigint): string | Uint8Array;
     /**
      * Encodes a batch. `file`: the seed of the file that it goes to; undefined: messages. In a file payloads follow each other
      * with nothing between them.
      */
-    encode(batch: Batch, file: bigint | undefined, out: Payloads): void;
+    encode?(batch: Batch, file: bigint | undefined, out: Payloads): void;
     /** What stands at the end of a file. */
     end?(seed: bigint): string | Uint8Array;
   }

@@ -88,6 +88,11 @@ test("what is found, and what is consumed", () => {
   assert.equal(decoding.decode(bytes("abcdef"), true).consumed, 5);
 });
 
+test("the half that a codec lacks does not open", () => {
+  assert.match(thrown(() => codec({ encode() {} }).decoding.open("{}")), /for sinks only/);
+  assert.match(thrown(() => codec({ decode() {} }).encoding.open("{}")), /for sources only/);
+});
+
 test("payloads, and the ends of a file", () => {
   const { encoding } = codec({
     open: () => ({ body: true, headers: "*" }),

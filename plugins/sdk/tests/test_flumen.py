@@ -42,7 +42,7 @@ class Exports(unittest.TestCase):
         self.assertEqual(names(flumen.Interceptor), {"Guest"})
         self.assertEqual(names(flumen.BatchInterceptor), {"Guest"})
         self.assertEqual(names(flumen.Aggregator), {"Aggregation"})
-        self.assertEqual(names(flumen.Decoder), {"Decoding"})
+        self.assertEqual(names(flumen.Decoder), {"Decoding", "Encoding"})
         self.assertEqual(names(flumen.Codec), {"Decoding", "Encoding"})
         self.assertEqual(names(flumen.Sink), {"Delivery"})
 
@@ -117,6 +117,12 @@ class Codecs(unittest.TestCase):
         self.assertEqual((decoded.consumed, decoded.ends, decoded.events.rows), (4, u32(2, 2), 2))
         self.assertEqual([(bad.begin, bad.end, bad.reason) for bad in decoded.bad], [(2, 4, "no event")])
         self.assertEqual(decoding.decode(b"abcdef", True).consumed, 5)
+
+    def test_the_half_that_a_codec_lacks_does_not_open(self):
+        for base, interface in [(flumen.Decoder, "Encoding"), (flumen.Encoder, "Decoding")]:
+            with self.assertRaises(Err) as raised:
+                opened(type("Plugin", (base,), {}), interface)
+            self.assertIn("it is for", raised.exception.value)
 
     def test_payloads_and_the_ends_of_a_file(self):
         class Plugin(flumen.Codec):

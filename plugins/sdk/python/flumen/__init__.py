@@ -25,7 +25,7 @@ What the class is made of is the `kind` in plugin.toml:
 |---|---|---|
 | interceptor | Interceptor, BatchInterceptor | intercept, process |
 | aggregator | Aggregator | process, tick |
-| decoder, encoder, codec | Decoder, Encoder, Codec | decode; begin, encode, end |
+| codec | Codec, or Decoder or Encoder alone | decode; begin, encode, end |
 | sink | Sink | deliver, recover |
 
 Host powers are flumen.state, flumen.http, and modules of wit_world.imports (log, metrics, clock, random, tcp). Name them in
@@ -47,8 +47,8 @@ __all__ = [
 
 # What a class has to be for the interface that componentize-py looks for.
 _INTERFACES = [
-    (Interceptor, Guest), (BatchInterceptor, Guest), (Aggregator, Aggregation), (Decoder, Decoding), (Encoder, Encoding),
-    (Sink, Delivery),
+    ((Interceptor, BatchInterceptor), Guest), (Aggregator, Aggregation), ((Decoder, Encoder), Decoding),
+    ((Decoder, Encoder), Encoding), (Sink, Delivery),
 ]
 
 

@@ -10,7 +10,7 @@ from wit_world.imports import types as wire
 
 from .columns import Batch, bytes_column
 from .events import Events
-from .plugin import Export, Plugin, told
+from .plugin import ConfigError, Export, Plugin, told
 
 
 class Decoder(Plugin):
@@ -90,6 +90,8 @@ class Payloads:
 class Decoding(Export):
     @told
     def open(self, config):
+        if not issubclass(self.plugin_class, Decoder):
+            raise ConfigError("this codec does not decode: it is for sinks only")
         self.opened(config)
 
     @told
@@ -103,6 +105,8 @@ class Decoding(Export):
 class Encoding(Export):
     @told
     def open(self, config):
+        if not issubclass(self.plugin_class, Encoder):
+            raise ConfigError("this codec does not encode: it is for sources only")
         return self.opened(config).reads._wire()
 
     @told
