@@ -59,12 +59,13 @@ test("headers that an event lacks are absent, and times go on", () => {
   const { rows, body, time, headers } = made((events) => {
     events.push("a", { headers: { x: "1" } });
     events.push(bytes("bb"), { time: 7n, headers: { y: "2", x: undefined } });
+    events.push("", { time: 9n });
     events.push("");
   });
-  assert.deepEqual([rows, body, time], [3, column("a", "bb", ""), i64(7n, 7n, 7n)]);
+  assert.deepEqual([rows, body, time], [4, column("a", "bb", "", ""), i64(7n, 7n, 9n, 9n)]);
   const [x, y] = headers;
-  assert.deepEqual([x.name, x.offsets, x.data, x.present[0] & 7], ["x", u32(0, 1, 1, 1), bytes("1"), 1]);
-  assert.deepEqual([y.name, y.offsets, y.data, y.present[0] & 7], ["y", u32(0, 0, 1, 1), bytes("2"), 2]);
+  assert.deepEqual([x.name, x.offsets, x.data, x.present[0] & 15], ["x", u32(0, 1, 1, 1, 1), bytes("1"), 1]);
+  assert.deepEqual([y.name, y.offsets, y.data, y.present[0] & 15], ["y", u32(0, 0, 1, 1, 1), bytes("2"), 2]);
 });
 
 test("without events there is nothing, and without times there are none", () => {

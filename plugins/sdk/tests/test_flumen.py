@@ -49,7 +49,8 @@ class Exports(unittest.TestCase):
     def test_an_exception_becomes_an_error_with_its_line(self):
         class Plugin(flumen.Interceptor):
             def intercept(self, event, edit):
-                raise KeyError("x")
+                # It is raised in the SDK, and the plugin's line is what helps.
+                event.header("x")
 
         guest, _ = opened(Plugin, "Guest")
         with self.assertRaises(Err) as raised:
@@ -88,13 +89,17 @@ class Events(unittest.TestCase):
         def push(events):
             events.push(b"a", headers={"x": "1"})
             events.push(b"bb", 7, {"y": "2", "x": None})
+            events.push(b"", 9)
             events.push(b"")
 
         made = self.made(push)
-        self.assertEqual((made.rows, made.body, made.time), (3, column(b"a", b"bb", b""), i64(7, 7, 7)))
+        self.assertEqual((made.rows, made.body, made.time), (4, column(b"a", b"bb", b"", b""), i64(7, 7, 9, 9)))
         self.assertEqual(
             made.headers,
-            [wire.HeaderColumn("x", u32(0, 1, 1, 1), b"1", b"\1"), wire.HeaderColumn("y", u32(0, 0, 1, 1), b"2", b"\2")],
+            [
+                wire.HeaderColumn("x", u32(0, 1, 1, 1, 1), b"1", b"\1"),
+                wire.HeaderColumn("y", u32(0, 0, 1, 1, 1), b"2", b"\2"),
+            ],
         )
 
     def test_without_any_there_is_nothing_and_without_times_there_are_none(self):
