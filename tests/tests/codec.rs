@@ -342,7 +342,10 @@ fn what_cannot_be_a_codec_is_said_with_its_place() {
     let answer = scene.flumen(&["check", &config]).unwrap();
     let text = format!("{}{}", answer.stdout, answer.stderr);
     assert_eq!(answer.status.code(), Some(78), "{text}");
-    for part in ["a decoder", "codec = { plugin = \"filter\"", "unknown key `boddy`"] {
+    for part in ["a decoder", "codec = { plugin = \"filter\"", "the plugin has no option `boddy`"] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
+    let mut lines = text.lines().skip_while(|line| !line.contains("boddy = 1"));
+    let (line, below) = (lines.next().unwrap(), lines.next().unwrap());
+    assert_eq!(line.find("boddy"), below.find("^^^^^"), "{text}");
 }

@@ -23,16 +23,21 @@ fn said(output: &Output) -> String {
 #[test]
 fn a_new_plugin_is_whole_in_every_language() {
     let scratch = tempfile::tempdir().unwrap();
-    for language in ["rust", "python", "js", "go", "c"] {
-        let name = format!("my-{language}");
-        let output = flumen(scratch.path(), &["plugin", "new", "--lang", language, &name]);
-        assert!(output.status.success(), "{}", said(&output));
-        let dir = scratch.path().join(&name);
-        for part in ["plugin.toml", "README.md", "wit/flumen.wit", "cases/keeps.toml", "sdk"] {
-            assert!(dir.join(part).exists(), "{language}: {part}");
+    for (kind, case) in
+        [("interceptor", "keeps"), ("aggregator", "windows"), ("codec", "read"), ("sink", "starts")]
+    {
+        for language in ["rust", "python", "js", "go", "c"] {
+            let name = format!("my-{kind}-{language}");
+            let new = ["plugin", "new", "--lang", language, "--kind", kind, &name];
+            let output = flumen(scratch.path(), &new);
+            assert!(output.status.success(), "{}", said(&output));
+            let dir = scratch.path().join(&name);
+            for part in ["plugin.toml", "README.md", "wit/flumen.wit", &format!("cases/{case}.toml"), "sdk"] {
+                assert!(dir.join(part).exists(), "{kind}, {language}: {part}");
+            }
+            // A second one does not write over it.
+            assert!(!flumen(scratch.path(), &new).status.success());
         }
-        // A second one does not write over it.
-        assert!(!flumen(scratch.path(), &["plugin", "new", "--lang", language, &name]).status.success());
     }
     let output = flumen(scratch.path(), &["plugin", "new", "--lang", "c", "../Wrong"]);
     assert!(said(&output).contains("no name for a plugin"), "{}", said(&output));
@@ -92,6 +97,69 @@ fn a_plugin_that_traps_on_random_events_is_found_out() {
     fs::write(dir.join("cases/one.toml"), case).unwrap();
     let output = flumen(scratch.path(), &["plugin", "test", "hostile", "--seed", "1"]);
     assert!(said(&output).contains("it failed in batch 0"), "{}", said(&output));
+}
+
+#[test]
+fn what_a_sink_sends_is_compared_and_answered_as_its_case_says() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("sink");
+    fs::create_dir_all(dir.join("cases")).unwrap();
+    fs::copy(locate::plugin("http-append").unwrap(), dir.join("sink.wasm")).unwrap();
+    let test = |steps: &str| {
+        let case = format!("config = {{ url = \"http://store.example/log\" }}\n{steps}");
+        fs::write(dir.join("cases/one.toml"), case).unwrap();
+        let output = flumen(scratch.path(), &["plugin", "test", "sink", "--seed", "1"]);
+        (output.status.success(), said(&output))
+    };
+    let step = |more: &str| format!("[[step]]\ncursor = \"c1\"\n{more}[[step.input]]\nbody = \"x\"\n");
+    let request = "[[step.request]]\nmethod = \"POST\"\nbody = \"x\\n\"\n";
+    let (passed, text) = test(&format!("{}{request}status = 204\n", step("")));
+    assert!(passed && text.contains("ok     50 random batches"), "{text}");
+    for (steps, difference) in [
+        (step(""), "a request was not expected"),
+        (format!("{}{request}{request}", step("")), "request 1 is not sent"),
+        (format!("{}{request}url = \"http://other/\"\n", step("")), "the address of request 0 differs"),
+        (format!("{}{request}headers = {{ flumen-after = \"6330\" }}\n", step("")), "header flumen-after"),
+        (format!("{}{request}status = 500\n", step("")), "it failed: the plugin failed: the server says 500"),
+        (format!("{}{request}status = 503\n", step("")), "shall come again, which was not expected"),
+        (format!("{}{request}", step("retry = \"busy\"\n")), "it is delivered, but was to come again"),
+        (format!("{}{request}", step("error = \"no\"\n")), "it did not fail"),
+        (format!("{}{request}[[step.rejected]]\nrow = 0\n", step("")), "row 0 is not rejected"),
+        ("[[step]]\nrecovered = \"c1\"\n[[step.request]]\nstatus = 404\n".into(), "the cursor differs"),
+        ("[[input]]\nbody = \"x\"\n".into(), "a case of a sink has steps"),
+    ] {
+        let (passed, text) = test(&steps);
+        assert!(!passed && text.contains(difference), "{steps}: {difference} is not in {text}");
+    }
+}
+
+#[test]
+fn codecs_and_sinks_that_trap_on_random_input_are_found_out() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (plugin, case) in [
+        ("codec", "[decode]\ntext = \"TRAP\"\n"),
+        ("codec", "[[input]]\nbody = \"TRAP\"\n[encode]\npayloads = [\"\"]\n"),
+        ("bad-sink", "config = { url = \"http://a/\" }\n[[step]]\n[[step.input]]\nbody = \"TRAP\"\n"),
+    ] {
+        let dir = scratch.path().join(plugin);
+        fs::create_dir_all(dir.join("cases")).unwrap();
+        fs::copy(locate::plugin(plugin).unwrap(), dir.join("it.wasm")).unwrap();
+        fs::write(dir.join("cases/one.toml"), case).unwrap();
+        let output = flumen(scratch.path(), &["plugin", "test", plugin, "--seed", "1"]);
+        let said = said(&output);
+        assert!(said.contains("it failed in batch") && said.contains("the plugin trapped"), "{case}: {said}");
+    }
+}
+
+#[test]
+fn codecs_and_sinks_are_measured() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (plugin, config) in [("json-lines", "{}"), ("http-append", "{\"url\":\"http://a/\"}")] {
+        let path = locate::plugin(plugin).unwrap().display().to_string();
+        let output =
+            flumen(scratch.path(), &["plugin", "bench", &path, "--config", config, "--time", "10ms"]);
+        assert!(output.status.success() && said(&output).contains("ns/event"), "{}", said(&output));
+    }
 }
 
 #[test]

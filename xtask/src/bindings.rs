@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use flumen_author::Kind;
 use flumen_tests::locate;
 use wit_bindgen_core::Files;
 use wit_bindgen_core::wit_parser::Resolve;
@@ -27,6 +28,25 @@ pub struct Arguments {
 pub const WIT: &str = "wit/0.2.0";
 /// The shared half of Go's bindings, which the generator only names.
 const GO_SHARED: &str = "go.bytecodealliance.org/pkg/wit/";
+
+/// Every power, and the exports of every kind.
+const EVERY_KIND: &str = "
+world every-kind {
+    import log;
+    import metrics;
+    import clock;
+    import random;
+    import state;
+    import http;
+    import tcp;
+    export about;
+    export guest;
+    export aggregation;
+    export decoding;
+    export encoding;
+    export delivery;
+}
+";
 
 /// Writes or checks.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -67,28 +87,39 @@ pub fn check() -> Result<()> {
 /// Path in the repository, and text.
 fn generated(root: &Path) -> Result<BTreeMap<PathBuf, String>> {
     let mut out = BTreeMap::new();
-    let c = wit_bindgen_c::Opts { no_object_file: true, ..Default::default() };
-    for (name, text) in bindings(root, &mut *c.build(), "interceptor")? {
-        out.insert(Path::new("plugins/sdk/c").join(name), text);
+    // Each kind has a world of its own in C: what it does not export is not linked.
+    for kind in Kind::ALL {
+        let c = wit_bindgen_c::Opts {
+            no_object_file: true,
+            rename_world: Some("wire".to_owned()),
+            ..Default::default()
+        };
+        for (name, text) in bindings(root, &mut *c.build(), kind.word(), "")? {
+            out.insert(Path::new("plugins/sdk/c").join(kind.word()).join(name), text);
+        }
     }
+    // In Go one world has the exports of all: those that a plugin's kind does not have are left out of the component.
     let go = wit_bindgen_go::Opts {
         pkg_name: Some("flumen".to_owned()),
         format: wit_bindgen_go::Format::False,
         ..Default::default()
     };
-    for (name, text) in bindings(root, &mut *go.build(), "interceptor")? {
+    for (name, text) in bindings(root, &mut *go.build(), "every-kind", EVERY_KIND)? {
         out.insert(Path::new("plugins/sdk/go").join(name), text.replace(GO_SHARED, "flumen/wit/"));
     }
     Ok(out)
 }
 
+/// `more`: worlds beside those of the interface.
 fn bindings(
     root: &Path,
     generator: &mut dyn wit_bindgen_core::WorldGenerator,
     world: &str,
+    more: &str,
 ) -> Result<BTreeMap<String, String>> {
     let mut resolve = Resolve::default();
-    let (package, _) = resolve.push_dir(root.join(WIT))?;
+    let interface = fs::read_to_string(root.join(WIT).join("flumen.wit"))?;
+    let package = resolve.push_source("flumen.wit", &format!("{interface}{more}"))?;
     let world = resolve.select_world(&[package], Some(world))?;
     let mut files = Files::default();
     generator.generate(&mut resolve, world, &mut files)?;

@@ -106,24 +106,50 @@ pub fn plugins() -> Result<()> {
     })
 }
 
-/// The example in every language: directory below `examples/languages/`, component in `target/plugins/`.
+/// Languages with a page in `docs/plugins/`.
 pub const LANGUAGES: [&str; 5] = ["rust", "c", "go", "js", "python"];
 
-/// Builds the same small plugin in every language, into `target/plugins/keep-LANGUAGE.wasm`. Toolchains that are missing are
-/// installed below `target/toolchains/`, those of Debian by apt-get. What has not changed is not built again.
+/// An example: the same small plugin of a kind, in one language.
+#[derive(Debug, Clone)]
+pub struct Example {
+    /// `keep-rust`: its component in `target/plugins/`.
+    pub name: String,
+    /// Its directory, from the repository.
+    pub dir: PathBuf,
+    /// The directory of its SDK, from the repository.
+    sdk: PathBuf,
+}
+
+/// All of them.
+#[must_use]
+pub fn examples() -> Vec<Example> {
+    let of_kind = |kind| {
+        let (dir, name) = flumen_author::example(kind);
+        flumen_author::Lang::ALL.into_iter().map(move |lang| Example {
+            name: format!("{name}-{lang}"),
+            dir: Path::new(dir).join(lang.word()),
+            sdk: Path::new("plugins/sdk").join(lang.word()),
+        })
+    };
+    flumen_author::Kind::ALL.into_iter().flat_map(of_kind).collect()
+}
+
+/// Builds all examples into `target/plugins/NAME-LANGUAGE.wasm`. Toolchains that are missing are installed below
+/// `target/toolchains/`, those of Debian by apt-get. What has not changed is not built again.
 ///
 /// # Errors
 /// If a toolchain cannot be had or an example does not build.
 pub fn languages() -> Result<()> {
-    step("building the example plugin in every language", || LANGUAGES.into_iter().try_for_each(language))
+    step("building the example of each kind in every language", || examples().iter().try_for_each(language))
 }
 
-fn language(name: &str) -> Result<()> {
+fn language(example: &Example) -> Result<()> {
     let (root, target) = (locate::repository()?, locate::target_dir()?);
+    let Example { name, dir, sdk } = example;
     let work_dir = target.join("languages").join(name);
-    let output = locate::plugins()?.join(format!("keep-{name}.wasm"));
-    let dir = root.join("examples/languages").join(name);
-    let (stamp, stamp_file) = (stamp(&[&dir, &root.join("plugins/sdk").join(name)])?, work_dir.join("stamp"));
+    let output = locate::plugins()?.join(format!("{name}.wasm"));
+    let dir = root.join(dir);
+    let (stamp, stamp_file) = (stamp(&[&dir, &root.join(sdk)])?, work_dir.join("stamp"));
     if output.is_file() && fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp) {
         return Ok(());
     }
@@ -149,7 +175,9 @@ fn stamp(dirs: &[&Path]) -> Result<String> {
     todo.extend([root.join(bindings::WIT), root.join("host/author/src"), root.join("host/author/wat")]);
     let mut files = Vec::new();
     while let Some(path) = todo.pop() {
-        let is_made = path.file_name().is_some_and(|name| name == "build" || name == "Cargo.lock");
+        let is_made = path
+            .file_name()
+            .is_some_and(|name| ["build", "__pycache__", "Cargo.lock"].iter().any(|made| name == *made));
         if is_made || path.extension().is_some_and(|extension| extension == WASM) {
             continue;
         }

@@ -9,6 +9,7 @@ mod generate;
 mod kafka;
 mod report;
 mod schema;
+mod sdk;
 mod soak;
 mod soak_kafka;
 mod test;

@@ -14,7 +14,7 @@ use crate::bindings;
 use crate::build::{self, cargo, check};
 use crate::fuzz;
 use crate::report::step;
-use crate::{schema, tutorial};
+use crate::{schema, sdk, tutorial};
 
 /// What to leave out.
 #[derive(clap::Args)]
@@ -56,6 +56,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     build::plugins()?;
     let binary = build::host_and_tests()?;
+    // Before the tests on the real binary, which run some of them.
+    note("plugins in every language", build::languages().map(|()| ONE));
     note("tests of the host", host_tests(arguments.no_e2e));
     note("tests of the guests", guest_tests());
     match plugins_with_cases() {
@@ -64,10 +66,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }),
         Err(error) => note("cases of plugins", Err(error)),
     }
-    note("plugins in every language", build::languages().map(|()| ONE));
-    for language in build::LANGUAGES {
-        note(&format!("cases of the plugin in {language}"), language_cases(&binary, language));
+    for example in build::examples() {
+        note(&format!("cases of {}", example.name), example_cases(&binary, &example));
     }
+    note("SDKs for Python and JavaScript", sdk::test().map(|()| ONE));
     // The quickest one; the others differ in a few words and in their toolchains.
     note("first plugin in C, word by word", tutorial::page(&binary, "c", false).map(|()| ONE));
     note("bindings", bindings::check().map(|()| ONE));
@@ -142,11 +144,11 @@ fn plugin_cases(binary: &PathBuf, plugin: &str) -> Result<Tally> {
     run_cases(binary, plugin, &locate::repository()?.join("plugins").join(plugin), &[])
 }
 
-/// The same cases for the example in each language.
-fn language_cases(binary: &PathBuf, language: &str) -> Result<Tally> {
-    let dir = locate::repository()?.join("examples/languages").join(language);
-    let component = locate::plugin(&format!("keep-{language}"))?;
-    run_cases(binary, language, &dir, &["--wasm".as_ref(), component.as_os_str()])
+/// The cases of a kind's example, the same in each language.
+fn example_cases(binary: &PathBuf, example: &build::Example) -> Result<Tally> {
+    let component = locate::plugin(&example.name)?;
+    let dir = locate::repository()?.join(&example.dir);
+    run_cases(binary, &example.name, &dir, &["--wasm".as_ref(), component.as_os_str()])
 }
 
 fn run_cases(binary: &PathBuf, plugin: &str, dir: &Path, more: &[&OsStr]) -> Result<Tally> {

@@ -20,6 +20,7 @@ mod scaffold;
 mod world;
 
 pub use component::{no_op, wrap};
+pub use embedded::example;
 pub use manifest::{Kind, Lang, MANIFEST, Manifest};
 pub use recipes::{Built, Options, build, toolchains_dir};
 pub use reference::worlds_markdown;

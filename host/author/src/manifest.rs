@@ -3,7 +3,7 @@
 //! ```toml
 //! name = "keep"
 //! lang = "python"            # rust, python, js, go, c
-//! kind = "interceptor"
+//! kind = "interceptor"       # aggregator, codec, sink
 //! imports = ["log"]          # host powers that Python and JavaScript code calls
 //! sdk = "sdk"                # where the SDK is, if it is elsewhere
 //! wit = "wit"
@@ -66,17 +66,26 @@ pub enum Kind {
     /// A batch in, the difference out.
     #[default]
     Interceptor,
+    /// An interceptor that also makes events of its own.
+    Aggregator,
+    /// Bytes to events and events to bytes.
+    Codec,
+    /// Delivers batches.
+    Sink,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 1] = [Kind::Interceptor];
+    pub const ALL: [Kind; 4] = [Kind::Interceptor, Kind::Aggregator, Kind::Codec, Kind::Sink];
 
     /// As it is written.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
             Kind::Interceptor => "interceptor",
+            Kind::Aggregator => "aggregator",
+            Kind::Codec => "codec",
+            Kind::Sink => "sink",
         }
     }
 
@@ -90,7 +99,28 @@ impl Kind {
     pub(crate) fn exports(self) -> &'static [&'static str] {
         match self {
             Kind::Interceptor => &["guest"],
+            Kind::Aggregator => &["aggregation"],
+            Kind::Codec => &["decoding", "encoding"],
+            Kind::Sink => &["delivery"],
         }
+    }
+
+    /// The host powers that its world can import.
+    #[must_use]
+    pub fn powers(self) -> &'static [&'static str] {
+        match self {
+            Kind::Interceptor | Kind::Aggregator => {
+                &["log", "metrics", "clock", "random", "state", "http", "tcp"]
+            }
+            Kind::Codec => &["log", "metrics"],
+            Kind::Sink => &["log", "metrics", "clock", "random", "http", "tcp"],
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.word())
     }
 }
 

@@ -9,13 +9,11 @@ use crate::embedded::{self, File};
 use crate::manifest::{Kind, Lang, MANIFEST, check_name};
 
 /// Where the examples of this repository find SDK and interface, and where a new plugin does.
-const PLACES: [(&str, &str); 5] = [
+const PLACES: [(&str, &str); 3] = [
     ("../../../plugins/sdk/rust", "sdk"),
     ("../../../plugins/sdk/go", "./sdk"),
     // The SDK for Rust reads the interface itself.
     ("../../../wit/0.2.0", "../wit"),
-    ("module keep", "module NAME"),
-    ("name = \"keep\"", "name = \"NAME\""),
 ];
 
 /// What to make.
@@ -43,17 +41,16 @@ pub fn create(new: &New) -> Result<PathBuf> {
     }
     let manifest =
         format!("name = \"{}\"\nlang = \"{}\"\nkind = \"{}\"\n", new.name, new.lang, new.kind.word());
-    write(&dir, MANIFEST, &format!("{manifest}{}", imports(new.lang)))?;
+    write(&dir, MANIFEST, &format!("{manifest}{}", imports(new)))?;
     write(&dir, "README.md", &readme(new))?;
     write(
         &dir,
         ".gitignore",
         "/build/\n/*.wasm\n/*.wasm.new\n/target/\n/node_modules/\n/.venv/\n__pycache__/\n",
     )?;
-    for (path, text) in
-        [embedded::sources(new.lang), embedded::sdk(new.lang), embedded::WIT, embedded::CASES].concat()
-    {
-        let (path, text) = adapted((path, text), &new.name);
+    let (sources, cases) = (embedded::sources(new.lang, new.kind), embedded::cases(new.kind));
+    for file in [sources, embedded::sdk(new.lang), embedded::WIT, cases].concat() {
+        let (path, text) = adapted(file, new);
         write(&dir, &path, &text)?;
     }
     Ok(dir)
@@ -68,23 +65,32 @@ fn write(dir: &Path, path: &str, text: &str) -> Result<()> {
 }
 
 /// A file of this repository as it stands in a new directory.
-fn adapted((path, text): File, name: &str) -> (String, String) {
+fn adapted((path, text): File, new: &New) -> (String, String) {
     // The one file that is not alike: here the SDK belongs to a workspace.
     let path = path.replace("Cargo.standalone.toml", "Cargo.toml");
     let mut text = text.to_owned();
     for (from, to) in PLACES {
-        text = text.replace(from, &to.replace("NAME", name));
+        text = text.replace(from, to);
+    }
+    let (_, example) = embedded::example(new.kind);
+    // In Cargo.toml and go.mod.
+    for (before, after) in [("name = \"", "\""), ("module ", "\n")] {
+        let with = |name: &str| format!("{before}{name}{after}");
+        text = text.replace(&with(example), &with(&new.name));
     }
     (path, text)
 }
 
-fn imports(lang: Lang) -> &'static str {
-    match lang {
-        Lang::Python | Lang::Js => {
-            "# Host powers that the plugin calls: log, metrics, clock, random, state, http, tcp. The pipeline grants them.\nimports = []\n"
-        }
-        Lang::Rust | Lang::Go | Lang::C => "",
-    }
+/// Python and JavaScript tools import all that a world names, so the manifest names what the plugin calls.
+fn imports(new: &New) -> String {
+    let calls = match (new.lang, new.kind) {
+        (Lang::Rust | Lang::Go | Lang::C, _) => return String::new(),
+        (_, Kind::Interceptor | Kind::Codec) => "",
+        (_, Kind::Aggregator) => "\"state\"",
+        (_, Kind::Sink) => "\"http\"",
+    };
+    let powers = new.kind.powers().join(", ");
+    format!("# Host powers that the plugin calls: {powers}. The pipeline grants them.\nimports = [{calls}]\n")
 }
 
 /// Which file to change, by language.
@@ -98,27 +104,64 @@ fn source(lang: Lang) -> &'static str {
     }
 }
 
+/// What the example does.
+fn about(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Interceptor => "It keeps the events whose body holds a text, and marks them with a header",
+        Kind::Aggregator => "It counts events by the value of a header, in windows of event time",
+        Kind::Codec => "It reads and writes frames: four bytes with the length, then the body",
+        Kind::Sink => "It appends events as lines to a resource over HTTP, each exactly once",
+    }
+}
+
+/// Where it stands in a pipeline. `NAME` is the plugin's.
+fn pipeline(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Interceptor => {
+            "[[interceptor]]
+plugin = \"NAME\"            # NAME.wasm in the agent's plugin directory
+config = { contains = \" 503 \" }"
+        }
+        Kind::Aggregator => {
+            "[[interceptor]]
+plugin = \"NAME\"            # NAME.wasm in the agent's plugin directory
+config = { by = \"host\" }
+grant = [\"state\"]"
+        }
+        Kind::Codec => {
+            "[source.in.codec]           # or [sink.out.codec]
+plugin = \"NAME\"            # NAME.wasm in the agent's plugin directory"
+        }
+        Kind::Sink => {
+            "[sink.out]
+plugin = \"NAME\"            # NAME.wasm in the agent's plugin directory
+config = { url = \"https://store.example.com/log\" }
+grant = [\"http\"]
+egress = { allow = [\"store.example.com:443\"] }"
+        }
+    }
+}
+
 fn readme(new: &New) -> String {
-    let New { name, lang, .. } = new;
-    let source = source(*lang);
+    let New { name, lang, kind, .. } = new;
+    let (source, about) = (source(*lang), about(*kind));
+    let pipeline = pipeline(*kind).replace("NAME", name);
     format!(
         "# {name}
 
-A plugin for Flumen. It keeps the events whose body holds a text, and marks them with a header: change `{source}`.
+A plugin for Flumen: {kind}. {about}: change `{source}`.
 
 ```
 flumen plugin build          # makes {name}.wasm; --install gets a toolchain that is missing
-flumen plugin test           # runs cases/*.toml in the sandbox; --update writes what came out
+flumen plugin test           # runs cases/*.toml in the sandbox, and random input that it must not fail on
 flumen plugin bench          # what it costs per event
-flumen plugin dev            # builds and shows the difference whenever a file is saved
+flumen plugin dev            # builds and runs the cases whenever a file is saved
 ```
 
 In a pipeline:
 
 ```toml
-[[interceptor]]
-plugin = \"{name}\"            # {name}.wasm in the agent's plugin directory
-config = {{ contains = \" 503 \" }}
+{pipeline}
 ```
 
 | place | what |
@@ -138,12 +181,14 @@ mod tests {
 
     #[test]
     fn nothing_points_out_of_the_new_directory() {
-        for lang in Lang::ALL {
+        let all = Kind::ALL.into_iter().flat_map(|kind| Lang::ALL.into_iter().map(move |lang| (kind, lang)));
+        for (kind, lang) in all {
             let scratch = tempfile::tempdir().unwrap();
             let dir = scratch.path().join("my-plugin");
-            let new = New { name: "my-plugin".into(), lang, kind: Kind::Interceptor, dir: Some(dir.clone()) };
+            let new = New { name: "my-plugin".into(), lang, kind, dir: Some(dir.clone()) };
             create(&new).unwrap();
-            assert_eq!(crate::Manifest::read(&dir).unwrap().name, "my-plugin");
+            let manifest = crate::Manifest::read(&dir).unwrap();
+            assert_eq!((manifest.name.as_str(), manifest.kind), ("my-plugin", kind));
             let mut todo = vec![dir.clone()];
             while let Some(path) = todo.pop() {
                 if path.is_dir() {

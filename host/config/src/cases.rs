@@ -21,7 +21,8 @@
 //! [[step.output]]                  # what it made itself stands behind what it let through
 //! body = "text"
 //! ```
-//! or what a codec must do ([`codec_cases`](crate::codec_cases)), or `config` and `open_error = "part of the message"` alone. `${…}` is not substituted here: bodies are data.
+//! Steps of a sink say more ([`sink_cases`](crate::sink_cases)). Or what a codec must do
+//! ([`codec_cases`](crate::codec_cases)), or `config` and `open_error = "part of the message"` alone. `${…}` is not substituted here: bodies are data.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -35,6 +36,7 @@ use crate::diagnostic::Diagnostic;
 use crate::env::Env;
 use crate::json;
 use crate::report::{Report, UserFile};
+use crate::sink_cases::{self, SinkStep};
 use crate::table::TableReader;
 use crate::tree::{Entry, Item, Node};
 use crate::value;
@@ -58,7 +60,7 @@ pub struct CaseFile {
     pub steps: Vec<CaseStep>,
 }
 
-/// A batch or a tick.
+/// A batch or a tick; of a sink: a delivery, or the question for its cursor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaseStep {
     /// What the host's clock shows, in nanoseconds since the Unix epoch.
@@ -69,6 +71,8 @@ pub struct CaseStep {
     pub outputs: Vec<CaseEvent>,
     /// As of a case.
     pub rejected: Vec<(u32, String)>,
+    /// What only sinks have.
+    pub sink: SinkStep,
 }
 
 /// One event.
@@ -155,7 +159,10 @@ fn read_step(node: &Node, report: &mut Report<'_>) -> Option<CaseStep> {
     let input = table.get("input");
     let output = table.get("output");
     let rejected = table.get("rejected");
+    let request = table.get("request");
+    let options = table.options(sink_cases::STEP, report);
     table.finish(report);
+    let sink = sink_cases::read(&options, request, report);
     let now_ns = match now {
         Some(entry) => Some(read_time(&entry.value, report)?),
         None => None,
@@ -166,7 +173,7 @@ fn read_step(node: &Node, report: &mut Report<'_>) -> Option<CaseStep> {
         .iter()
         .filter_map(|node| read_rejected(node, inputs.len(), report))
         .collect();
-    Some(CaseStep { now_ns, inputs, outputs, rejected })
+    Some(CaseStep { now_ns, inputs, outputs, rejected, sink })
 }
 
 pub(crate) fn list<'a>(name: &str, entry: Option<&'a Entry>, report: &mut Report<'_>) -> &'a [Node] {

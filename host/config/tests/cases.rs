@@ -3,7 +3,11 @@
 
 mod common;
 
-use flumen_config::{CaseEvent, CaseFile, CodecCase, MemoryEnv, SystemEnv, load_case, render};
+use std::time::Duration;
+
+use flumen_config::{
+    CaseEvent, CaseFile, CaseRequest, CodecCase, MemoryEnv, SinkStep, SystemEnv, load_case, render,
+};
 
 fn case(text: &str) -> Result<CaseFile, String> {
     let mut env = MemoryEnv::default();
@@ -138,5 +142,68 @@ fn cases_of_codecs() {
     ] {
         let wrong = case(text).unwrap_err();
         assert!(wrong.contains(reason), "{reason:?} is not in {wrong}");
+    }
+}
+
+#[test]
+fn cases_of_sinks() {
+    let case_of_sink = case(
+        r#"
+        [[step]]
+        recovered = "c1"
+        [[step.request]]
+        method = "GET"
+        url = "http://a/b"
+        headers = { x = "1" }
+        answer = "text"
+        answer_headers = { y = "2" }
+        [[step]]
+        cursor = "c2"
+        retry = "busy"
+        retry_after = "5s"
+        [[step.input]]
+        body = "x"
+        [[step.request]]
+        body = "x"
+        fails = "timed-out"
+        "#,
+    )
+    .unwrap();
+    let map = |name: &str, value: &str| [(name.to_owned(), value.to_owned())].into();
+    let asked = SinkStep {
+        recovered: Some(b"c1".to_vec()),
+        requests: vec![CaseRequest {
+            method: Some("GET".into()),
+            url: Some("http://a/b".into()),
+            headers: map("x", "1"),
+            status: 200,
+            answer: "text".into(),
+            answer_headers: map("y", "2"),
+            ..CaseRequest::default()
+        }],
+        ..SinkStep::default()
+    };
+    let delivers = SinkStep {
+        cursor: b"c2".to_vec(),
+        retry: Some("busy".into()),
+        retry_after: Some(Duration::from_secs(5)),
+        requests: vec![CaseRequest {
+            body: Some("x".into()),
+            fails: Some("timed-out".into()),
+            status: 200,
+            ..CaseRequest::default()
+        }],
+        ..SinkStep::default()
+    };
+    let steps: Vec<SinkStep> = case_of_sink.steps.into_iter().map(|step| step.sink).collect();
+    assert_eq!(steps, [asked, delivers]);
+    for (text, reason) in [
+        ("[[step]]\nretry = \"a\"\nerror = \"b\"", "`retry` or `error`"),
+        ("[[step]]\n[[step.request]]\nstatus = 99", "status"),
+        ("[[step]]\n[[step.request]]\nstatus = 200\nfails = \"denied\"", "has no answer"),
+        ("[[step]]\n[[step.request]]\nfails = \"maybe\"", "timed-out"),
+    ] {
+        let error = case(text).unwrap_err();
+        assert!(error.contains(reason), "{text}: {error}");
     }
 }

@@ -8,7 +8,7 @@ use flumen_pipeline::plan::PluginLimits;
 use flumen_pipeline::state::Session;
 use flumen_pipeline::{InterceptorVersion, Processed};
 
-use crate::stats;
+use crate::stats::{self, PluginStats};
 use crate::version::PluginVersion;
 
 /// See the module.
@@ -49,6 +49,11 @@ impl<V: AsRef<PluginVersion>> Alone<V> {
         self.version.as_ref().tick(&mut session)?;
         session.accept();
         Ok(self.commit(session))
+    }
+
+    /// What the version did so far.
+    pub fn stats(&self) -> PluginStats {
+        self.version.as_ref().stats()
     }
 
     /// Lets the version take over what another one remembered.

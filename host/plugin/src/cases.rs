@@ -21,6 +21,8 @@ use crate::file::PluginFile;
 use crate::host::PluginHost;
 use crate::limits;
 use crate::services::Services;
+use crate::sink_alone::SinkAlone;
+use crate::sink_cases::{self, Script, SinkStep};
 use crate::version::PluginVersion;
 
 /// One case.
@@ -55,6 +57,8 @@ pub struct Step {
     pub expected: Vec<ExpectedEvent>,
     /// As of a case.
     pub rejected: Vec<(u32, String)>,
+    /// What only sinks have: without any input the sink is asked for its cursor.
+    pub sink: SinkStep,
 }
 
 /// An event that has to come out.
@@ -129,7 +133,9 @@ impl PluginHost {
         }
         let loaded = self.load(PluginFile::read(path)?)?;
         let plugin_limits = PluginLimits::default();
+        let script = Script::default();
         let services = Services::new(case.name.as_str().into(), &plugin_limits);
+        let services = services.with_outside(script.outside());
         let needs = &loaded.shape.needs;
         let role = match loaded.shape.roles.first() {
             None | Some(Role::Aggregator) => Role::Interceptor,
@@ -158,7 +164,10 @@ impl PluginHost {
             }
             (Err(error), _) => return Err(error),
         };
-        let differences = run_steps(version, case);
+        let differences = match role {
+            Role::Sink => sink_cases::run_steps(SinkAlone::new(version), &script, case),
+            _ => run_steps(version, case),
+        };
         Ok(if differences.is_empty() {
             CaseOutcome::Passed
         } else {
@@ -175,6 +184,7 @@ fn run_steps(version: Arc<PluginVersion>, case: &Case) -> Vec<String> {
         input: case.input.clone(),
         expected: case.expected.clone(),
         rejected: case.rejected.clone(),
+        sink: SinkStep::default(),
     };
     let steps = if case.steps.is_empty() { std::slice::from_ref(&only) } else { &case.steps };
     for (number, step) in steps.iter().enumerate() {

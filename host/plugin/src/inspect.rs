@@ -21,6 +21,9 @@ pub struct Inspection {
     pub kind: FileKind,
     /// The world that it was built for.
     pub world: &'static str,
+    /// What it can be to a pipeline, by what it exports.
+    #[serde(skip)]
+    pub roles: Vec<Role>,
     /// BLAKE3 of the file, in hex.
     pub hash: String,
     /// Its size.
@@ -93,6 +96,7 @@ impl PluginHost {
             path: path.to_owned(),
             kind: loaded.file.kind,
             world: loaded.shape.world,
+            roles: loaded.shape.roles.clone(),
             hash: loaded.file.hash.to_string(),
             size_bytes: loaded.file.bytes.len() as u64,
             imports: loaded.shape.imports,

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use crate::failure::printable;
 use crate::limits;
+use crate::outside::Outside;
 use crate::stats::{Counters, GuestMetric, PluginStats, bump};
 
 /// How important a line of a plugin is.
@@ -33,6 +34,8 @@ pub(crate) struct Services {
     /// The way out, if there is one.
     pub(crate) egress: Option<Arc<Egress>>,
     pub(crate) egress_calls_per_batch: u32,
+    /// In place of the network, for cases and trials.
+    pub(crate) outside: Option<Outside>,
 }
 
 /// What a plugin counts, and how often it may.
@@ -73,7 +76,17 @@ impl Services {
         let calls = Bucket::new(limits.metric_calls_per_s);
         let metrics = Mutex::new(Metrics { calls, values: BTreeMap::new() });
         let counters = Counters::default();
-        Arc::new(Services { name, counters, log, metrics, egress: None, egress_calls_per_batch: 0 })
+        let (egress, outside) = (None, None);
+        Arc::new(Services { name, counters, log, metrics, egress, egress_calls_per_batch: 0, outside })
+    }
+
+    /// The same with something in place of the network.
+    pub(crate) fn with_outside(mut self: Arc<Self>, outside: Outside) -> Arc<Self> {
+        // Nobody else has it yet.
+        if let Some(services) = Arc::get_mut(&mut self) {
+            services.outside = Some(outside);
+        }
+        self
     }
 
     /// The same with a way out.

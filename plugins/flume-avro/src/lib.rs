@@ -22,6 +22,8 @@ fn all() -> Vec<String> {
 struct Reader;
 
 impl Decoder for Reader {
+    const OPTIONS: &'static str = include_str!("../options.json");
+
     fn open(config: Config) -> Result<Self, String> {
         config.parse::<Settings>().map(|_| Reader)
     }

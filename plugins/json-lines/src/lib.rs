@@ -80,6 +80,8 @@ impl Settings {
 struct Reader(Settings);
 
 impl Decoder for Reader {
+    const OPTIONS: &'static str = include_str!("../options.json");
+
     fn open(config: Config) -> Result<Self, String> {
         Settings::parse(&config).map(Reader)
     }

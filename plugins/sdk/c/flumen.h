@@ -1,23 +1,17 @@
 /* Flumen plugins in C.
  *
- * A plugin defines three things and includes this header:
+ * A plugin includes this header and defines what its kind asks for:
  *
- *     flumen_about FLUMEN_ABOUT = {"0.1.0", "Keeps what matters.", ""};
+ *     const flumen_about FLUMEN_ABOUT = {"0.1.0", "Keeps what matters.", ""};
  *     bool flumen_open(flumen_text config, flumen_reads *reads, flumen_error *error);
- *     void flumen_intercept(const flumen_event *event, flumen_edit *edit);      // one event at a time
+ *     void flumen_intercept(const flumen_event *event, flumen_edit *edit);      // an interceptor
  *
- * or, instead of flumen_intercept, the whole table at once:
- *
- *     bool flumen_process(const flumen_batch *batch, flumen_answer *answer, flumen_error *error);
- *
- * What is not defined has a default: every event goes on unchanged. Memory that the host passes is read in place and
- * gone when the call returns; what is given to an answer is copied. Host powers (log, metrics, clock, state, ...) are
- * the functions of interceptor.h: what is called is imported, and the pipeline has to grant it.
+ * `kind.h`, in the directory of its kind, says what that is. Memory that the host passes is read in place and gone when the
+ * call returns; what is given to an answer is copied. Host powers are in state.h and http.h; those and the rest (log, metrics,
+ * clock, random, tcp) are functions of wire.h: what is called is imported, and the pipeline has to grant it.
  */
 #ifndef FLUMEN_H
 #define FLUMEN_H
-
-#include "interceptor.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -34,6 +28,14 @@ flumen_text flumen_str(const char *string);
 bool flumen_equal(flumen_text a, flumen_text b);
 /* A copy that stays, for what `flumen_open` keeps of its configuration. */
 flumen_text flumen_copy(flumen_text text);
+
+/* Bytes that grow. Begin with {0}; `flumen_clear` gives the memory back. */
+typedef struct {
+    uint8_t *ptr;
+    size_t len, capacity;
+} flumen_bytes;
+void flumen_append(flumen_bytes *to, flumen_text text);
+void flumen_clear(flumen_bytes *bytes);
 
 /* What the plugin says of itself. `options` is the JSON Schema of its configuration, or "". */
 typedef struct {
@@ -52,7 +54,7 @@ typedef struct {
     size_t header_count;
     flumen_text headers[FLUMEN_HEADERS_MAX];
 } flumen_reads;
-/* Adds a header; its number is the one that the functions below take. */
+/* Adds a header; its number is the one that the functions below take. The name `*` alone: all that a batch has. */
 size_t flumen_read_header(flumen_reads *reads, flumen_text name);
 
 /* For a person. Written once: the first reason stays. */
@@ -97,6 +99,8 @@ typedef struct {
     const flumen_u64 *position;
     size_t header_count;
     flumen_column headers[FLUMEN_HEADERS_MAX];
+    /* In the order of flumen_reads. */
+    flumen_text names[FLUMEN_HEADERS_MAX];
 } flumen_batch;
 
 static inline flumen_text flumen_get(const flumen_column *column, uint32_t row) {
@@ -111,7 +115,7 @@ static inline bool flumen_is_present(const flumen_column *column, uint32_t row) 
     return row < column->rows && (column->present == NULL || (column->present[row / 8] >> (row % 8) & 1));
 }
 
-/* --- one event at a time ------------------------------------------------------------------------------------- */
+/* One of its rows. */
 
 typedef struct {
     const flumen_batch *batch;
@@ -138,20 +142,22 @@ static inline bool flumen_header(const flumen_event *event, size_t number, flume
 /* Events of a batch: FLUMEN_EACH(event, batch) { ... flumen_body(&event) ... } */
 #define FLUMEN_EACH(event, of) for (flumen_event event = {(of), 0}; event.row < (of)->rows; event.row++)
 
-/* What happens to the event at hand; an event that nothing is said about goes on unchanged. */
-typedef struct flumen_edit flumen_edit;
-void flumen_drop(flumen_edit *edit);
-/* It cannot be worked with, for this reason; the pipeline says where such events go. */
-void flumen_reject(flumen_edit *edit, const char *reason);
-void flumen_set_body(flumen_edit *edit, flumen_text body);
-void flumen_set_time(flumen_edit *edit, int64_t time);
-/* The header with this number of flumen_reads. */
-void flumen_set_header(flumen_edit *edit, size_t number, flumen_text value);
-void flumen_remove_header(flumen_edit *edit, size_t number);
-/* Sends the event on as it is now, and starts again from what came in: to make several events of one. */
-void flumen_emit(flumen_edit *edit);
+/* Where `needle` begins in `text`, or SIZE_MAX. Sixteen bytes at a time. */
+size_t flumen_find(flumen_text text, flumen_text needle);
+/* The next row at or behind `from` that holds the needle, or UINT32_MAX: one search over the data of all rows. */
+uint32_t flumen_find_row(const flumen_column *column, flumen_text needle, uint32_t from);
 
-/* --- the whole batch at once ---------------------------------------------------------------------------------- */
+/* --- columns that are written --------------------------------------------------------------------------------- */
+
+/* A column that is built row by row. */
+typedef struct flumen_builder flumen_builder;
+flumen_builder *flumen_column_new(void);
+void flumen_column_free(flumen_builder *builder);
+uint32_t flumen_column_rows(const flumen_builder *builder);
+void flumen_push(flumen_builder *builder, flumen_text value);
+void flumen_push_absent(flumen_builder *builder);
+
+/* --- what becomes of a batch ---------------------------------------------------------------------------------- */
 
 /* The answer to a batch: what is not said stays as it is. Columns have one row for each output row. */
 typedef struct flumen_answer flumen_answer;
@@ -160,25 +166,22 @@ void flumen_keep(flumen_answer *answer, uint32_t row);
 /* No row goes on but those that flumen_keep names. */
 void flumen_keep_only(flumen_answer *answer);
 void flumen_reject_row(flumen_answer *answer, uint32_t row, const char *reason);
-/* A column that is built row by row. It stays valid until the batch is answered. */
-typedef struct flumen_builder flumen_builder;
+/* Columns of the answer: they stay valid until the batch is answered. */
 flumen_builder *flumen_answer_body(flumen_answer *answer);
 flumen_builder *flumen_answer_header(flumen_answer *answer, flumen_text name);
-void flumen_push(flumen_builder *builder, flumen_text value);
-void flumen_push_absent(flumen_builder *builder);
 /* Sets the header to one value on every output row, whatever these will be. */
 void flumen_set_all(flumen_answer *answer, flumen_text name, flumen_text value);
 void flumen_remove_all(flumen_answer *answer, flumen_text name);
 
-/* Where `needle` begins in `text`, or SIZE_MAX. Sixteen bytes at a time. */
-size_t flumen_find(flumen_text text, flumen_text needle);
-/* The next row at or behind `from` that holds the needle, or UINT32_MAX: one search over the data of all rows. */
-uint32_t flumen_find_row(const flumen_column *column, flumen_text needle, uint32_t from);
+/* --- new events ------------------------------------------------------------------------------------------------ */
 
-/* --- what a plugin defines ------------------------------------------------------------------------------------ */
+/* Events that an aggregator makes, or a decoder finds. */
+typedef struct flumen_events flumen_events;
+/* Adds an event: nanoseconds since the Unix epoch, and a body. */
+void flumen_add_event(flumen_events *events, int64_t time, flumen_text body);
+/* Adds a header to the event that was added last. The second of the same name is left out. */
+void flumen_add_header(flumen_events *events, flumen_text name, flumen_text value);
 
-bool flumen_open(flumen_text config, flumen_reads *reads, flumen_error *error);
-void flumen_intercept(const flumen_event *event, flumen_edit *edit);
-bool flumen_process(const flumen_batch *batch, flumen_answer *answer, flumen_error *error);
+#include "kind.h"
 
 #endif

@@ -3,6 +3,7 @@ package flumen
 import (
 	"encoding/binary"
 
+	"flumen/exports/call"
 	wire "flumen/imports/flumen_plugin_types"
 	wit "flumen/wit/types"
 )
@@ -33,7 +34,7 @@ func (a *Answer) KeepOnly() { a.isChosen = true }
 
 // Reject takes a row out of the flow, with a reason.
 func (a *Answer) Reject(row int, reason string) {
-	a.rejected = append(a.rejected, wire.Rejection{Row: uint32(row), Reason: reason})
+	a.rejected = append(a.rejected, wire.Rejection{Row: uint32(row), Reason: call.Words(reason)})
 }
 
 // Body starts the column of new bodies.
@@ -91,11 +92,7 @@ func (a *Answer) difference(batch *Batch) wire.Difference {
 		a.headers = append(a.headers, b)
 	}
 	for _, b := range a.headers {
-		column := wire.HeaderColumn{Name: b.name, Offsets: b.offsets, Data: b.data, Present: none}
-		if b.isSparse {
-			column.Present = wit.Some(b.present)
-		}
-		out.SetHeaders = append(out.SetHeaders, column)
+		out.SetHeaders = append(out.SetHeaders, b.header())
 	}
 	out.RemoveHeaders, out.Rejected = a.removed, a.rejected
 	return out

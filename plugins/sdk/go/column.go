@@ -2,6 +2,9 @@ package flumen
 
 import (
 	"encoding/binary"
+
+	wire "flumen/imports/flumen_plugin_types"
+	wit "flumen/wit/types"
 )
 
 // Column is a column of byte strings.
@@ -108,6 +111,25 @@ func (b *Builder) PushString(value string) {
 
 // PushAbsent appends a row without a value (headers only).
 func (b *Builder) PushAbsent() { b.end(false) }
+
+// fill makes rows without a value, up to so many rows.
+func (b *Builder) fill(rows int) {
+	for b.rows < rows {
+		b.PushAbsent()
+	}
+}
+
+func (b *Builder) column() wire.BytesColumn {
+	return wire.BytesColumn{Offsets: b.offsets, Data: b.data}
+}
+
+func (b *Builder) header() wire.HeaderColumn {
+	column := wire.HeaderColumn{Name: b.name, Offsets: b.offsets, Data: b.data, Present: wit.None[[]uint8]()}
+	if b.isSparse {
+		column.Present = wit.Some(b.present)
+	}
+	return column
+}
 
 func (b *Builder) push(value []byte, isPresent bool) {
 	b.data = append(b.data, value...)

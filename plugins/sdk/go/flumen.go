@@ -10,15 +10,15 @@
 //	func init() { flumen.Register(flumen.About{Version: "0.1.0"}, &keep{}) }
 //	func main() {}
 //
-// Implement BatchInterceptor instead of Interceptor to see the columns of a whole batch at once. Host powers are the
-// packages below flumen/imports: what is imported must be granted by the pipeline.
+// Implement BatchInterceptor instead of Interceptor to see the columns of a whole batch at once. The other kinds are
+// Aggregator, Decoder and Encoder, and Sink. Host powers are the packages flumen/state and flumen/http, and those below
+// flumen/imports: what is used must be granted by the pipeline.
 package flumen
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"runtime"
 	"strings"
 
 	about "flumen/exports/export_flumen_plugin_about"
@@ -34,7 +34,8 @@ type About struct {
 	Options string
 }
 
-// Reads names the columns to look at and to change. Others never cross the sandbox.
+// Reads names the columns to look at and to change. Others never cross the sandbox. The header "*" alone: all that a batch
+// has.
 type Reads struct {
 	Body     bool
 	Time     bool
@@ -83,20 +84,14 @@ type BatchInterceptor interface {
 	Process(batch *Batch) (*Answer, error)
 }
 
-// Register makes p, an Interceptor or a BatchInterceptor, the plugin of this program.
+// Register makes p, an Interceptor or a BatchInterceptor, the plugin of this program. The other kinds have their own:
+// RegisterAggregator, RegisterCodec, RegisterSink.
 func Register(a About, p interface {
 	Open(config Config) (Reads, error)
 }) {
-	about.Hook = func() about.Description {
-		return about.Description{Version: a.Version, Summary: a.Summary, Options: a.Options}
-	}
+	a.register()
 	var reads Reads
-	guest.OpenHook = func(config string) (wire.Reads, error) {
-		var err error
-		// The string is the host's memory, and gone after the call.
-		reads, err = p.Open(Config{strings.Clone(config)})
-		return wire.Reads{Body: reads.Body, Time: reads.Time, Identity: reads.Identity, Headers: reads.Headers}, err
-	}
+	guest.OpenHook = func(config string) (wire.Reads, error) { return openReads(config, p.Open, &reads) }
 	process := func(batch *Batch) (*Answer, error) {
 		return nil, errors.New("the plugin has neither Intercept nor Process")
 	}
@@ -106,35 +101,29 @@ func Register(a About, p interface {
 	case Interceptor:
 		process = func(batch *Batch) (*Answer, error) { return each(p, batch) }
 	}
-	guest.ProcessHook = func(in wire.Batch) (out wire.Difference, err error) {
-		// A panic would be a trap without words: what it prints goes nowhere.
-		defer func() {
-			if reason := recover(); reason != nil {
-				err = fmt.Errorf("panic: %v%s", reason, where())
-			}
-		}()
+	guest.ProcessHook = func(in wire.Batch) (none wire.Difference, err error) {
 		batch := batchOf(in, &reads)
 		answer, err := process(&batch)
 		if err != nil {
-			return wire.Difference{}, err
+			return none, err
 		}
 		return answer.difference(&batch), nil
 	}
 }
 
-// where names the line of the plugin that panicked: the first one outside of the runtime.
-func where() string {
-	callers := make([]uintptr, 32)
-	frames := runtime.CallersFrames(callers[:runtime.Callers(3, callers)])
-	for {
-		frame, more := frames.Next()
-		if frame.File != "" && !strings.HasPrefix(frame.Function, "runtime.") {
-			return fmt.Sprintf(" (%s line %d)", frame.File[strings.LastIndexByte(frame.File, '/')+1:], frame.Line)
-		}
-		if !more {
-			return ""
-		}
+func (a About) register() {
+	about.Hook = func() about.Description {
+		return about.Description{Version: a.Version, Summary: a.Summary, Options: a.Options}
 	}
+}
+
+// openReads opens what says which columns it reads, and remembers them.
+func openReads(config string, open func(Config) (Reads, error), reads *Reads) (none wire.Reads, err error) {
+	// The string is the host's memory, and gone after the call.
+	if *reads, err = open(Config{strings.Clone(config)}); err != nil {
+		return none, err
+	}
+	return wire.Reads{Body: reads.Body, Time: reads.Time, Identity: reads.Identity, Headers: reads.Headers}, nil
 }
 
 // Batch is a table of events: one column per field. What Reads did not name is empty.
@@ -166,8 +155,12 @@ func batchOf(in wire.Batch, reads *Reads) Batch {
 		batch.Headers = make([]Header, len(in.Headers))
 	}
 	for i, header := range in.Headers {
+		name := header.Name
+		if i < len(reads.Headers) && reads.Headers[i] != "*" {
+			name = reads.Headers[i]
+		}
 		batch.Headers[i] = Header{
-			Name:    reads.Headers[i],
+			Name:    name,
 			Column:  Column{offsets: header.Offsets, Data: header.Data},
 			present: header.Present.SomeOr(nil),
 		}

@@ -15,6 +15,8 @@ const PACKAGES: [&str; 4] = ["clang-19", "lld-19", "wasi-libc", "libclang-rt-19-
 /// Debian's names.
 const CLANG: &str = "clang-19";
 const LIBC_HEADER: &str = "/usr/include/wasm32-wasi/stdlib.h";
+/// Powers that have a file in the SDK.
+const POWERS: [&str; 2] = ["state", "http"];
 /// A WASI SDK brings its own compiler and library.
 const SDK_VAR: &str = "WASI_SDK_PATH";
 const FLAGS: [&str; 6] = ["-mexec-model=reactor", "-O3", "-msimd128", "-Wall", "-Wextra", "-Wl,--strip-all"];
@@ -23,13 +25,18 @@ pub(super) fn build(work: &Work<'_>) -> Result<Made> {
     let source = work.source(&["plugin.c"])?;
     let mut clang = compiler(work.install)?;
     let sdk = work.sdk();
+    let kind = work.manifest.kind;
+    let of_kind = sdk.join(kind.word());
     let core = work.build.join("core.wasm");
-    clang.args(FLAGS).arg("-I").arg(&sdk).arg("-o").arg(&core);
+    clang.args(FLAGS).arg("-I").arg(&sdk).arg("-I").arg(&of_kind).arg("-o").arg(&core);
     let mut sources = vec![source];
-    for dir in [&sdk, &work.dir.join("src")] {
+    for dir in [&sdk, &of_kind, &work.dir.join("src")] {
         for entry in fs::read_dir(dir).into_iter().flatten() {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "c") {
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            // A file of the SDK that is named after a power is for the kinds that have it.
+            let is_left_out = *dir == sdk && POWERS.contains(&stem) && !kind.powers().contains(&stem);
+            if path.extension().is_some_and(|extension| extension == "c") && !is_left_out {
                 sources.push(path);
             }
         }

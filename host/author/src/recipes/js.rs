@@ -15,6 +15,9 @@ const PACKAGE: &str = "@bytecodealliance/componentize-js";
 const VERSION: &str = "0.23.0";
 const BUNDLER: &str = "esbuild";
 const BUNDLER_VERSION: &str = "0.28.2";
+/// What a plugin imports of the SDK, and the file. Powers are files of their own, since a bundle imports all that its files do.
+const MODULES: [(&str, &str); 3] =
+    [("flumen", "flumen.js"), ("flumen/state", "state.js"), ("flumen/http", "http.js")];
 /// Arguments: the module, the directory of the interface, the world, the component.
 const SCRIPT: &str = include_str!("componentize.mjs");
 
@@ -32,7 +35,9 @@ pub(super) fn build(work: &Work<'_>) -> Result<Made> {
         "--target=es2022",
         "--log-level=warning",
     ]);
-    esbuild.arg(format!("--alias:flumen={}", work.sdk().join("flumen.js").display()));
+    for (name, file) in MODULES {
+        esbuild.arg(format!("--alias:{name}={}", work.sdk().join(file).display()));
+    }
     // Host powers: the engine's, not ours to bundle.
     esbuild.arg("--external:flumen:*").arg(format!("--outfile={}", bundle.display()));
     quietly(&mut esbuild)?;

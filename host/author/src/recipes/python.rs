@@ -17,7 +17,7 @@ const APP: &str = "\
 import flumen
 from plugin import Plugin
 
-Guest, About = flumen.exports(Plugin)
+globals().update(flumen.exports(Plugin))
 ";
 
 pub(super) fn build(work: &Work<'_>) -> Result<Made> {

@@ -9,6 +9,7 @@ mod install;
 mod random;
 pub mod shadow;
 mod test;
+mod trial;
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};

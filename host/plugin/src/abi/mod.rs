@@ -140,11 +140,16 @@ pub(crate) enum FilePart {
 
 /// What became of a batch that a sink was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// Row numbers with reasons: all others arrived.
     Delivered(Vec<(u32, String)>),
     /// Nothing is known to have arrived.
-    Retry { reason: String, after: Option<Duration> },
+    Retry {
+        /// For a person.
+        reason: String,
+        /// When the batch is to come again; `None`: at the host's pace.
+        after: Option<Duration>,
+    },
 }
 
 /// A version is linked for one role, and called for no other.

@@ -37,6 +37,10 @@ use crate::difference::{ColumnBuilder, HeaderBuilder};
 
 /// Finds events in the bytes of a stream.
 pub trait Decoder: Sized {
+    /// JSON Schema of the configuration: `flumen check` holds the pipeline's file against it before anything runs.
+    /// Empty: any configuration, until `open` says otherwise.
+    const OPTIONS: &'static str = "";
+
     /// Reads the configuration. The error is shown to the user as it is.
     fn open(config: Config) -> Result<Self, String>;
 
@@ -48,6 +52,9 @@ pub trait Decoder: Sized {
 
 /// Makes bytes of events.
 pub trait Encoder: Sized {
+    /// As [`Decoder::OPTIONS`].
+    const OPTIONS: &'static str = "";
+
     /// Reads the configuration and says which columns to pass.
     fn open(config: Config) -> Result<(Self, Reads), String>;
 
@@ -376,9 +383,49 @@ impl<T: Encoder> CodecSlot<T> {
     }
 }
 
-/// Makes a [`Decoder`](crate::codec::Decoder) the plugin of this crate.
+/// Makes a [`Decoder`](crate::codec::Decoder) the plugin of this crate. Its version and summary are those of `Cargo.toml`.
 #[macro_export]
 macro_rules! decoder {
+    ($decoder:ty) => {
+        $crate::__described_codec!(<$decoder as $crate::codec::Decoder>::OPTIONS);
+        $crate::__decoder!($decoder);
+    };
+}
+
+/// Makes an [`Encoder`](crate::codec::Encoder) the plugin of this crate.
+#[macro_export]
+macro_rules! encoder {
+    ($encoder:ty) => {
+        $crate::__described_codec!(<$encoder as $crate::codec::Encoder>::OPTIONS);
+        $crate::__encoder!($encoder);
+    };
+}
+
+/// Makes a [`Decoder`](crate::codec::Decoder) and an [`Encoder`](crate::codec::Encoder) the plugin of this crate: one for
+/// sources, the other for sinks. A plugin has one description: the options of both are those of the decoder.
+#[macro_export]
+macro_rules! codec {
+    ($decoder:ty, $encoder:ty) => {
+        $crate::__described_codec!(<$decoder as $crate::codec::Decoder>::OPTIONS);
+        $crate::__decoder!($decoder);
+        $crate::__encoder!($encoder);
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __described_codec {
+    ($options:expr) => {
+        const _: () = {
+            struct Described;
+            $crate::described!(Described, $options);
+        };
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __decoder {
     ($decoder:ty) => {
         const _: () = {
             struct Exported;
@@ -392,9 +439,9 @@ macro_rules! decoder {
     };
 }
 
-/// Makes an [`Encoder`](crate::codec::Encoder) the plugin of this crate.
+#[doc(hidden)]
 #[macro_export]
-macro_rules! encoder {
+macro_rules! __encoder {
     ($encoder:ty) => {
         const _: () = {
             struct Exported;
@@ -404,16 +451,6 @@ macro_rules! encoder {
             #[cfg(not(target_arch = "wasm32"))]
             const _: fn() = $crate::codec::native_encoder::<Exported>;
         };
-    };
-}
-
-/// Makes a [`Decoder`](crate::codec::Decoder) and an [`Encoder`](crate::codec::Encoder) the plugin of this crate: one for
-/// sources, the other for sinks.
-#[macro_export]
-macro_rules! codec {
-    ($decoder:ty, $encoder:ty) => {
-        $crate::decoder!($decoder);
-        $crate::encoder!($encoder);
     };
 }
 

@@ -2,12 +2,17 @@
 
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use flumen_event::Batch;
 use flumen_pipeline::plan::PluginLimits;
-use flumen_plugin::{Alone, PluginHost, StartCost};
+use flumen_pipeline::{Decoder, Encoder, Quarantined};
+use flumen_plugin::{
+    Alone, LoadError, Outside, PluginHost, PluginStats, PluginVersion, Response, Role, SinkAlone,
+    SinkFailure, StartCost,
+};
 use serde::Serialize;
 
 use super::cases;
@@ -134,20 +139,15 @@ fn measure(
     batch: &Batch,
     time: Duration,
 ) -> Result<Figures, Failure> {
-    let unfit = |error: flumen_plugin::LoadError| Failure::Unfit(vec![error.to_string()]);
-    let needs = host.inspect(wasm, config).map_err(unfit)?.needs;
-    let version = host.open(wasm, "bench", config, &needs, PluginLimits::default()).map_err(unfit)?;
-    // With a state of its own, if it keeps one.
-    let alone = Alone::new(version.clone());
+    let mut subject = Subject::open(host, wasm, config)?;
     let mut times = Vec::new();
     let begun = Instant::now();
     while times.len() < WARM_ROUNDS * 2 || begun.elapsed() < time {
         let input = batch.clone();
         let started = Instant::now();
-        let (processed, _) = alone.process(input, None);
+        let failed = subject.round(input);
         times.push(started.elapsed().as_nanos() as f64 / batch.rows() as f64);
-        if let Some(failed) = processed.quarantined.iter().find(|group| !group.rejected) {
-            let reason = failed.reasons.first().map(String::as_str).unwrap_or_default();
+        if let Some(reason) = failed {
             return Err(anyhow::anyhow!("{} fails on this input: {reason}", wasm.display()).into());
         }
     }
@@ -157,8 +157,73 @@ fn measure(
     Ok(Figures {
         ns_per_event: counted.get(counted.len() / 2).copied().unwrap_or(f64::NAN),
         ns_per_event_min: counted.first().copied().unwrap_or(f64::NAN),
-        memory_bytes: version.stats().memory_max_bytes,
+        memory_bytes: subject.stats().memory_max_bytes,
         instantiate_ns,
         load_from_cache_ns: load_ns,
     })
+}
+
+/// What is measured: an interceptor or an aggregator at work on a batch, an encoder on it, a decoder on its lines, a sink
+/// whose requests are answered at once.
+enum Subject {
+    Intercept(Alone),
+    Encode(Arc<PluginVersion>),
+    Decode(Arc<PluginVersion>),
+    Deliver(Box<SinkAlone>),
+}
+
+impl Subject {
+    fn open(host: &PluginHost, wasm: &Path, config: &str) -> Result<Subject, Failure> {
+        let inspected = host.inspect(wasm, config).map_err(unfit)?;
+        let open = |role| {
+            let limits = PluginLimits::default();
+            host.open_as(role, wasm, "bench", config, &inspected.needs, limits).map_err(unfit)
+        };
+        let is = |role| inspected.roles.contains(&role);
+        Ok(match () {
+            () if is(Role::Sink) => {
+                let taken = |_: &_| Ok(Response { status: 200, headers: Vec::new(), body: Vec::new() });
+                let sink = host.open_sink(wasm, "bench", config, Outside::new(taken)).map_err(unfit)?;
+                Subject::Deliver(Box::new(sink))
+            }
+            () if is(Role::Encoder) => Subject::Encode(open(Role::Encoder)?),
+            () if is(Role::Decoder) => Subject::Decode(open(Role::Decoder)?),
+            // With a state of its own, if it keeps one.
+            () => Subject::Intercept(Alone::new(open(Role::Interceptor)?)),
+        })
+    }
+
+    /// Once through; gives what it failed on.
+    fn round(&mut self, batch: Batch) -> Option<String> {
+        let failed = |quarantined: Vec<Quarantined>| {
+            let mut failed = quarantined.into_iter().filter(|group| !group.rejected);
+            failed.next().map(|group| group.reasons.into_iter().next().unwrap_or_default())
+        };
+        match self {
+            Subject::Intercept(alone) => failed(alone.process(batch, None).0.quarantined),
+            Subject::Encode(version) => failed(version.encode(&batch, None).quarantined),
+            Subject::Decode(version) => {
+                let lines: Vec<u8> =
+                    batch.body().iter().flatten().flat_map(|line| [line, b"\n"].concat()).collect();
+                let bad = version.decode(&lines, true).bad;
+                bad.into_iter().find(|bad| !bad.is_rejected).map(|bad| bad.reason)
+            }
+            Subject::Deliver(sink) => match sink.deliver(&batch, b"cursor") {
+                Ok(_) => None,
+                Err(SinkFailure::Said(reason) | SinkFailure::Broke(reason)) => Some(reason),
+            },
+        }
+    }
+
+    fn stats(&self) -> PluginStats {
+        match self {
+            Subject::Intercept(alone) => alone.stats(),
+            Subject::Encode(version) | Subject::Decode(version) => version.stats(),
+            Subject::Deliver(sink) => sink.stats(),
+        }
+    }
+}
+
+fn unfit(error: LoadError) -> Failure {
+    Failure::Unfit(vec![error.to_string()])
 }

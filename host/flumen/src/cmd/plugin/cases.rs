@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use arrow_array::StringArray;
-use flumen_config::{CaseEvent, CaseFile, CaseStep, CodecCase};
+use flumen_config::{CaseEvent, CaseFile, CaseRequest, CaseStep, CodecCase};
 use flumen_event::{Batch, BatchBuilder, HeaderColumn};
 use flumen_plugin::cases::{Case, ExpectedEvent, Step};
 use flumen_plugin::codec_cases::CodecTask;
+use flumen_plugin::sink_cases::{Exchange, SinkStep};
+use flumen_plugin::{EgressFailure, Response};
 
 use crate::exit::{Failure, counted};
 
@@ -79,10 +81,11 @@ fn to_case(name: &str, file: CaseFile) -> anyhow::Result<Case> {
         |event: CaseEvent| ExpectedEvent { body: event.body, time: event.time_ns, headers: event.headers };
     let mut read = 0;
     let mut steps = Vec::with_capacity(file.steps.len());
-    for CaseStep { now_ns, inputs, outputs, rejected } in file.steps {
+    for CaseStep { now_ns, inputs, outputs, rejected, sink } in file.steps {
         let input = to_batch(&inputs, read)?;
         read += inputs.len() as u64;
-        steps.push(Step { now_ns, input, expected: outputs.into_iter().map(expected).collect(), rejected });
+        let expected = outputs.into_iter().map(expected).collect();
+        steps.push(Step { now_ns, input, expected, rejected, sink: to_sink_step(sink) });
     }
     Ok(Case {
         name: name.to_string(),
@@ -113,6 +116,31 @@ fn to_task(file: &CaseFile, codec: CodecCase) -> anyhow::Result<CodecTask> {
             Ok(CodecTask::Decode { input, is_last, left, expected: expected.collect(), bad })
         }
     }
+}
+
+fn to_sink_step(step: flumen_config::SinkStep) -> SinkStep {
+    SinkStep {
+        cursor: step.cursor,
+        recovered: step.recovered,
+        retry: step.retry.map(|reason| (reason, step.retry_after)),
+        error: step.error,
+        exchanges: step.requests.into_iter().map(to_exchange).collect(),
+    }
+}
+
+fn to_exchange(request: CaseRequest) -> Exchange {
+    let CaseRequest { method, url, headers, body, fails, status, answer, answer_headers } = request;
+    let said = "the case says so".to_owned();
+    let answer = match fails.as_deref() {
+        None => {
+            Ok(Response { status, headers: answer_headers.into_iter().collect(), body: answer.into_bytes() })
+        }
+        Some("denied") => Err(EgressFailure::Denied(said)),
+        Some("unreachable") => Err(EgressFailure::Unreachable(said)),
+        Some("too-large") => Err(EgressFailure::TooLarge(0)),
+        Some(_) => Err(EgressFailure::TimedOut),
+    };
+    Exchange { method, url, headers, body: body.map(String::into_bytes), answer }
 }
 
 /// Events of one stream, from this position on.

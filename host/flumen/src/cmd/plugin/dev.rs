@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use flumen_author::Kind;
 use flumen_event::Batch;
+use flumen_pipeline::Processed;
 use flumen_pipeline::plan::PluginLimits;
-use flumen_plugin::cases::CaseOutcome;
+use flumen_plugin::cases::{Case, CaseOutcome, Step};
+use flumen_plugin::sink_cases::SinkStep;
 use flumen_plugin::{Alone, PluginHost};
 
 use super::cases;
@@ -79,14 +82,17 @@ struct Session<'a> {
     previous: PathBuf,
     outputs: Option<Vec<String>>,
     scratch: Scratch,
+    /// Whether it takes events and gives events, so that there is something to compare.
+    has_sample: bool,
 }
 
 impl<'a> Session<'a> {
     fn new(host: &'a PluginHost, args: &'a Args) -> Result<Session<'a>, Failure> {
         let manifest = flumen_author::Manifest::read(&args.dir)?;
         let scratch = Scratch::new()?;
-        let mut session =
-            Session { host, args, previous: manifest.component(&args.dir), outputs: None, scratch };
+        let has_sample = matches!(manifest.kind, Kind::Interceptor | Kind::Aggregator);
+        let previous = manifest.component(&args.dir);
+        let mut session = Session { host, args, previous, outputs: None, scratch, has_sample };
         // A version from before: the first difference is one to it.
         if session.previous.is_file() {
             session.outputs = session.sample_outputs(&session.previous).ok();
@@ -137,44 +143,49 @@ impl<'a> Session<'a> {
         Ok(failed)
     }
 
-    /// One line for each event that comes out, and for each that leaves.
     fn sample_outputs(&self, wasm: &Path) -> Result<Vec<String>, Failure> {
         let mut outputs = Vec::new();
-        for (batch, config) in self.sample()? {
+        // Codecs and sinks have their cases: those say the bytes, and the answers of the outside.
+        if !self.has_sample {
+            return Ok(outputs);
+        }
+        for (steps, config) in self.sample()? {
             let needs = self.host.inspect(wasm, &config).map_err(unfit)?.needs;
             let version =
                 self.host.open(wasm, "dev", &config, &needs, PluginLimits::default()).map_err(unfit)?;
-            let (processed, made) = Alone::new(version).process(batch, Some(0));
-            for batch in std::iter::once(&processed.kept).chain(&made) {
-                outputs.extend((0..batch.rows()).map(|row| event_json(batch, row).to_string()));
-            }
-            for group in &processed.quarantined {
-                for (row, reason) in group.reasons.iter().enumerate().take(group.batch.rows()) {
-                    let what = if group.rejected { "rejected" } else { "failed" };
-                    outputs.push(format!("{what} {}: {reason}", group.batch.position().value(row)));
-                }
+            let alone = Alone::new(version);
+            for Step { input, now_ns, .. } in steps {
+                outputs.extend(step_outputs(&alone, input, now_ns.unwrap_or(0)));
             }
         }
         Ok(outputs)
     }
 
-    /// Batches, each with the configuration that it goes with.
-    fn sample(&self) -> Result<Vec<(Batch, String)>, Failure> {
+    /// Batches and ticks, each list with the configuration that it goes with.
+    fn sample(&self) -> Result<Vec<(Vec<Step>, String)>, Failure> {
         let found = cases::read(&self.args.dir)?;
         let mut opening = found.into_iter().map(|found| found.case).filter(|case| case.open_error.is_none());
         let Some(path) = &self.args.sample else {
             let with = |config: String| self.args.config.clone().unwrap_or(config);
-            return Ok(opening.map(|case| (case.input, with(case.config_json))).collect());
+            let steps = |case: Case| match (case.steps.is_empty(), case.input.is_empty()) {
+                (true, true) => (Vec::new(), with(case.config_json)),
+                (true, false) => (vec![step(case.input)], with(case.config_json)),
+                (false, _) => (case.steps, with(case.config_json)),
+            };
+            return Ok(opening.map(steps).collect());
         };
         let file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
         let lines = std::io::BufReader::new(file).split(b'\n').take(SAMPLE_LINES_MAX);
         let lines: Vec<Vec<u8>> = lines.collect::<Result<_, _>>()?;
         let config = self.args.config.clone().or_else(|| opening.next().map(|case| case.config_json));
-        Ok(vec![(timeless(&lines)?, config.unwrap_or_else(|| "{}".into()))])
+        Ok(vec![(vec![step(timeless(&lines)?)], config.unwrap_or_else(|| "{}".into()))])
     }
 
     fn show_difference(&self, new: &[String]) -> Result<(), Failure> {
         let mut out = std::io::stdout();
+        if !self.has_sample {
+            return Ok(());
+        }
         let Some(old) = &self.outputs else {
             writeln!(out, "sample: {} events come out", new.len())?;
             return Ok(());
@@ -195,6 +206,33 @@ impl<'a> Session<'a> {
         }
         Ok(())
     }
+}
+
+/// A batch, at the beginning of time: the same in every run.
+fn step(input: Batch) -> Step {
+    Step { now_ns: None, input, expected: Vec::new(), rejected: Vec::new(), sink: SinkStep::default() }
+}
+
+/// One line for each event that comes out, and for each that leaves. Without an input it is a tick.
+fn step_outputs(alone: &Alone, input: Batch, now_ns: i64) -> Vec<String> {
+    let (processed, made) = match input.is_empty() {
+        false => alone.process(input, Some(now_ns)),
+        true => match alone.tick(Some(now_ns)) {
+            Ok(made) => (Processed { kept: Batch::empty(), quarantined: Vec::new(), dropped: 0 }, made),
+            Err(reason) => return vec![format!("the tick failed: {reason}")],
+        },
+    };
+    let mut outputs = Vec::new();
+    for batch in std::iter::once(&processed.kept).chain(&made) {
+        outputs.extend((0..batch.rows()).map(|row| event_json(batch, row).to_string()));
+    }
+    for group in &processed.quarantined {
+        for (row, reason) in group.reasons.iter().enumerate().take(group.batch.rows()) {
+            let what = if group.rejected { "rejected" } else { "failed" };
+            outputs.push(format!("{what} {}: {reason}", group.batch.position().value(row)));
+        }
+    }
+    outputs
 }
 
 /// Lines whose time is always the same: it would differ in every run.

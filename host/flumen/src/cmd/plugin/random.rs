@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use arrow_array::StringArray;
 use flumen_event::{Batch, BatchBuilder, HeaderColumn};
 use flumen_plugin::cases::Case;
+use flumen_plugin::codec_cases::CodecTask;
+use flumen_plugin::{EgressFailure, Response};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -51,7 +53,7 @@ pub struct Batches<'a> {
 impl<'a> Batches<'a> {
     /// The same batches for the same seed.
     pub fn new(seed: u64, cases: &'a [&'a Case]) -> Batches<'a> {
-        let bodies = cases.iter().flat_map(|case| case.input.body().iter().flatten()).collect();
+        let bodies = cases.iter().flat_map(|case| bodies(case)).collect();
         Batches { rng: SmallRng::seed_from_u64(seed), bodies, cases }
     }
 
@@ -86,6 +88,16 @@ impl<'a> Batches<'a> {
             values: StringArray::from(values),
         };
         Ok(builder.finish(columns.into_iter().map(column).collect())?)
+    }
+
+    /// Bytes of a stream.
+    pub fn input(&mut self) -> Vec<u8> {
+        (0..self.rng.random_range(1..4)).flat_map(|_| self.body()).collect()
+    }
+
+    /// Answers to requests, without an end.
+    pub fn answers(&mut self) -> Answers {
+        Answers(SmallRng::seed_from_u64(self.rng.random()))
     }
 
     fn body(&mut self) -> Vec<u8> {
@@ -127,6 +139,38 @@ impl<'a> Batches<'a> {
 
     fn text(&mut self) -> String {
         (0..self.rng.random_range(0..12)).filter_map(|_| PIECES.choose(&mut self.rng).copied()).collect()
+    }
+}
+
+/// What a plugin is to find in a stream, or in events.
+fn bodies(case: &Case) -> Vec<&[u8]> {
+    let batches = std::iter::once(&case.input).chain(case.steps.iter().map(|step| &step.input));
+    let mut bodies: Vec<&[u8]> = batches.flat_map(|batch| batch.body().iter().flatten()).collect();
+    match &case.codec {
+        Some(CodecTask::Decode { input, .. }) => bodies.push(input),
+        Some(CodecTask::Encode { input, .. }) => bodies.extend(input.body().iter().flatten()),
+        None => {}
+    }
+    bodies
+}
+
+/// See [`Batches::answers`].
+pub struct Answers(SmallRng);
+
+impl Answers {
+    /// The next one.
+    pub fn answer(&mut self) -> Result<Response, EgressFailure> {
+        let rng = &mut self.0;
+        if rng.random_bool(0.1) {
+            return Err(EgressFailure::TimedOut);
+        }
+        let status = [200, 204, 301, 404, 429, 500, 503].choose(rng).copied().unwrap_or(200);
+        let mut body = vec![0; rng.random_range(0..BODY_BYTES_MAX)];
+        rng.fill(body.as_mut_slice());
+        let names = ["retry-after", "content-type", "flumen-cursor"];
+        let mut value = || PIECES.choose(rng).copied().unwrap_or_default().to_owned();
+        let headers = names.into_iter().map(|name| (name.to_owned(), value())).collect();
+        Ok(Response { status, headers, body })
     }
 }
 

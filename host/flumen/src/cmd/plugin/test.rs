@@ -5,13 +5,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use flumen_pipeline::plan::PluginLimits;
+use flumen_plugin::PluginHost;
 use flumen_plugin::cases::{Case, CaseActual, CaseOutcome, ExpectedEvent};
-use flumen_plugin::{Alone, PluginHost};
 
 use super::cases::{self, Found};
-use super::random::Batches;
-use super::toml_text;
+use super::{toml_text, trial};
 use crate::Output;
 use crate::cmd::print_json;
 use crate::exit::{FAILED, Failure};
@@ -28,7 +26,7 @@ pub struct Args {
     /// Write what came out into the cases' files, as what is expected from now on.
     #[arg(long)]
     update: bool,
-    /// How many random batches the plugin has to survive.
+    /// How many random batches (or inputs of a decoder) the plugin has to survive.
     #[arg(long, default_value_t = 50, value_name = "BATCHES")]
     random: u32,
     /// What the random batches begin from; printed by every run.
@@ -67,10 +65,9 @@ pub fn run(host: &PluginHost, args: &Args, output: Output) -> Result<(), Failure
         outcomes.push(Outcome { name: case.name.clone(), difference });
     }
     let seed = args.seed.unwrap_or_else(fresh_seed);
-    // Random batches are for what takes batches and gives batches.
-    if args.random > 0 && !found.iter().any(|found| found.case.codec.is_some()) {
+    if args.random > 0 {
         let name = format!("{} random batches (--seed {seed})", args.random);
-        outcomes.push(Outcome { name, difference: random(host, &wasm, &found, args.random, seed)? });
+        outcomes.push(Outcome { name, difference: trial::run(host, &wasm, &found, args.random, seed)? });
     }
     report(&outcomes, seed, &wasm, output)
 }
@@ -106,39 +103,6 @@ fn report(outcomes: &[Outcome], seed: u64, wasm: &Path, output: Output) -> Resul
         }
     }
     if failed == 0 { Ok(()) } else { Err(Failure::Reported(FAILED)) }
-}
-
-/// What the plugin failed on, if it did.
-fn random(
-    host: &PluginHost,
-    wasm: &Path,
-    found: &[Found],
-    batches: u32,
-    seed: u64,
-) -> Result<Option<String>, Failure> {
-    let needs = host.inspect(wasm, "{}").map_err(|error| Failure::Unfit(vec![error.to_string()]))?.needs;
-    let opening: Vec<&Case> =
-        found.iter().map(|found| &found.case).filter(|case| case.open_error.is_none()).collect();
-    let mut made = Batches::new(seed, &opening);
-    for number in 0..batches {
-        let config = made.config();
-        let Ok(version) = host.open(wasm, "test", config, &needs, PluginLimits::default()) else {
-            // Its own case says so.
-            continue;
-        };
-        let batch = made.batch(&version.reads().headers)?;
-        let rows = batch.rows();
-        let (processed, _) = Alone::new(version).process(batch, None);
-        if let Some(failed) = processed.quarantined.iter().find(|group| !group.rejected) {
-            let reason = failed.reasons.first().map(String::as_str).unwrap_or_default();
-            let body = failed.batch.body().value(0).escape_ascii().to_string();
-            return Ok(Some(format!(
-                "it failed in batch {number} of {rows} rows, with config {config}\n  reason: {reason}\n  body:   \"{}\"",
-                body.get(..body.len().min(500)).unwrap_or(&body)
-            )));
-        }
-    }
-    Ok(None)
 }
 
 fn update(host: &PluginHost, wasm: &Path, found: &[Found]) -> Result<(), Failure> {

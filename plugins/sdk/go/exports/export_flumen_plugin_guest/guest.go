@@ -4,32 +4,25 @@ package export_flumen_plugin_guest
 import (
 	"errors"
 
+	"flumen/exports/call"
 	wire "flumen/imports/flumen_plugin_types"
 	wit "flumen/wit/types"
 )
 
-var notRegistered = errors.New("the plugin does not call flumen.Register in init")
+var notRegistered = errors.New(call.NotRegistered)
 
-// OpenHook is set by flumen.Register.
-var OpenHook = func(string) (wire.Reads, error) { return wire.Reads{}, notRegistered }
-
-// ProcessHook is set by flumen.Register.
-var ProcessHook = func(wire.Batch) (wire.Difference, error) { return wire.Difference{}, notRegistered }
+// Hooks are set by flumen.Register.
+var (
+	OpenHook    = func(string) (none wire.Reads, err error) { return none, notRegistered }
+	ProcessHook = func(wire.Batch) (none wire.Difference, err error) { return none, notRegistered }
+)
 
 // Open is called by the generated exports.
 func Open(config string) wit.Result[wire.Reads, string] {
-	reads, err := OpenHook(config)
-	if err != nil {
-		return wit.Err[wire.Reads, string](err.Error())
-	}
-	return wit.Ok[wire.Reads, string](reads)
+	return call.Of(func() (wire.Reads, error) { return OpenHook(config) })
 }
 
 // Process is called by the generated exports.
 func Process(batch wire.Batch) wit.Result[wire.Difference, string] {
-	difference, err := ProcessHook(batch)
-	if err != nil {
-		return wit.Err[wire.Difference, string](err.Error())
-	}
-	return wit.Ok[wire.Difference, string](difference)
+	return call.Of(func() (wire.Difference, error) { return ProcessHook(batch) })
 }

@@ -8,7 +8,12 @@ package wit_exports
 import (
         "runtime"
         "flumen/exports/export_flumen_plugin_about"
+"flumen/exports/export_flumen_plugin_aggregation"
+"flumen/exports/export_flumen_plugin_decoding"
+"flumen/exports/export_flumen_plugin_delivery"
+"flumen/exports/export_flumen_plugin_encoding"
 "flumen/exports/export_flumen_plugin_guest"
+"flumen/imports/flumen_plugin_delivery"
 "flumen/imports/flumen_plugin_types"
 witRuntime "flumen/wit/runtime"
 witTypes "flumen/wit/types"
@@ -16,7 +21,7 @@ witTypes "flumen/wit/types"
 )
 
 var staticPinner = runtime.Pinner{}
-var exportReturnArea = uintptr(witRuntime.Allocate(&staticPinner, (18*4), 4))
+var exportReturnArea = uintptr(witRuntime.Allocate(&staticPinner, (29*4), 4))
 var syncExportPinner = runtime.Pinner{}
 
 
@@ -339,6 +344,1221 @@ return exportReturnArea
 
 //go:wasmexport cabi_post_flumen:plugin/guest@0.2.0#process
 func wasm_export_post_return_flumen_plugin_guest_process(result uintptr) {
+        syncExportPinner.Unpin()
+}
+
+
+//go:wasmexport flumen:plugin/aggregation@0.2.0#open
+func wasm_export_flumen_plugin_aggregation_open(arg0 uintptr, arg1 uint32) uintptr {
+        
+        pinner := &syncExportPinner
+        value := unsafe.String((*uint8)(unsafe.Pointer(arg0)), arg1)
+witRuntime.Unpin()
+result := export_flumen_plugin_aggregation.Open(value)
+
+switch result.Tag() {
+case witTypes.ResultOk:
+        payload := result.Ok()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(0))
+var result0 int32
+if ((payload).Reads).Body {
+        result0 = 1
+} else {
+        result0 = 0
+}
+*(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = int8(result0)
+var result1 int32
+if ((payload).Reads).Time {
+        result1 = 1
+} else {
+        result1 = 0
+}
+*(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (1+1*4))) = int8(result1)
+var result2 int32
+if ((payload).Reads).Identity {
+        result2 = 1
+} else {
+        result2 = 0
+}
+*(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2+1*4))) = int8(result2)
+slice := ((payload).Reads).Headers
+length := uint32(len(slice))
+result3 := witRuntime.Allocate(pinner, uintptr(length * (2*4)), 4)
+for index, element := range slice {
+        base := unsafe.Add(result3, index * (2*4))
+        utf8 := unsafe.Pointer(unsafe.StringData(element))
+pinner.Pin(utf8)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 4)) = uint32(uint32(len(element)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 0)) = uint32(uintptr(uintptr(utf8)))
+
+}
+
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (3*4))) = uint32(length)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uintptr(uintptr(result3)))
+*(*int32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (4*4))) = int32((payload).TickMs)
+
+        
+case witTypes.ResultErr:
+        payload := result.Err()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(1))
+utf84 := unsafe.Pointer(unsafe.StringData(payload))
+pinner.Pin(utf84)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = uint32(uintptr(uintptr(utf84)))
+
+        
+default:
+        panic("unreachable")
+}
+return exportReturnArea
+
+        
+}
+
+//go:wasmexport cabi_post_flumen:plugin/aggregation@0.2.0#open
+func wasm_export_post_return_flumen_plugin_aggregation_open(result uintptr) {
+        syncExportPinner.Unpin()
+}
+
+
+//go:wasmexport flumen:plugin/aggregation@0.2.0#process
+func wasm_export_flumen_plugin_aggregation_process(arg0 int32, arg1 int32, arg2 uintptr, arg3 uint32, arg4 uintptr, arg5 uint32, arg6 int32, arg7 uintptr, arg8 uint32, arg9 uintptr, arg10 uint32, arg11 int32, arg12 uintptr, arg13 uint32, arg14 uintptr, arg15 uint32) uintptr {
+        
+        pinner := &syncExportPinner
+        var option witTypes.Option[flumen_plugin_types.BytesColumn]
+switch arg1 {
+case 0:
+        
+        option = witTypes.None[flumen_plugin_types.BytesColumn]()
+case 1:
+        value := unsafe.Slice((*uint8)(unsafe.Pointer(arg2)), arg3)
+value0 := unsafe.Slice((*uint8)(unsafe.Pointer(arg4)), arg5)
+
+        option = witTypes.Some[flumen_plugin_types.BytesColumn](flumen_plugin_types.BytesColumn{Offsets: value, Data: value0})
+default:
+        panic("unreachable")
+}
+var option2 witTypes.Option[[]uint8]
+switch arg6 {
+case 0:
+        
+        option2 = witTypes.None[[]uint8]()
+case 1:
+        value1 := unsafe.Slice((*uint8)(unsafe.Pointer(arg7)), arg8)
+
+        option2 = witTypes.Some[[]uint8](value1)
+default:
+        panic("unreachable")
+}
+result := make([]flumen_plugin_types.HeaderColumn, 0, arg10)
+for index := 0; index < int(arg10); index++ {
+        base := unsafe.Add(unsafe.Pointer(arg9), index * (9*4))
+        value3 := unsafe.String((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(base), 0))))), *(*uint32)(unsafe.Add(unsafe.Pointer(base), 4)))
+value4 := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(base), (2*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(base), (3*4))))
+value5 := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(base), (4*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(base), (5*4))))
+var option7 witTypes.Option[[]uint8]
+switch uint8(*(*uint32)(unsafe.Add(unsafe.Pointer(base), (6*4)))) {
+case 0:
+        
+        option7 = witTypes.None[[]uint8]()
+case 1:
+        value6 := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(base), (7*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(base), (8*4))))
+
+        option7 = witTypes.Some[[]uint8](value6)
+default:
+        panic("unreachable")
+}
+
+        result = append(result, flumen_plugin_types.HeaderColumn{Name: value3, Offsets: value4, Data: value5, Present: option7})
+}
+
+var option10 witTypes.Option[flumen_plugin_types.IdentityColumns]
+switch arg11 {
+case 0:
+        
+        option10 = witTypes.None[flumen_plugin_types.IdentityColumns]()
+case 1:
+        value8 := unsafe.Slice((*uint8)(unsafe.Pointer(arg12)), arg13)
+value9 := unsafe.Slice((*uint8)(unsafe.Pointer(arg14)), arg15)
+
+        option10 = witTypes.Some[flumen_plugin_types.IdentityColumns](flumen_plugin_types.IdentityColumns{Stream: value8, Position: value9})
+default:
+        panic("unreachable")
+}
+witRuntime.Unpin()
+result11 := export_flumen_plugin_aggregation.Process(flumen_plugin_types.Batch{Rows: uint32(arg0), Body: option, Time: option2, Headers: result, Identity: option10})
+
+switch result11.Tag() {
+case witTypes.ResultOk:
+        payload := result11.Ok()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(0))
+
+switch ((payload).Rows).RowsFrom.Tag() {
+case witTypes.OptionNone:
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = int8(int32(0))
+
+        
+case witTypes.OptionSome:
+        payload := ((payload).Rows).RowsFrom.Some()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = int8(int32(1))
+data := unsafe.Pointer(unsafe.SliceData(payload))
+pinner.Pin(data)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (3*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uintptr(uintptr(data)))
+
+        
+default:
+        panic("unreachable")
+}
+
+switch ((payload).Rows).Body.Tag() {
+case witTypes.OptionNone:
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (4*4))) = int8(int32(0))
+
+        
+case witTypes.OptionSome:
+        payload := ((payload).Rows).Body.Some()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (4*4))) = int8(int32(1))
+data12 := unsafe.Pointer(unsafe.SliceData((payload).Offsets))
+pinner.Pin(data12)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (6*4))) = uint32(uint32(len((payload).Offsets)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (5*4))) = uint32(uintptr(uintptr(data12)))
+data13 := unsafe.Pointer(unsafe.SliceData((payload).Data))
+pinner.Pin(data13)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (8*4))) = uint32(uint32(len((payload).Data)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (7*4))) = uint32(uintptr(uintptr(data13)))
+
+        
+default:
+        panic("unreachable")
+}
+
+switch ((payload).Rows).Time.Tag() {
+case witTypes.OptionNone:
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (9*4))) = int8(int32(0))
+
+        
+case witTypes.OptionSome:
+        payload := ((payload).Rows).Time.Some()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (9*4))) = int8(int32(1))
+data14 := unsafe.Pointer(unsafe.SliceData(payload))
+pinner.Pin(data14)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (11*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (10*4))) = uint32(uintptr(uintptr(data14)))
+
+        
+default:
+        panic("unreachable")
+}
+slice := ((payload).Rows).SetHeaders
+length := uint32(len(slice))
+result18 := witRuntime.Allocate(pinner, uintptr(length * (9*4)), 4)
+for index, element := range slice {
+        base := unsafe.Add(result18, index * (9*4))
+        utf8 := unsafe.Pointer(unsafe.StringData((element).Name))
+pinner.Pin(utf8)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 4)) = uint32(uint32(len((element).Name)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 0)) = uint32(uintptr(uintptr(utf8)))
+data15 := unsafe.Pointer(unsafe.SliceData((element).Offsets))
+pinner.Pin(data15)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (3*4))) = uint32(uint32(len((element).Offsets)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (2*4))) = uint32(uintptr(uintptr(data15)))
+data16 := unsafe.Pointer(unsafe.SliceData((element).Data))
+pinner.Pin(data16)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (5*4))) = uint32(uint32(len((element).Data)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (4*4))) = uint32(uintptr(uintptr(data16)))
+
+switch (element).Present.Tag() {
+case witTypes.OptionNone:
+        *(*int8)(unsafe.Add(unsafe.Pointer(base), (6*4))) = int8(int32(0))
+
+        
+case witTypes.OptionSome:
+        payload := (element).Present.Some()
+        *(*int8)(unsafe.Add(unsafe.Pointer(base), (6*4))) = int8(int32(1))
+data17 := unsafe.Pointer(unsafe.SliceData(payload))
+pinner.Pin(data17)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (8*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (7*4))) = uint32(uintptr(uintptr(data17)))
+
+        
+default:
+        panic("unreachable")
+}
+
+}
+
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (13*4))) = uint32(length)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (12*4))) = uint32(uintptr(uintptr(result18)))
+slice20 := ((payload).Rows).RemoveHeaders
+length22 := uint32(len(slice20))
+result21 := witRuntime.Allocate(pinner, uintptr(length22 * (2*4)), 4)
+for index, element := range slice20 {
+        base := unsafe.Add(result21, index * (2*4))
+        utf819 := unsafe.Pointer(unsafe.StringData(element))
+pinner.Pin(utf819)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 4)) = uint32(uint32(len(element)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 0)) = uint32(uintptr(uintptr(utf819)))
+
+}
+
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (15*4))) = uint32(length22)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (14*4))) = uint32(uintptr(uintptr(result21)))
+slice24 := ((payload).Rows).Rejected
+length26 := uint32(len(slice24))
+result25 := witRuntime.Allocate(pinner, uintptr(length26 * (3*4)), 4)
+for index, element := range slice24 {
+        base := unsafe.Add(result25, index * (3*4))
+        *(*int32)(unsafe.Add(unsafe.Pointer(base), 0)) = int32((element).Row)
+utf823 := unsafe.Pointer(unsafe.StringData((element).Reason))
+pinner.Pin(utf823)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (2*4))) = uint32(uint32(len((element).Reason)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 4)) = uint32(uintptr(uintptr(utf823)))
+
+}
+
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (17*4))) = uint32(length26)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (16*4))) = uint32(uintptr(uintptr(result25)))
+
+switch (payload).Emitted.Tag() {
+case witTypes.OptionNone:
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (18*4))) = int8(int32(0))
+
+        
+case witTypes.OptionSome:
+        payload := (payload).Emitted.Some()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (18*4))) = int8(int32(1))
+*(*int32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (19*4))) = int32((payload).Rows)
+data27 := unsafe.Pointer(unsafe.SliceData(((payload).Body).Offsets))
+pinner.Pin(data27)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (21*4))) = uint32(uint32(len(((payload).Body).Offsets)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (20*4))) = uint32(uintptr(uintptr(data27)))
+data28 := unsafe.Pointer(unsafe.SliceData(((payload).Body).Data))
+pinner.Pin(data28)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (23*4))) = uint32(uint32(len(((payload).Body).Data)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (22*4))) = uint32(uintptr(uintptr(data28)))
+
+switch (payload).Time.Tag() {
+case witTypes.OptionNone:
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (24*4))) = int8(int32(0))
+
+        
+case witTypes.OptionSome:
+        payload := (payload).Time.Some()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (24*4))) = int8(int32(1))
+data29 := unsafe.Pointer(unsafe.SliceData(payload))
+pinner.Pin(data29)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (26*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (25*4))) = uint32(uintptr(uintptr(data29)))
+
+        
+default:
+        panic("unreachable")
+}
+slice34 := (payload).Headers
+length36 := uint32(len(slice34))
+result35 := witRuntime.Allocate(pinner, uintptr(length36 * (9*4)), 4)
+for index, element := range slice34 {
+        base := unsafe.Add(result35, index * (9*4))
+        utf830 := unsafe.Pointer(unsafe.StringData((element).Name))
+pinner.Pin(utf830)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 4)) = uint32(uint32(len((element).Name)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 0)) = uint32(uintptr(uintptr(utf830)))
+data31 := unsafe.Pointer(unsafe.SliceData((element).Offsets))
+pinner.Pin(data31)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (3*4))) = uint32(uint32(len((element).Offsets)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (2*4))) = uint32(uintptr(uintptr(data31)))
+data32 := unsafe.Pointer(unsafe.SliceData((element).Data))
+pinner.Pin(data32)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (5*4))) = uint32(uint32(len((element).Data)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (4*4))) = uint32(uintptr(uintptr(data32)))
+
+switch (element).Present.Tag() {
+case witTypes.OptionNone:
+        *(*int8)(unsafe.Add(unsafe.Pointer(base), (6*4))) = int8(int32(0))
+
+        
+case witTypes.OptionSome:
+        payload := (element).Present.Some()
+        *(*int8)(unsafe.Add(unsafe.Pointer(base), (6*4))) = int8(int32(1))
+data33 := unsafe.Pointer(unsafe.SliceData(payload))
+pinner.Pin(data33)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (8*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (7*4))) = uint32(uintptr(uintptr(data33)))
+
+        
+default:
+        panic("unreachable")
+}
+
+}
+
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (28*4))) = uint32(length36)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (27*4))) = uint32(uintptr(uintptr(result35)))
+
+        
+default:
+        panic("unreachable")
+}
+
+        
+case witTypes.ResultErr:
+        payload := result11.Err()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(1))
+utf837 := unsafe.Pointer(unsafe.StringData(payload))
+pinner.Pin(utf837)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = uint32(uintptr(uintptr(utf837)))
+
+        
+default:
+        panic("unreachable")
+}
+return exportReturnArea
+
+        
+}
+
+//go:wasmexport cabi_post_flumen:plugin/aggregation@0.2.0#process
+func wasm_export_post_return_flumen_plugin_aggregation_process(result uintptr) {
+        syncExportPinner.Unpin()
+}
+
+
+//go:wasmexport flumen:plugin/aggregation@0.2.0#tick
+func wasm_export_flumen_plugin_aggregation_tick(arg0 int64) uintptr {
+        
+        pinner := &syncExportPinner
+        result := export_flumen_plugin_aggregation.Tick(arg0)
+
+switch result.Tag() {
+case witTypes.ResultOk:
+        payload := result.Ok()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(0))
+
+switch payload.Tag() {
+case witTypes.OptionNone:
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = int8(int32(0))
+
+        
+case witTypes.OptionSome:
+        payload := payload.Some()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = int8(int32(1))
+*(*int32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = int32((payload).Rows)
+data := unsafe.Pointer(unsafe.SliceData(((payload).Body).Offsets))
+pinner.Pin(data)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (4*4))) = uint32(uint32(len(((payload).Body).Offsets)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (3*4))) = uint32(uintptr(uintptr(data)))
+data0 := unsafe.Pointer(unsafe.SliceData(((payload).Body).Data))
+pinner.Pin(data0)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (6*4))) = uint32(uint32(len(((payload).Body).Data)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (5*4))) = uint32(uintptr(uintptr(data0)))
+
+switch (payload).Time.Tag() {
+case witTypes.OptionNone:
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (7*4))) = int8(int32(0))
+
+        
+case witTypes.OptionSome:
+        payload := (payload).Time.Some()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (7*4))) = int8(int32(1))
+data1 := unsafe.Pointer(unsafe.SliceData(payload))
+pinner.Pin(data1)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (9*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (8*4))) = uint32(uintptr(uintptr(data1)))
+
+        
+default:
+        panic("unreachable")
+}
+slice := (payload).Headers
+length := uint32(len(slice))
+result5 := witRuntime.Allocate(pinner, uintptr(length * (9*4)), 4)
+for index, element := range slice {
+        base := unsafe.Add(result5, index * (9*4))
+        utf8 := unsafe.Pointer(unsafe.StringData((element).Name))
+pinner.Pin(utf8)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 4)) = uint32(uint32(len((element).Name)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 0)) = uint32(uintptr(uintptr(utf8)))
+data2 := unsafe.Pointer(unsafe.SliceData((element).Offsets))
+pinner.Pin(data2)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (3*4))) = uint32(uint32(len((element).Offsets)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (2*4))) = uint32(uintptr(uintptr(data2)))
+data3 := unsafe.Pointer(unsafe.SliceData((element).Data))
+pinner.Pin(data3)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (5*4))) = uint32(uint32(len((element).Data)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (4*4))) = uint32(uintptr(uintptr(data3)))
+
+switch (element).Present.Tag() {
+case witTypes.OptionNone:
+        *(*int8)(unsafe.Add(unsafe.Pointer(base), (6*4))) = int8(int32(0))
+
+        
+case witTypes.OptionSome:
+        payload := (element).Present.Some()
+        *(*int8)(unsafe.Add(unsafe.Pointer(base), (6*4))) = int8(int32(1))
+data4 := unsafe.Pointer(unsafe.SliceData(payload))
+pinner.Pin(data4)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (8*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (7*4))) = uint32(uintptr(uintptr(data4)))
+
+        
+default:
+        panic("unreachable")
+}
+
+}
+
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (11*4))) = uint32(length)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (10*4))) = uint32(uintptr(uintptr(result5)))
+
+        
+default:
+        panic("unreachable")
+}
+
+        
+case witTypes.ResultErr:
+        payload := result.Err()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(1))
+utf86 := unsafe.Pointer(unsafe.StringData(payload))
+pinner.Pin(utf86)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = uint32(uintptr(uintptr(utf86)))
+
+        
+default:
+        panic("unreachable")
+}
+return exportReturnArea
+
+        
+}
+
+//go:wasmexport cabi_post_flumen:plugin/aggregation@0.2.0#tick
+func wasm_export_post_return_flumen_plugin_aggregation_tick(result uintptr) {
+        syncExportPinner.Unpin()
+}
+
+
+//go:wasmexport flumen:plugin/decoding@0.2.0#open
+func wasm_export_flumen_plugin_decoding_open(arg0 uintptr, arg1 uint32) uintptr {
+        
+        pinner := &syncExportPinner
+        value := unsafe.String((*uint8)(unsafe.Pointer(arg0)), arg1)
+witRuntime.Unpin()
+result := export_flumen_plugin_decoding.Open(value)
+
+switch result.Tag() {
+case witTypes.ResultOk:
+        
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(0))
+
+        
+case witTypes.ResultErr:
+        payload := result.Err()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(1))
+utf8 := unsafe.Pointer(unsafe.StringData(payload))
+pinner.Pin(utf8)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = uint32(uintptr(uintptr(utf8)))
+
+        
+default:
+        panic("unreachable")
+}
+return exportReturnArea
+
+        
+}
+
+//go:wasmexport cabi_post_flumen:plugin/decoding@0.2.0#open
+func wasm_export_post_return_flumen_plugin_decoding_open(result uintptr) {
+        syncExportPinner.Unpin()
+}
+
+
+//go:wasmexport flumen:plugin/decoding@0.2.0#decode
+func wasm_export_flumen_plugin_decoding_decode(arg0 uintptr, arg1 uint32, arg2 int32) uintptr {
+        
+        pinner := &syncExportPinner
+        value := unsafe.Slice((*uint8)(unsafe.Pointer(arg0)), arg1)
+witRuntime.Unpin()
+result := export_flumen_plugin_decoding.Decode(value, (arg2 != 0))
+
+switch result.Tag() {
+case witTypes.ResultOk:
+        payload := result.Ok()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(0))
+*(*int32)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = int32((payload).Consumed)
+*(*int32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = int32(((payload).Events).Rows)
+data := unsafe.Pointer(unsafe.SliceData((((payload).Events).Body).Offsets))
+pinner.Pin(data)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (4*4))) = uint32(uint32(len((((payload).Events).Body).Offsets)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (3*4))) = uint32(uintptr(uintptr(data)))
+data0 := unsafe.Pointer(unsafe.SliceData((((payload).Events).Body).Data))
+pinner.Pin(data0)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (6*4))) = uint32(uint32(len((((payload).Events).Body).Data)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (5*4))) = uint32(uintptr(uintptr(data0)))
+
+switch ((payload).Events).Time.Tag() {
+case witTypes.OptionNone:
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (7*4))) = int8(int32(0))
+
+        
+case witTypes.OptionSome:
+        payload := ((payload).Events).Time.Some()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (7*4))) = int8(int32(1))
+data1 := unsafe.Pointer(unsafe.SliceData(payload))
+pinner.Pin(data1)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (9*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (8*4))) = uint32(uintptr(uintptr(data1)))
+
+        
+default:
+        panic("unreachable")
+}
+slice := ((payload).Events).Headers
+length := uint32(len(slice))
+result5 := witRuntime.Allocate(pinner, uintptr(length * (9*4)), 4)
+for index, element := range slice {
+        base := unsafe.Add(result5, index * (9*4))
+        utf8 := unsafe.Pointer(unsafe.StringData((element).Name))
+pinner.Pin(utf8)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 4)) = uint32(uint32(len((element).Name)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 0)) = uint32(uintptr(uintptr(utf8)))
+data2 := unsafe.Pointer(unsafe.SliceData((element).Offsets))
+pinner.Pin(data2)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (3*4))) = uint32(uint32(len((element).Offsets)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (2*4))) = uint32(uintptr(uintptr(data2)))
+data3 := unsafe.Pointer(unsafe.SliceData((element).Data))
+pinner.Pin(data3)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (5*4))) = uint32(uint32(len((element).Data)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (4*4))) = uint32(uintptr(uintptr(data3)))
+
+switch (element).Present.Tag() {
+case witTypes.OptionNone:
+        *(*int8)(unsafe.Add(unsafe.Pointer(base), (6*4))) = int8(int32(0))
+
+        
+case witTypes.OptionSome:
+        payload := (element).Present.Some()
+        *(*int8)(unsafe.Add(unsafe.Pointer(base), (6*4))) = int8(int32(1))
+data4 := unsafe.Pointer(unsafe.SliceData(payload))
+pinner.Pin(data4)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (8*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (7*4))) = uint32(uintptr(uintptr(data4)))
+
+        
+default:
+        panic("unreachable")
+}
+
+}
+
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (11*4))) = uint32(length)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (10*4))) = uint32(uintptr(uintptr(result5)))
+data6 := unsafe.Pointer(unsafe.SliceData((payload).Ends))
+pinner.Pin(data6)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (13*4))) = uint32(uint32(len((payload).Ends)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (12*4))) = uint32(uintptr(uintptr(data6)))
+slice8 := (payload).Bad
+length10 := uint32(len(slice8))
+result9 := witRuntime.Allocate(pinner, uintptr(length10 * (8+2*4)), 4)
+for index, element := range slice8 {
+        base := unsafe.Add(result9, index * (8+2*4))
+        *(*int32)(unsafe.Add(unsafe.Pointer(base), 0)) = int32((element).Begin)
+*(*int32)(unsafe.Add(unsafe.Pointer(base), 4)) = int32((element).End)
+utf87 := unsafe.Pointer(unsafe.StringData((element).Reason))
+pinner.Pin(utf87)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (8+1*4))) = uint32(uint32(len((element).Reason)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 8)) = uint32(uintptr(uintptr(utf87)))
+
+}
+
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (15*4))) = uint32(length10)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (14*4))) = uint32(uintptr(uintptr(result9)))
+
+        
+case witTypes.ResultErr:
+        payload := result.Err()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(1))
+utf811 := unsafe.Pointer(unsafe.StringData(payload))
+pinner.Pin(utf811)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = uint32(uintptr(uintptr(utf811)))
+
+        
+default:
+        panic("unreachable")
+}
+return exportReturnArea
+
+        
+}
+
+//go:wasmexport cabi_post_flumen:plugin/decoding@0.2.0#decode
+func wasm_export_post_return_flumen_plugin_decoding_decode(result uintptr) {
+        syncExportPinner.Unpin()
+}
+
+
+//go:wasmexport flumen:plugin/encoding@0.2.0#open
+func wasm_export_flumen_plugin_encoding_open(arg0 uintptr, arg1 uint32) uintptr {
+        
+        pinner := &syncExportPinner
+        value := unsafe.String((*uint8)(unsafe.Pointer(arg0)), arg1)
+witRuntime.Unpin()
+result := export_flumen_plugin_encoding.Open(value)
+
+switch result.Tag() {
+case witTypes.ResultOk:
+        payload := result.Ok()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(0))
+var result0 int32
+if (payload).Body {
+        result0 = 1
+} else {
+        result0 = 0
+}
+*(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = int8(result0)
+var result1 int32
+if (payload).Time {
+        result1 = 1
+} else {
+        result1 = 0
+}
+*(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (1+1*4))) = int8(result1)
+var result2 int32
+if (payload).Identity {
+        result2 = 1
+} else {
+        result2 = 0
+}
+*(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2+1*4))) = int8(result2)
+slice := (payload).Headers
+length := uint32(len(slice))
+result3 := witRuntime.Allocate(pinner, uintptr(length * (2*4)), 4)
+for index, element := range slice {
+        base := unsafe.Add(result3, index * (2*4))
+        utf8 := unsafe.Pointer(unsafe.StringData(element))
+pinner.Pin(utf8)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 4)) = uint32(uint32(len(element)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 0)) = uint32(uintptr(uintptr(utf8)))
+
+}
+
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (3*4))) = uint32(length)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uintptr(uintptr(result3)))
+
+        
+case witTypes.ResultErr:
+        payload := result.Err()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(1))
+utf84 := unsafe.Pointer(unsafe.StringData(payload))
+pinner.Pin(utf84)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = uint32(uintptr(uintptr(utf84)))
+
+        
+default:
+        panic("unreachable")
+}
+return exportReturnArea
+
+        
+}
+
+//go:wasmexport cabi_post_flumen:plugin/encoding@0.2.0#open
+func wasm_export_post_return_flumen_plugin_encoding_open(result uintptr) {
+        syncExportPinner.Unpin()
+}
+
+
+//go:wasmexport flumen:plugin/encoding@0.2.0#begin
+func wasm_export_flumen_plugin_encoding_begin(arg0 int64) uintptr {
+        
+        pinner := &syncExportPinner
+        result := export_flumen_plugin_encoding.Begin(uint64(arg0))
+
+switch result.Tag() {
+case witTypes.ResultOk:
+        payload := result.Ok()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(0))
+data := unsafe.Pointer(unsafe.SliceData(payload))
+pinner.Pin(data)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = uint32(uintptr(uintptr(data)))
+
+        
+case witTypes.ResultErr:
+        payload := result.Err()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(1))
+utf8 := unsafe.Pointer(unsafe.StringData(payload))
+pinner.Pin(utf8)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = uint32(uintptr(uintptr(utf8)))
+
+        
+default:
+        panic("unreachable")
+}
+return exportReturnArea
+
+        
+}
+
+//go:wasmexport cabi_post_flumen:plugin/encoding@0.2.0#begin
+func wasm_export_post_return_flumen_plugin_encoding_begin(result uintptr) {
+        syncExportPinner.Unpin()
+}
+
+
+//go:wasmexport flumen:plugin/encoding@0.2.0#encode
+func wasm_export_flumen_plugin_encoding_encode(arg0 uintptr) uintptr {
+        
+        pinner := &syncExportPinner
+        var option witTypes.Option[flumen_plugin_types.BytesColumn]
+switch uint8(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), 4))) {
+case 0:
+        
+        option = witTypes.None[flumen_plugin_types.BytesColumn]()
+case 1:
+        value := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (2*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (3*4))))
+value0 := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (4*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (5*4))))
+
+        option = witTypes.Some[flumen_plugin_types.BytesColumn](flumen_plugin_types.BytesColumn{Offsets: value, Data: value0})
+default:
+        panic("unreachable")
+}
+var option2 witTypes.Option[[]uint8]
+switch uint8(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (6*4)))) {
+case 0:
+        
+        option2 = witTypes.None[[]uint8]()
+case 1:
+        value1 := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (7*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (8*4))))
+
+        option2 = witTypes.Some[[]uint8](value1)
+default:
+        panic("unreachable")
+}
+result := make([]flumen_plugin_types.HeaderColumn, 0, *(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (10*4))))
+for index := 0; index < int(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (10*4)))); index++ {
+        base := unsafe.Add(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (9*4))))), index * (9*4))
+        value3 := unsafe.String((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(base), 0))))), *(*uint32)(unsafe.Add(unsafe.Pointer(base), 4)))
+value4 := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(base), (2*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(base), (3*4))))
+value5 := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(base), (4*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(base), (5*4))))
+var option7 witTypes.Option[[]uint8]
+switch uint8(*(*uint32)(unsafe.Add(unsafe.Pointer(base), (6*4)))) {
+case 0:
+        
+        option7 = witTypes.None[[]uint8]()
+case 1:
+        value6 := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(base), (7*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(base), (8*4))))
+
+        option7 = witTypes.Some[[]uint8](value6)
+default:
+        panic("unreachable")
+}
+
+        result = append(result, flumen_plugin_types.HeaderColumn{Name: value3, Offsets: value4, Data: value5, Present: option7})
+}
+
+var option10 witTypes.Option[flumen_plugin_types.IdentityColumns]
+switch uint8(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (11*4)))) {
+case 0:
+        
+        option10 = witTypes.None[flumen_plugin_types.IdentityColumns]()
+case 1:
+        value8 := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (12*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (13*4))))
+value9 := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (14*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (15*4))))
+
+        option10 = witTypes.Some[flumen_plugin_types.IdentityColumns](flumen_plugin_types.IdentityColumns{Stream: value8, Position: value9})
+default:
+        panic("unreachable")
+}
+var option11 witTypes.Option[uint64]
+switch uint8(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (16*4)))) {
+case 0:
+        
+        option11 = witTypes.None[uint64]()
+case 1:
+        
+        option11 = witTypes.Some[uint64](uint64(*(*int64)(unsafe.Add(unsafe.Pointer(arg0), (8+16*4)))))
+default:
+        panic("unreachable")
+}
+witRuntime.Unpin()
+result12 := export_flumen_plugin_encoding.Encode(flumen_plugin_types.Batch{Rows: uint32(*(*int32)(unsafe.Add(unsafe.Pointer(arg0), 0))), Body: option, Time: option2, Headers: result, Identity: option10}, option11)
+
+switch result12.Tag() {
+case witTypes.ResultOk:
+        payload := result12.Ok()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(0))
+data := unsafe.Pointer(unsafe.SliceData(((payload).Payloads).Offsets))
+pinner.Pin(data)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uint32(len(((payload).Payloads).Offsets)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = uint32(uintptr(uintptr(data)))
+data13 := unsafe.Pointer(unsafe.SliceData(((payload).Payloads).Data))
+pinner.Pin(data13)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (4*4))) = uint32(uint32(len(((payload).Payloads).Data)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (3*4))) = uint32(uintptr(uintptr(data13)))
+slice := (payload).Rejected
+length := uint32(len(slice))
+result14 := witRuntime.Allocate(pinner, uintptr(length * (3*4)), 4)
+for index, element := range slice {
+        base := unsafe.Add(result14, index * (3*4))
+        *(*int32)(unsafe.Add(unsafe.Pointer(base), 0)) = int32((element).Row)
+utf8 := unsafe.Pointer(unsafe.StringData((element).Reason))
+pinner.Pin(utf8)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (2*4))) = uint32(uint32(len((element).Reason)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 4)) = uint32(uintptr(uintptr(utf8)))
+
+}
+
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (6*4))) = uint32(length)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (5*4))) = uint32(uintptr(uintptr(result14)))
+
+        
+case witTypes.ResultErr:
+        payload := result12.Err()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(1))
+utf815 := unsafe.Pointer(unsafe.StringData(payload))
+pinner.Pin(utf815)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = uint32(uintptr(uintptr(utf815)))
+
+        
+default:
+        panic("unreachable")
+}
+return exportReturnArea
+
+        
+}
+
+//go:wasmexport cabi_post_flumen:plugin/encoding@0.2.0#encode
+func wasm_export_post_return_flumen_plugin_encoding_encode(result uintptr) {
+        syncExportPinner.Unpin()
+}
+
+
+//go:wasmexport flumen:plugin/encoding@0.2.0#end
+func wasm_export_flumen_plugin_encoding_end(arg0 int64) uintptr {
+        
+        pinner := &syncExportPinner
+        result := export_flumen_plugin_encoding.End(uint64(arg0))
+
+switch result.Tag() {
+case witTypes.ResultOk:
+        payload := result.Ok()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(0))
+data := unsafe.Pointer(unsafe.SliceData(payload))
+pinner.Pin(data)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = uint32(uintptr(uintptr(data)))
+
+        
+case witTypes.ResultErr:
+        payload := result.Err()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(1))
+utf8 := unsafe.Pointer(unsafe.StringData(payload))
+pinner.Pin(utf8)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = uint32(uintptr(uintptr(utf8)))
+
+        
+default:
+        panic("unreachable")
+}
+return exportReturnArea
+
+        
+}
+
+//go:wasmexport cabi_post_flumen:plugin/encoding@0.2.0#end
+func wasm_export_post_return_flumen_plugin_encoding_end(result uintptr) {
+        syncExportPinner.Unpin()
+}
+
+
+//go:wasmexport flumen:plugin/delivery@0.2.0#open
+func wasm_export_flumen_plugin_delivery_open(arg0 uintptr, arg1 uint32) uintptr {
+        
+        pinner := &syncExportPinner
+        value := unsafe.String((*uint8)(unsafe.Pointer(arg0)), arg1)
+witRuntime.Unpin()
+result := export_flumen_plugin_delivery.Open(value)
+
+switch result.Tag() {
+case witTypes.ResultOk:
+        payload := result.Ok()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(0))
+var result0 int32
+if ((payload).Reads).Body {
+        result0 = 1
+} else {
+        result0 = 0
+}
+*(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = int8(result0)
+var result1 int32
+if ((payload).Reads).Time {
+        result1 = 1
+} else {
+        result1 = 0
+}
+*(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (1+1*4))) = int8(result1)
+var result2 int32
+if ((payload).Reads).Identity {
+        result2 = 1
+} else {
+        result2 = 0
+}
+*(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2+1*4))) = int8(result2)
+slice := ((payload).Reads).Headers
+length := uint32(len(slice))
+result3 := witRuntime.Allocate(pinner, uintptr(length * (2*4)), 4)
+for index, element := range slice {
+        base := unsafe.Add(result3, index * (2*4))
+        utf8 := unsafe.Pointer(unsafe.StringData(element))
+pinner.Pin(utf8)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 4)) = uint32(uint32(len(element)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 0)) = uint32(uintptr(uintptr(utf8)))
+
+}
+
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (3*4))) = uint32(length)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uintptr(uintptr(result3)))
+var result4 int32
+if (payload).Recovers {
+        result4 = 1
+} else {
+        result4 = 0
+}
+*(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (4*4))) = int8(result4)
+
+        
+case witTypes.ResultErr:
+        payload := result.Err()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(1))
+utf85 := unsafe.Pointer(unsafe.StringData(payload))
+pinner.Pin(utf85)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = uint32(uintptr(uintptr(utf85)))
+
+        
+default:
+        panic("unreachable")
+}
+return exportReturnArea
+
+        
+}
+
+//go:wasmexport cabi_post_flumen:plugin/delivery@0.2.0#open
+func wasm_export_post_return_flumen_plugin_delivery_open(result uintptr) {
+        syncExportPinner.Unpin()
+}
+
+
+//go:wasmexport flumen:plugin/delivery@0.2.0#recover
+func wasm_export_flumen_plugin_delivery_recover() uintptr {
+        
+        pinner := &syncExportPinner
+        result := export_flumen_plugin_delivery.Recover()
+
+switch result.Tag() {
+case witTypes.ResultOk:
+        payload := result.Ok()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(0))
+
+switch payload.Tag() {
+case witTypes.OptionNone:
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = int8(int32(0))
+
+        
+case witTypes.OptionSome:
+        payload := payload.Some()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = int8(int32(1))
+data := unsafe.Pointer(unsafe.SliceData(payload))
+pinner.Pin(data)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (3*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uintptr(uintptr(data)))
+
+        
+default:
+        panic("unreachable")
+}
+
+        
+case witTypes.ResultErr:
+        payload := result.Err()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(1))
+utf8 := unsafe.Pointer(unsafe.StringData(payload))
+pinner.Pin(utf8)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = uint32(uintptr(uintptr(utf8)))
+
+        
+default:
+        panic("unreachable")
+}
+return exportReturnArea
+
+        
+}
+
+//go:wasmexport cabi_post_flumen:plugin/delivery@0.2.0#recover
+func wasm_export_post_return_flumen_plugin_delivery_recover(result uintptr) {
+        syncExportPinner.Unpin()
+}
+
+
+//go:wasmexport flumen:plugin/delivery@0.2.0#deliver
+func wasm_export_flumen_plugin_delivery_deliver(arg0 uintptr) uintptr {
+        
+        pinner := &syncExportPinner
+        var option witTypes.Option[flumen_plugin_types.BytesColumn]
+switch uint8(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), 4))) {
+case 0:
+        
+        option = witTypes.None[flumen_plugin_types.BytesColumn]()
+case 1:
+        value := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (2*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (3*4))))
+value0 := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (4*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (5*4))))
+
+        option = witTypes.Some[flumen_plugin_types.BytesColumn](flumen_plugin_types.BytesColumn{Offsets: value, Data: value0})
+default:
+        panic("unreachable")
+}
+var option2 witTypes.Option[[]uint8]
+switch uint8(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (6*4)))) {
+case 0:
+        
+        option2 = witTypes.None[[]uint8]()
+case 1:
+        value1 := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (7*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (8*4))))
+
+        option2 = witTypes.Some[[]uint8](value1)
+default:
+        panic("unreachable")
+}
+result := make([]flumen_plugin_types.HeaderColumn, 0, *(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (10*4))))
+for index := 0; index < int(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (10*4)))); index++ {
+        base := unsafe.Add(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (9*4))))), index * (9*4))
+        value3 := unsafe.String((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(base), 0))))), *(*uint32)(unsafe.Add(unsafe.Pointer(base), 4)))
+value4 := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(base), (2*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(base), (3*4))))
+value5 := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(base), (4*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(base), (5*4))))
+var option7 witTypes.Option[[]uint8]
+switch uint8(*(*uint32)(unsafe.Add(unsafe.Pointer(base), (6*4)))) {
+case 0:
+        
+        option7 = witTypes.None[[]uint8]()
+case 1:
+        value6 := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(base), (7*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(base), (8*4))))
+
+        option7 = witTypes.Some[[]uint8](value6)
+default:
+        panic("unreachable")
+}
+
+        result = append(result, flumen_plugin_types.HeaderColumn{Name: value3, Offsets: value4, Data: value5, Present: option7})
+}
+
+var option10 witTypes.Option[flumen_plugin_types.IdentityColumns]
+switch uint8(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (11*4)))) {
+case 0:
+        
+        option10 = witTypes.None[flumen_plugin_types.IdentityColumns]()
+case 1:
+        value8 := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (12*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (13*4))))
+value9 := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (14*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (15*4))))
+
+        option10 = witTypes.Some[flumen_plugin_types.IdentityColumns](flumen_plugin_types.IdentityColumns{Stream: value8, Position: value9})
+default:
+        panic("unreachable")
+}
+value11 := unsafe.Slice((*uint8)(unsafe.Pointer(uintptr(*(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (16*4)))))), *(*uint32)(unsafe.Add(unsafe.Pointer(arg0), (17*4))))
+witRuntime.Unpin()
+result12 := export_flumen_plugin_delivery.Deliver(flumen_plugin_types.Batch{Rows: uint32(*(*int32)(unsafe.Add(unsafe.Pointer(arg0), 0))), Body: option, Time: option2, Headers: result, Identity: option10}, value11)
+
+switch result12.Tag() {
+case witTypes.ResultOk:
+        payload := result12.Ok()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(0))
+
+switch payload.Tag() {
+case flumen_plugin_delivery.Outcome_Delivered:
+        payload := payload.Delivered()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = int8(int32(0))
+slice := payload
+length := uint32(len(slice))
+result13 := witRuntime.Allocate(pinner, uintptr(length * (3*4)), 4)
+for index, element := range slice {
+        base := unsafe.Add(result13, index * (3*4))
+        *(*int32)(unsafe.Add(unsafe.Pointer(base), 0)) = int32((element).Row)
+utf8 := unsafe.Pointer(unsafe.StringData((element).Reason))
+pinner.Pin(utf8)
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), (2*4))) = uint32(uint32(len((element).Reason)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(base), 4)) = uint32(uintptr(uintptr(utf8)))
+
+}
+
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (3*4))) = uint32(length)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uintptr(uintptr(result13)))
+
+        
+
+case flumen_plugin_delivery.Outcome_Retry:
+        payload := payload.Retry()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = int8(int32(1))
+utf814 := unsafe.Pointer(unsafe.StringData((payload).Reason))
+pinner.Pin(utf814)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (3*4))) = uint32(uint32(len((payload).Reason)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uintptr(uintptr(utf814)))
+
+switch (payload).AfterMs.Tag() {
+case witTypes.OptionNone:
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (4*4))) = int8(int32(0))
+
+        
+case witTypes.OptionSome:
+        payload := (payload).AfterMs.Some()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), (4*4))) = int8(int32(1))
+*(*int32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (4+4*4))) = int32(payload)
+
+        
+default:
+        panic("unreachable")
+}
+
+        
+
+default:
+        panic("unreachable")
+}
+
+        
+case witTypes.ResultErr:
+        payload := result12.Err()
+        *(*int8)(unsafe.Add(unsafe.Pointer(exportReturnArea), 0)) = int8(int32(1))
+utf815 := unsafe.Pointer(unsafe.StringData(payload))
+pinner.Pin(utf815)
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), (2*4))) = uint32(uint32(len(payload)))
+*(*uint32)(unsafe.Add(unsafe.Pointer(exportReturnArea), 4)) = uint32(uintptr(uintptr(utf815)))
+
+        
+default:
+        panic("unreachable")
+}
+return exportReturnArea
+
+        
+}
+
+//go:wasmexport cabi_post_flumen:plugin/delivery@0.2.0#deliver
+func wasm_export_post_return_flumen_plugin_delivery_deliver(result uintptr) {
         syncExportPinner.Unpin()
 }
 
