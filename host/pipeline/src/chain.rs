@@ -270,8 +270,7 @@ impl Link {
                 }
             }
             let processed = self.call(&version, batch.clone(), call);
-            let failed = processed.quarantined.iter().filter(|group| !group.rejected);
-            let failed = failed.map(|group| group.batch.rows() as u64).sum();
+            let failed = processed.failed();
             if !self.budget.judge(&version, rows, failed, Instant::now(), &self.metrics) {
                 return Ok(self.take(processed, quarantined));
             }

@@ -1,5 +1,6 @@
 //! One running pipeline: its feeds, its outlets, its quarantine keeper.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -39,7 +40,16 @@ pub struct Parts {
     /// One per sink of the plan, in its order, with its own interceptors.
     pub sinks: Vec<(MakeSink, Vec<Arc<dyn Interceptor>>)>,
     /// Counters of the codecs that sources and sinks were made with.
-    pub codecs: Vec<Arc<ComponentMetrics>>,
+    pub codecs: CodecMetrics,
+}
+
+/// Counters of codecs, by the names of the parts that were made with them.
+#[derive(Default)]
+pub struct CodecMetrics {
+    /// Of sources.
+    pub sources: BTreeMap<String, Arc<ComponentMetrics>>,
+    /// Of sinks.
+    pub sinks: BTreeMap<String, Arc<ComponentMetrics>>,
 }
 
 /// A part that could not be made: which component, and why.
@@ -84,7 +94,7 @@ pub struct Pipeline {
     ticker: Mutex<Option<JoinHandle<()>>>,
     ticker_wake: Wake,
     tick_failure: Arc<Mutex<Option<String>>>,
-    codecs: Vec<Arc<ComponentMetrics>>,
+    pub(crate) codecs: Mutex<CodecMetrics>,
 }
 
 /// A source under way, and what it was made from.
@@ -141,7 +151,7 @@ impl Pipeline {
             ticker: Mutex::new(None),
             ticker_wake: Wake::default(),
             tick_failure: Arc::default(),
-            codecs,
+            codecs: Mutex::new(codecs),
         };
         match pipeline.start_threads(sources, sinks) {
             Ok(()) => Ok(pipeline),
@@ -403,6 +413,9 @@ impl Pipeline {
         let (plan, feeds, outlets) = (self.plan(), self.feeds(), self.outlets());
         let kept = self.kept.as_ref();
         let journal = self.journal.status();
+        let codecs = self.codecs.lock();
+        let of_sources = plan.sources.iter().filter_map(|source| codecs.sources.get(&source.name));
+        let of_sinks = plan.sinks.iter().filter_map(|sink| codecs.sinks.get(&sink.name));
         PipelineStatus {
             name: plan.name.clone(),
             file: plan.file.display().to_string(),
@@ -411,7 +424,9 @@ impl Pipeline {
                 .iter()
                 .map(|it| status::component(&it.feed.metrics, status::feed_word(it.feed.state())))
                 .collect(),
-            codecs: self.codecs.iter().map(|metrics| status::component(metrics, "running")).collect(),
+            codecs: (of_sources.chain(of_sinks))
+                .map(|metrics| status::component(metrics, "running"))
+                .collect(),
             interceptors: link_status(&self.chain),
             channels: journal.channels.iter().map(status::channel).collect(),
             sinks: outlets

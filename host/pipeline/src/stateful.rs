@@ -5,6 +5,10 @@
 //! in, is all that the next batch needs to see: it is processed while commits before it still become durable. If a commit
 //! fails, the journal takes no more, and the pipeline stops: nothing that was computed from it stays.
 //!
+//! A version on probation is given each batch first. If it fails, what it wrote for the batch is dropped and the version before it
+//! takes the state over and processes the batch, in the same turn; if that does no better, the first result counts. What was
+//! committed before stays, whoever wrote it.
+//!
 //! Links before run on their threads as ever; a chain without state never comes here.
 
 use std::convert::Infallible;
@@ -37,8 +41,12 @@ pub struct Stateful {
 pub struct Turn {
     /// Per link from the first: the version that processed the last batch.
     versions: Vec<Option<Arc<dyn InterceptorVersion>>>,
+    /// The same as of the last commit.
+    committed: Vec<Option<Arc<dyn InterceptorVersion>>>,
     /// Versions that did not take over the state, by link.
     refused: Vec<Option<Arc<dyn InterceptorVersion>>>,
+    /// By link, while a batch is at work that the version before a failing one processed: the failing one.
+    stood_in_for: Vec<Option<Arc<dyn InterceptorVersion>>>,
     /// What this turn wrote, by link.
     sessions: Vec<Option<Session>>,
 }
@@ -78,7 +86,10 @@ impl Stateful {
         })?;
         let count = links.len() - first;
         let sessions = std::iter::repeat_with(|| None).take(count).collect();
-        let turn = Mutex::new(Turn { versions: vec![None; count], refused: vec![None; count], sessions });
+        let none = || vec![None; count];
+        let turn =
+            Turn { versions: none(), committed: none(), refused: none(), stood_in_for: none(), sessions };
+        let turn = Mutex::new(turn);
         let stateful = Stateful { links: links.clone(), first, pipeline: pipeline.to_owned(), store, turn };
         stateful.check_take_over()?;
         Ok(Some(Arc::new(stateful)))
@@ -111,9 +122,14 @@ impl Stateful {
 
     /// Waits for the turn. What the one before did not commit is as if it had never been written.
     pub fn turn(&self) -> MutexGuard<'_, Turn> {
-        let mut turn = self.turn.lock();
-        turn.sessions.iter_mut().for_each(|session| *session = None);
-        turn
+        let mut guard = self.turn.lock();
+        let turn = &mut *guard;
+        if turn.sessions.iter().any(Option::is_some) {
+            turn.sessions.iter_mut().for_each(|session| *session = None);
+            turn.stood_in_for.iter_mut().for_each(|version| *version = None);
+            turn.versions.clone_from(&turn.committed);
+        }
+        guard
     }
 
     /// Processes a batch by the present versions. `hold` as in [`crate::chain::Chain::process`].
@@ -148,19 +164,23 @@ impl Stateful {
         let mut out = StatefulOutput::default();
         let Some(link) = self.links().get(index) else { return Ok(out) };
         let Some(mut session) = self.take_session(turn, index, link) else { return Ok(out) };
-        let version = turn.version(index, link, link.interceptor.current(), &mut session);
         let begin = Instant::now();
-        let ticked = version.tick(&mut session);
-        link.metrics.add(Metric::InterceptorNs, begin.elapsed().as_nanos() as u64);
-        match ticked {
-            Ok(()) => session.accept(),
-            Err(reason) => {
-                session.abandon();
-                link.metrics.add(Metric::InterceptorTicksFailed, 1);
-                tracing::error!(interceptor = link.interceptor.name(), reason, "the plugin failed at a tick");
+        let mut run = |version: &dyn InterceptorVersion, session: &mut Session| {
+            let ticked = version.tick(session);
+            match ticked {
+                Ok(()) => session.accept(),
+                Err(_) => session.reject(),
             }
+            let failures = u64::from(ticked.is_err());
+            (ticked, failures)
+        };
+        let ticked = turn.attempt(index, link, link.interceptor.current(), &mut session, &mut run);
+        link.metrics.add(Metric::InterceptorNs, begin.elapsed().as_nanos() as u64);
+        if let Err(reason) = ticked {
+            link.metrics.add(Metric::InterceptorTicksFailed, 1);
+            tracing::error!(interceptor = link.interceptor.name(), reason, "the plugin failed at a tick");
         }
-        session.seal();
+        turn.seal(index, &mut session);
         out.kept = made_by(link, &mut session);
         turn.put(index, session);
         self.run(turn, index + 1, &mut out, &mut Way::Held(hold))?;
@@ -186,10 +206,12 @@ impl Stateful {
                 let mut call = |version: &Arc<dyn InterceptorVersion>, batch| match link.state_bytes {
                     None => version.process(batch),
                     Some(_) => {
-                        // Of an attempt that is thrown away, or in which the host panicked, nothing is left.
-                        session.abandon();
-                        let version = turn.version(index, link, version.clone(), &mut session);
-                        version.process_with(batch, &mut session)
+                        let mut run = |version: &dyn InterceptorVersion, session: &mut Session| {
+                            let processed = version.process_with(batch.clone(), session);
+                            let failures = processed.failed();
+                            (processed, failures)
+                        };
+                        turn.attempt(index, link, version.clone(), &mut session, &mut run)
                     }
                 };
                 let kept = match way {
@@ -199,7 +221,7 @@ impl Stateful {
                     Way::Again => link.process_again(&current, batch, &mut call, &mut out.quarantined),
                 };
                 out.kept.push(kept);
-                session.seal();
+                turn.seal(index, &mut session);
             }
             out.kept.extend(made_by(link, &mut session));
             turn.put(index, session);
@@ -226,7 +248,86 @@ enum Way<'a, Hold> {
 impl Turn {
     /// Everything that was written in this turn: it belongs into the commit of what came out.
     pub fn take_state(&mut self) -> Vec<StateWrites> {
+        self.committed.clone_from(&self.versions);
         self.sessions.iter_mut().filter_map(Option::take).flat_map(Session::into_writes).collect()
+    }
+
+    /// Lets a version work on a batch or a tick, and the one before it if it fails while it is on probation. `run` says how much
+    /// failed; what it wrote and was accepted belongs to the batch.
+    fn attempt<Answer>(
+        &mut self,
+        index: usize,
+        link: &Link,
+        current: Arc<dyn InterceptorVersion>,
+        session: &mut Session,
+        run: &mut dyn FnMut(&dyn InterceptorVersion, &mut Session) -> (Answer, u64),
+    ) -> Answer {
+        self.abandon(index, session);
+        let version = self.version(index, link, current, session);
+        let (mut answer, failures) = run(version.as_ref(), session);
+        let Some(before) = version.before() else { return answer };
+        let mut has_failed = false;
+        if failures > 0 {
+            let aside = session.set_aside();
+            let taken_over = take_over(before.as_ref(), session);
+            let again = taken_over.map(|()| {
+                session.accept();
+                run(before.as_ref(), session)
+            });
+            match again {
+                // Rows that both fail on are the events' fault.
+                Ok((again, fewer)) if fewer < failures => {
+                    (answer, has_failed) = (again, true);
+                    self.stand_in(index, version.clone(), before);
+                }
+                outcome => {
+                    session.take_back(aside);
+                    session.set_writer(version.hash(), version.version());
+                    if let Err(reason) = outcome {
+                        let interceptor = link.interceptor.name();
+                        tracing::warn!(
+                            interceptor,
+                            reason,
+                            "the version before does not take the state back"
+                        );
+                    }
+                }
+            }
+        }
+        version.tried(has_failed);
+        answer
+    }
+
+    /// The version before another processed the batch: it wrote the state last.
+    fn stand_in(
+        &mut self,
+        index: usize,
+        version: Arc<dyn InterceptorVersion>,
+        before: Arc<dyn InterceptorVersion>,
+    ) {
+        if let (Some(last), Some(stood_in_for)) =
+            (self.versions.get_mut(index), self.stood_in_for.get_mut(index))
+        {
+            (*last, *stood_in_for) = (Some(before), Some(version));
+        }
+    }
+
+    /// Of an attempt that is thrown away, or in which the host panicked, nothing is left.
+    fn abandon(&mut self, index: usize, session: &mut Session) {
+        session.abandon();
+        let thrown_away = self.stood_in_for.get_mut(index).and_then(Option::take);
+        if let (Some(version), Some(last)) = (thrown_away, self.versions.get_mut(index)) {
+            session.set_writer(version.hash(), version.version());
+            *last = Some(version);
+        }
+    }
+
+    /// The batch is done.
+    fn seal(&mut self, index: usize, session: &mut Session) {
+        session.seal();
+        if let Some(stood_in_for) = self.stood_in_for.get_mut(index) {
+            *stood_in_for = None;
+        }
     }
 
     fn put(&mut self, index: usize, session: Session) {

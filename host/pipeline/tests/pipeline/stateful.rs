@@ -14,7 +14,7 @@ use flumen_pipeline::{Interceptor, InterceptorVersion, Processed, StopOutcome};
 use parking_lot::Mutex;
 
 use crate::support::destination::Destination;
-use crate::support::plugins::{Plugin, all, label};
+use crate::support::plugins::{Plugin, all, label, quarantine, rows_where};
 use crate::support::script::Script;
 use crate::support::world::{Running, World, interceptor, plan};
 use crate::support::{Dice, Record, until};
@@ -30,6 +30,9 @@ struct Version {
     process: Process,
     tick: Option<Tick>,
     migrate: fn(&str, &mut Session) -> Result<(), String>,
+    before: Option<Arc<dyn InterceptorVersion>>,
+    /// Told of each batch on probation.
+    tried: Option<Box<dyn Fn(bool) + Send + Sync>>,
 }
 
 impl InterceptorVersion for Version {
@@ -51,6 +54,16 @@ impl InterceptorVersion for Version {
 
     fn migrate(&self, from: &str, session: &mut Session) -> Result<(), String> {
         (self.migrate)(from, session)
+    }
+
+    fn before(&self) -> Option<Arc<dyn InterceptorVersion>> {
+        self.before.clone()
+    }
+
+    fn tried(&self, has_failed: bool) {
+        if let Some(tried) = &self.tried {
+            tried(has_failed);
+        }
     }
 
     fn tick_every(&self) -> Option<Duration> {
@@ -122,7 +135,9 @@ fn dedup() -> Arc<Remembering> {
         let dropped = (batch.rows() - kept.rows()) as u64;
         Processed { kept, quarantined: Vec::new(), dropped }
     };
-    let version = Version { hash: "d1", process: Box::new(process), tick: None, migrate: |_, _| Ok(()) };
+    let process: Process = Box::new(process);
+    let version =
+        Version { hash: "d1", process, tick: None, migrate: |_, _| Ok(()), before: None, tried: None };
     remembering("dedup", version)
 }
 
@@ -163,7 +178,8 @@ fn counter(hash: &'static str, migrate: fn(&str, &mut Session) -> Result<(), Str
         }
         Ok(())
     };
-    Version { hash, process: Box::new(process), tick: Some(Box::new(tick)), migrate }
+    let (process, tick): (Process, Option<Tick>) = (Box::new(process), Some(Box::new(tick)));
+    Version { hash, process, tick, migrate, before: None, tried: None }
 }
 
 fn world() -> World {
@@ -281,6 +297,117 @@ fn a_new_version_takes_over_the_state_once_or_the_old_one_goes_on() {
     let mut session = Session::new(store, "test", &"counter".into(), u64::MAX, 0);
     assert_eq!(number(&mut session, "migrated"), 1);
     assert_eq!(session.writer(), Some(("c3".into(), "c3".into())));
+}
+
+/// The format of the state is that of the version which wrote it last.
+fn convert(session: &mut Session, from: u64, to: u64) -> Result<(), String> {
+    let format = number(session, "format").max(1);
+    if format != from {
+        return Err(format!("it is of format {format}, not {from}"));
+    }
+    set(session, "format", to);
+    let times = number(session, "conversions") + 1;
+    set(session, "conversions", times);
+    Ok(())
+}
+
+/// What a version on probation wrote for a batch that it fails on is undone: the version before takes the state over and processes
+/// the batch, and both may go on with what is committed. After too many the old one is back.
+#[test]
+fn the_version_before_stands_in_for_one_that_fails_on_probation() {
+    const FAILURES: u64 = 5;
+    let (world, destination) = (world(), Destination::new());
+    let back = |from: &str, session: &mut Session| {
+        assert_eq!(from, "c2");
+        convert(session, 2, 1)
+    };
+    let old: Arc<dyn InterceptorVersion> = Arc::new(counter("c1", back));
+    let plugin = Arc::new(Remembering {
+        name: "counter",
+        current: Mutex::new(old.clone()),
+        refused: Mutex::default(),
+    });
+    let running = start(&world, &destination, plugin.clone());
+    destination.wait_for_rows(300);
+
+    let good = counter("c2", |from, session| {
+        assert_eq!(from, "c1");
+        convert(session, 1, 2)
+    });
+    let (calls, failures) = (AtomicU64::new(0), Arc::new(AtomicU64::new(0)));
+    let (process, slot, count, before) = (good.process, plugin.clone(), failures.clone(), old.clone());
+    let process = move |batch: Batch, session: &mut Session| {
+        assert_eq!(number(session, "format"), 2, "it never sees the format of the other");
+        if calls.fetch_add(1, Ordering::Relaxed) % 3 < 2 {
+            return process(batch, session);
+        }
+        set(session, "count", 1_000_000);
+        session.emit(one_event("count 1000000"));
+        session.accept();
+        let guilty = quarantine(&batch, "counter", false, |_| true);
+        Processed { kept: Batch::empty(), quarantined: vec![guilty], dropped: 0 }
+    };
+    let tried = move |has_failed| {
+        if count.fetch_add(u64::from(has_failed), Ordering::AcqRel) + u64::from(has_failed) > FAILURES {
+            *slot.current.lock() = before.clone();
+        }
+    };
+    let new = Version {
+        process: Box::new(process),
+        before: Some(old.clone()),
+        tried: Some(Box::new(tried)),
+        ..good
+    };
+    *plugin.current.lock() = Arc::new(new);
+    finish(running, &destination);
+    assert_eq!(failures.load(Ordering::Acquire), FAILURES + 1);
+    check(&destination, "after the rollback");
+    assert!(world.quarantined().is_empty(), "nothing for the new version's sake");
+    let journal = world.open_journal();
+    let mut session = Session::new(journal.state().unwrap(), "test", &"counter".into(), u64::MAX, 0);
+    assert_eq!(session.writer(), Some(("c1".into(), "c1".into())));
+    // There and back for each batch that it failed on.
+    let conversions = number(&mut session, "conversions");
+    assert_eq!((conversions, number(&mut session, "format")), (2 * (FAILURES + 1), 1));
+}
+
+/// Where the version before does no better, or does not take the state back, what the new one made counts.
+#[test]
+fn a_failure_that_is_the_events_fault_is_no_reason_to_go_back() {
+    for refuses in [false, true] {
+        let (world, destination) = (world(), Destination::new());
+        let fails = |session: &mut Session, batch: Batch, count: u64| {
+            set(session, "count", count);
+            session.accept();
+            let guilty = quarantine(&batch, "counter", false, |position| position == 1_500);
+            let kept = rows_where(&batch, |position| position != 1_500);
+            Processed { kept, quarantined: vec![guilty], dropped: 0 }
+        };
+        let version = |hash, own: u64, migrate, before| Version {
+            hash,
+            process: Box::new(move |batch, session| {
+                let count = number(session, "count") + own * batch.rows() as u64;
+                fails(session, batch, count)
+            }),
+            tick: None,
+            migrate,
+            before,
+            tried: Some(Box::new(move |has_failed| assert!(!has_failed))),
+        };
+        let back: fn(&str, &mut Session) -> Result<(), String> =
+            if refuses { |_, _| Err("no way back".into()) } else { |_, _| Ok(()) };
+        let old: Arc<dyn InterceptorVersion> = Arc::new(version("c1", 1_000, back, None));
+        let plugin = remembering("counter", version("c2", 1, |_, _| Ok(()), Some(old)));
+        start(&world, &destination, plugin).finish();
+        assert_eq!(destination.records().len() as u64, TOTAL - 1);
+        assert_eq!(world.quarantined().len(), 1);
+        let journal = world.open_journal();
+        let mut session = Session::new(journal.state().unwrap(), "test", &"counter".into(), u64::MAX, 0);
+        assert_eq!(
+            (number(&mut session, "count"), session.writer()),
+            (TOTAL, Some(("c2".into(), "c2".into())))
+        );
+    }
 }
 
 #[test]
