@@ -197,6 +197,42 @@ fn sinks_and_sources_restart_alone_under_load() {
     stage.judge(agent, generator, "web");
 }
 
+/// A plugin with state comes into the flow, its neighbours change, its settings change, and it goes: nothing restarts, and lines that
+/// come twice while it is there come out once.
+#[test]
+fn a_chain_that_keeps_state_is_exchanged_under_load() {
+    let stage = Stage::new("watch = false");
+    stage.scene.install("remembers", "once").unwrap();
+    stage.scene.install("noop", "noop").unwrap();
+    let once = "[[interceptor]]\nplugin = \"once\"\ngrant = [\"state\"]\n";
+    let noop = "[[interceptor]]\nplugin = \"noop\"\n";
+    stage.write("web", &flow("web"));
+    let generator = stage.generator(1_000_000);
+    let agent = stage.scene.start_ready().unwrap();
+    let delivered = || stage.pipeline("web").unwrap()["sinks"][0]["metrics"]["events_delivered"].as_u64();
+    stage.wait("a flow", |_| delivered() > Some(1_000));
+    let before = (threads(&agent, "source-in"), threads(&agent, "sink-"), threads(&agent, "commit-"));
+    let chains = [
+        once.to_owned(),
+        format!("{once}{noop}"),
+        format!("{noop}{once}config = {{ mode = \"\" }}\n"),
+        noop.to_owned(),
+        format!("{noop}{once}"),
+    ];
+    for chain in &chains {
+        stage.write("web", &format!("{}\n{chain}", flow("web")));
+        let answer = stage.reload();
+        assert!(!answer.stdout.contains("restarts as a whole"), "{}", answer.stdout);
+        let now = delivered();
+        stage.wait("more after the edit", |_| delivered() > now);
+    }
+    let after = (threads(&agent, "source-in"), threads(&agent, "sink-"), threads(&agent, "commit-"));
+    assert_eq!(before, after, "a thread was replaced");
+    let state = stage.pipeline("web").unwrap()["plugins"].as_array().unwrap().len();
+    assert_eq!(state, 2);
+    stage.judge(agent, generator, "web");
+}
+
 /// Sinks come and go under load: the source and the other sinks keep their threads, and a new sink survives a SIGKILL.
 #[test]
 fn sinks_come_and_go_under_load() {
@@ -207,7 +243,6 @@ fn sinks_come_and_go_under_load() {
     stage.write("web", &flow("web"));
     let generator = stage.generator(2_000_000);
     let agent = stage.scene.start_ready().unwrap();
-    let before = (threads(&agent, "source-in"), threads(&agent, "sink-out"), threads(&agent, "commit-"));
     let delivers = |sink: &str| {
         stage.wait("a sink that delivers", |_| {
             let web = stage.pipeline("web").unwrap();
@@ -216,6 +251,8 @@ fn sinks_come_and_go_under_load() {
             metrics.is_some_and(|metrics| metrics["events_delivered"].as_u64().unwrap() > 1_000)
         });
     };
+    delivers("out");
+    let before = (threads(&agent, "source-in"), threads(&agent, "sink-out"), threads(&agent, "commit-"));
     for (more, signs) in [
         (side, &["+ sink side"][..]),
         (&*coded, &["- sink side", "+ sink coded"]),

@@ -191,7 +191,7 @@ impl Pipeline {
         self.stop_feeds(|running| {
             plan.sources.iter().any(|source| running.made_from == FeedPlan::of(plan, source))
         })?;
-        self.chain.exchange(links.chain.clone());
+        self.exchange_chain(plan, &links.chain)?;
         self.stop_outlets(|running| plan.sinks.iter().any(|sink| running.is_of(sink)))?;
         *self.plan.lock() = plan.clone();
         let own = |sink: &SinkPlan| links.sinks.get(&sink.name).cloned().unwrap_or_default();

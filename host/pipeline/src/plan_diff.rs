@@ -248,11 +248,6 @@ fn reasons(old: &PipelinePlan, new: &PipelinePlan) -> Vec<String> {
     if old.journal != new.journal {
         reasons.push("journal settings differ".to_owned());
     }
-    let keeps_state = |plan: &PipelinePlan| plan.interceptors.iter().any(InterceptorPlan::keeps_state);
-    if old.interceptors != new.interceptors && (keeps_state(old) || keeps_state(new)) {
-        // The order of its batches is bound to the chain that it began with.
-        reasons.push("a chain that keeps state differs".to_owned());
-    }
     let is_shared = |sink: Option<&SinkPlan>| {
         let is_its = |channel: &&ChannelPlan| sink.is_some_and(|sink| sink.channel == channel.name);
         old.channels.iter().chain(&new.channels).filter(is_its).any(ChannelPlan::is_shared)

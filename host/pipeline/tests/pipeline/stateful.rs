@@ -8,16 +8,20 @@ use std::time::Duration;
 use arrow_array::UInt32Array;
 use flumen_event::{Batch, BatchBuilder};
 use flumen_journal::{ByteColumn, Journal};
-use flumen_pipeline::plan::OnReject;
+use flumen_pipeline::chain::Links;
+use flumen_pipeline::deliver::MakeSink;
+use flumen_pipeline::exchange::{Makers, PipelineLinks};
+use flumen_pipeline::feed::MakeSource;
+use flumen_pipeline::plan::{ErrorPlan, OnError, OnReject, PipelinePlan, SinkPlan, SourcePlan};
 use flumen_pipeline::state::Session;
-use flumen_pipeline::{Interceptor, InterceptorVersion, Processed, StopOutcome};
+use flumen_pipeline::{ComponentMetrics, Interceptor, InterceptorVersion, Processed, StopOutcome};
 use parking_lot::Mutex;
 
 use crate::support::destination::Destination;
 use crate::support::plugins::{Plugin, all, label, quarantine, rows_where};
 use crate::support::script::Script;
 use crate::support::world::{Running, World, interceptor, plan};
-use crate::support::{Dice, Record, until};
+use crate::support::{Dice, Record, assert_exactly, until};
 
 const TOTAL: u64 = 3_000;
 
@@ -297,6 +301,92 @@ fn a_new_version_takes_over_the_state_once_or_the_old_one_goes_on() {
     let mut session = Session::new(store, "test", &"counter".into(), u64::MAX, 0);
     assert_eq!(number(&mut session, "migrated"), 1);
     assert_eq!(session.writer(), Some(("c3".into(), "c3".into())));
+}
+
+struct NoMakers;
+
+impl Makers for NoMakers {
+    fn source(&self, _: &SourcePlan) -> (MakeSource, Option<Arc<ComponentMetrics>>) {
+        panic!("sources are not touched")
+    }
+
+    fn sink(&self, _: &SinkPlan) -> (MakeSink, Option<Arc<ComponentMetrics>>) {
+        panic!("sinks are not touched")
+    }
+}
+
+/// The chain becomes these of the first one's interceptors.
+fn exchange(running: &Running, first: &(PipelinePlan, PipelineLinks), names: &[&str]) {
+    let (mut plan, links) = first.clone();
+    let place = |name: &&str| plan.interceptors.iter().position(|plugin| plugin.name == **name).unwrap();
+    let places: Vec<usize> = names.iter().map(place).collect();
+    let chain = Links::new(places.iter().map(|place| links.chain[*place].clone()).collect());
+    plan.interceptors = places.iter().map(|place| plan.interceptors[*place].clone()).collect();
+    let links = PipelineLinks { chain, ..links };
+    running.pipeline.exchange(plan, &links, &NoMakers, None).unwrap();
+}
+
+/// Interceptors come, go and change places in a chain that keeps state, while batches flow: each key once, and events that the
+/// counter makes are numbered without a gap.
+#[test]
+fn a_chain_that_keeps_state_is_exchanged_in_the_flow() {
+    let (world, destination) = (world(), Destination::new());
+    let counter = remembering("counter", counter("c1", |_, _| panic!("it is the same version")));
+    let running = start(&world, &destination, counter);
+    let first = (world.plan.clone(), running.pipeline.links());
+    let chains: [&[&str]; 5] = [
+        &["dedup", "label"],
+        &["before", "dedup", "counter", "label"],
+        &["dedup", "label", "counter"],
+        &["dedup"],
+        &["label", "before", "dedup", "counter"],
+    ];
+    for turn in 0..25 {
+        destination.wait_for_rows(100 * turn);
+        exchange(&running, &first, chains[turn % chains.len()]);
+    }
+    until("the sources end", || running.pipeline.sources_ended());
+    running.finish();
+    let records = destination.records();
+    let positions: Vec<u64> = records
+        .iter()
+        .filter(|record| [1, 2].contains(&record.stream))
+        .map(|record| record.position)
+        .collect();
+    assert_eq!(positions.len() as u64, TOTAL, "no key twice");
+    assert_eq!(positions.into_iter().collect::<BTreeSet<_>>(), (0..TOTAL).collect(), "every key");
+    let numbers: Vec<u64> = counts(&records).iter().map(|record| record.position).collect();
+    assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "numbers of emitted events");
+    assert!(world.quarantined().is_empty());
+}
+
+/// A batch that waits in its turn for another version gives the turn up for another chain, and is processed by that.
+#[test]
+fn a_batch_that_is_held_goes_through_the_new_chain() {
+    let mut plan = plan(&["one"], &[("main", 700)], &[("a", "main")]);
+    let mut bad = interceptor("bad", OnReject::Quarantine);
+    bad.grants = vec!["state".into()];
+    bad.errors =
+        ErrorPlan { action: OnError::Stop, events_percent: 0, events_min: 1, ..ErrorPlan::default() };
+    plan.interceptors = vec![bad, interceptor("label", OnReject::Quarantine)];
+    let (world, destination) = (World::new(plan), Destination::new());
+    let process = |batch: Batch, _: &mut Session| {
+        let guilty = quarantine(&batch, "bad", false, |_| true);
+        Processed { kept: Batch::empty(), quarantined: vec![guilty], dropped: 0 }
+    };
+    let process: Process = Box::new(process);
+    let bad = Version { hash: "b", process, tick: None, migrate: |_, _| Ok(()), before: None, tried: None };
+    let label = Plugin::new("label", |batch| all(label(batch, "seen", "yes")));
+    let sources = vec![Script::new(1, TOTAL, 40).make()];
+    let running = world.start(sources, vec![remembering("bad", bad), label], vec![destination.sink()]);
+    let first = (world.plan.clone(), running.pipeline.links());
+    until("a batch is held", || running.pipeline.status().interceptors[0].state == "holding");
+    exchange(&running, &first, &["label"]);
+    running.finish();
+    let records = destination.records();
+    assert!(records.iter().all(|record| record.header("seen") == "yes"));
+    assert_exactly(&records, &[1], TOTAL, |_| true, "by the new chain");
+    assert!(world.quarantined().is_empty());
 }
 
 /// The format of the state is that of the version which wrote it last.
