@@ -77,7 +77,11 @@ impl Stage {
     }
 
     fn generator(&self, bytes_per_s: u64) -> Generator {
-        Generator::start(Load {
+        Generator::start(self.load(bytes_per_s)).unwrap()
+    }
+
+    fn load(&self, bytes_per_s: u64) -> Load {
+        Load {
             dir: self.scene.input(),
             files: 2,
             bytes_per_s,
@@ -87,8 +91,7 @@ impl Stage {
             has_malformed: false,
             has_doubles: false,
             seed: 9,
-        })
-        .unwrap()
+        }
     }
 
     /// Everything that was written stands in the outputs below a directory, each line once, in order.
@@ -194,7 +197,142 @@ fn sinks_and_sources_restart_alone_under_load() {
     stage.judge(agent, generator, "web");
 }
 
-/// Channels, their readers and the journal's settings restart the pipeline, exactly-once as any restart.
+/// A plugin with state comes into the flow, its neighbours change, its settings change, and it goes: nothing restarts, and lines that
+/// come twice while it is there come out once.
+#[test]
+fn a_chain_that_keeps_state_is_exchanged_under_load() {
+    let stage = Stage::new("watch = false");
+    stage.scene.install("remembers", "once").unwrap();
+    stage.scene.install("noop", "noop").unwrap();
+    let once = "[[interceptor]]\nplugin = \"once\"\ngrant = [\"state\"]\n";
+    let noop = "[[interceptor]]\nplugin = \"noop\"\n";
+    stage.write("web", &flow("web"));
+    let generator = stage.generator(1_000_000);
+    let agent = stage.scene.start_ready().unwrap();
+    let delivered = || stage.pipeline("web").unwrap()["sinks"][0]["metrics"]["events_delivered"].as_u64();
+    stage.wait("a flow", |_| delivered() > Some(1_000));
+    let before = (threads(&agent, "source-in"), threads(&agent, "sink-"), threads(&agent, "commit-"));
+    let chains = [
+        once.to_owned(),
+        format!("{once}{noop}"),
+        format!("{noop}{once}config = {{ mode = \"\" }}\n"),
+        noop.to_owned(),
+        format!("{noop}{once}"),
+    ];
+    for chain in &chains {
+        stage.write("web", &format!("{}\n{chain}", flow("web")));
+        let answer = stage.reload();
+        assert!(!answer.stdout.contains("restarts as a whole"), "{}", answer.stdout);
+        let now = delivered();
+        stage.wait("more after the edit", |_| delivered() > now);
+    }
+    let after = (threads(&agent, "source-in"), threads(&agent, "sink-"), threads(&agent, "commit-"));
+    assert_eq!(before, after, "a thread was replaced");
+    let state = stage.pipeline("web").unwrap()["plugins"].as_array().unwrap().len();
+    assert_eq!(state, 2);
+    stage.judge(agent, generator, "web");
+}
+
+/// Sinks come and go under load: the source and the other sinks keep their threads, and a new sink survives a SIGKILL.
+#[test]
+fn sinks_come_and_go_under_load() {
+    let stage = Stage::new("watch = false");
+    stage.scene.install("json-lines", "json-lines").unwrap();
+    let side = "\n[sink.side]\ntype = \"file\"\npath = \"{out}/side/all.log\"\nflush_interval = \"50ms\"\n";
+    let coded = format!("{}codec = {{ plugin = \"json-lines\" }}\n", side.replace("side", "coded"));
+    stage.write("web", &flow("web"));
+    let generator = stage.generator(2_000_000);
+    let agent = stage.scene.start_ready().unwrap();
+    let delivers = |sink: &str| {
+        stage.wait("a sink that delivers", |_| {
+            let web = stage.pipeline("web").unwrap();
+            let sinks = web["sinks"].as_array().unwrap();
+            let metrics = sinks.iter().find(|it| it["name"] == sink).map(|it| it["metrics"].clone());
+            metrics.is_some_and(|metrics| metrics["events_delivered"].as_u64().unwrap() > 1_000)
+        });
+    };
+    delivers("out");
+    let before = (threads(&agent, "source-in"), threads(&agent, "sink-out"), threads(&agent, "commit-"));
+    for (more, signs) in [
+        (side, &["+ sink side"][..]),
+        (&*coded, &["- sink side", "+ sink coded"]),
+        ("", &["- sink coded"]),
+        (side, &["+ sink side"]),
+    ] {
+        stage.write("web", &format!("{}{more}", flow("web")));
+        let plan = stage.ask(&["plan"]);
+        let answer = stage.reload();
+        for sign in signs {
+            assert!(answer.stdout.contains(sign) && plan.stdout.contains(sign), "{}", answer.stdout);
+        }
+        assert!(!answer.stdout.contains("restarts as a whole"), "{}", answer.stdout);
+        let sinks = stage.pipeline("web").unwrap()["sinks"].as_array().unwrap().clone();
+        assert_eq!(sinks.len(), 1 + usize::from(!more.is_empty()), "{sinks:?}");
+        let name = if more == coded { "coded" } else { "side" };
+        if !more.is_empty() {
+            delivers(name);
+        }
+        assert_eq!(
+            stage.pipeline("web").unwrap()["channels"][0]["readers"].as_object().unwrap().len(),
+            sinks.len()
+        );
+    }
+    let after = (threads(&agent, "source-in"), threads(&agent, "sink-out"), threads(&agent, "commit-"));
+    assert_eq!(before, after, "a thread was replaced");
+    agent.kill().unwrap();
+    let agent = stage.scene.start_ready().unwrap();
+    delivers("side");
+    // Once more in this life, and the agent dies right behind the answer.
+    stage.write("web", &flow("web"));
+    stage.reload();
+    agent.kill().unwrap();
+    let agent = stage.scene.start_ready().unwrap();
+    let written = generator.stop().unwrap();
+    let out = stage.scene.output.join("web");
+    let (total, mut counter) = (written.iter().sum::<u64>(), LineCounter::default());
+    poll::until("everything", limits::CONDITION, || Ok(counter.count(&out)? >= total)).unwrap();
+    agent.stop().unwrap();
+    let judge = |dir: &str| {
+        let found = output::sequences(&stage.scene.output.join(dir)).unwrap();
+        oracle::judge(&found, &written, |_| true).unwrap()
+    };
+    let verdict = judge("web");
+    assert!(verdict.holds(), "{verdict:#?}");
+    // Of what passed while it was not there nothing is missed, and nothing is there twice.
+    let verdict = judge("side");
+    assert_eq!((verdict.doubled, verdict.out_of_order, verdict.foreign), (0, 0, 0), "{verdict:#?}");
+}
+
+/// A sink that cannot deliver what it still has to does not go: neither at once nor with --drain; the others go on.
+#[test]
+fn a_sink_that_holds_events_is_not_taken_out() {
+    let stage = Stage::new("watch = false");
+    let side = "\n[sink.side]\ntype = \"file\"\npath = \"{out}/side/all.log\"\nflush_interval = \"50ms\"\n";
+    // Small files, so that the sink soon has to open one.
+    let both = format!("{}{side}", flow("web").replace("encoding", "roll_size = \"128 KiB\"\nencoding"));
+    stage.write("side", &both);
+    let generator = stage.generator(500_000);
+    let agent = stage.scene.start_ready().unwrap();
+    stage.wait("events", |_| {
+        stage.pipeline("side").unwrap()["sinks"][0]["metrics"]["events_delivered"].as_u64().unwrap() > 1_000
+    });
+    stop_output(&stage);
+    let source = threads(&agent, "source-in");
+    // The sink `out` writes to `web`, which is in the way now.
+    stage.write("side", &format!("{SOURCE}{side}"));
+    let answer = stage.ask(&["reload"]);
+    assert_eq!(answer.status.code(), Some(1), "{}{}", answer.stdout, answer.stderr);
+    assert!(answer.stderr.contains("sink out has not delivered"), "{}", answer.stderr);
+    assert!(answer.stderr.contains("mend the sink first"), "{}", answer.stderr);
+    assert_eq!((stage.status()["generation"].as_u64(), threads(&agent, "source-in")), (Some(1), source));
+    start_output(&stage);
+    let answer = stage.ask(&["reload", "--drain"]);
+    assert!(answer.status.success(), "{}{}", answer.stdout, answer.stderr);
+    assert_eq!(stage.pipeline("side").unwrap()["sinks"].as_array().unwrap().len(), 1);
+    stage.judge(agent, generator, "side");
+}
+
+/// Channels and the journal's settings restart the pipeline, exactly-once as any restart.
 #[test]
 fn a_pipeline_restarts_under_load_and_others_do_not() {
     let stage = Stage::new("watch = false");
@@ -202,15 +340,9 @@ fn a_pipeline_restarts_under_load_and_others_do_not() {
     stage.write("other", &flow("other"));
     let generator = stage.generator(2_000_000);
     let agent = stage.scene.start_ready().unwrap();
-    let plans = [
-        "[channel.main]\ncapacity = { events = 1000000 }\n",
-        "[journal]\nsegment = \"1 MiB\"\n",
-        "[sink.more]\ntype = \"null\"\n",
-        "",
-    ];
+    let plans = ["[channel.main]\ncapacity = { events = 1000000 }\n", "[journal]\nsegment = \"1 MiB\"\n", ""];
     for (turn, more) in plans.iter().enumerate() {
         stage.write("web", &format!("{}\n{more}", flow("web")));
-        // The last one takes a sink away: what it has not delivered yet must not be left behind.
         let answer = stage.ask(&["reload", "--drain"]);
         assert!(answer.status.success(), "{}{}", answer.stdout, answer.stderr);
         assert!(answer.stdout.contains("restarts as a whole"), "{}", answer.stdout);
@@ -303,8 +435,9 @@ fn stop_output(stage: &Stage) {
     let out = stage.scene.output.join("web");
     fs::rename(&out, stage.scene.output.join("moved")).unwrap();
     fs::write(&out, "in the way").unwrap();
-    stage.wait("events that wait", |_| {
-        let web = stage.pipeline("web").unwrap();
+    stage.wait("events that wait", |status| {
+        let flows = status["pipelines"].as_array().unwrap();
+        let web = flows.iter().find(|it| it["sinks"][0]["name"] == "out" && it["name"] != "other").unwrap();
         web["channels"][0]["events"].as_u64().unwrap() > 0 && web["sinks"][0]["state"] == "retrying"
     });
 }
@@ -483,6 +616,19 @@ fn a_directory_of_interceptors() {
     }
     stage.wait("the good state", |status| status["last_reload"]["ok"] == true);
     assert_eq!(source, threads(&agent, "source-in"));
+    // With settings beside it, which are watched, too; an error is told at its place in that file.
+    let settings = |text: &str| fs::write(dir.join("40-f.toml"), text).unwrap();
+    settings("config = { drop = { contains = \"nobody writes this\" } }\n");
+    put("filter", "40-f.wasm");
+    stage.wait("the one with settings", |_| chain() == ["40-f"]);
+    let generation = stage.status()["generation"].as_u64().unwrap();
+    settings("config = { drop = { containz = \"x\" } }\n");
+    stage.wait("the error", |status| status["last_reload"]["ok"] == false);
+    let text = stage.status()["last_reload"]["text"].as_str().unwrap().to_owned();
+    assert!(text.contains("40-f.toml:1:") && text.contains("containz"), "{text}");
+    settings("config = { drop = { contains = \"nor this\" } }\non_reject = \"drop\"\n");
+    stage.wait("the edit", |status| status["generation"] == generation + 1);
+    assert_eq!((chain(), source), (vec!["40-f".to_owned()], threads(&agent, "source-in")));
     stage.judge(agent, generator, "web");
 }
 
@@ -505,6 +651,34 @@ fn a_buggy_version_is_rolled_back() {
         stage.scene.install(if turn == 1 { "swap-b" } else { "swap-a" }, "swap").unwrap();
         stage.wait("the next version", |_| plugin()["last_swap_error"].is_null());
     }
+    assert_eq!(stage.pipeline("web").unwrap()["quarantine"]["events"], 0);
+    stage.judge(agent, generator, "web");
+}
+
+/// The same of a version that keeps state, with lines that come twice: each comes out once, so what the buggy version wrote for
+/// the batches that it failed on is undone, and what was remembered before is still there. Kills come in between.
+#[test]
+fn a_buggy_version_with_state_is_rolled_back() {
+    let stage = Stage::new("");
+    stage.scene.install("remembers", "once").unwrap();
+    stage
+        .write("web", &format!("{}\n[[interceptor]]\nplugin = \"once\"\ngrant = [\"state\"]\n", flow("web")));
+    let generator = Generator::start(Load { has_doubles: true, ..stage.load(1_000_000) }).unwrap();
+    let plugin = || stage.pipeline("web").unwrap()["plugins"][0].clone();
+    for _ in 0..2 {
+        let agent = stage.scene.start_ready().unwrap();
+        stage.wait("a flow", |_| {
+            stage.pipeline("web").unwrap()["sinks"][0]["metrics"]["events_delivered"].as_u64().unwrap()
+                > 1_000
+        });
+        stage.scene.install("remembers-trap", "once").unwrap();
+        stage.wait("the rollback", |_| plugin()["rollbacks"] == 1);
+        assert!(plugin()["last_swap_error"].as_str().unwrap().contains("rolled back"), "{}", plugin());
+        stage.scene.install("remembers", "once").unwrap();
+        stage.wait("the good file", |_| plugin()["last_swap_error"].is_null());
+        agent.kill().unwrap();
+    }
+    let agent = stage.scene.start_ready().unwrap();
     assert_eq!(stage.pipeline("web").unwrap()["quarantine"]["events"], 0);
     stage.judge(agent, generator, "web");
 }

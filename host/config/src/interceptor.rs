@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
 use flumen_pipeline::plan::{
-    CodecPlan, ErrorPlan, InterceptorPlan, OnError, OnReject, PluginLimits, Probation,
+    CodecPlan, EgressPlan, ErrorPlan, InterceptorPlan, OnError, OnReject, PluginLimits, Probation,
 };
 use flumen_pipeline::{ComponentKind, OptionSpec, Options};
 
@@ -14,8 +14,8 @@ use crate::env::Env;
 use crate::json;
 use crate::named::Names;
 use crate::registry::CodecUse;
-use crate::report::Report;
-use crate::sources::{ComponentSpans, PipelineSpans};
+use crate::report::{Report, UserFile};
+use crate::sources::{ComponentSpans, OwnFile, PipelineSpans};
 use crate::specs;
 use crate::suggest;
 use crate::table::{Checked, TableReader, check_name};
@@ -78,23 +78,10 @@ fn read_one(
     spans: &mut PipelineSpans,
     report: &mut Report<'_>,
 ) -> Option<InterceptorPlan> {
-    let mut table = TableReader::new(what, node, report)?;
-    let mut checked = table.options(specs::INTERCEPTOR, report);
-    let config = table.get("config");
-    let limits = table.get("limits");
-    let egress = table.get("egress");
-    let budget = table.get("error_budget");
+    let table = TableReader::new(what, node, report)?;
     let header = table.span().clone();
-    table.finish(report);
-    let config_json = json::config_text(what, config.map(|entry| &entry.value), report);
-    if let Some(config) = config {
-        checked.spans.insert("config".into(), config.key_span.clone());
-        json::config_spans("config", &config.value, &mut checked.spans);
-    }
-    let limits = read_limits(limits, specs::LIMITS, PluginLimits::default(), report);
-    let errors = read_errors(&checked, budget, report);
-    let grants = grants(&checked, report);
-    let egress = read_egress(egress, &grants, &mut checked, report);
+    let settings = read_settings(what, specs::INTERCEPTOR, table, report);
+    let checked = &settings.checked;
     let plugin = checked.options.text_opt("plugin")?.to_owned();
     let plugin_span = checked.spans.get("plugin").unwrap_or(&header);
     let stem = plugin_name(&plugin, plugin_span, report)?;
@@ -106,12 +93,57 @@ fn read_one(
         return None;
     }
     names.claim(ComponentKind::Interceptor, &name, name_span, report);
+    let options = checked.spans.clone();
+    spans.add(ComponentKind::Interceptor, &name, ComponentSpans { header, options });
+    settings.plan(name, plugin)
+}
+
+/// What can be said of an interceptor, its name and its plugin aside.
+struct Settings {
+    checked: Checked,
+    /// `None`: it has an error.
+    config: Option<String>,
+    grants: Vec<String>,
+    on_reject: OnReject,
+    errors: ErrorPlan,
+    limits: PluginLimits,
+    egress: Option<EgressPlan>,
+}
+
+impl Settings {
+    fn plan(self, name: String, plugin: String) -> Option<InterceptorPlan> {
+        let Settings { config, grants, on_reject, errors, limits, egress, .. } = self;
+        Some(InterceptorPlan { name, plugin, config: config?, grants, on_reject, errors, limits, egress })
+    }
+}
+
+/// Reads a whole table. `options`: those that it takes beside its own tables.
+fn read_settings(
+    what: &str,
+    options: &'static [OptionSpec],
+    mut table: TableReader<'_>,
+    report: &mut Report<'_>,
+) -> Settings {
+    let mut checked = table.options(options, report);
+    let config = table.get("config");
+    let limits = table.get("limits");
+    let egress = table.get("egress");
+    let budget = table.get("error_budget");
+    table.finish(report);
+    let config_json = json::config_text(what, config.map(|entry| &entry.value), report);
+    if let Some(config) = config {
+        checked.spans.insert("config".into(), config.key_span.clone());
+        json::config_spans("config", &config.value, &mut checked.spans);
+    }
+    let limits = read_limits(limits, specs::LIMITS, PluginLimits::default(), report);
+    let errors = read_errors(&checked, budget, report);
+    let grants = grants(&checked, report);
+    let egress = read_egress(egress, &grants, &mut checked, report);
     let on_reject = match checked.options.text_opt("on_reject") {
         Some("drop") => OnReject::Drop,
         _ => OnReject::Quarantine,
     };
-    spans.add(ComponentKind::Interceptor, &name, ComponentSpans { header, options: checked.spans });
-    Some(InterceptorPlan { name, plugin, config: config_json?, grants, on_reject, errors, limits, egress })
+    Settings { checked, config: config_json, grants, on_reject, errors, limits, egress }
 }
 
 /// Checks what `plugin = "…"` says; gives the name that follows from it.
@@ -208,7 +240,8 @@ fn read_probation(options: &Options) -> Probation {
     }
 }
 
-/// The interceptors of a directory: its components, in the order of their file names.
+/// The interceptors of a directory: its components NAME.wasm, in the order of their file names. Beside one, NAME.toml may have
+/// what else can be said of an interceptor.
 pub(crate) fn read_directory(
     dir: &str,
     span: &Span,
@@ -233,6 +266,8 @@ pub(crate) fn read_directory(
             return Vec::new();
         }
     };
+    let settings: Vec<_> =
+        files.iter().filter(|file| file.extension().is_some_and(|it| it == "toml")).cloned().collect();
     files.retain(|file| {
         let name = file.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
         name.ends_with(".wasm") && !name.starts_with('.')
@@ -246,11 +281,17 @@ pub(crate) fn read_directory(
             continue;
         }
         names.claim(ComponentKind::Interceptor, &name, span, report);
+        let plugin = file.display().to_string();
+        let own = file.with_extension("toml");
+        if settings.contains(&own) {
+            plans.extend(read_own_file(&own, span, (name, plugin), spans, env, report));
+            continue;
+        }
         let place = ComponentSpans { header: span.clone(), options: BTreeMap::new() };
         spans.add(ComponentKind::Interceptor, &name, place);
         plans.push(InterceptorPlan {
             name,
-            plugin: file.display().to_string(),
+            plugin,
             config: "{}".into(),
             grants: Vec::new(),
             on_reject: OnReject::Quarantine,
@@ -260,4 +301,34 @@ pub(crate) fn read_directory(
         });
     }
     plans
+}
+
+/// An interceptor of a directory (its name and its plugin), as the file beside it says.
+fn read_own_file(
+    path: &Path,
+    from: &Span,
+    (name, plugin): (String, String),
+    spans: &mut PipelineSpans,
+    env: &dyn Env,
+    report: &mut Report<'_>,
+) -> Option<InterceptorPlan> {
+    let file = match UserFile::read(env, path) {
+        Ok(file) => file,
+        Err(error) => {
+            report.unreadable(*error);
+            return None;
+        }
+    };
+    let mut own = Report::new(&file);
+    let root = own.parse(Some(env));
+    let table = root.as_ref().and_then(|root| TableReader::new("an interceptor", root, &mut own));
+    let settings =
+        table.map(|table| read_settings("an interceptor", specs::INTERCEPTOR_FILE, table, &mut own));
+    let secrets = own.secrets.clone();
+    report.take_in(own);
+    let settings = settings?;
+    let options = settings.checked.spans.clone();
+    spans.add(ComponentKind::Interceptor, &name, ComponentSpans { header: 0..0, options });
+    spans.add_own_file(&name, OwnFile { file, secrets, from: from.clone() });
+    settings.plan(name, plugin)
 }

@@ -65,10 +65,12 @@ pub(crate) struct Report<'a> {
     not_shown: usize,
     /// Values that `${…}` brought in.
     pub secrets: Vec<String>,
-    /// Files that `${file:…}` read.
+    /// Files that were read beside: those of `${file:…}`, and others that this one brought in.
     pub value_files: Vec<PathBuf>,
     /// Directories whose files were listed.
     pub listed: Vec<PathBuf>,
+    /// Errors of files that this one brought in, each sorted.
+    of_others: Vec<Diagnostic>,
 }
 
 impl<'a> Report<'a> {
@@ -80,7 +82,21 @@ impl<'a> Report<'a> {
             secrets: Vec::new(),
             value_files: Vec::new(),
             listed: Vec::new(),
+            of_others: Vec::new(),
         }
+    }
+
+    /// Takes over what became of a file that this one brought in.
+    pub fn take_in(&mut self, mut other: Report<'_>) {
+        self.value_files.push(other.file.path.clone());
+        self.value_files.append(&mut other.value_files);
+        self.of_others.extend(other.into_sorted());
+    }
+
+    /// A file that this one brought in cannot be read.
+    pub fn unreadable(&mut self, error: Diagnostic) {
+        self.value_files.push(error.file.clone());
+        self.of_others.push(error);
     }
 
     /// Adds an error.
@@ -132,6 +148,7 @@ impl<'a> Report<'a> {
             let fix = "mend these first";
             self.diagnostics.push(Diagnostic::whole(Code::TooManyErrors, &self.file.path, reason, fix));
         }
+        self.diagnostics.append(&mut self.of_others);
         self.diagnostics
     }
 }

@@ -28,6 +28,16 @@ pub(crate) struct PipelineSpans {
     /// What `${…}` brought in: not to be printed.
     pub secrets: Vec<String>,
     components: BTreeMap<(&'static str, String), ComponentSpans>,
+    /// Interceptors that a directory brought in, and that have a file of settings there.
+    own_files: BTreeMap<String, OwnFile>,
+}
+
+/// A file of settings of one interceptor.
+pub(crate) struct OwnFile {
+    pub file: UserFile,
+    pub secrets: Vec<String>,
+    /// What brought it in.
+    pub from: Span,
 }
 
 /// The places of one component.
@@ -39,11 +49,23 @@ pub(crate) struct ComponentSpans {
 
 impl PipelineSpans {
     pub fn new(file: UserFile) -> Self {
-        PipelineSpans { file, secrets: Vec::new(), components: BTreeMap::new() }
+        PipelineSpans { file, secrets: Vec::new(), components: BTreeMap::new(), own_files: BTreeMap::new() }
     }
 
-    /// Where an option of a component stands.
+    /// An interceptor whose places are in a file of its own.
+    pub fn add_own_file(&mut self, name: &str, file: OwnFile) {
+        self.own_files.insert(name.to_owned(), file);
+    }
+
+    fn own_file(&self, kind: ComponentKind, name: &str) -> Option<&OwnFile> {
+        self.own_files.get(name).filter(|_| kind == ComponentKind::Interceptor)
+    }
+
+    /// Where an option of a component stands in the pipeline's file, or what brought the component in.
     pub fn option(&self, kind: ComponentKind, name: &str, option: &str) -> Span {
+        if let Some(own) = self.own_file(kind, name) {
+            return own.from.clone();
+        }
         let found = self.components.get(&(kind.word(), name.to_owned()));
         found.and_then(|found| found.options.get(option)).cloned().unwrap_or(0..0)
     }
@@ -76,12 +98,12 @@ impl Sources {
             "" => format!("{what}: {}", error.reason),
             option => format!("`{option}` of {what}: {}", error.reason),
         };
-        let (reason, fix) = (redact(&reason, &spans.secrets), redact(&error.fix, &spans.secrets));
+        let own = spans.own_file(kind, component).map(|own| (&own.file, &own.secrets));
+        let (file, secrets) = own.unwrap_or((&spans.file, &spans.secrets));
+        let (reason, fix) = (redact(&reason, secrets), redact(&error.fix, secrets));
         match span {
-            Some(span) => {
-                Diagnostic::at(Code::BadOption, &spans.file.path, &spans.file.text, span, reason, fix)
-            }
-            None => Diagnostic::whole(Code::BadOption, &spans.file.path, reason, fix),
+            Some(span) => Diagnostic::at(Code::BadOption, &file.path, &file.text, span, reason, fix),
+            None => Diagnostic::whole(Code::BadOption, &file.path, reason, fix),
         }
     }
 

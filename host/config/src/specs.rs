@@ -72,7 +72,8 @@ pub const PIPELINE: &[OptionSpec] = &[
         OptionKind::Text,
         None,
         "A directory: every NAME.wasm in it is an interceptor, behind those of this file, in the order of the file names; one that \
-         is dropped in joins the flow, one that is taken out leaves it. Relative to this file.",
+         is dropped in joins the flow, one that is taken out leaves it. Beside it, NAME.toml may have what an [[interceptor]] has \
+         (config, grant, on_reject, on_error, …). Relative to this file.",
     ),
 ];
 
@@ -210,6 +211,9 @@ pub const INTERCEPTOR: &[OptionSpec] = &[
     ),
 ];
 
+/// The same in a file beside the plugin's: name and plugin are the file's.
+pub const INTERCEPTOR_FILE: &[OptionSpec] = INTERCEPTOR.split_at(2).1;
+
 /// `error_budget` of an interceptor.
 pub const ERROR_BUDGET: &[OptionSpec] = &[
     option(
@@ -292,7 +296,7 @@ pub const LIMITS: &[OptionSpec] = &[
         "probation_batches",
         OptionKind::Integer { min: 0, max: 1_000_000 },
         Some("200"),
-        "A swapped version is on probation for this many batches; 0: never. Plugins that keep state are not.",
+        "A swapped version is on probation for this many batches; 0: never.",
     ),
     option(
         "probation_time",

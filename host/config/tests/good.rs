@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::{load, pipeline, registry};
@@ -338,4 +338,44 @@ fn a_directory_of_interceptors_is_read_in_order() {
     assert!(wrong[0].to_string().contains("there is no directory"), "{}", wrong[0]);
     let wrong = load(&env(&["first.wasm"])).unwrap_err();
     assert!(wrong[0].to_string().contains("a second interceptor has the name"), "{}", wrong[0]);
+}
+
+/// Beside a component of the directory a file says what else can be said of an interceptor; errors are told at their place in it.
+#[test]
+fn a_directory_of_interceptors_with_settings() {
+    let text = "interceptors_from = \"web.d\"\n[source]\ntype = \"generator\"\n[sink]\ntype = \"null\"\n";
+    let settings = "grant = [\"log\"]\non_reject = \"drop\"\non_error = \"stop\"\nconfig = { level = 3 }\nlimits = { time = \"2s\" }\n";
+    let load = |settings: &str| {
+        let mut env = MemoryEnv::default();
+        env.files.insert("/c/web.toml".into(), text.into());
+        for (name, text) in [("a.wasm", ""), ("b.wasm", ""), ("b.toml", settings), ("c.toml", "it waits")] {
+            env.files.insert(format!("/c/web.d/{name}").into(), text.into());
+        }
+        load_agent(&["/c/web.toml".into()], &registry(), &env)
+    };
+    let (plan, sources) = load(settings).unwrap();
+    let [plain, set] = plan.pipelines[0].interceptors.as_slice() else { panic!("{plan:#?}") };
+    assert_eq!((&*plain.name, &*plain.config, plain.grants.len()), ("a", "{}", 0));
+    assert_eq!((&*set.name, &*set.plugin, &*set.config), ("b", "/c/web.d/b.wasm", r#"{"level":3}"#));
+    assert_eq!((set.grants.as_slice(), set.on_reject), (&["log".to_owned()][..], OnReject::Drop));
+    assert_eq!((set.errors.action, set.limits.time), (OnError::Stop, Duration::from_secs(2)));
+    assert!(sources.files().any(|file| file.ends_with("web.d/b.toml")), "an edit of it is seen");
+    // What the plugin says against it later has its place in that file.
+    let error = BuildError::new("config", "is too loud", "lower it");
+    let told = sources.diagnostic_for("web", ComponentKind::Interceptor, "b", &error);
+    let place = told.place.as_ref().map(|place| (place.line, place.column));
+    assert_eq!((told.file.as_path(), place), (Path::new("/c/web.d/b.toml"), Some((4, 1))), "{told}");
+
+    for (settings, line, reason) in [
+        ("\ngrand = []", 2, "did you mean `grant`"),
+        ("plugin = \"x\"", 1, "an interceptor has no key `plugin`"),
+        ("grant = [\"fire\"]", 1, "nothing named `fire`"),
+        ("on_reject = \"keep\"", 1, "on_reject"),
+        ("[[", 1, ""),
+    ] {
+        let wrong = load(settings).unwrap_err();
+        assert_eq!((wrong.len(), wrong[0].file.as_path()), (1, Path::new("/c/web.d/b.toml")), "{wrong:#?}");
+        assert_eq!(wrong[0].place.as_ref().map(|place| place.line), Some(line), "{}", wrong[0]);
+        assert!(wrong[0].to_string().contains(reason), "{}", wrong[0]);
+    }
 }

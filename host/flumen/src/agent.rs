@@ -12,14 +12,17 @@ use anyhow::Context;
 use flumen_config::{Diagnostic, Sources as ConfigFiles};
 use flumen_journal::{Durability, FileConfig, FileJournal, Journal, OpenError, OsClock, OsDisk};
 use flumen_kafka::channel::KafkaJournal;
+use flumen_pipeline::deliver::MakeSink;
+use flumen_pipeline::feed::MakeSource;
 use flumen_pipeline::kept::Kept;
+use flumen_pipeline::pipeline::CodecMetrics;
 use flumen_pipeline::plan::{
     AgentPlan, CodecPlan, InterceptorPlan, OnReject, PipelinePlan, SinkPlan, SourcePlan,
 };
 use flumen_pipeline::status::PipelineStatus;
 use flumen_pipeline::{
-    BuildError, ComponentKind, DecoderLink, EncoderLink, Interceptor, Parts, Pipeline, Sink, channel_specs,
-    quarantine,
+    BuildError, ComponentKind, ComponentMetrics, DecoderLink, EncoderLink, Interceptor, Parts, Pipeline,
+    Sink, channel_specs, quarantine,
 };
 use flumen_plugin::{
     HostConfig, LoadError, PluginHost, PluginSink, PluginSlot, Role, SettingsError, SlotStatus,
@@ -298,6 +301,28 @@ pub struct Plugins {
 }
 
 impl Plugins {
+    /// The codec or the sink that is a plugin, of a part of this name and exactly this plan. `plan`: the pipeline's that these were
+    /// opened for.
+    pub fn part(
+        &self,
+        plan: &PipelinePlan,
+        role: Role,
+        part: &str,
+        wanted: &InterceptorPlan,
+    ) -> Option<Arc<PluginSlot>> {
+        let place = match role {
+            Role::Decoder => plan.sources.iter().position(|source| source.name == part),
+            _ => plan.sinks.iter().position(|sink| sink.name == part),
+        };
+        let slots = match role {
+            Role::Decoder => &self.decoders,
+            Role::Encoder => &self.encoders,
+            Role::Sink => &self.deliver,
+            Role::Interceptor | Role::Aggregator => return None,
+        };
+        slots.get(place?)?.as_ref().filter(|slot| slot.plan() == wanted).cloned()
+    }
+
     /// All of them, in the order of the flow.
     pub fn all(&self) -> impl Iterator<Item = &Arc<PluginSlot>> {
         let sinks = self.sinks.iter().flatten().chain(self.encoders.iter().flatten());
@@ -329,40 +354,68 @@ pub fn open_plugins(
     };
     let (all, sinks) =
         (chain(&plan.interceptors), plan.sinks.iter().map(|sink| chain(&sink.interceptors)).collect());
-    Plugins { chain: all, sinks, ..open_parts(host, plan, plugin_dir, files, unfit) }
+    Plugins { chain: all, sinks, ..open_parts(host, plan, plugin_dir, files, unfit, &|_, _, _| None) }
 }
 
-/// The same for codecs and for sinks that are plugins, alone.
+/// The same for codecs and for sinks that are plugins, alone. `kept` knows those that stay: of a part (its name), in a role.
 pub fn open_parts(
     host: &PluginHost,
     plan: &PipelinePlan,
     plugin_dir: &Path,
     files: &ConfigFiles,
     unfit: &mut Vec<Diagnostic>,
+    kept: &dyn Fn(Role, &str, &InterceptorPlan) -> Option<Arc<PluginSlot>>,
 ) -> Plugins {
-    let mut open = |role: Role, plugin: &InterceptorPlan| match host.slot_of(role, plugin.clone(), plugin_dir)
-    {
-        Ok(slot) => Some(slot),
-        Err(error) => {
-            let (kind, name) = (ComponentKind::Interceptor, &plugin.name);
+    let mut open = |role: Role, part: &str, plugin: &InterceptorPlan| {
+        let opened = || host.slot_of(role, plugin.clone(), plugin_dir);
+        let note = |error: LoadError| {
+            let (kind, name) = match role {
+                Role::Sink => (ComponentKind::Sink, part),
+                _ => (ComponentKind::Interceptor, plugin.name.as_str()),
+            };
             let errors = plugin_errors(&error);
             unfit.extend(errors.iter().map(|error| files.diagnostic_for(&plan.name, kind, name, error)));
-            None
-        }
-    };
-    let decoders = plan.sources.iter().map(|source| open(Role::Decoder, source.codec.as_ref()?)).collect();
-    let encoders = plan.sinks.iter().map(|sink| open(Role::Encoder, sink.codec.as_ref()?)).collect();
-    let deliver = plan.sinks.iter().map(|sink| {
-        let opened = host.slot_of(Role::Sink, sink.plugin.clone()?, plugin_dir);
-        let note = |error: LoadError| {
-            let (kind, errors) = (ComponentKind::Sink, plugin_errors(&error));
-            unfit
-                .extend(errors.iter().map(|error| files.diagnostic_for(&plan.name, kind, &sink.name, error)));
         };
-        opened.map_err(note).ok()
-    });
-    let deliver = deliver.collect();
+        kept(role, part, plugin).map_or_else(opened, Ok).map_err(note).ok()
+    };
+    let decoders = plan.sources.iter();
+    let decoders = decoders.map(|it| open(Role::Decoder, &it.name, it.codec.as_ref()?)).collect();
+    let encoders = plan.sinks.iter().map(|it| open(Role::Encoder, &it.name, it.codec.as_ref()?)).collect();
+    let deliver = plan.sinks.iter().map(|it| open(Role::Sink, &it.name, it.plugin.as_ref()?)).collect();
     Plugins { decoders, encoders, deliver, ..Plugins::default() }
+}
+
+/// Makes a source of the plan, as often as it has to be made; and the counters of its codec.
+pub fn source_maker(
+    plan: &SourcePlan,
+    decoder: Option<Arc<PluginSlot>>,
+) -> (MakeSource, Option<Arc<ComponentMetrics>>) {
+    let codec = decoder.map(|slot| DecoderLink::new(slot, on_reject(&plan.codec)));
+    let metrics = codec.as_ref().map(|codec| codec.metrics().clone());
+    let plan = plan.clone();
+    (Box::new(move || registry::build_source(&plan, codec.as_ref())), metrics)
+}
+
+/// The same of a sink, which may be a plugin itself.
+pub fn sink_maker(
+    plan: &SinkPlan,
+    encoder: Option<Arc<PluginSlot>>,
+    deliver: Option<Arc<PluginSlot>>,
+) -> (MakeSink, Option<Arc<ComponentMetrics>>) {
+    let codec = encoder.map(|slot| EncoderLink::new(slot, on_reject(&plan.codec)));
+    let metrics = codec.as_ref().map(|codec| codec.metrics().clone());
+    let plan = plan.clone();
+    let make = move || match &deliver {
+        Some(slot) => {
+            PluginSink::new(slot.clone(), &plan.options).map(|sink| Box::new(sink) as Box<dyn Sink>)
+        }
+        None => registry::build_sink(&plan, codec.as_ref()),
+    };
+    (Box::new(make), metrics)
+}
+
+fn on_reject(codec: &Option<CodecPlan>) -> OnReject {
+    codec.as_ref().map_or(OnReject::Quarantine, |codec| codec.on_reject)
 }
 
 /// A load error as the options that it is about.
@@ -435,41 +488,28 @@ pub fn start_pipeline(
         }
     };
     let kept = open_journal(quarantine, vec![quarantine::kept_channel_spec()])?;
-    let on_reject =
-        |codec: &Option<CodecPlan>| codec.as_ref().map_or(OnReject::Quarantine, |codec| codec.on_reject);
-    let decoder = |(source, slot): (&SourcePlan, &Option<Arc<PluginSlot>>)| {
-        slot.clone().map(|slot| DecoderLink::new(slot, on_reject(&source.codec)))
-    };
-    let encoder = |(sink, slot): (&SinkPlan, &Option<Arc<PluginSlot>>)| {
-        slot.clone().map(|slot| EncoderLink::new(slot, on_reject(&sink.codec)))
-    };
-    let decoders: Vec<_> = plan.sources.iter().zip(&plugins.decoders).map(decoder).collect();
-    let encoders: Vec<_> = plan.sinks.iter().zip(&plugins.encoders).map(encoder).collect();
-    let codecs = decoders.iter().flatten().map(DecoderLink::metrics);
-    let codecs = codecs.chain(encoders.iter().flatten().map(EncoderLink::metrics)).cloned().collect();
+    let mut codecs = CodecMetrics::default();
+    let sources = plan.sources.iter().zip(&plugins.decoders).map(|(source, decoder)| {
+        let (make, codec) = source_maker(source, decoder.clone());
+        codecs.sources.extend(codec.map(|codec| (source.name.clone(), codec)));
+        make
+    });
+    let sources = sources.collect();
+    let of_sinks = plan.sinks.iter().zip(&plugins.encoders).zip(&plugins.deliver).zip(&plugins.sinks);
+    let sinks = of_sinks.map(|(((sink, encoder), deliver), slots)| {
+        let (make, codec) = sink_maker(sink, encoder.clone(), deliver.clone());
+        codecs.sinks.extend(codec.map(|codec| (sink.name.clone(), codec)));
+        (make, interceptors(slots))
+    });
+    let sinks = sinks.collect();
     let parts = Parts {
         agent: agent.name.as_str().into(),
         plan: plan.clone(),
         journal,
         quarantine: kept,
-        sources: (plan.sources.iter().cloned().zip(decoders))
-            .map(|(source, codec)| {
-                Box::new(move || registry::build_source(&source, codec.as_ref()))
-                    as flumen_pipeline::feed::MakeSource
-            })
-            .collect(),
+        sources,
         interceptors: interceptors(&plugins.chain),
-        sinks: (plan.sinks.iter().cloned().zip(encoders).zip(&plugins.sinks).zip(&plugins.deliver))
-            .map(|(((sink, codec), slots), deliver)| {
-                let deliver = deliver.clone();
-                let make = move || match &deliver {
-                    Some(slot) => PluginSink::new(slot.clone(), &sink.options)
-                        .map(|sink| Box::new(sink) as Box<dyn Sink>),
-                    None => registry::build_sink(&sink, codec.as_ref()),
-                };
-                (Box::new(make) as flumen_pipeline::deliver::MakeSink, interceptors(slots))
-            })
-            .collect(),
+        sinks,
         codecs,
     };
     Pipeline::start(parts).map_err(|error| {

@@ -13,7 +13,7 @@ use crate::state::{StateSize, StateStore, StateWrites};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelId(pub u16);
 
-/// A reader of a channel (a sink, a sink group or a stage), by its index in [`ChannelSpec::readers`].
+/// A reader of a channel (a sink, a sink group or a stage), by its index in [`ChannelSpec::readers`], or one that was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReaderId(pub u16);
 
@@ -97,6 +97,11 @@ pub enum CommitError {
     #[error("the journal has failed and takes no more commits: {0}")]
     Failed(Arc<str>),
 }
+
+/// A reader was not added, and nothing has changed: why.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("a reader cannot be added while the journal is open: {0}")]
+pub struct AddReaderError(pub Arc<str>);
 
 /// A commit under way. Dropping it changes nothing.
 pub trait Ticket: Send + Sync {
@@ -228,6 +233,15 @@ pub trait Journal: Send + Sync {
 
     /// Index of a reader of a channel.
     fn reader_id(&self, channel: ChannelId, reader: &str) -> Option<ReaderId>;
+
+    /// Adds a reader of a channel that has one, while everything goes on. A new name begins at the channel's end, one that was there
+    /// before goes on where it was: as if the journal were opened with it. Waits until that is durable.
+    fn add_reader(&self, _channel: ChannelId, _reader: &str) -> Result<ReaderId, AddReaderError> {
+        Err(AddReaderError("its readers are those that it was opened with".into()))
+    }
+
+    /// From now on nothing is kept for a reader; where it was stays known. Nobody may read or acknowledge as it any more.
+    fn retire_reader(&self, _channel: ChannelId, _reader: ReaderId) {}
 
     /// Hands in a commit. Waits while a channel that it puts to is full, until `deadline`
     /// (`None`: for as long as it takes); a commit without puts never waits. Commits become durable

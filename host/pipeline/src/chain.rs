@@ -72,6 +72,8 @@ pub struct ChainOutput {
     pub kept: Batch,
     /// Goes to the quarantine channel.
     pub quarantined: Vec<Quarantined>,
+    /// The links that it went through, up to the first one that keeps state.
+    pub links: Links,
 }
 
 impl Chain {
@@ -153,7 +155,7 @@ impl Chain {
             let mut call = |version: &Arc<dyn InterceptorVersion>, batch| version.process(batch);
             kept = link.process(version, kept, &mut call, &mut quarantined, &mut hold)?;
         }
-        Ok(ChainOutput { kept, quarantined })
+        Ok(ChainOutput { kept, quarantined, links: versions.links.clone() })
     }
 
     /// Processes events of the quarantine by the present versions, up to the first link that keeps state. They failed before:
@@ -169,7 +171,7 @@ impl Chain {
             let mut call = |version: &Arc<dyn InterceptorVersion>, batch| version.process(batch);
             kept = link.process_again(&link.interceptor.current(), kept, &mut call, &mut quarantined);
         }
-        ChainOutput { kept, quarantined }
+        ChainOutput { kept, quarantined, links }
     }
 }
 
@@ -210,6 +212,13 @@ pub(crate) fn first_with_state(links: &[Arc<Link>]) -> usize {
 
 fn position(links: &[Arc<Link>], name: &str) -> Option<usize> {
     links.iter().position(|link| link.interceptor.name() == name)
+}
+
+impl ChainOutput {
+    /// Whether there are links with state to go through.
+    pub fn needs_state(&self) -> bool {
+        first_with_state(&self.links) < self.links.len()
+    }
 }
 
 impl Versions {
@@ -270,8 +279,7 @@ impl Link {
                 }
             }
             let processed = self.call(&version, batch.clone(), call);
-            let failed = processed.quarantined.iter().filter(|group| !group.rejected);
-            let failed = failed.map(|group| group.batch.rows() as u64).sum();
+            let failed = processed.failed();
             if !self.budget.judge(&version, rows, failed, Instant::now(), &self.metrics) {
                 return Ok(self.take(processed, quarantined));
             }

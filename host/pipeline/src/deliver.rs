@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,8 @@ pub struct Outlet {
     pub wake: Wake,
     /// Lets it finish what is in its channel, then end.
     pub finish: Wake,
+    /// It ends when it has delivered so much.
+    until: Arc<AtomicU64>,
     state: Arc<AtomicU8>,
     thread: JoinHandle<()>,
 }
@@ -97,18 +99,23 @@ impl Outlet {
         let (wake, finish) = (Wake::default(), Wake::default());
         let state = Arc::new(AtomicU8::new(OutletState::Running as u8));
         let chain = Arc::new(chain);
-        let commit = PositionCommit { place: place.clone(), key: position_key(&name), wake: wake.clone() };
-        let mut context = SinkContext::new(name.clone(), metrics.clone(), wake.clone(), Box::new(commit));
+        let commit = |key| {
+            let (place, sink, wake) = (place.clone(), name.clone(), wake.clone());
+            PositionCommit { place, sink, key, wake }
+        };
+        let (position, pending) = (commit(position_key(&name)), commit(pending::key(&name)));
+        let mut context = SinkContext::new(name.clone(), metrics.clone(), wake.clone(), Box::new(position));
         context.place = stands;
-        let commit = PositionCommit { place: place.clone(), key: pending::key(&name), wake: wake.clone() };
+        let until = Arc::new(AtomicU64::new(u64::MAX));
         let mut runner = Runner {
             reader: place.journal.open_reader(place.channel, place.reader),
             key: position_key(&name),
-            pending: commit,
+            pending,
             chain: chain.clone(),
             context,
             place,
             finish: finish.clone(),
+            until: until.clone(),
             state: state.clone(),
             acks: VecDeque::new(),
             unflushed: None,
@@ -118,7 +125,7 @@ impl Outlet {
             taken: (0, 0),
         };
         let thread = spawn(&format!("sink-{name}"), move || runner.run(sink, &mut make))?;
-        Ok(Outlet { name, metrics, chain, wake, finish, state, thread })
+        Ok(Outlet { name, metrics, chain, wake, finish, until, state, thread })
     }
 
     /// What it is doing.
@@ -131,6 +138,11 @@ impl Outlet {
         }
     }
 
+    /// Lets it deliver all events of its channel before this one, then end.
+    pub fn finish_at(&self, cursor: u64) {
+        self.until.store(cursor, Ordering::Release);
+    }
+
     /// True when its thread has ended.
     pub fn finished(&self) -> bool {
         self.thread.is_finished()
@@ -141,6 +153,7 @@ impl Outlet {
 /// that on a full disk it overtakes puts like any other acknowledgement.
 struct PositionCommit {
     place: OutletPlace,
+    sink: Arc<str>,
     key: Vec<u8>,
     wake: Wake,
 }
@@ -158,7 +171,7 @@ impl PositionCommit {
         let acknowledged = status
             .channels
             .get(channel.0 as usize)
-            .and_then(|status| status.readers.get(reader.0 as usize))
+            .and_then(|status| status.readers.iter().find(|(name, _)| **name == *self.sink))
             .map_or(0, |(_, cursor)| *cursor);
         let commit = Commit {
             positions: vec![(key, value)],
@@ -196,6 +209,7 @@ struct Runner {
     chain: Arc<Chain>,
     context: SinkContext,
     finish: Wake,
+    until: Arc<AtomicU64>,
     state: Arc<AtomicU8>,
     reader: Box<dyn Reader>,
     acks: VecDeque<PendingAck>,
@@ -305,7 +319,8 @@ impl Runner {
     /// Stopped on its way. If nobody asked for that, the journal has failed: the pipeline cannot go on,
     /// and says so.
     fn stopped(&self) {
-        if self.context.wake.stopping() || self.finish.stopping() {
+        let is_asked_to = self.until.load(Ordering::Acquire) < u64::MAX;
+        if self.context.wake.stopping() || self.finish.stopping() || is_asked_to {
             return self.ended();
         }
         self.failed("the journal takes no more acknowledgements".to_string());
@@ -321,7 +336,7 @@ impl Runner {
     fn deliver_all(&mut self, sink: &mut dyn Sink) -> Result<(), SinkError> {
         self.recover(sink)?;
         loop {
-            if self.context.wake.stopping() {
+            if self.context.wake.stopping() || self.cursor >= self.until.load(Ordering::Acquire) {
                 return self.stop(sink);
             }
             let policy = sink.flush_policy();

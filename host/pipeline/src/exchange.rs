@@ -2,31 +2,36 @@
 //!
 //! The journal stays open and everything that did not change runs on. Links of a chain are exchanged between two batches. A
 //! source or sink that changed is stopped, everything that it had handed in is durable, and its successor goes on at the
-//! committed position, as after a restart. Which parts have to be touched is read off what runs, not off the old plan: so the
+//! committed position, as after a restart.
+//!
+//! A sink that begins to read a channel gets a reader there, which begins where a restart would let it begin. One that no longer
+//! reads it delivers first what is in the channel at that moment; if it cannot in time, nothing changes. Its reader is kept
+//! until the whole reload has succeeded ([`Pipeline::retire_readers`]): what a way back would need is still there. Which parts have to be touched is read off what runs, not off the old plan: so the
 //! same steps with the old plan undo an exchange that failed half-way.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use flumen_journal::AddReaderError;
 
 use crate::chain::{Link, Links};
-use crate::component::BuildError;
+use crate::deliver::MakeSink;
+use crate::feed::MakeSource;
 use crate::limits;
-use crate::metrics::ComponentKind;
+use crate::metrics::{ComponentKind, ComponentMetrics};
 use crate::pipeline::{
     FeedPlan, Pipeline, RunningFeed, RunningOutlet, StartError, check_stateless, wait_until,
 };
 use crate::plan::{PipelinePlan, SinkPlan, SourcePlan};
-use crate::sink::Sink;
-use crate::source::Source;
+use crate::plan_diff::Vanishing;
 
-/// Makes sources and sinks of their plans.
-#[derive(Clone, Copy)]
-pub struct Makers {
-    /// A source.
-    pub source: fn(&SourcePlan) -> Result<Box<dyn Source>, BuildError>,
-    /// A sink.
-    pub sink: fn(&SinkPlan) -> Result<Box<dyn Sink>, BuildError>,
+/// Makes sources and sinks of their plans, each with the counters of its codec.
+pub trait Makers {
+    /// Of a source.
+    fn source(&self, plan: &SourcePlan) -> (MakeSource, Option<Arc<ComponentMetrics>>);
+    /// Of a sink.
+    fn sink(&self, plan: &SinkPlan) -> (MakeSink, Option<Arc<ComponentMetrics>>);
 }
 
 /// The interceptors of a pipeline: of its chain, and of its sinks by their names.
@@ -52,6 +57,12 @@ pub enum ExchangeError {
         /// Its name.
         name: String,
     },
+    /// Sinks that would end have not delivered what is in their channels. Everything is as it was.
+    #[error("there are events that were not delivered")]
+    Held(Vec<(Vanishing, u64)>),
+    /// A sink has no reader. Everything is as it was; the pipeline can restart as a whole.
+    #[error(transparent)]
+    Reader(#[from] AddReaderError),
 }
 
 impl PipelineLinks {
@@ -73,31 +84,87 @@ impl Pipeline {
         PipelineLinks { chain: self.chain.links(), sinks: own.collect() }
     }
 
-    /// Takes over a plan whose channels, readers and journal settings are those of the present one
-    /// ([`crate::plan_diff::PipelineDiff::restart`] is empty). After an error of a part the old plan runs on, whole.
+    /// Takes over a plan whose channels and journal settings are those of the present one
+    /// ([`crate::plan_diff::PipelineDiff::restart`] is empty). After an error of a part the old plan runs on, whole. `drain`: how
+    /// long sinks that end may take to deliver what is in their channels; `None`: what they have not delivered is not asked for.
     pub fn exchange(
         &self,
         plan: PipelinePlan,
         links: &PipelineLinks,
-        makers: Makers,
+        makers: &dyn Makers,
+        drain: Option<Duration>,
     ) -> Result<(), ExchangeError> {
         self.check(&plan, makers)?;
         let (old, old_links) = (self.plan(), self.links());
         let plan = Arc::new(plan);
-        match self.take_over(&plan, links, makers) {
-            Err(ExchangeError::Start(error)) => {
+        let drained = drain.map_or(Ok(()), |limit| self.drain_outlets(&plan, limit));
+        let begun = drained.and_then(|()| self.add_readers(&plan));
+        match begun.and_then(|()| self.take_over(&plan, links, makers)) {
+            Err(error @ ExchangeError::Stuck { .. }) => Err(error),
+            Err(error) => {
                 // What ran a moment ago can be made again, but for the system's limits: those are told.
                 self.take_over(&old, &old_links, makers)?;
-                Err(error.into())
+                Err(error)
             }
-            outcome => outcome,
+            Ok(()) => Ok(()),
         }
     }
 
+    /// After a reload that has succeeded, or was taken back: nothing is kept any more for sinks that the plan does not have.
+    pub fn retire_readers(&self) {
+        let plan = self.plan();
+        for channel in self.journal.status().channels {
+            let of_plan = plan.channels.iter().any(|known| known.name == channel.name && !known.is_shared());
+            let Some(id) = self.journal.channel(&channel.name).filter(|_| of_plan) else { continue };
+            let gone = channel.readers.iter().filter(|(name, _)| !reads(&plan, name, &channel.name));
+            let gone = gone.filter_map(|(name, _)| self.journal.reader_id(id, name));
+            gone.for_each(|reader| self.journal.retire_reader(id, reader));
+        }
+    }
+
+    /// Lets the sinks that end deliver what is in their channels now. `Err`: those that did not are stopped.
+    fn drain_outlets(&self, plan: &PipelinePlan, limit: Duration) -> Result<(), ExchangeError> {
+        let status = self.journal.status();
+        let channel = |name: &str| status.channels.iter().find(|channel| channel.name == name);
+        let ends = |running: &&Arc<RunningOutlet>| {
+            let sink = &running.made_from;
+            !reads(plan, &sink.name, &sink.channel)
+        };
+        let going: Vec<_> = self.outlets.lock().iter().filter(ends).cloned().collect();
+        let heads: Vec<u64> = going
+            .iter()
+            .map(|running| channel(&running.made_from.channel).map_or(0, |channel| channel.head))
+            .collect();
+        going.iter().zip(&heads).for_each(|(running, head)| running.outlet.finish_at(*head));
+        wait_until(Instant::now() + limit, || going.iter().all(|it| it.outlet.finished()));
+        self.stop_outlets(|running| !going.iter().any(|other| std::ptr::eq(&**other, running)))?;
+        let status = self.journal.status();
+        let held = going.iter().zip(heads).filter_map(|(running, head)| {
+            let sink = &running.made_from;
+            let channel = status.channels.iter().find(|channel| channel.name == sink.channel)?;
+            let (_, cursor) = channel.readers.iter().find(|(name, _)| *name == sink.name)?;
+            let vanishing = Vanishing { channel: sink.channel.clone(), sink: Some(sink.name.clone()) };
+            (*cursor < head).then(|| (vanishing, head - cursor))
+        });
+        let held: Vec<_> = held.collect();
+        if held.is_empty() { Ok(()) } else { Err(ExchangeError::Held(held)) }
+    }
+
+    fn add_readers(&self, plan: &PipelinePlan) -> Result<(), ExchangeError> {
+        for sink in &plan.sinks {
+            let channel = self.journal.channel(&sink.channel);
+            let channel = channel.ok_or_else(|| AddReaderError("there is no such channel".into()))?;
+            if self.journal.reader_id(channel, &sink.name).is_none() {
+                self.journal.add_reader(channel, &sink.name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes every part that would start, before anything is touched.
-    fn check(&self, plan: &PipelinePlan, makers: Makers) -> Result<(), StartError> {
+    fn check(&self, plan: &PipelinePlan, makers: &dyn Makers) -> Result<(), StartError> {
         for source in plan.sources.iter().filter(|source| !self.runs_source(plan, source)) {
-            (makers.source)(source).map_err(|error| StartError {
+            (makers.source(source).0)().map_err(|error| StartError {
                 kind: ComponentKind::Source,
                 component: source.name.clone(),
                 error,
@@ -105,7 +172,7 @@ impl Pipeline {
         }
         plan.sinks.iter().try_for_each(check_stateless)?;
         for sink in plan.sinks.iter().filter(|sink| !self.runs_sink(sink)) {
-            (makers.sink)(sink).map_err(|error| StartError {
+            (makers.sink(sink).0)().map_err(|error| StartError {
                 kind: ComponentKind::Sink,
                 component: sink.name.clone(),
                 error,
@@ -118,13 +185,13 @@ impl Pipeline {
         &self,
         plan: &Arc<PipelinePlan>,
         links: &PipelineLinks,
-        makers: Makers,
+        makers: &dyn Makers,
     ) -> Result<(), ExchangeError> {
         // Sources that go stop under the old chain: what they read was read for it.
         self.stop_feeds(|running| {
             plan.sources.iter().any(|source| running.made_from == FeedPlan::of(plan, source))
         })?;
-        self.chain.exchange(links.chain.clone());
+        self.exchange_chain(plan, &links.chain)?;
         self.stop_outlets(|running| plan.sinks.iter().any(|sink| running.is_of(sink)))?;
         *self.plan.lock() = plan.clone();
         let own = |sink: &SinkPlan| links.sinks.get(&sink.name).cloned().unwrap_or_default();
@@ -134,14 +201,16 @@ impl Pipeline {
                 running.outlet.chain.exchange(own(sink));
                 continue;
             }
-            let (made, make) = (sink.clone(), makers.sink);
-            let outlet = self.start_outlet(sink, Box::new(move || make(&made)), own(sink))?;
+            let (make, codec) = makers.sink(sink);
+            let outlet = self.start_outlet(sink, make, own(sink))?;
             self.outlets.lock().push(outlet);
+            put(&mut self.codecs.lock().sinks, &sink.name, codec);
         }
         for source in plan.sources.iter().filter(|source| !self.runs_source(plan, source)) {
-            let (made, make) = (source.clone(), makers.source);
-            let feed = self.start_feed(plan, source, Box::new(move || make(&made)))?;
+            let (make, codec) = makers.source(source);
+            let feed = self.start_feed(plan, source, make)?;
             self.feeds.lock().push(feed);
+            put(&mut self.codecs.lock().sources, &source.name, codec);
         }
         let place = |names: &[&str], name: &str| names.iter().position(|other| *other == name);
         let names: Vec<&str> = plan.sources.iter().map(|source| source.name.as_str()).collect();
@@ -181,6 +250,21 @@ impl Pipeline {
         self.outlets.lock().retain(|running| stays(running));
         Ok(())
     }
+}
+
+fn reads(plan: &PipelinePlan, sink: &str, channel: &str) -> bool {
+    plan.sinks.iter().any(|known| known.name == sink && known.channel == channel)
+}
+
+fn put(
+    codecs: &mut BTreeMap<String, Arc<ComponentMetrics>>,
+    part: &str,
+    codec: Option<Arc<ComponentMetrics>>,
+) {
+    match codec {
+        Some(codec) => codecs.insert(part.to_owned(), codec),
+        None => codecs.remove(part),
+    };
 }
 
 impl RunningOutlet {

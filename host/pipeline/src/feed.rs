@@ -20,15 +20,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use flumen_event::Batch;
 use flumen_journal::{ChannelId, Commit, CommitError, Journal, Put, Ticket};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::chain::{Chain, ChainOutput, Versions};
 use crate::component::{BuildError, Place};
+use crate::interceptor::Quarantined;
 use crate::metrics::{ComponentKind, ComponentMetrics, Metric};
 use crate::plan::BatchPlan;
 use crate::source::{Emission, Emit, Progress, Source, SourceContext, SourceError, Stopped, Wake};
-use crate::stateful::Stateful;
+use crate::stateful::{Stateful, StatefulOutput, Turn};
 use crate::{limits, quarantine};
 
 /// Makes a source; called at the start and after a panic.
@@ -69,7 +71,7 @@ pub struct FeedTarget {
     /// The quarantine channel.
     pub quarantine: ChannelId,
     /// The part of the chain that keeps state.
-    pub stateful: Option<Arc<Stateful>>,
+    pub stateful: Arc<Stateful>,
 }
 
 struct Shared {
@@ -100,7 +102,11 @@ struct Work {
 
 struct Done {
     number: u64,
+    /// Before the chain.
+    input: Batch,
     output: ChainOutput,
+    /// Of the source, before the chain.
+    quarantined: Vec<Quarantined>,
     positions: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -223,9 +229,9 @@ fn run_worker(shared: &Shared, work: &Receiver<Work>, done: &Sender<Done>) {
     for Work { number, versions, emission } in work {
         // A batch that is held when the pipeline stops is not committed: it is read again.
         let mut hold = || shared.hold();
-        let Ok(mut output) = shared.chain.process(0, &versions, emission.batch, &mut hold) else { return };
-        output.quarantined.extend(emission.quarantined);
-        if done.send(Done { number, output, positions: emission.positions }).is_err() {
+        let Emission { batch, positions, quarantined } = emission;
+        let Ok(output) = shared.chain.process(0, &versions, batch.clone(), &mut hold) else { return };
+        if done.send(Done { number, input: batch, output, quarantined, positions }).is_err() {
             return;
         }
     }
@@ -251,6 +257,43 @@ impl Shared {
     fn failed(&self) -> bool {
         self.state.load(Ordering::Acquire) == FeedState::Failed as u8
     }
+
+    /// The part of the chain that keeps state; all of it, if the chain was exchanged since the batch went through its beginning.
+    fn in_turn(&self, done: &Done) -> Result<(MutexGuard<'_, Turn>, StatefulOutput), Stopped> {
+        let stateful = &self.target.stateful;
+        let mut hold = || match stateful.is_wanted() {
+            true => Err(Wait::Exchange),
+            false => self.hold().map_err(Wait::Stopped),
+        };
+        loop {
+            let mut turn = stateful.turn();
+            let begun = match turn.is_of(&done.output.links) {
+                true => Ok((done.output.kept.clone(), done.output.quarantined.clone())),
+                false => {
+                    let (versions, input) = (self.chain.versions(), done.input.clone());
+                    let output = self.chain.process(0, &versions, input, &mut hold);
+                    output.map(|output| (output.kept, output.quarantined))
+                }
+            };
+            let processed = begun.and_then(|(kept, quarantined)| {
+                let mut output = stateful.process(&mut turn, kept, &mut hold)?;
+                output.quarantined.extend(quarantined);
+                Ok(output)
+            });
+            match processed {
+                Ok(output) => return Ok((turn, output)),
+                Err(Wait::Stopped(stopped)) => return Err(stopped),
+                Err(Wait::Exchange) => drop(turn),
+            }
+            self.hold()?;
+        }
+    }
+}
+
+/// Why a batch in its turn is not held on.
+enum Wait {
+    Stopped(Stopped),
+    Exchange,
 }
 
 struct Emitter {
@@ -373,26 +416,22 @@ impl Committer {
     fn commit(&mut self, done: Done) -> Result<bool, CommitError> {
         let target = &self.shared.target;
         let mut commit = Commit::default();
-        let mut put = |batch| commit.puts.push(Put { channels: target.channels.clone(), batch });
+        let put = |batch| commit.puts.push(Put { channels: target.channels.clone(), batch });
         // Held until the commit is handed in: commits have the order in which plugins saw their batches.
         let mut turn = None;
-        let mut quarantined = done.output.quarantined;
-        match &target.stateful {
-            Some(stateful) if !done.output.kept.is_empty() => {
-                let turn = turn.insert(stateful.turn());
-                let mut hold = || self.shared.hold();
-                // A batch that is held when the pipeline stops is not committed: it is read again.
-                let Ok(output) = stateful.process(turn, done.output.kept, &mut hold) else {
-                    return Ok(false);
-                };
-                output.kept.into_iter().filter(|batch| !batch.is_empty()).for_each(put);
-                commit.state = turn.take_state();
-                quarantined.extend(output.quarantined);
-            }
-            _ if !done.output.kept.is_empty() => put(done.output.kept),
-            _ => {}
-        }
-        commit.puts.extend(quarantine::puts(target.quarantine, quarantined, "source"));
+        let ChainOutput { kept, quarantined, .. } = &done.output;
+        let needs_state = done.output.needs_state() || target.stateful.is_needed();
+        let (kept, quarantined) = if needs_state && !kept.is_empty() {
+            // A batch that is held when the pipeline stops is not committed: it is read again.
+            let Ok((held, output)) = self.shared.in_turn(&done) else { return Ok(false) };
+            commit.state = turn.insert(held).take_state();
+            (output.kept, output.quarantined)
+        } else {
+            (vec![kept.clone()], quarantined.clone())
+        };
+        kept.into_iter().filter(|batch| !batch.is_empty()).for_each(put);
+        let quarantined = quarantined.into_iter().chain(done.quarantined);
+        commit.puts.extend(quarantine::puts(target.quarantine, quarantined.collect(), "source"));
         let prefixed = |key: Vec<u8>| [self.shared.prefix.as_slice(), &key].concat();
         commit.positions = done.positions.into_iter().map(|(key, value)| (prefixed(key), value)).collect();
         if !commit.puts.is_empty() || !commit.positions.is_empty() || !commit.state.is_empty() {

@@ -49,6 +49,15 @@ pub trait InterceptorVersion: Send + Sync {
         Ok(())
     }
 
+    /// While it is on probation: the version that comes back if it does not stand it. The pipeline asks for a plugin that
+    /// keeps state; without state a version sees to this itself.
+    fn before(&self) -> Option<Arc<dyn InterceptorVersion>> {
+        None
+    }
+
+    /// On probation it was given a batch or a tick. `has_failed`: the version before did better, and that counts.
+    fn tried(&self, _has_failed: bool) {}
+
     /// How often it wants to be told that time passes; `None`: never.
     fn tick_every(&self) -> Option<Duration> {
         None
@@ -69,6 +78,14 @@ pub struct Processed {
     pub quarantined: Vec<Quarantined>,
     /// Rows that the plugin left out on purpose (a filter's work).
     pub dropped: u64,
+}
+
+impl Processed {
+    /// Rows that the plugin failed on. Those that it rejects are its work.
+    pub fn failed(&self) -> u64 {
+        let groups = self.quarantined.iter().filter(|group| !group.rejected);
+        groups.map(|group| group.batch.rows() as u64).sum()
+    }
 }
 
 /// Events that left the flow, as they were when the interceptor got them.

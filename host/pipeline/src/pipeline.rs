@@ -1,5 +1,6 @@
 //! One running pipeline: its feeds, its outlets, its quarantine keeper.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,15 +11,17 @@ use parking_lot::Mutex;
 use crate::chain::{Chain, Link, Links};
 use crate::component::{BuildError, Place};
 use crate::deliver::{MakeSink, Outlet, OutletPlace, OutletState};
+use crate::exchange::ExchangeError;
 use crate::feed::{Feed, FeedState, FeedTarget, MakeSource, spawn};
 use crate::interceptor::Interceptor;
 use crate::kept::Kept;
+use crate::limits;
 use crate::metrics::{ComponentKind, ComponentMetrics};
 use crate::plan::{BatchPlan, InterceptorPlan, PipelinePlan, SinkPlan, SourcePlan};
 use crate::quarantine::{self, Keeper};
 use crate::replay::{ReplayPlace, Replayer};
 use crate::source::Wake;
-use crate::stateful::{Stateful, TickTarget, run_ticks};
+use crate::stateful::{CannotBegin, Stateful, TickTarget, run_ticks};
 use crate::status::{self, PipelineStatus};
 
 /// Everything that a pipeline is made of, bound by the caller: the plan's names are resolved, and
@@ -39,7 +42,16 @@ pub struct Parts {
     /// One per sink of the plan, in its order, with its own interceptors.
     pub sinks: Vec<(MakeSink, Vec<Arc<dyn Interceptor>>)>,
     /// Counters of the codecs that sources and sinks were made with.
-    pub codecs: Vec<Arc<ComponentMetrics>>,
+    pub codecs: CodecMetrics,
+}
+
+/// Counters of codecs, by the names of the parts that were made with them.
+#[derive(Default)]
+pub struct CodecMetrics {
+    /// Of sources.
+    pub sources: BTreeMap<String, Arc<ComponentMetrics>>,
+    /// Of sinks.
+    pub sinks: BTreeMap<String, Arc<ComponentMetrics>>,
 }
 
 /// A part that could not be made: which component, and why.
@@ -73,8 +85,8 @@ pub struct Pipeline {
     quarantine: Arc<dyn Journal>,
     kept: Option<Arc<Kept>>,
     pub(crate) chain: Arc<Chain>,
-    /// The part of the chain that keeps state: a pipeline with such a part restarts to change its chain.
-    stateful: Mutex<Option<Arc<Stateful>>>,
+    /// The part of the chain that keeps state.
+    stateful: Arc<Stateful>,
     /// In the order of the plan, as are the outlets. Locked for a look or an exchange, never while something is waited for.
     pub(crate) feeds: Mutex<Vec<Arc<RunningFeed>>>,
     pub(crate) outlets: Mutex<Vec<Arc<RunningOutlet>>>,
@@ -84,7 +96,7 @@ pub struct Pipeline {
     ticker: Mutex<Option<JoinHandle<()>>>,
     ticker_wake: Wake,
     tick_failure: Arc<Mutex<Option<String>>>,
-    codecs: Vec<Arc<ComponentMetrics>>,
+    pub(crate) codecs: Mutex<CodecMetrics>,
 }
 
 /// A source under way, and what it was made from.
@@ -125,6 +137,7 @@ impl Pipeline {
         let Parts { agent, plan, journal, quarantine, sources, interceptors, sinks, codecs } = parts;
         let chain = Chain::new(links(interceptors, &plan.interceptors));
         let kept = Kept::new(quarantine.clone());
+        let stateful = Stateful::new(&plan.name, journal.state());
         let pipeline = Pipeline {
             agent,
             plan: Arc::new(Mutex::new(Arc::new(plan))),
@@ -132,7 +145,7 @@ impl Pipeline {
             quarantine,
             kept,
             chain: Arc::new(chain),
-            stateful: Mutex::new(None),
+            stateful,
             feeds: Mutex::default(),
             outlets: Mutex::default(),
             keeper: Mutex::new(None),
@@ -141,7 +154,7 @@ impl Pipeline {
             ticker: Mutex::new(None),
             ticker_wake: Wake::default(),
             tick_failure: Arc::default(),
-            codecs,
+            codecs: Mutex::new(codecs),
         };
         match pipeline.start_threads(sources, sinks) {
             Ok(()) => Ok(pipeline),
@@ -164,16 +177,7 @@ impl Pipeline {
         {
             return Err(bug(ComponentKind::Sink, "", "has fewer parts than its plan"));
         }
-        let stateful = Stateful::of(&self.chain.links(), &plan.name, self.journal.as_ref());
-        *self.stateful.lock() = stateful.map_err(|error| StartError {
-            kind: ComponentKind::Interceptor,
-            component: error.plugin,
-            error: BuildError::new(
-                "",
-                error.reason,
-                "see the plugin's own docs, or take it out of the pipeline",
-            ),
-        })?;
+        self.stateful.exchange(&self.chain.links(), Duration::ZERO, || {}).map_err(cannot_begin)?;
         for (sink, (make, interceptors)) in plan.sinks.iter().zip(sinks) {
             check_stateless(sink)?;
             let own = links(interceptors, &sink.interceptors);
@@ -199,13 +203,8 @@ impl Pipeline {
         *self.keeper.lock() = Some(thread);
         let channels: Vec<_> =
             plan.channels.iter().filter_map(|channel| self.journal.channel(&channel.name)).collect();
-        let journal = self.journal.clone();
-        let stateful = self.stateful.lock().clone();
-        if let Some(stateful) = stateful.clone() {
-            let target = TickTarget { journal: journal.clone(), channels: channels.clone(), quarantine };
-            let thread = start_ticks(&plan.name, stateful, target, &self.ticker_wake, &self.tick_failure)?;
-            *self.ticker.lock() = Some(thread);
-        }
+        let (journal, stateful) = (self.journal.clone(), self.stateful.clone());
+        self.start_ticks(plan)?;
         let replays = Replayer::new(ReplayPlace {
             stateful,
             plan: self.plan.clone(),
@@ -217,6 +216,31 @@ impl Pipeline {
         });
         let thread = spawn(&format!("replay-{}", plan.name), move || replays.run()).map_err(no_thread)?;
         *self.replayer.lock() = Some(thread);
+        Ok(())
+    }
+
+    /// The chain's links, between two batches; what keeps state is exchanged in a turn.
+    pub(crate) fn exchange_chain(&self, plan: &PipelinePlan, links: &Links) -> Result<(), ExchangeError> {
+        let take_over = || self.chain.exchange(links.clone());
+        let exchanged = self.stateful.exchange(links, limits::PART_STOP, take_over).map_err(cannot_begin)?;
+        if !exchanged {
+            return Err(ExchangeError::Stuck { kind: "chain", name: "with state".to_owned() });
+        }
+        Ok(self.start_ticks(plan)?)
+    }
+
+    /// The thread that tells plugins with state that time passes, once there are any.
+    fn start_ticks(&self, plan: &PipelinePlan) -> Result<(), StartError> {
+        let mut ticker = self.ticker.lock();
+        if ticker.is_some() || !self.stateful.is_needed() {
+            return Ok(());
+        }
+        let missing = || bug(ComponentKind::Sink, "quarantine", "has no channel in the journal");
+        let quarantine = self.journal.channel(quarantine::CHANNEL).ok_or_else(missing)?;
+        let channels = plan.channels.iter().filter_map(|channel| self.journal.channel(&channel.name));
+        let target = TickTarget { journal: self.journal.clone(), channels: channels.collect(), quarantine };
+        let (stateful, wake) = (self.stateful.clone(), &self.ticker_wake);
+        *ticker = Some(start_ticks(&plan.name, stateful, target, wake, &self.tick_failure)?);
         Ok(())
     }
 
@@ -257,12 +281,8 @@ impl Pipeline {
         if channels.len() != plan.channels.len() {
             return Err(missing());
         }
-        let target = FeedTarget {
-            journal: journal.clone(),
-            channels,
-            quarantine,
-            stateful: self.stateful.lock().clone(),
-        };
+        let target =
+            FeedTarget { journal: journal.clone(), channels, quarantine, stateful: self.stateful.clone() };
         let (chain, stands) = (self.chain.clone(), self.place(""));
         let (threads, batch) = (plan.interceptor_threads, plan.batch);
         let feed = Feed::start(&source.name, make, chain, threads, batch, target, stands);
@@ -403,6 +423,9 @@ impl Pipeline {
         let (plan, feeds, outlets) = (self.plan(), self.feeds(), self.outlets());
         let kept = self.kept.as_ref();
         let journal = self.journal.status();
+        let codecs = self.codecs.lock();
+        let of_sources = plan.sources.iter().filter_map(|source| codecs.sources.get(&source.name));
+        let of_sinks = plan.sinks.iter().filter_map(|sink| codecs.sinks.get(&sink.name));
         PipelineStatus {
             name: plan.name.clone(),
             file: plan.file.display().to_string(),
@@ -411,7 +434,9 @@ impl Pipeline {
                 .iter()
                 .map(|it| status::component(&it.feed.metrics, status::feed_word(it.feed.state())))
                 .collect(),
-            codecs: self.codecs.iter().map(|metrics| status::component(metrics, "running")).collect(),
+            codecs: (of_sources.chain(of_sinks))
+                .map(|metrics| status::component(metrics, "running"))
+                .collect(),
             interceptors: link_status(&self.chain),
             channels: journal.channels.iter().map(status::channel).collect(),
             sinks: outlets
@@ -450,6 +475,13 @@ impl FeedPlan {
     pub(crate) fn of(plan: &PipelinePlan, source: &SourcePlan) -> FeedPlan {
         FeedPlan { source: source.clone(), batch: plan.batch, threads: plan.interceptor_threads }
     }
+}
+
+fn cannot_begin(error: CannotBegin) -> StartError {
+    let fix = "see the plugin's own docs, or take it out of the pipeline";
+    let (kind, error, component) =
+        (ComponentKind::Interceptor, BuildError::new("", error.reason, fix), error.plugin);
+    StartError { kind, component, error }
 }
 
 fn bug(kind: ComponentKind, component: &str, reason: &str) -> StartError {

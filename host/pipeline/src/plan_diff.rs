@@ -2,8 +2,8 @@
 //! before anything is touched, can be printed, and turned round ([`PlanDiff::flip`] is the way back).
 //!
 //! How a changed pipeline is taken over follows from it. Interceptors, sources and sinks are exchanged in place, each by
-//! itself. What the journal is opened with (channels, who reads them, its settings) is not: then the pipeline restarts as a
-//! whole, and `restart` says why. Whatever differs and is not named here restarts it, too: a setting that nobody thought of
+//! itself, and sinks come and go. What the journal is opened with (channels, its settings, who reads a shared channel) is not
+//! exchanged: then the pipeline restarts as a whole, and `restart` says why. Whatever differs and is not named here restarts it, too: a setting that nobody thought of
 //! must not be ignored.
 
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::component::Options;
-use crate::plan::{AgentPlan, BatchPlan, BridgePlan, InterceptorPlan, PipelinePlan, SinkPlan, SourcePlan};
+use crate::plan::{AgentPlan, BridgePlan, ChannelPlan, InterceptorPlan, PipelinePlan, SinkPlan, SourcePlan};
 
 /// What becomes of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -248,25 +248,17 @@ fn reasons(old: &PipelinePlan, new: &PipelinePlan) -> Vec<String> {
     if old.journal != new.journal {
         reasons.push("journal settings differ".to_owned());
     }
-    let keeps_state = |plan: &PipelinePlan| plan.interceptors.iter().any(InterceptorPlan::keeps_state);
-    if old.interceptors != new.interceptors && (keeps_state(old) || keeps_state(new)) {
-        // The order of its batches is bound to the chain that it began with.
-        reasons.push("a chain that keeps state differs".to_owned());
-    }
-    let has_plugins = |plan: &PipelinePlan| {
-        plan.sources.iter().any(|source| source.codec.is_some())
-            || plan.sinks.iter().any(|sink| sink.codec.is_some() || sink.plugin.is_some())
+    let is_shared = |sink: Option<&SinkPlan>| {
+        let is_its = |channel: &&ChannelPlan| sink.is_some_and(|sink| sink.channel == channel.name);
+        old.channels.iter().chain(&new.channels).filter(is_its).any(ChannelPlan::is_shared)
     };
-    if (has_plugins(old) || has_plugins(new)) && parts(old) != parts(new) {
-        // Their plugins are made with them.
-        reasons.push("sources or sinks differ where codecs or sinks are plugins".to_owned());
-    }
     for (name, old, new) in pairs(&old.sinks, &new.sinks, |sink: &SinkPlan| sink.name.as_str()) {
         match (old, new) {
-            (None, _) => reasons.push(format!("sink {name} begins to read a channel")),
-            (_, None) => reasons.push(format!("sink {name} no longer reads a channel")),
+            _ if !is_shared(old) && !is_shared(new) => {}
+            (None, _) => reasons.push(format!("sink {name} begins to read a shared channel")),
+            (_, None) => reasons.push(format!("sink {name} no longer reads a shared channel")),
             (Some(old), Some(new)) if old.channel != new.channel => {
-                reasons.push(format!("sink {name} reads another channel"));
+                reasons.push(format!("sink {name} reads another channel, and one is shared"));
             }
             _ => {}
         }
@@ -286,12 +278,6 @@ fn reasons(old: &PipelinePlan, new: &PipelinePlan) -> Vec<String> {
         reasons.push("settings of the pipeline differ".to_owned());
     }
     reasons
-}
-
-/// What sources and sinks are made from, their interceptors aside.
-fn parts(plan: &PipelinePlan) -> (&[SourcePlan], BatchPlan, usize, Vec<SinkPlan>) {
-    let sinks = plan.sinks.iter().map(|sink| SinkPlan { interceptors: Vec::new(), ..sink.clone() });
-    (&plan.sources, plan.batch, plan.interceptor_threads, sinks.collect())
 }
 
 fn components(old: &PipelinePlan, new: &PipelinePlan) -> Vec<ComponentDiff> {

@@ -119,17 +119,39 @@ fn interceptors_sources_and_sinks_are_exchanged_in_place() {
 }
 
 #[test]
-fn channels_their_readers_and_the_journal_need_a_restart() {
+fn sinks_come_and_go_in_place() {
+    let (diff, text) = edit(|plan| {
+        plan.sinks = vec![sink("new", "main", 0)];
+        plan.sinks[0].codec = Some(interceptor("codec", 0));
+    });
+    assert!(diff.restart.is_empty(), "{text}");
+    assert!(text.contains("  + sink new\n  - sink out\n"), "{text}");
+}
+
+#[test]
+fn channels_and_the_journal_need_a_restart_and_so_do_readers_of_a_shared_channel() {
     type Edit = fn(&mut PipelinePlan);
+    let shared = |plan: &mut PipelinePlan| {
+        let mut shared = channel("shared", 1_000);
+        shared.kind =
+            ChannelKind::Shared { kind: "kafka".into(), options: Options::default(), failover: None };
+        plan.channels.push(shared);
+        plan.sinks.push(sink("far", "shared", 0));
+    };
     let edits: [(&str, Edit); 5] = [
         ("channels differ", |plan| plan.channels[0].capacity_events = 1),
         ("journal settings differ", |plan| plan.journal.durable = false),
-        ("sink more begins to read a channel", |plan| plan.sinks.push(sink("more", "main", 0))),
-        ("sink out no longer reads a channel", |plan| plan.sinks[0].name = "new".into()),
-        ("sink out reads another channel", |plan| plan.sinks[0].channel = "other".into()),
+        ("sink more begins to read a shared channel", |plan| plan.sinks.push(sink("more", "shared", 0))),
+        ("sink far no longer reads a shared channel", |plan| plan.sinks[1].name = "new".into()),
+        ("sink far reads another channel, and one is shared", |plan| plan.sinks[1].channel = "main".into()),
     ];
     for (reason, change) in edits {
-        let (diff, text) = edit(change);
+        let (mut old, mut new) = (plan("web"), plan("web"));
+        shared(&mut old);
+        shared(&mut new);
+        change(&mut new);
+        let diff = PlanDiff::between(&agent(vec![old]), &agent(vec![new]));
+        let (text, diff) = (diff.to_string(), &diff.pipelines[0]);
         assert!(diff.restart.iter().any(|found| found == reason), "{reason}: {text}");
     }
 }

@@ -54,7 +54,7 @@ pub(crate) struct ReplayPlace {
     pub(crate) kept: Arc<Kept>,
     pub(crate) chain: Arc<Chain>,
     /// The part of the chain that keeps state.
-    pub(crate) stateful: Option<Arc<Stateful>>,
+    pub(crate) stateful: Arc<Stateful>,
     pub(crate) channels: Vec<ChannelId>,
     pub(crate) quarantine: ChannelId,
     /// The plan that the pipeline runs: a reload exchanges it.
@@ -228,17 +228,20 @@ impl Replayer {
     /// Through the chain, the part that keeps state last.
     fn process_again<'a>(&'a self, begin: &Begin, batch: Batch, out: &mut Processing<'a>) {
         let ReplayPlace { chain, stateful, channels, quarantine, .. } = &self.place;
-        let output = chain.process_again(begin, batch);
-        let mut quarantined = output.quarantined;
-        let kept = match stateful {
-            Some(stateful) if !output.kept.is_empty() => {
-                let turn = out.turn.get_or_insert_with(|| stateful.turn());
-                let output = stateful.process_again(turn, begin, output.kept);
-                quarantined.extend(output.quarantined);
-                output.kept
+        let mut output = chain.process_again(begin, batch.clone());
+        let needs_turn = output.needs_state() && !output.kept.is_empty();
+        let kept = if needs_turn {
+            let turn = out.turn.get_or_insert_with(|| stateful.turn());
+            if !turn.is_of(&output.links) {
+                output = chain.process_again(begin, batch);
             }
-            _ => vec![output.kept],
+            let processed = stateful.process_again(turn, begin, output.kept);
+            output.quarantined.extend(processed.quarantined);
+            processed.kept
+        } else {
+            vec![output.kept]
         };
+        let quarantined = output.quarantined;
         out.commit.puts.extend(quarantine::puts(*quarantine, quarantined, "source"));
         let kept = kept.into_iter().filter(|batch| !batch.is_empty());
         out.commit.puts.extend(kept.map(|batch| Put { channels: channels.clone(), batch }));

@@ -98,6 +98,9 @@ impl Layer {
     }
 }
 
+/// What a version wrote and made for a batch, while another one is tried.
+pub struct Aside(Option<(Layer, Vec<Emitted>)>);
+
 /// One plugin's state during one batch (or tick). The default one has no state: every call fails.
 #[derive(Default)]
 pub struct Session(Option<Open>);
@@ -188,6 +191,24 @@ impl Session {
         (open.staged, open.kept) = (Layer::new(&open.plugin), Layer::new(&open.plugin));
         open.staged_events.clear();
         open.kept_events.clear();
+    }
+
+    /// What was made of the batch is put away: the batch begins anew.
+    pub fn set_aside(&mut self) -> Aside {
+        let aside = self.0.as_mut().map(|open| {
+            let kept = std::mem::replace(&mut open.kept, Layer::new(&open.plugin));
+            (kept, std::mem::take(&mut open.kept_events))
+        });
+        self.abandon();
+        Aside(aside)
+    }
+
+    /// What was put away counts, and not what was made of the batch since.
+    pub fn take_back(&mut self, aside: Aside) {
+        self.abandon();
+        if let (Some(open), Some((kept, events))) = (&mut self.0, aside.0) {
+            (open.kept, open.kept_events) = (kept, events);
+        }
     }
 
     /// The values of keys, in their order; `limit` bounds the bytes of the answer.

@@ -5,11 +5,21 @@
 //! in, is all that the next batch needs to see: it is processed while commits before it still become durable. If a commit
 //! fails, the journal takes no more, and the pipeline stops: nothing that was computed from it stays.
 //!
+//! A version on probation is given each batch first. If it fails, what it wrote for the batch is dropped and the version before it
+//! takes the state over and processes the batch, in the same turn; if that does no better, the first result counts. What was
+//! committed before stays, whoever wrote it.
+//!
+//! The links are exchanged in a turn, too, and with them those of the chain. A batch that went through other links before it got its
+//! turn is processed anew, by the present ones.
+//!
 //! Links before run on their threads as ever; a chain without state never comes here.
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
 
 use flumen_event::Batch;
 use flumen_journal::{
@@ -26,19 +36,32 @@ use crate::{limits, quarantine};
 
 /// See the module.
 pub struct Stateful {
-    links: Links,
-    first: usize,
     pipeline: String,
-    store: Arc<dyn StateStore>,
+    store: Option<Arc<dyn StateStore>>,
     turn: Mutex<Turn>,
+    /// The links of the turn, to look at without it.
+    links: ArcSwap<Vec<Arc<Link>>>,
+    /// Some link keeps state.
+    is_needed: AtomicBool,
+    /// Somebody waits to exchange the links: a batch that is held gives its turn up.
+    is_wanted: AtomicBool,
 }
 
 /// Whose turn it is. Whoever holds it processes, and hands in the commit, before letting go.
+#[derive(Default)]
 pub struct Turn {
+    /// Of the whole chain.
+    links: Links,
+    /// The first one that keeps state.
+    first: usize,
     /// Per link from the first: the version that processed the last batch.
     versions: Vec<Option<Arc<dyn InterceptorVersion>>>,
+    /// The same as of the last commit.
+    committed: Vec<Option<Arc<dyn InterceptorVersion>>>,
     /// Versions that did not take over the state, by link.
     refused: Vec<Option<Arc<dyn InterceptorVersion>>>,
+    /// By link, while a batch is at work that the version before a failing one processed: the failing one.
+    stood_in_for: Vec<Option<Arc<dyn InterceptorVersion>>>,
     /// What this turn wrote, by link.
     sessions: Vec<Option<Session>>,
 }
@@ -62,41 +85,63 @@ pub struct CannotBegin {
 }
 
 impl Stateful {
-    /// The part of a chain that keeps state, if there is one. `Err`: the journal keeps none.
-    pub fn of(
-        links: &Links,
-        pipeline: &str,
-        journal: &dyn Journal,
-    ) -> Result<Option<Arc<Stateful>>, CannotBegin> {
-        let first = first_with_state(links);
-        let Some(link) = links.get(first) else { return Ok(None) };
-        let store = journal.state().ok_or_else(|| CannotBegin {
-            plugin: link.interceptor.name().to_owned(),
-            reason: "it keeps state, and the channels of this pipeline cannot keep it with their events: \
-                     state needs a pipeline whose channels are all of kind `file`"
-                .to_owned(),
-        })?;
-        let count = links.len() - first;
-        let sessions = std::iter::repeat_with(|| None).take(count).collect();
-        let turn = Mutex::new(Turn { versions: vec![None; count], refused: vec![None; count], sessions });
-        let stateful = Stateful { links: links.clone(), first, pipeline: pipeline.to_owned(), store, turn };
-        stateful.check_take_over()?;
-        Ok(Some(Arc::new(stateful)))
+    /// Of a chain without links. `store`: `None` if the journal keeps no state.
+    pub fn new(pipeline: &str, store: Option<Arc<dyn StateStore>>) -> Arc<Stateful> {
+        Arc::new(Stateful {
+            pipeline: pipeline.to_owned(),
+            store,
+            turn: Mutex::default(),
+            links: ArcSwap::default(),
+            is_needed: AtomicBool::new(false),
+            is_wanted: AtomicBool::new(false),
+        })
     }
 
-    /// A version that cannot take over what an earlier run remembered keeps the pipeline from starting.
-    fn check_take_over(&self) -> Result<(), CannotBegin> {
-        for link in self.links() {
-            let Some(mut session) = self.session(link) else { continue };
+    /// From the next turn on these links; `and` is done in between. `Ok(false)`: there was no turn within `limit`, and nothing has
+    /// changed.
+    pub fn exchange(&self, links: &Links, limit: Duration, and: impl FnOnce()) -> Result<bool, CannotBegin> {
+        let is_needed = first_with_state(links) < links.len();
+        if !is_needed && !self.is_needed() {
+            and();
+            return Ok(true);
+        }
+        self.is_wanted.store(true, Ordering::Release);
+        let turn = self.turn.try_lock_for(limit);
+        self.is_wanted.store(false, Ordering::Release);
+        let Some(mut turn) = turn else { return Ok(false) };
+        turn.begin();
+        self.check_take_over(&turn, links)?;
+        turn.exchange(links.clone());
+        self.links.store(links.clone());
+        self.is_needed.store(is_needed, Ordering::Release);
+        and();
+        Ok(true)
+    }
+
+    /// Whether some link keeps state.
+    pub fn is_needed(&self) -> bool {
+        self.is_needed.load(Ordering::Acquire)
+    }
+
+    /// Whether whoever holds its batch in a turn is to give the turn up.
+    pub fn is_wanted(&self) -> bool {
+        self.is_wanted.load(Ordering::Acquire)
+    }
+
+    /// A new link whose version cannot take over what was remembered before does not begin.
+    fn check_take_over(&self, turn: &Turn, links: &Links) -> Result<(), CannotBegin> {
+        for link in links.iter().filter(|link| link.state_bytes.is_some() && turn.place(link).is_none()) {
+            let plugin = || link.interceptor.name().to_owned();
+            let Some(mut session) = self.session(link) else {
+                let reason = "it keeps state, and the channels of this pipeline cannot keep it with their events: \
+                              state needs a pipeline whose channels are all of kind `file`";
+                return Err(CannotBegin { plugin: plugin(), reason: reason.to_owned() });
+            };
             let version = link.interceptor.current();
             take_over(version.as_ref(), &mut session)
-                .map_err(|reason| CannotBegin { plugin: link.interceptor.name().to_owned(), reason })?;
+                .map_err(|reason| CannotBegin { plugin: plugin(), reason })?;
         }
         Ok(())
-    }
-
-    fn links(&self) -> &[Arc<Link>] {
-        self.links.get(self.first..).unwrap_or_default()
     }
 
     fn take_session(&self, turn: &mut Turn, index: usize, link: &Link) -> Option<Session> {
@@ -104,15 +149,15 @@ impl Stateful {
     }
 
     fn session(&self, link: &Link) -> Option<Session> {
-        let now_ns = OsClock.wall_ns();
+        let (max, store) = link.state_bytes.zip(self.store.clone())?;
         let name: Arc<str> = link.interceptor.name().into();
-        link.state_bytes.map(|max| Session::new(self.store.clone(), &self.pipeline, &name, max, now_ns))
+        Some(Session::new(store, &self.pipeline, &name, max, OsClock.wall_ns()))
     }
 
     /// Waits for the turn. What the one before did not commit is as if it had never been written.
     pub fn turn(&self) -> MutexGuard<'_, Turn> {
         let mut turn = self.turn.lock();
-        turn.sessions.iter_mut().for_each(|session| *session = None);
+        turn.begin();
         turn
     }
 
@@ -130,10 +175,10 @@ impl Stateful {
 
     /// Processes events of the quarantine, as [`crate::chain::Chain::process_again`] does.
     pub(crate) fn process_again(&self, turn: &mut Turn, begin: &Begin, batch: Batch) -> StatefulOutput {
-        let first = begin.place(&self.links);
+        let first = begin.place(&turn.links);
         let mut out = StatefulOutput { kept: vec![batch], ..StatefulOutput::default() };
         let mut way: Way<'_, fn() -> Result<(), Infallible>> = Way::Again;
-        match self.run(turn, first.saturating_sub(self.first), &mut out, &mut way) {
+        match self.run(turn, first.saturating_sub(turn.first), &mut out, &mut way) {
             Ok(()) => out,
         }
     }
@@ -146,21 +191,26 @@ impl Stateful {
         hold: &mut impl FnMut() -> Result<(), E>,
     ) -> Result<StatefulOutput, E> {
         let mut out = StatefulOutput::default();
-        let Some(link) = self.links().get(index) else { return Ok(out) };
+        let Some(link) = turn.part().nth(index) else { return Ok(out) };
+        let link = link.as_ref();
         let Some(mut session) = self.take_session(turn, index, link) else { return Ok(out) };
-        let version = turn.version(index, link, link.interceptor.current(), &mut session);
         let begin = Instant::now();
-        let ticked = version.tick(&mut session);
-        link.metrics.add(Metric::InterceptorNs, begin.elapsed().as_nanos() as u64);
-        match ticked {
-            Ok(()) => session.accept(),
-            Err(reason) => {
-                session.abandon();
-                link.metrics.add(Metric::InterceptorTicksFailed, 1);
-                tracing::error!(interceptor = link.interceptor.name(), reason, "the plugin failed at a tick");
+        let mut run = |version: &dyn InterceptorVersion, session: &mut Session| {
+            let ticked = version.tick(session);
+            match ticked {
+                Ok(()) => session.accept(),
+                Err(_) => session.reject(),
             }
+            let failures = u64::from(ticked.is_err());
+            (ticked, failures)
+        };
+        let ticked = turn.attempt(index, link, link.interceptor.current(), &mut session, &mut run);
+        link.metrics.add(Metric::InterceptorNs, begin.elapsed().as_nanos() as u64);
+        if let Err(reason) = ticked {
+            link.metrics.add(Metric::InterceptorTicksFailed, 1);
+            tracing::error!(interceptor = link.interceptor.name(), reason, "the plugin failed at a tick");
         }
-        session.seal();
+        turn.seal(index, &mut session);
         out.kept = made_by(link, &mut session);
         turn.put(index, session);
         self.run(turn, index + 1, &mut out, &mut Way::Held(hold))?;
@@ -175,7 +225,8 @@ impl Stateful {
         out: &mut StatefulOutput,
         way: &mut Way<'_, impl FnMut() -> Result<(), E>>,
     ) -> Result<(), E> {
-        for (index, link) in self.links().iter().enumerate().skip(from) {
+        for (index, link) in turn.part().enumerate().skip(from) {
+            let link = link.as_ref();
             let batches: Vec<Batch> = out.kept.drain(..).filter(|batch| !batch.is_empty()).collect();
             if batches.is_empty() {
                 return Ok(());
@@ -186,10 +237,12 @@ impl Stateful {
                 let mut call = |version: &Arc<dyn InterceptorVersion>, batch| match link.state_bytes {
                     None => version.process(batch),
                     Some(_) => {
-                        // Of an attempt that is thrown away, or in which the host panicked, nothing is left.
-                        session.abandon();
-                        let version = turn.version(index, link, version.clone(), &mut session);
-                        version.process_with(batch, &mut session)
+                        let mut run = |version: &dyn InterceptorVersion, session: &mut Session| {
+                            let processed = version.process_with(batch.clone(), session);
+                            let failures = processed.failed();
+                            (processed, failures)
+                        };
+                        turn.attempt(index, link, version.clone(), &mut session, &mut run)
                     }
                 };
                 let kept = match way {
@@ -199,7 +252,7 @@ impl Stateful {
                     Way::Again => link.process_again(&current, batch, &mut call, &mut out.quarantined),
                 };
                 out.kept.push(kept);
-                session.seal();
+                turn.seal(index, &mut session);
             }
             out.kept.extend(made_by(link, &mut session));
             turn.put(index, session);
@@ -224,9 +277,126 @@ enum Way<'a, Hold> {
 }
 
 impl Turn {
+    /// Whether a batch that went through these links up to the first one with state goes on here.
+    pub fn is_of(&self, links: &Links) -> bool {
+        Arc::ptr_eq(&self.links, links)
+    }
+
+    /// The links from the first one with state on.
+    fn part(&self) -> impl Iterator<Item = Arc<Link>> + use<> {
+        let (links, first) = (self.links.clone(), self.first);
+        (first..links.len()).filter_map(move |index| links.get(index).cloned())
+    }
+
+    fn place(&self, link: &Arc<Link>) -> Option<usize> {
+        self.part().position(|known| Arc::ptr_eq(&known, link))
+    }
+
+    fn begin(&mut self) {
+        if self.sessions.iter().any(Option::is_some) {
+            self.sessions.iter_mut().for_each(|session| *session = None);
+            self.stood_in_for.iter_mut().for_each(|version| *version = None);
+            self.versions.clone_from(&self.committed);
+        }
+    }
+
+    /// Links that stay know which versions they were at.
+    fn exchange(&mut self, links: Links) {
+        let mut next = Turn { first: first_with_state(&links), links, ..Turn::default() };
+        for link in next.part() {
+            let place = self.place(&link);
+            let of = |list: &[Option<Arc<dyn InterceptorVersion>>]| list.get(place?).cloned().flatten();
+            next.versions.push(of(&self.versions));
+            next.committed.push(of(&self.committed));
+            next.refused.push(of(&self.refused));
+            next.stood_in_for.push(None);
+            next.sessions.push(None);
+        }
+        *self = next;
+    }
+
     /// Everything that was written in this turn: it belongs into the commit of what came out.
     pub fn take_state(&mut self) -> Vec<StateWrites> {
+        self.committed.clone_from(&self.versions);
         self.sessions.iter_mut().filter_map(Option::take).flat_map(Session::into_writes).collect()
+    }
+
+    /// Lets a version work on a batch or a tick, and the one before it if it fails while it is on probation. `run` says how much
+    /// failed; what it wrote and was accepted belongs to the batch.
+    fn attempt<Answer>(
+        &mut self,
+        index: usize,
+        link: &Link,
+        current: Arc<dyn InterceptorVersion>,
+        session: &mut Session,
+        run: &mut dyn FnMut(&dyn InterceptorVersion, &mut Session) -> (Answer, u64),
+    ) -> Answer {
+        self.abandon(index, session);
+        let version = self.version(index, link, current, session);
+        let (mut answer, failures) = run(version.as_ref(), session);
+        let Some(before) = version.before() else { return answer };
+        let mut has_failed = false;
+        if failures > 0 {
+            let aside = session.set_aside();
+            let taken_over = take_over(before.as_ref(), session);
+            let again = taken_over.map(|()| {
+                session.accept();
+                run(before.as_ref(), session)
+            });
+            match again {
+                // Rows that both fail on are the events' fault.
+                Ok((again, fewer)) if fewer < failures => {
+                    (answer, has_failed) = (again, true);
+                    self.stand_in(index, version.clone(), before);
+                }
+                outcome => {
+                    session.take_back(aside);
+                    session.set_writer(version.hash(), version.version());
+                    if let Err(reason) = outcome {
+                        let interceptor = link.interceptor.name();
+                        tracing::warn!(
+                            interceptor,
+                            reason,
+                            "the version before does not take the state back"
+                        );
+                    }
+                }
+            }
+        }
+        version.tried(has_failed);
+        answer
+    }
+
+    /// The version before another processed the batch: it wrote the state last.
+    fn stand_in(
+        &mut self,
+        index: usize,
+        version: Arc<dyn InterceptorVersion>,
+        before: Arc<dyn InterceptorVersion>,
+    ) {
+        if let (Some(last), Some(stood_in_for)) =
+            (self.versions.get_mut(index), self.stood_in_for.get_mut(index))
+        {
+            (*last, *stood_in_for) = (Some(before), Some(version));
+        }
+    }
+
+    /// Of an attempt that is thrown away, or in which the host panicked, nothing is left.
+    fn abandon(&mut self, index: usize, session: &mut Session) {
+        session.abandon();
+        let thrown_away = self.stood_in_for.get_mut(index).and_then(Option::take);
+        if let (Some(version), Some(last)) = (thrown_away, self.versions.get_mut(index)) {
+            session.set_writer(version.hash(), version.version());
+            *last = Some(version);
+        }
+    }
+
+    /// The batch is done.
+    fn seal(&mut self, index: usize, session: &mut Session) {
+        session.seal();
+        if let Some(stood_in_for) = self.stood_in_for.get_mut(index) {
+            *stood_in_for = None;
+        }
     }
 
     fn put(&mut self, index: usize, session: Session) {
@@ -321,12 +491,18 @@ impl TickTarget {
 
 /// Ticks until `wake` stops: each link at its interval, between two batches, also when no event comes.
 pub fn run_ticks(stateful: &Stateful, target: &TickTarget, wake: &Wake) -> Result<(), CommitError> {
-    let mut due: Vec<Option<Instant>> = vec![None; stateful.links().len()];
+    let (mut links, mut due) = (Links::default(), Vec::new());
     let mut last: Option<Box<dyn Ticket>> = None;
     loop {
         let now = Instant::now();
         let mut next = now + limits::TICK_LOOK;
-        for (index, (link, due)) in stateful.links().iter().zip(&mut due).enumerate() {
+        let present = stateful.links.load_full();
+        if !Arc::ptr_eq(&links, &present) {
+            links = present;
+            due = vec![None; links.len()];
+        }
+        let first = first_with_state(&links);
+        for (index, (link, due)) in links.iter().zip(&mut due).skip(first).enumerate() {
             let every = link.state_bytes.and_then(|_| link.interceptor.current().tick_every());
             let Some(every) = every.filter(|every| *every > Duration::ZERO) else {
                 *due = None;
@@ -348,6 +524,10 @@ pub fn run_ticks(stateful: &Stateful, target: &TickTarget, wake: &Wake) -> Resul
                 outcome?;
             }
             let mut turn = stateful.turn();
+            if !turn.is_of(&links) {
+                next = now;
+                break;
+            }
             let mut hold = || match wake.wait(limits::HOLD_POLL) {
                 true => Err(Stopped),
                 false => Ok(()),

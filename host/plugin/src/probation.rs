@@ -4,6 +4,9 @@
 //! version before it, and if that one does better its result counts: nothing goes to quarantine for the new version's sake. If
 //! it fails more often than it may, or costs too much, the version before comes back by itself, from the next batch on;
 //! batches that are stamped with the new one already are processed by the old one, too.
+//!
+//! Where a plugin keeps state, the pipeline gives the batch to the version before ([`flumen_pipeline::stateful`]): what was
+//! written to the state has to be undone, and the state taken over, between the two. The counts and the verdict are the same.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -149,10 +152,14 @@ impl Stamp {
 
     /// Processes a batch by this very version; how long that took.
     fn run(&self, batch: Batch) -> (Processed, Duration) {
+        self.timed(batch, |batch| self.version.process(batch))
+    }
+
+    fn timed(&self, batch: Batch, process: impl FnOnce(Batch) -> Processed) -> (Processed, Duration) {
         let (rows, begin) = (batch.rows(), Instant::now());
-        let processed = self.version.process(batch);
+        let processed = process(batch);
         let took = begin.elapsed();
-        if failed(&processed) == 0 {
+        if processed.failed() == 0 {
             self.cost.add(rows, took);
         }
         (processed, took)
@@ -165,15 +172,21 @@ impl Stamp {
         let input = batch.clone();
         let (mut processed, mut took) = self.run(batch);
         let mut has_failed = false;
-        let guilty = failed(&processed);
+        let guilty = processed.failed();
         if guilty > 0 {
             let (again, took_again) = trial.before.run(input);
             // Rows that both fail on are the events' fault.
-            if failed(&again) < guilty {
+            if again.failed() < guilty {
                 has_failed = true;
                 (processed, took) = (again, took + took_again);
             }
         }
+        self.settle(trial, has_failed);
+        (processed, took)
+    }
+
+    /// Counts a batch, and draws the conclusion.
+    fn settle(&self, trial: &Trial, has_failed: bool) {
         match trial.judge(&self.cost, has_failed) {
             Verdict::GoesOn => {}
             Verdict::Stood => {
@@ -189,14 +202,7 @@ impl Stamp {
                 }
             }
         }
-        (processed, took)
     }
-}
-
-/// Rows that it failed on. Those that it rejects are its work.
-fn failed(processed: &Processed) -> u64 {
-    let groups = processed.quarantined.iter().filter(|group| !group.rejected);
-    groups.map(|group| group.batch.rows() as u64).sum()
 }
 
 impl InterceptorVersion for Stamp {
@@ -214,7 +220,17 @@ impl InterceptorVersion for Stamp {
     }
 
     fn process_with(&self, batch: Batch, session: &mut Session) -> Processed {
-        self.version.process_with(batch, session)
+        self.timed(batch, |batch| self.version.process_with(batch, session)).0
+    }
+
+    fn before(&self) -> Option<Arc<dyn InterceptorVersion>> {
+        self.proven().map(|before| before as Arc<dyn InterceptorVersion>)
+    }
+
+    fn tried(&self, has_failed: bool) {
+        if let Some(trial) = &*self.trial.load() {
+            self.settle(trial, has_failed);
+        }
     }
 
     fn hash(&self) -> &str {

@@ -267,12 +267,10 @@ impl PluginSlot {
             host.open_loaded(&loaded, self.role, &self.services, &plan.config, &plan.grants, plan.limits)?;
         let outcome = SwapOutcome::Swapped { from: old.hash().to_owned(), to: version.hash().to_owned() };
         let mut state = self.state.lock();
-        // A version that has not stood its own probation is not what the next one is measured by. State that was taken over
-        // is no longer the old version's: there is no way back.
+        // A version that has not stood its own probation is not what the next one is measured by.
         let proven = self.stamp.load().proven().unwrap_or_else(|| self.stamp.load_full());
-        let trial =
-            (self.role == Role::Interceptor && plan.limits.probation.batches > 0 && !plan.keeps_state())
-                .then(|| Trial::new(proven, plan.limits.probation));
+        let has_trial = self.role == Role::Interceptor && plan.limits.probation.batches > 0;
+        let trial = has_trial.then(|| Trial::new(proven, plan.limits.probation));
         let stamp = Stamp::new(version, Origin::of(loaded), trial, self.shadow.clone(), self.this.clone());
         self.stamp.store(Arc::new(stamp));
         state.path = path.to_owned();

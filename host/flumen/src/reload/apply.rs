@@ -7,29 +7,45 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use flumen_config::Sources as ConfigFiles;
+use flumen_pipeline::ComponentMetrics;
 use flumen_pipeline::chain::{Link, Links};
+use flumen_pipeline::deliver::MakeSink;
 use flumen_pipeline::exchange::{ExchangeError, Makers, PipelineLinks};
-use flumen_pipeline::plan::{AgentPlan, InterceptorPlan, PipelinePlan};
-use flumen_pipeline::plan_diff::{Action, PlanDiff};
-use flumen_plugin::{PluginSlot, SwapOutcome};
+use flumen_pipeline::feed::MakeSource;
+use flumen_pipeline::plan::{AgentPlan, InterceptorPlan, PipelinePlan, SinkPlan, SourcePlan};
+use flumen_pipeline::plan_diff::{Action, PlanDiff, Vanishing};
+use flumen_plugin::{PluginSlot, Role, SwapOutcome};
 
 use super::prepare::{Prepared, find, words};
 use super::refused;
-use crate::agent::{Agent, Plugins};
+use crate::agent::{Agent, Plugins, sink_maker, source_maker};
 use crate::bridges::RunningBridge;
 use crate::exit::Failure;
-use crate::registry;
 use crate::running::RunningPipeline;
 
 /// How long a pipeline that restarts waits for its sinks before they are stopped at their next flush: a short backlog is
 /// delivered, a long one stays in the journal for the successor.
 const RESTART_GRACE: Duration = Duration::from_secs(1);
 
-/// Where codecs or sinks are plugins, a pipeline restarts as a whole: here are none.
-const MAKERS: Makers = Makers {
-    source: |plan| registry::build_source(plan, None),
-    sink: |plan| registry::build_sink(plan, None),
-};
+/// Makes parts with the plugins of the new plan, and on the way back with those of the old one.
+struct PartMakers<'a>([(&'a PipelinePlan, &'a Plugins); 2]);
+
+impl PartMakers<'_> {
+    fn slot(&self, role: Role, part: &str, wanted: Option<&InterceptorPlan>) -> Option<Arc<PluginSlot>> {
+        self.0.iter().find_map(|(plan, plugins)| plugins.part(plan, role, part, wanted?))
+    }
+}
+
+impl Makers for PartMakers<'_> {
+    fn source(&self, plan: &SourcePlan) -> (MakeSource, Option<Arc<ComponentMetrics>>) {
+        source_maker(plan, self.slot(Role::Decoder, &plan.name, plan.codec.as_ref()))
+    }
+
+    fn sink(&self, plan: &SinkPlan) -> (MakeSink, Option<Arc<ComponentMetrics>>) {
+        let encoder = self.slot(Role::Encoder, &plan.name, plan.codec.as_ref());
+        sink_maker(plan, encoder, self.slot(Role::Sink, &plan.name, plan.plugin.as_ref()))
+    }
+}
 
 /// A step that was done.
 enum Step {
@@ -72,7 +88,12 @@ impl Agent {
         };
         match turn.run(&diff, &plugins) {
             Ok(()) => {
-                let Turn { generation, mut notes, .. } = turn;
+                let Turn { generation, mut notes, steps, .. } = turn;
+                for step in &steps {
+                    if let Step::Exchanged(running, ..) = step {
+                        running.pipeline.retire_readers();
+                    }
+                }
                 notes.extend(swaps.iter().filter_map(|(pipeline, slot)| swap(pipeline, slot)));
                 if !diff.is_empty() || !swaps.is_empty() {
                     self.generation.store(generation, Ordering::Release);
@@ -135,18 +156,22 @@ impl Turn<'_> {
         }
         let (old_plan, old_links) = (running.pipeline.plan(), running.pipeline.links());
         let new_links = links(plan, plugins, &old_plan, &old_links);
-        match running.pipeline.exchange(plan.clone(), &new_links, MAKERS) {
+        let old_plugins = running.plugins.lock().clone();
+        let makers = PartMakers([(plan, plugins), (&old_plan, &old_plugins)]);
+        let grace = self.grace();
+        match running.pipeline.exchange(plan.clone(), &new_links, &makers, Some(grace)) {
             Ok(()) => {}
             Err(ExchangeError::Start(error)) => {
                 let at = self.files.diagnostic_for(&plan.name, error.kind, &error.component, &error.error);
                 return Err(Failure::Config(vec![at]));
             }
-            Err(error @ ExchangeError::Stuck { .. }) => {
+            Err(ExchangeError::Held(held)) => return Err(held_after(&plan.name, &held, grace)),
+            Err(error @ (ExchangeError::Stuck { .. } | ExchangeError::Reader(_))) => {
                 tracing::warn!(pipeline = plan.name, "{error}: the pipeline restarts as a whole");
                 return self.restart(running, plan, plugins);
             }
         }
-        let old_plugins = std::mem::replace(&mut *running.plugins.lock(), plugins.clone());
+        *running.plugins.lock() = plugins.clone();
         let before = running.generation.swap(self.generation, Ordering::AcqRel);
         self.steps.push(Step::Exchanged(running.clone(), old_plan, old_links, old_plugins, before));
         Ok(())
@@ -158,19 +183,23 @@ impl Turn<'_> {
         plan: &PipelinePlan,
         plugins: &Arc<Plugins>,
     ) -> Result<(), Failure> {
-        let grace = if self.drain { self.old.drain_timeout.max(RESTART_GRACE) } else { RESTART_GRACE };
+        let grace = self.grace();
         // A failure that it had is its own: the successor begins at what is committed.
         running.stop(Instant::now() + grace).ok();
         running.wait_ended()?;
         self.steps.push(Step::Restarted(running.clone()));
         let held = running.held(plan);
         if !held.is_empty() {
-            let (held, fix) = (words(&plan.name, &held), "mend the sink first, or reload with --drain");
-            return Err(refused(format!("{held} after {} s; {fix}", grace.as_secs())));
+            return Err(held_after(&plan.name, &held, grace));
         }
         let fresh = RunningPipeline::start(self.new, plan, plugins.clone(), self.files, self.generation)?;
         self.replace(running, fresh);
         Ok(())
+    }
+
+    /// How long sinks that end may take to deliver what they still have to.
+    fn grace(&self) -> Duration {
+        if self.drain { self.old.drain_timeout.max(RESTART_GRACE) } else { RESTART_GRACE }
     }
 
     fn replace(&self, old: &Arc<RunningPipeline>, new: Arc<RunningPipeline>) {
@@ -225,7 +254,10 @@ impl Turn<'_> {
     fn undo(&self, step: Step) -> Result<(), String> {
         match step {
             Step::Exchanged(running, plan, links, plugins, generation) => {
-                let undone = running.pipeline.exchange((*plan).clone(), &links, MAKERS);
+                let (new_plan, new_plugins) = (running.pipeline.plan(), running.plugins.lock().clone());
+                let makers = PartMakers([(&plan, &plugins), (&new_plan, &new_plugins)]);
+                let undone = running.pipeline.exchange((*plan).clone(), &links, &makers, None);
+                running.pipeline.retire_readers();
                 *running.plugins.lock() = plugins;
                 running.generation.store(generation, Ordering::Release);
                 match undone {
@@ -289,6 +321,12 @@ impl Turn<'_> {
             }
         }
     }
+}
+
+/// Sinks that would end did not deliver in time what they still have to.
+fn held_after(pipeline: &str, held: &[(Vanishing, u64)], grace: Duration) -> Failure {
+    let (held, fix) = (words(pipeline, held), "mend the sink first, or reload with --drain");
+    refused(format!("{held} after {} s; {fix}", grace.as_secs()))
 }
 
 /// Swaps a plugin whose new file was found fit a moment ago; says what came of it.

@@ -94,25 +94,17 @@ impl Agent {
             let sinks = sinks.collect();
             let kept =
                 present.filter(|_| diff.pipeline(&pipeline.name).is_some_and(|it| it.restart.is_empty()));
-            let opened = match kept {
-                // In place nothing changes but interceptors, where codecs or sinks are plugins.
-                Some(present) => {
-                    let kept = present.plugins.lock().clone();
-                    let (decoders, encoders) = (kept.decoders.clone(), kept.encoders.clone());
-                    Plugins { chain, sinks, decoders, encoders, deliver: kept.deliver.clone() }
-                }
-                None => Plugins {
-                    chain,
-                    sinks,
-                    ..open_parts(&self.host, pipeline, &plan.plugin_dir, &files, &mut wrong)
-                },
+            let kept = kept.map(|present| (present.pipeline.plan(), present.plugins.lock().clone()));
+            let kept = |role, part: &str, wanted: &InterceptorPlan| {
+                kept.as_ref().and_then(|(plan, plugins)| plugins.part(plan, role, part, wanted))
             };
-            plugins.push(Some(Arc::new(opened)));
+            let parts = open_parts(&self.host, pipeline, &plan.plugin_dir, &files, &mut wrong, &kept);
+            plugins.push(Some(Arc::new(Plugins { chain, sinks, ..parts })));
         }
         if !wrong.is_empty() {
             return Err(Failure::Config(wrong));
         }
-        let mut notes = held_back(&running, &plan, may_drain)?;
+        let mut notes = held_back(&running, &plan, &diff, may_drain)?;
         for (pipeline, slot) in &swaps {
             notes.push(format!("pipeline {pipeline}: the file of plugin {} is new", slot.plan().name));
         }
@@ -169,10 +161,12 @@ pub(super) fn words(pipeline: &str, held: &[(Vanishing, u64)]) -> String {
     format!("pipeline {pipeline}: {}", held.iter().map(one).collect::<Vec<_>>().join(", "))
 }
 
-/// Refuses an edit that would leave events behind, or notes that they have to be drained.
+/// Refuses an edit that would leave events behind, or notes that they have to be drained. A sink that ends while its pipeline runs
+/// on is given a moment to deliver them ([`super::apply`]).
 fn held_back(
     running: &[Arc<RunningPipeline>],
     plan: &AgentPlan,
+    diff: &PlanDiff,
     may_drain: bool,
 ) -> Result<Vec<String>, Failure> {
     let mut notes = Vec::new();
@@ -183,6 +177,10 @@ fn held_back(
             continue;
         }
         let held = words(&new.name, &held);
+        if diff.pipeline(&new.name).is_some_and(|diff| diff.restart.is_empty()) {
+            notes.push(format!("{held}: it delivers what is there before it ends"));
+            continue;
+        }
         if !may_drain {
             return Err(refused(format!(
                 "{held}, and would end with them; `flumen reload --drain` stops the sources and waits until all is delivered"

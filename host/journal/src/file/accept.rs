@@ -129,8 +129,9 @@ fn prepare(shared: &Shared, commit: Commit) -> Result<Prepared, CommitError> {
     for ack in &commit.acks {
         let known = {
             let state = shared.state.lock();
-            let channel = state.channels.get(usize::from(ack.channel.0));
-            channel.is_some_and(|channel| usize::from(ack.reader.0) < channel.spec.readers.len())
+            let channel = state.registers.channels.get(usize::from(ack.channel.0));
+            let reader = channel.and_then(|channel| channel.readers.get(usize::from(ack.reader.0)));
+            reader.is_some_and(|reader| reader.live)
         };
         if !known {
             return Err(CommitError::Failed(format!("the plan has no such reader: {ack:?}").into()));
@@ -174,10 +175,11 @@ fn prepare_put(
     let mut kept = false;
     for index in channels {
         let state = shared.state.lock();
-        let Some(channel) = state.channels.get(*index) else {
+        let register = state.registers.channels.get(*index).filter(|_| *index < state.channels.len());
+        let Some(register) = register else {
             return Err(CommitError::Failed(format!("the plan has no channel {index}").into()));
         };
-        kept |= !channel.spec.readers.is_empty();
+        kept |= register.needed().is_some();
     }
     let data_offset = data.len() as u64;
     if kept {

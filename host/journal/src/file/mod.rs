@@ -1,7 +1,7 @@
 //! The file journal: the embedded default.
 //!
 //! Layers, bottom up: [`mod@format`] (bytes), `segment` (one file, read), `recovery` (what is there at the start),
-//! `state` (what threads share), `view` (what plugins remember), `saver` and `state_load` (its file), `accept` (a caller's commit), `writer`, `space`, `snapshots` (the committer),
+//! `state` (what threads share), `view` (what plugins remember), `saver` and `state_load` (its file), `accept` (a caller's commit), `writer`, `space`, `snapshots`, `readers` (the committer),
 //! `reader`, and [`FileJournal`] on top.
 //!
 //! ```text
@@ -15,13 +15,14 @@
 //!
 //! Commits become durable in the order in which they were handed in, except that on a full disk
 //! acknowledgements pass waiting events. A new channel begins at event 0; a new reader of a channel that
-//! was there before begins at the channel's end.
+//! was there before begins at the channel's end, whether it comes at an opening or later (`readers`).
 
 mod accept;
 mod config;
 mod damage;
 pub mod format;
 mod reader;
+mod readers;
 mod recovery;
 mod saver;
 mod segment;
@@ -50,8 +51,8 @@ pub use damage::DAMAGED_DIR;
 pub use segment::{Frame, SegmentFile, segment_id, segment_name};
 
 use crate::api::{
-    ChannelId, ChannelSpec, ChannelStatus, Commit, CommitError, Journal, JournalStatus, Reader, ReaderId,
-    Ticket,
+    AddReaderError, ChannelId, ChannelSpec, ChannelStatus, Commit, CommitError, Journal, JournalStatus,
+    Reader, ReaderId, Ticket,
 };
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskLock};
@@ -110,6 +111,7 @@ impl FileJournal {
             channels: live_channels(&registers, channels),
             queue: VecDeque::new(),
             next_order: 0,
+            reader_changes: Vec::new(),
             phase: Phase::Open,
             segments: segments.collect(),
             window_bytes: 0,
@@ -257,7 +259,7 @@ fn live_channels(registers: &Registers, specs: Vec<ChannelSpec>) -> Vec<Channel>
     let channel = |(spec, register): (ChannelSpec, &ChannelRegister)| Channel {
         durable_head: register.head,
         window: VecDeque::new(),
-        delivered: vec![VecDeque::new(); spec.readers.len()],
+        delivered: vec![VecDeque::new(); register.readers.len()],
         spec,
     };
     specs.into_iter().zip(&registers.channels).map(channel).collect()
@@ -272,8 +274,17 @@ impl Journal for FileJournal {
 
     fn reader_id(&self, channel: ChannelId, reader: &str) -> Option<ReaderId> {
         let state = self.shared.state.lock();
-        let readers = &state.channels.get(usize::from(channel.0))?.spec.readers;
-        u16::try_from(readers.iter().position(|name| name == reader)?).ok().map(ReaderId)
+        let readers = &state.registers.channels.get(usize::from(channel.0))?.readers;
+        let is_it = |known: &ReaderRegister| known.live && known.name == reader;
+        u16::try_from(readers.iter().position(is_it)?).ok().map(ReaderId)
+    }
+
+    fn add_reader(&self, channel: ChannelId, reader: &str) -> Result<ReaderId, AddReaderError> {
+        readers::add(&self.shared, channel, reader)
+    }
+
+    fn retire_reader(&self, channel: ChannelId, reader: ReaderId) {
+        readers::retire(&self.shared, channel, reader);
     }
 
     fn commit(&self, commit: Commit, deadline: Option<Instant>) -> Result<Box<dyn Ticket>, CommitError> {

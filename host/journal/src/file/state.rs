@@ -16,6 +16,7 @@ use super::config::FileConfig;
 use super::format::commit::{AckRecord, CommitHead, Location};
 use super::format::registers::Registers;
 use super::format::snapshot::SegmentInfo;
+use super::readers::ReaderChange;
 use super::view::MemoryState;
 use crate::api::{Ack, ChannelSpec, CommitError, JournalStatus, Ticket};
 use crate::clock::Clock;
@@ -66,6 +67,7 @@ pub struct State {
     pub channels: Vec<Channel>,
     pub queue: VecDeque<Queued>,
     pub next_order: u64,
+    pub reader_changes: Vec<ReaderChange>,
     pub phase: Phase,
     /// Segments with frames that may be read, oldest first; the last is the active one, if any is active.
     pub segments: Vec<SegmentInfo>,
@@ -243,7 +245,7 @@ impl State {
     }
 
     /// Lets go of batches in the window that all readers have acknowledged.
-    fn release(&mut self, channel: usize) {
+    pub fn release(&mut self, channel: usize) {
         let needed = self.registers.channels.get(channel).and_then(|register| register.needed());
         let (Some(needed), Some(channel)) = (needed, self.channels.get_mut(channel)) else { return };
         while let Some(done) = channel.window.pop_front_if(|recent| recent.place.end() <= needed) {
@@ -302,5 +304,6 @@ impl State {
         for queued in self.queue.drain(..) {
             queued.ticket.resolve(Err(CommitError::Failed(reason.clone())));
         }
+        self.refuse_reader_changes(reason);
     }
 }

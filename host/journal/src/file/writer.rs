@@ -117,6 +117,7 @@ impl Writer {
                 let shared = self.shared.clone();
                 let mut state = shared.state.lock();
                 while state.queue.is_empty()
+                    && state.reader_changes.is_empty()
                     && state.phase == Phase::Open
                     && !shared.saved.load(Ordering::Acquire)
                 {
@@ -143,6 +144,7 @@ impl Writer {
 
     /// Writes what can be written; waits a while when nothing can. `Err`: the journal has failed.
     fn work(&mut self) -> Result<(), Arc<str>> {
+        self.change_readers();
         if self.may_try_in_order() {
             match self.write_retrying(Select::InOrder)? {
                 Ok(written) => {
@@ -346,7 +348,7 @@ impl Writer {
     }
 
     /// A new segment with room for `bytes`, of `size` or more.
-    fn roll(&mut self, bytes: u64, size: u64, reserved: bool) -> Result<(), WriteError> {
+    pub fn roll(&mut self, bytes: u64, size: u64, reserved: bool) -> Result<(), WriteError> {
         let mut checkpoint = Vec::new();
         self.applied.encode(&mut checkpoint);
         super::format::wire::pad(&mut checkpoint);
@@ -447,7 +449,11 @@ impl Writer {
 
     fn drop_queue(&mut self) {
         self.cancel_saving();
-        let queue = std::mem::take(&mut self.shared.state.lock().queue);
+        let queue = {
+            let mut state = self.shared.state.lock();
+            state.refuse_reader_changes(&CommitError::Closing.to_string());
+            std::mem::take(&mut state.queue)
+        };
         queue.into_iter().for_each(|queued| queued.ticket.resolve(Err(CommitError::Closing)));
         self.wake_everyone();
     }
@@ -463,7 +469,10 @@ impl Writer {
         }
         let trouble: Option<Arc<str>> =
             snapshot.err().map(|error| format!("the last snapshot: {error}").into());
-        self.shared.state.lock().phase = Phase::Closed(trouble);
+        let mut state = self.shared.state.lock();
+        state.refuse_reader_changes(&CommitError::Closing.to_string());
+        state.phase = Phase::Closed(trouble);
+        drop(state);
         self.wake_everyone();
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use flumen_pipeline::pipeline::CodecMetrics;
 use flumen_pipeline::{BuildError, Parts, Pipeline, StopOutcome};
 
 use crate::support::destination::Destination;
@@ -57,7 +58,7 @@ fn a_failed_start_leaves_nothing_running() {
         quarantine: world.open_quarantine(),
         sources: vec![Script::new(1, TOTAL, 40).make()],
         interceptors: Vec::new(),
-        codecs: Vec::new(),
+        codecs: CodecMetrics::default(),
         sinks: vec![
             destination.sink(),
             (Box::new(|| Err(BuildError::new("path", "is not there", "make it"))), Vec::new()),

@@ -6,6 +6,7 @@
 
 mod chains;
 mod errors;
+mod exchange;
 mod failures;
 mod pressure;
 mod quarantined;

@@ -8,16 +8,20 @@ use std::time::Duration;
 use arrow_array::UInt32Array;
 use flumen_event::{Batch, BatchBuilder};
 use flumen_journal::{ByteColumn, Journal};
-use flumen_pipeline::plan::OnReject;
+use flumen_pipeline::chain::Links;
+use flumen_pipeline::deliver::MakeSink;
+use flumen_pipeline::exchange::{Makers, PipelineLinks};
+use flumen_pipeline::feed::MakeSource;
+use flumen_pipeline::plan::{ErrorPlan, OnError, OnReject, PipelinePlan, SinkPlan, SourcePlan};
 use flumen_pipeline::state::Session;
-use flumen_pipeline::{Interceptor, InterceptorVersion, Processed, StopOutcome};
+use flumen_pipeline::{ComponentMetrics, Interceptor, InterceptorVersion, Processed, StopOutcome};
 use parking_lot::Mutex;
 
 use crate::support::destination::Destination;
-use crate::support::plugins::{Plugin, all, label};
+use crate::support::plugins::{Plugin, all, label, quarantine, rows_where};
 use crate::support::script::Script;
 use crate::support::world::{Running, World, interceptor, plan};
-use crate::support::{Dice, Record, until};
+use crate::support::{Dice, Record, assert_exactly, until};
 
 const TOTAL: u64 = 3_000;
 
@@ -30,6 +34,9 @@ struct Version {
     process: Process,
     tick: Option<Tick>,
     migrate: fn(&str, &mut Session) -> Result<(), String>,
+    before: Option<Arc<dyn InterceptorVersion>>,
+    /// Told of each batch on probation.
+    tried: Option<Box<dyn Fn(bool) + Send + Sync>>,
 }
 
 impl InterceptorVersion for Version {
@@ -51,6 +58,16 @@ impl InterceptorVersion for Version {
 
     fn migrate(&self, from: &str, session: &mut Session) -> Result<(), String> {
         (self.migrate)(from, session)
+    }
+
+    fn before(&self) -> Option<Arc<dyn InterceptorVersion>> {
+        self.before.clone()
+    }
+
+    fn tried(&self, has_failed: bool) {
+        if let Some(tried) = &self.tried {
+            tried(has_failed);
+        }
     }
 
     fn tick_every(&self) -> Option<Duration> {
@@ -122,7 +139,9 @@ fn dedup() -> Arc<Remembering> {
         let dropped = (batch.rows() - kept.rows()) as u64;
         Processed { kept, quarantined: Vec::new(), dropped }
     };
-    let version = Version { hash: "d1", process: Box::new(process), tick: None, migrate: |_, _| Ok(()) };
+    let process: Process = Box::new(process);
+    let version =
+        Version { hash: "d1", process, tick: None, migrate: |_, _| Ok(()), before: None, tried: None };
     remembering("dedup", version)
 }
 
@@ -163,7 +182,8 @@ fn counter(hash: &'static str, migrate: fn(&str, &mut Session) -> Result<(), Str
         }
         Ok(())
     };
-    Version { hash, process: Box::new(process), tick: Some(Box::new(tick)), migrate }
+    let (process, tick): (Process, Option<Tick>) = (Box::new(process), Some(Box::new(tick)));
+    Version { hash, process, tick, migrate, before: None, tried: None }
 }
 
 fn world() -> World {
@@ -281,6 +301,203 @@ fn a_new_version_takes_over_the_state_once_or_the_old_one_goes_on() {
     let mut session = Session::new(store, "test", &"counter".into(), u64::MAX, 0);
     assert_eq!(number(&mut session, "migrated"), 1);
     assert_eq!(session.writer(), Some(("c3".into(), "c3".into())));
+}
+
+struct NoMakers;
+
+impl Makers for NoMakers {
+    fn source(&self, _: &SourcePlan) -> (MakeSource, Option<Arc<ComponentMetrics>>) {
+        panic!("sources are not touched")
+    }
+
+    fn sink(&self, _: &SinkPlan) -> (MakeSink, Option<Arc<ComponentMetrics>>) {
+        panic!("sinks are not touched")
+    }
+}
+
+/// The chain becomes these of the first one's interceptors.
+fn exchange(running: &Running, first: &(PipelinePlan, PipelineLinks), names: &[&str]) {
+    let (mut plan, links) = first.clone();
+    let place = |name: &&str| plan.interceptors.iter().position(|plugin| plugin.name == **name).unwrap();
+    let places: Vec<usize> = names.iter().map(place).collect();
+    let chain = Links::new(places.iter().map(|place| links.chain[*place].clone()).collect());
+    plan.interceptors = places.iter().map(|place| plan.interceptors[*place].clone()).collect();
+    let links = PipelineLinks { chain, ..links };
+    running.pipeline.exchange(plan, &links, &NoMakers, None).unwrap();
+}
+
+/// Interceptors come, go and change places in a chain that keeps state, while batches flow: each key once, and events that the
+/// counter makes are numbered without a gap.
+#[test]
+fn a_chain_that_keeps_state_is_exchanged_in_the_flow() {
+    let (world, destination) = (world(), Destination::new());
+    let counter = remembering("counter", counter("c1", |_, _| panic!("it is the same version")));
+    let running = start(&world, &destination, counter);
+    let first = (world.plan.clone(), running.pipeline.links());
+    let chains: [&[&str]; 5] = [
+        &["dedup", "label"],
+        &["before", "dedup", "counter", "label"],
+        &["dedup", "label", "counter"],
+        &["dedup"],
+        &["label", "before", "dedup", "counter"],
+    ];
+    for turn in 0..25 {
+        destination.wait_for_rows(100 * turn);
+        exchange(&running, &first, chains[turn % chains.len()]);
+    }
+    until("the sources end", || running.pipeline.sources_ended());
+    running.finish();
+    let records = destination.records();
+    let positions: Vec<u64> = records
+        .iter()
+        .filter(|record| [1, 2].contains(&record.stream))
+        .map(|record| record.position)
+        .collect();
+    assert_eq!(positions.len() as u64, TOTAL, "no key twice");
+    assert_eq!(positions.into_iter().collect::<BTreeSet<_>>(), (0..TOTAL).collect(), "every key");
+    let numbers: Vec<u64> = counts(&records).iter().map(|record| record.position).collect();
+    assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "numbers of emitted events");
+    assert!(world.quarantined().is_empty());
+}
+
+/// A batch that waits in its turn for another version gives the turn up for another chain, and is processed by that.
+#[test]
+fn a_batch_that_is_held_goes_through_the_new_chain() {
+    let mut plan = plan(&["one"], &[("main", 700)], &[("a", "main")]);
+    let mut bad = interceptor("bad", OnReject::Quarantine);
+    bad.grants = vec!["state".into()];
+    bad.errors =
+        ErrorPlan { action: OnError::Stop, events_percent: 0, events_min: 1, ..ErrorPlan::default() };
+    plan.interceptors = vec![bad, interceptor("label", OnReject::Quarantine)];
+    let (world, destination) = (World::new(plan), Destination::new());
+    let process = |batch: Batch, _: &mut Session| {
+        let guilty = quarantine(&batch, "bad", false, |_| true);
+        Processed { kept: Batch::empty(), quarantined: vec![guilty], dropped: 0 }
+    };
+    let process: Process = Box::new(process);
+    let bad = Version { hash: "b", process, tick: None, migrate: |_, _| Ok(()), before: None, tried: None };
+    let label = Plugin::new("label", |batch| all(label(batch, "seen", "yes")));
+    let sources = vec![Script::new(1, TOTAL, 40).make()];
+    let running = world.start(sources, vec![remembering("bad", bad), label], vec![destination.sink()]);
+    let first = (world.plan.clone(), running.pipeline.links());
+    until("a batch is held", || running.pipeline.status().interceptors[0].state == "holding");
+    exchange(&running, &first, &["label"]);
+    running.finish();
+    let records = destination.records();
+    assert!(records.iter().all(|record| record.header("seen") == "yes"));
+    assert_exactly(&records, &[1], TOTAL, |_| true, "by the new chain");
+    assert!(world.quarantined().is_empty());
+}
+
+/// The format of the state is that of the version which wrote it last.
+fn convert(session: &mut Session, from: u64, to: u64) -> Result<(), String> {
+    let format = number(session, "format").max(1);
+    if format != from {
+        return Err(format!("it is of format {format}, not {from}"));
+    }
+    set(session, "format", to);
+    let times = number(session, "conversions") + 1;
+    set(session, "conversions", times);
+    Ok(())
+}
+
+/// What a version on probation wrote for a batch that it fails on is undone: the version before takes the state over and processes
+/// the batch, and both may go on with what is committed. After too many the old one is back.
+#[test]
+fn the_version_before_stands_in_for_one_that_fails_on_probation() {
+    const FAILURES: u64 = 5;
+    let (world, destination) = (world(), Destination::new());
+    let back = |from: &str, session: &mut Session| {
+        assert_eq!(from, "c2");
+        convert(session, 2, 1)
+    };
+    let old: Arc<dyn InterceptorVersion> = Arc::new(counter("c1", back));
+    let plugin = Arc::new(Remembering {
+        name: "counter",
+        current: Mutex::new(old.clone()),
+        refused: Mutex::default(),
+    });
+    let running = start(&world, &destination, plugin.clone());
+    destination.wait_for_rows(300);
+
+    let good = counter("c2", |from, session| {
+        assert_eq!(from, "c1");
+        convert(session, 1, 2)
+    });
+    let (calls, failures) = (AtomicU64::new(0), Arc::new(AtomicU64::new(0)));
+    let (process, slot, count, before) = (good.process, plugin.clone(), failures.clone(), old.clone());
+    let process = move |batch: Batch, session: &mut Session| {
+        assert_eq!(number(session, "format"), 2, "it never sees the format of the other");
+        if calls.fetch_add(1, Ordering::Relaxed) % 3 < 2 {
+            return process(batch, session);
+        }
+        set(session, "count", 1_000_000);
+        session.emit(one_event("count 1000000"));
+        session.accept();
+        let guilty = quarantine(&batch, "counter", false, |_| true);
+        Processed { kept: Batch::empty(), quarantined: vec![guilty], dropped: 0 }
+    };
+    let tried = move |has_failed| {
+        if count.fetch_add(u64::from(has_failed), Ordering::AcqRel) + u64::from(has_failed) > FAILURES {
+            *slot.current.lock() = before.clone();
+        }
+    };
+    let new = Version {
+        process: Box::new(process),
+        before: Some(old.clone()),
+        tried: Some(Box::new(tried)),
+        ..good
+    };
+    *plugin.current.lock() = Arc::new(new);
+    finish(running, &destination);
+    assert_eq!(failures.load(Ordering::Acquire), FAILURES + 1);
+    check(&destination, "after the rollback");
+    assert!(world.quarantined().is_empty(), "nothing for the new version's sake");
+    let journal = world.open_journal();
+    let mut session = Session::new(journal.state().unwrap(), "test", &"counter".into(), u64::MAX, 0);
+    assert_eq!(session.writer(), Some(("c1".into(), "c1".into())));
+    // There and back for each batch that it failed on.
+    let conversions = number(&mut session, "conversions");
+    assert_eq!((conversions, number(&mut session, "format")), (2 * (FAILURES + 1), 1));
+}
+
+/// Where the version before does no better, or does not take the state back, what the new one made counts.
+#[test]
+fn a_failure_that_is_the_events_fault_is_no_reason_to_go_back() {
+    for refuses in [false, true] {
+        let (world, destination) = (world(), Destination::new());
+        let fails = |session: &mut Session, batch: Batch, count: u64| {
+            set(session, "count", count);
+            session.accept();
+            let guilty = quarantine(&batch, "counter", false, |position| position == 1_500);
+            let kept = rows_where(&batch, |position| position != 1_500);
+            Processed { kept, quarantined: vec![guilty], dropped: 0 }
+        };
+        let version = |hash, own: u64, migrate, before| Version {
+            hash,
+            process: Box::new(move |batch, session| {
+                let count = number(session, "count") + own * batch.rows() as u64;
+                fails(session, batch, count)
+            }),
+            tick: None,
+            migrate,
+            before,
+            tried: Some(Box::new(move |has_failed| assert!(!has_failed))),
+        };
+        let back: fn(&str, &mut Session) -> Result<(), String> =
+            if refuses { |_, _| Err("no way back".into()) } else { |_, _| Ok(()) };
+        let old: Arc<dyn InterceptorVersion> = Arc::new(version("c1", 1_000, back, None));
+        let plugin = remembering("counter", version("c2", 1, |_, _| Ok(()), Some(old)));
+        start(&world, &destination, plugin).finish();
+        assert_eq!(destination.records().len() as u64, TOTAL - 1);
+        assert_eq!(world.quarantined().len(), 1);
+        let journal = world.open_journal();
+        let mut session = Session::new(journal.state().unwrap(), "test", &"counter".into(), u64::MAX, 0);
+        assert_eq!(
+            (number(&mut session, "count"), session.writer()),
+            (TOTAL, Some(("c2".into(), "c2".into())))
+        );
+    }
 }
 
 #[test]

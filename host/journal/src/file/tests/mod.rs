@@ -9,4 +9,5 @@ mod faults;
 mod formats;
 mod inspect;
 mod model;
+mod readers;
 mod state;

@@ -47,6 +47,12 @@ enum Step {
     Read {
         which: usize,
     },
+    /// A reader of the first channel comes, or comes back, while the journal is open.
+    Come,
+    Go,
+    AckLate {
+        share: u64,
+    },
     Reopen,
     Crash {
         power: u64,
@@ -69,6 +75,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(channels, rows, which, share, key)| Step::All { channels, rows, which, share, key }),
         3 => Just(Step::Wait),
         3 => (0usize..3).prop_map(|which| Step::Read { which }),
+        1 => Just(Step::Come),
+        1 => Just(Step::Go),
+        2 => (0u64..=100).prop_map(|share| Step::AckLate { share }),
         1 => Just(Step::Reopen),
         2 => (0u64..30, any::<u64>()).prop_map(|(power, seed)| Step::Crash { power, seed }),
         1 => Just(Step::SyncError),
@@ -83,6 +92,8 @@ struct Model {
     cursors: [u64; 3],
     positions: BTreeMap<Vec<u8>, Vec<u8>>,
     state: BTreeMap<(u8, Vec<u8>), Vec<u8>>,
+    /// The cursor of the reader that comes and goes, once it was there.
+    late: Option<u64>,
 }
 
 fn plugin_name(plugin: u8) -> &'static str {
@@ -139,6 +150,8 @@ struct Run {
     base_commit: u64,
     /// The power is about to go: commits may not arrive.
     doomed: bool,
+    /// The reader that comes and goes is there, and owed everything from this event on.
+    late: Option<u64>,
 }
 
 fn small() -> FileConfig {
@@ -156,7 +169,66 @@ impl Run {
         let disk = MemDisk::default();
         let journal = Some(open_with(&disk, small(), specs()).unwrap());
         let history = vec![Model::default()];
-        Run { disk, journal, history, tickets: Vec::new(), next_event: 0, base_commit: 0, doomed: false }
+        Run {
+            disk,
+            journal,
+            history,
+            tickets: Vec::new(),
+            next_event: 0,
+            base_commit: 0,
+            doomed: false,
+            late: None,
+        }
+    }
+
+    fn open(&self) -> Option<std::sync::Arc<FileJournal>> {
+        let mut specs = specs();
+        if self.late.is_some() {
+            specs[0].readers.push("late".into());
+        }
+        Some(open_with(&self.disk, small(), specs).unwrap())
+    }
+
+    fn come(&mut self) {
+        self.settle();
+        if self.late.is_some() {
+            return;
+        }
+        let head = self.history[0].channels[0].len() as u64;
+        self.journal().add_reader(A, "late").unwrap();
+        self.history[0].late.get_or_insert(head);
+        self.late = Some(head);
+    }
+
+    fn go(&mut self) {
+        self.settle();
+        if let Some(reader) = self.journal().reader_id(A, "late") {
+            self.journal().retire_reader(A, reader);
+            assert_eq!(self.journal().reader_id(A, "late"), None);
+        }
+        self.late = None;
+    }
+
+    fn acknowledge_late(&mut self, share: u64) {
+        self.settle();
+        let mut model = self.history[0].clone();
+        let (Some(reader), Some(cursor)) = (self.journal().reader_id(A, "late"), model.late) else { return };
+        let cursor = cursor + (model.channels[0].len() as u64 - cursor) * share / 100;
+        model.late = Some(cursor);
+        self.tickets.push(self.journal().commit(ack(A, reader, cursor), None).unwrap());
+        self.history.push(model);
+    }
+
+    /// What it is owed is all there; of what passed while it was away, some may be.
+    fn check_late(&self, model: &Model) {
+        let (Some(from), Some(cursor)) = (self.late, model.late) else { return };
+        let journal = self.journal();
+        let mut reader = journal.open_reader(A, journal.reader_id(A, "late").unwrap());
+        assert_eq!(reader.acknowledged(), cursor);
+        let (all, found) = (&model.channels[0], drain(reader.as_mut()));
+        let owed = &all[from.max(cursor) as usize..];
+        assert!(found.ends_with(owed), "{found:?} of {owed:?}");
+        assert!(all[cursor as usize..].ends_with(&found), "{found:?} is not an end of what was put");
     }
 
     fn journal(&self) -> &FileJournal {
@@ -236,6 +308,7 @@ impl Run {
             let expected = &model.channels[usize::from(channel.0)][model.cursors[which] as usize..];
             assert_eq!(drain(reader.as_mut()), expected, "reader {which}");
         }
+        self.check_late(model);
         assert_eq!(journal.status().damaged_commits, 0);
     }
 
@@ -255,7 +328,7 @@ impl Run {
         drop(self.journal.take());
         let acknowledged = acknowledged.max(self.wait());
         self.disk.crash(seed);
-        self.journal = Some(open_with(&self.disk, small(), specs()).unwrap());
+        self.journal = self.open();
         let survived = (self.journal().status().last_commit - self.base_commit) as usize;
         assert!(survived >= acknowledged, "{survived} commits are there, {acknowledged} were acknowledged");
         let model = self.history.get(survived).expect("no commit that was never handed in").clone();
@@ -295,9 +368,16 @@ impl Run {
                 self.disk.faults(|faults| (faults.sync_errors, faults.write_errors) = (0, 0));
                 self.journal().close().unwrap();
                 self.journal = None;
-                self.journal = Some(open_with(&self.disk, small(), specs()).unwrap());
+                self.journal = self.open();
                 self.check(&self.history[0]);
             }
+            Step::Come => {
+                // What fails once fails the change; that is told elsewhere.
+                self.disk.faults(|faults| (faults.sync_errors, faults.write_errors) = (0, 0));
+                self.come();
+            }
+            Step::Go => self.go(),
+            Step::AckLate { share } => self.acknowledge_late(share),
             Step::Crash { power, seed } => self.crash(power, seed),
             // One of each at most per group: more and the journal rightly fails.
             Step::SyncError => {

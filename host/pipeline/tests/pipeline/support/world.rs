@@ -9,6 +9,7 @@ use flumen_pipeline::component::Options;
 use flumen_pipeline::deliver::MakeSink;
 use flumen_pipeline::feed::MakeSource;
 use flumen_pipeline::kept::gone;
+use flumen_pipeline::pipeline::CodecMetrics;
 use flumen_pipeline::plan::{
     BatchPlan, ChannelKind, ChannelPlan, ErrorPlan, InterceptorPlan, JournalPlan, OnReject, PipelinePlan,
     PluginLimits, SinkPlan, SourcePlan,
@@ -129,7 +130,7 @@ impl World {
             sources,
             interceptors,
             sinks,
-            codecs: Vec::new(),
+            codecs: CodecMetrics::default(),
         };
         Running { pipeline: Pipeline::start(parts).unwrap(), journal }
     }
