@@ -379,3 +379,13 @@ fn a_directory_of_interceptors_with_settings() {
         assert!(wrong[0].to_string().contains(reason), "{}", wrong[0]);
     }
 }
+
+#[test]
+fn plugins_before_a_kafka_channel_keep_state_with_failover_too() {
+    let text = "[source]\ntype = \"tail\"\npaths = [\"/a\"]\n[[interceptor]]\nplugin = \"dedup\"\ngrant = [\"state\"]\n\
+                [channel]\nkind = \"kafka\"\nbrokers = [\"k:9092\"]\n";
+    for more in ["", "failover = {}\n"] {
+        let plan = pipeline(&format!("{text}{more}"));
+        assert!(plan.interceptors[0].keeps_state() && plan.channels[0].is_shared());
+    }
+}

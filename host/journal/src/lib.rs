@@ -13,10 +13,11 @@ pub mod file;
 pub mod inspect;
 pub mod limits;
 mod state;
+mod view;
 
 pub use api::*;
 pub use clock::{Clock, OsClock};
 pub use disk::{Disk, DiskFile, DiskLock, OsDisk};
-pub use file::view::MemoryState;
 pub use file::{Durability, FileConfig, FileJournal, OpenError};
 pub use state::{ByteColumn, StateOp, StateSize, StateStore, StateWrite, StateWrites, state_bytes};
+pub use view::MemoryState;

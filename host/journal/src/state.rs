@@ -70,6 +70,11 @@ impl StateWrites {
         self.count == 0
     }
 
+    /// Bytes of all writes together; no key with its value has more.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Appends a write; its place, for [`StateWrites::at`].
     pub fn push(&mut self, op: StateOp<'_>) -> u32 {
         let at = self.bytes.len() as u32;
@@ -169,13 +174,18 @@ pub struct StateSize {
 
 /// Memory of one key with its value, in bytes: its allocation and its share of the table.
 pub fn state_bytes(key: &[u8], value: &[u8]) -> u64 {
-    crate::file::view::entry_bytes(key.len() + value.len())
+    crate::view::entry_bytes(key.len() + value.len())
 }
 
 /// The newest values of all keys: those of durable commits, and of commits on their way.
 ///
 /// An entry whose expiry is before `now_ns` is not seen, whether it was swept or not.
 pub trait StateStore: Send + Sync {
+    /// False: what was remembered is elsewhere and was not read yet; every other call waits until it was.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
     /// Calls `each` with every key's index and its value, in order. `each` must not call the store.
     fn get_many(
         &self,

@@ -12,6 +12,9 @@
 //! The links are exchanged in a turn, too, and with them those of the chain. A batch that went through other links before it got its
 //! turn is processed anew, by the present ones.
 //!
+//! A journal whose state is elsewhere may not have it yet when the pipeline starts: the first batch waits for it, and for
+//! versions that take it over.
+//!
 //! Links before run on their threads as ever; a chain without state never comes here.
 
 use std::convert::Infallible;
@@ -54,6 +57,8 @@ pub struct Turn {
     links: Links,
     /// The first one that keeps state.
     first: usize,
+    /// The state is there, and the links took it over.
+    has_begun: bool,
     /// Per link from the first: the version that processed the last batch.
     versions: Vec<Option<Arc<dyn InterceptorVersion>>>,
     /// The same as of the last commit.
@@ -110,8 +115,14 @@ impl Stateful {
         self.is_wanted.store(false, Ordering::Release);
         let Some(mut turn) = turn else { return Ok(false) };
         turn.begin();
-        self.check_take_over(&turn, links)?;
+        let is_ready = self.store.as_ref().is_none_or(|store| store.is_ready());
+        // Without the state only whether there will be one.
+        let is_known = |link: &&Arc<Link>| turn.has_begun && turn.place(link).is_some();
+        for link in links.iter().filter(|link| link.state_bytes.is_some() && !is_known(link)) {
+            self.check_take_over(link, is_ready)?;
+        }
         turn.exchange(links.clone());
+        turn.has_begun = is_ready;
         self.links.store(links.clone());
         self.is_needed.store(is_needed, Ordering::Release);
         and();
@@ -128,20 +139,52 @@ impl Stateful {
         self.is_wanted.load(Ordering::Acquire)
     }
 
-    /// A new link whose version cannot take over what was remembered before does not begin.
-    fn check_take_over(&self, turn: &Turn, links: &Links) -> Result<(), CannotBegin> {
-        for link in links.iter().filter(|link| link.state_bytes.is_some() && turn.place(link).is_none()) {
-            let plugin = || link.interceptor.name().to_owned();
-            let Some(mut session) = self.session(link) else {
-                let reason = "it keeps state, and the channels of this pipeline cannot keep it with their events: \
-                              state needs a pipeline whose channels are all of kind `file`";
-                return Err(CannotBegin { plugin: plugin(), reason: reason.to_owned() });
-            };
-            let version = link.interceptor.current();
-            take_over(version.as_ref(), &mut session)
-                .map_err(|reason| CannotBegin { plugin: plugin(), reason })?;
+    /// Once the state is there, the links take it over. False: batches wait, for the state or for a version that can.
+    fn try_begin(&self, turn: &mut Turn, refused: &mut Vec<Arc<dyn InterceptorVersion>>) -> bool {
+        if turn.has_begun || self.store.as_ref().is_some_and(|store| !store.is_ready()) {
+            return turn.has_begun;
+        }
+        let versions: Vec<_> = turn.part().map(|link| link.interceptor.current()).collect();
+        if refused.len() == versions.len()
+            && refused.iter().zip(&versions).all(|(one, other)| Arc::ptr_eq(one, other))
+        {
+            return false;
+        }
+        let with_state = turn.part().filter(|link| link.state_bytes.is_some());
+        match with_state.map(|link| self.check_take_over(&link, true)).collect::<Result<(), _>>() {
+            Ok(()) => turn.has_begun = true,
+            Err(CannotBegin { plugin, reason }) => {
+                tracing::error!(
+                    interceptor = plugin,
+                    reason,
+                    "events wait for a version that takes over the state"
+                );
+                *refused = versions;
+            }
+        }
+        turn.has_begun
+    }
+
+    /// Waits until the state is there, and versions that take it over: without them the pipeline would not have started.
+    fn begin<E>(&self, turn: &mut Turn, hold: &mut impl FnMut() -> Result<(), E>) -> Result<(), E> {
+        let mut refused = Vec::new();
+        while !self.try_begin(turn, &mut refused) {
+            hold()?;
         }
         Ok(())
+    }
+
+    /// A version that cannot take over what was remembered before does not begin; nothing does if there is nowhere to remember it.
+    fn check_take_over(&self, link: &Link, is_ready: bool) -> Result<(), CannotBegin> {
+        let cannot = |reason| CannotBegin { plugin: link.interceptor.name().to_owned(), reason };
+        let Some(mut session) = self.session(link) else {
+            let reason = "it keeps state, and the channels of this pipeline cannot keep it with their events";
+            return Err(cannot(reason.to_owned()));
+        };
+        if !is_ready {
+            return Ok(());
+        }
+        take_over(link.interceptor.current().as_ref(), &mut session).map_err(cannot)
     }
 
     fn take_session(&self, turn: &mut Turn, index: usize, link: &Link) -> Option<Session> {
@@ -168,9 +211,19 @@ impl Stateful {
         batch: Batch,
         hold: &mut impl FnMut() -> Result<(), E>,
     ) -> Result<StatefulOutput, E> {
+        self.begin(turn, hold)?;
         let mut out = StatefulOutput { kept: vec![batch], ..StatefulOutput::default() };
         self.run(turn, 0, &mut out, &mut Way::Held(hold))?;
         Ok(out)
+    }
+
+    /// Waits until batches can be processed: before [`Stateful::process_again`].
+    pub(crate) fn begun<E>(&self, hold: &mut impl FnMut() -> Result<(), E>) -> Result<(), E> {
+        let mut refused = Vec::new();
+        while self.is_needed() && !self.try_begin(&mut self.turn(), &mut refused) {
+            hold()?;
+        }
+        Ok(())
     }
 
     /// Processes events of the quarantine, as [`crate::chain::Chain::process_again`] does.
@@ -190,6 +243,7 @@ impl Stateful {
         index: usize,
         hold: &mut impl FnMut() -> Result<(), E>,
     ) -> Result<StatefulOutput, E> {
+        self.begin(turn, hold)?;
         let mut out = StatefulOutput::default();
         let Some(link) = turn.part().nth(index) else { return Ok(out) };
         let link = link.as_ref();

@@ -58,7 +58,7 @@ pub fn commit(
                 let writes = prepared.queued.plugin_state.clone();
                 let ticket = hand_in(&mut state, prepared.queued, &prepared.acks);
                 drop(state);
-                writes.iter().for_each(|writes| view.apply(writes, now_ns));
+                writes.iter().for_each(|writes| view.apply(writes, now_ns, &mut |_| {}));
                 break ticket;
             }
         }

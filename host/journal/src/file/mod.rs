@@ -1,7 +1,7 @@
 //! The file journal: the embedded default.
 //!
 //! Layers, bottom up: [`mod@format`] (bytes), `segment` (one file, read), `recovery` (what is there at the start),
-//! `state` (what threads share), `view` (what plugins remember), `saver` and `state_load` (its file), `accept` (a caller's commit), `writer`, `space`, `snapshots`, `readers` (the committer),
+//! `state` (what threads share), `saver` and `state_load` (the file of what plugins remember), `accept` (a caller's commit), `writer`, `space`, `snapshots`, `readers` (the committer),
 //! `reader`, and [`FileJournal`] on top.
 //!
 //! ```text
@@ -30,7 +30,6 @@ mod snapshots;
 mod space;
 mod state;
 mod state_load;
-pub(crate) mod view;
 mod writer;
 
 #[cfg(test)]

@@ -22,11 +22,11 @@ use super::format::segment::SEGMENT_HEADER_BYTES;
 use super::format::state::{STATE_HEADER_BYTES, StateHeader, encode_block};
 use super::format::wire::put_blob;
 use super::state::Shared;
-use super::view::Walk;
 use super::writer::Writer;
 use crate::disk::{DiskFile, write_all_at};
 use crate::limits;
 use crate::state::{StateOp, encode_op};
+use crate::view::Walk;
 
 /// A file's name: the number of its commit.
 pub fn state_file_name(commit: u64) -> String {

@@ -17,12 +17,12 @@ use super::format::commit::{AckRecord, CommitHead, Location};
 use super::format::registers::Registers;
 use super::format::snapshot::SegmentInfo;
 use super::readers::ReaderChange;
-use super::view::MemoryState;
 use crate::api::{Ack, ChannelSpec, CommitError, JournalStatus, Ticket};
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::limits;
 use crate::state::StateWrites;
+use crate::view::MemoryState;
 
 /// Everything that the journal's threads, readers and tickets hold on to.
 pub struct Shared {

@@ -15,10 +15,10 @@ use super::format::wire::Fields;
 use super::recovery::{NamedSegment, Recovered};
 use super::saver::{StateFiles, UNFINISHED, state_files};
 use super::segment::{Frame, SegmentFile, segment_name};
-use super::view::{MemoryState, View};
 use crate::disk::{Disk, DiskFile};
 use crate::limits;
 use crate::state::decode_op;
+use crate::view::{MemoryState, View};
 
 /// The state and where it was found.
 pub(super) struct Loaded {

@@ -436,7 +436,7 @@ impl Writer {
     fn sweep(&self) {
         let mut view = self.shared.view.view().lock();
         if !view.is_empty() {
-            view.sweep_some(self.shared.clock.wall_ns());
+            view.sweep_some(self.shared.clock.wall_ns(), &mut |_, _| {});
         }
     }
 

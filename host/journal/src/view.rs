@@ -1,10 +1,11 @@
-//! The materialised view of the plugins' state, in memory.
+//! The materialised view of the plugins' state, in memory: every journal keeps one.
 //!
 //! Constraints: one allocation per key, which holds expiry, key and value; the table's slot points to it. A million
 //! keys of 40 bytes take some 100 MB with everything. Tables are cut into parts, so that a part can be walked while
 //! the lock is held for a moment only. Keys are unordered until somebody scans them; from then on they are a tree.
 //!
 //! Expired entries are swept by and by: every write looks at two old ones, so what is dead stays a fraction of what lives.
+//! A journal whose writes stand in a log that somebody has to clear hears of each key that is swept.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -220,8 +221,8 @@ impl Table {
         }
     }
 
-    /// Looks at entries until the credit is spent.
-    fn sweep(&mut self, hasher: &RandomState, now_ns: i64) {
+    /// Looks at entries until the credit is spent; `swept` hears of each key that is forgotten.
+    fn sweep(&mut self, hasher: &RandomState, now_ns: i64, swept: &mut dyn FnMut(&[u8])) {
         match &mut self.keys {
             Keys::Unordered(parts) => {
                 while let Some(part) = parts.get_mut(self.sweep.part % PARTS)
@@ -234,6 +235,7 @@ impl Table {
                     part.retain(|entry| {
                         let is_alive = entry.is_alive(now_ns);
                         if !is_alive {
+                            swept(entry.key());
                             *count -= 1;
                             *bytes -= entry.bytes();
                         }
@@ -265,6 +267,7 @@ impl Table {
                     .collect();
                 self.sweep.after = after;
                 for key in dead {
+                    swept(&key);
                     if let Some(old) = tree.take(key.as_slice()) {
                         self.count -= 1;
                         self.bytes -= old.bytes();
@@ -276,8 +279,8 @@ impl Table {
 }
 
 impl View {
-    /// Takes writes over.
-    pub fn apply(&mut self, writes: &StateWrites, now_ns: i64) {
+    /// Takes writes over, and sweeps a little.
+    pub fn apply(&mut self, writes: &StateWrites, now_ns: i64, swept: &mut dyn FnMut(&[u8])) {
         let View { hasher, plugins } = self;
         let table = plugins.entry(writes.plugin().clone()).or_insert_with(Table::new);
         for op in writes.iter() {
@@ -285,7 +288,7 @@ impl View {
         }
         table.sweep.credit =
             (table.sweep.credit + 2 * writes.len() as usize).min(limits::STATE_SWEEP_CREDIT_MAX);
-        table.sweep(hasher, now_ns);
+        table.sweep(hasher, now_ns, swept);
     }
 
     /// Takes one write over, without sweeping.
@@ -357,19 +360,19 @@ impl View {
         StateSize { plugin: plugin.to_owned(), keys, bytes }
     }
 
-    fn sweep_all(&mut self, plugin: &str, now_ns: i64) {
+    fn sweep_all(&mut self, plugin: &str, now_ns: i64, swept: &mut dyn FnMut(&[u8])) {
         let View { hasher, plugins } = self;
         let Some(table) = plugins.get_mut(plugin) else { return };
         match &mut table.keys {
             Keys::Unordered(_) => {
                 table.sweep.credit = table.count as usize + 2 * PARTS;
-                table.sweep(hasher, now_ns);
+                table.sweep(hasher, now_ns, swept);
             }
             Keys::Ordered(_) => {
                 table.sweep.after = None;
                 for _ in 0..=table.count as usize / limits::STATE_SWEEP_KEYS {
                     table.sweep.credit = limits::STATE_SWEEP_KEYS;
-                    table.sweep(hasher, now_ns);
+                    table.sweep(hasher, now_ns, swept);
                 }
             }
         }
@@ -377,11 +380,11 @@ impl View {
     }
 
     /// Looks at a share of every table: what nobody writes to any more is forgotten as well.
-    pub fn sweep_some(&mut self, now_ns: i64) {
+    pub fn sweep_some(&mut self, now_ns: i64, swept: &mut dyn FnMut(&Arc<str>, &[u8])) {
         let View { hasher, plugins } = self;
-        for table in plugins.values_mut() {
+        for (plugin, table) in plugins {
             table.sweep.credit += table.count as usize / limits::STATE_SWEEP_SHARE + 2 * PARTS;
-            table.sweep(hasher, now_ns);
+            table.sweep(hasher, now_ns, &mut |key| swept(plugin, key));
         }
     }
 
@@ -401,17 +404,45 @@ impl Table {
 }
 
 /// A view as a store of its own: what a plugin's cases remember, and what a journal shares.
+///
+/// `swept` hears of each key that is forgotten because it has expired; it must not call the store.
 #[derive(Default)]
 pub struct MemoryState(Mutex<View>);
 
 impl MemoryState {
-    pub(super) fn of(view: View) -> MemoryState {
+    pub(crate) fn of(view: View) -> MemoryState {
         MemoryState(Mutex::new(view))
     }
 
     /// Takes writes over, in place of a commit.
     pub fn apply(&self, writes: &StateWrites, now_ns: i64) {
-        self.0.lock().apply(writes, now_ns);
+        self.apply_with(writes, now_ns, &mut |_| {});
+    }
+
+    /// The same; the swept keys are of this plugin.
+    pub fn apply_with(&self, writes: &StateWrites, now_ns: i64, swept: &mut dyn FnMut(&[u8])) {
+        self.0.lock().apply(writes, now_ns, swept);
+    }
+
+    /// Takes a write of a log over, in the log's order. Nothing is swept meanwhile: what has expired may be written again
+    /// further on.
+    pub fn load(&self, plugin: &str, op: StateOp<'_>) {
+        self.0.lock().apply_op(plugin, op);
+    }
+
+    /// [`StateStore::sweep`].
+    pub fn sweep_with(&self, plugin: &str, now_ns: i64, swept: &mut dyn FnMut(&[u8])) {
+        self.0.lock().sweep_all(plugin, now_ns, swept);
+    }
+
+    /// Looks at a share of all keys, for plugins that write no more.
+    pub fn sweep_some(&self, now_ns: i64, swept: &mut dyn FnMut(&Arc<str>, &[u8])) {
+        self.0.lock().sweep_some(now_ns, swept);
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        *self.0.lock() = View::default();
     }
 
     pub(crate) fn view(&self) -> &Mutex<View> {
@@ -464,7 +495,7 @@ impl StateStore for MemoryState {
     }
 
     fn sweep(&self, plugin: &str, now_ns: i64) {
-        self.0.lock().sweep_all(plugin, now_ns);
+        self.sweep_with(plugin, now_ns, &mut |_| {});
     }
 
     fn sizes(&self) -> Vec<StateSize> {
