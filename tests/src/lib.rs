@@ -17,6 +17,7 @@ pub mod interceptors;
 pub mod kafka;
 pub mod limits;
 pub mod locate;
+pub mod opensearch;
 pub mod oracle;
 pub mod output;
 pub mod poll;
