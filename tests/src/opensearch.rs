@@ -185,13 +185,17 @@ impl OpenSearch {
         }
     }
 
-    /// Documents in all indices of this pattern: all that were stored, searchable or not yet.
+    /// Documents in all indices of this pattern: all that were stored, searchable or not yet. 0 while one is being made.
     ///
     /// # Errors
     /// If it does not answer.
     pub fn count(&self, indices: &str) -> Result<u64> {
         self.asked("POST", &format!("/{indices}/_refresh"), "")?;
-        let answer = self.asked("GET", &format!("/{indices}/_count"), "")?;
+        let (status, answer) = self.ask("GET", &format!("/{indices}/_count"), "")?;
+        // No part of a new index answers yet.
+        if status == 503 {
+            return Ok(0);
+        }
         answer.get("count").and_then(Value::as_u64).with_context(|| format!("no count: {answer}"))
     }
 
