@@ -25,4 +25,5 @@ pub mod scene;
 pub mod soak;
 pub mod soak_changes;
 pub mod soak_kafka;
+pub mod soak_tidy;
 pub mod status;
