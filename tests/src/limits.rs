@@ -65,3 +65,6 @@ pub const KAFKA_LOOK: Duration = Duration::from_millis(500);
 /// From a harm until events flow again: a group's session, a transaction's timeout, a pause between two attempts to
 /// connect. Beyond it the next harm comes all the same.
 pub const KAFKA_FLOW: Duration = Duration::from_secs(30);
+
+/// From the start of OpenSearch until its indices answer: 4 s of a quiet machine; see [`BROKER_READY`].
+pub const OPENSEARCH_READY: Duration = Duration::from_secs(180);

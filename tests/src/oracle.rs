@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use memchr::memmem;
@@ -96,54 +97,128 @@ fn number(text: &[u8]) -> Option<(u64, &[u8])> {
 /// # Errors
 /// If a file cannot be read.
 pub fn judge(output: &Sequences, written: &[u64], is_kept: impl Fn(u64) -> bool) -> Result<Verdict> {
-    let mut verdict = Verdict::default();
-    let mut seen: Vec<Vec<u8>> = written.iter().map(|lines| vec![0; *lines as usize]).collect();
+    let mut oracle = Oracle::new(is_kept);
     for (bucket, paths) in output {
-        let mut last: HashMap<(u32, u32), u64> = HashMap::new();
-        let mut newest_turn: HashMap<u32, u32> = HashMap::new();
         for path in paths {
-            let reader =
-                BufReader::with_capacity(1 << 20, File::open(path).context("an output file is gone")?);
-            for (at, line) in reader.split(b'\n').enumerate() {
-                let line = line?;
-                let place = || format!("{}, line {}", path.display(), at + 1);
-                let known = mark(&line).filter(|mark| is_kept(mark.seq));
-                let count =
-                    known.and_then(|mark| seen.get_mut(mark.file as usize)?.get_mut(mark.seq as usize));
-                let (Some(mark), Some(count)) = (known, count) else {
-                    verdict.foreign += 1;
-                    verdict.name(|| format!("foreign: {}: {}", place(), String::from_utf8_lossy(&line)));
-                    continue;
-                };
-                *count = count.saturating_add(1);
-                if *count > 1 {
-                    verdict.doubled += 1;
-                    verdict.name(|| format!("doubled: {mark:?} at {}", place()));
-                    continue;
-                }
-                let before = last.insert((mark.file, mark.turn), mark.seq);
-                if before.is_some_and(|before| before > mark.seq) {
-                    verdict.out_of_order += 1;
-                    verdict.name(|| {
-                        format!("out of order: {mark:?} after {before:?} in {bucket} at {}", place())
-                    });
-                }
-                let newest = newest_turn.entry(mark.file).or_insert(mark.turn);
-                verdict.crossed += u64::from(*newest > mark.turn);
-                *newest = mark.turn.max(*newest);
-            }
+            oracle.read(bucket, path)?;
         }
     }
-    for (file, seen) in seen.iter().enumerate() {
-        for (seq, count) in seen.iter().enumerate().filter(|(seq, _)| is_kept(*seq as u64)) {
-            verdict.events += 1;
-            if *count == 0 {
-                verdict.lost += 1;
-                verdict.name(|| format!("lost: file {file} line {seq} of {}", seen.len()));
+    Ok(oracle.verdict(written))
+}
+
+/// Reads an output file by file while it grows; a file that was read may be removed. It remembers a byte for each line.
+#[derive(Debug)]
+pub struct Oracle<K> {
+    is_kept: K,
+    verdict: Verdict,
+    /// How often each line of each input file came.
+    seen: Vec<Vec<u8>>,
+    orders: HashMap<String, Order>,
+}
+
+/// How far a bucket is.
+#[derive(Debug, Default)]
+struct Order {
+    last: HashMap<(u32, u32), u64>,
+    newest_turn: HashMap<u32, u32>,
+}
+
+impl<K: Fn(u64) -> bool> Oracle<K> {
+    /// `is_kept`: which lines have to come.
+    #[must_use]
+    pub fn new(is_kept: K) -> Self {
+        Self { is_kept, verdict: Verdict::default(), seen: Vec::new(), orders: HashMap::new() }
+    }
+
+    /// Reads a whole file, and says how many lines it has. Those of a bucket have to come in their order.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read(&mut self, bucket: &str, path: &Path) -> Result<u64> {
+        let order = self.orders.entry(bucket.to_owned()).or_default();
+        let verdict = &mut self.verdict;
+        let mut lines = 0;
+        let file = File::open(path).context("an output file is gone")?;
+        for line in BufReader::with_capacity(1 << 20, file).split(b'\n') {
+            let line = line?;
+            lines += 1;
+            let place = || format!("{}, line {lines}", path.display());
+            let known = mark(&line).filter(|mark| (self.is_kept)(mark.seq));
+            let count = known.and_then(|mark| count_of(&mut self.seen, mark));
+            let (Some(mark), Some(count)) = (known, count) else {
+                verdict.foreign += 1;
+                verdict.name(|| format!("foreign: {}: {}", place(), String::from_utf8_lossy(&line)));
+                continue;
+            };
+            *count = count.saturating_add(1);
+            if *count > 1 {
+                verdict.doubled += 1;
+                verdict.name(|| format!("doubled: {mark:?} at {}", place()));
+                continue;
+            }
+            let before = order.last.insert((mark.file, mark.turn), mark.seq);
+            if before.is_some_and(|before| before > mark.seq) {
+                verdict.out_of_order += 1;
+                verdict
+                    .name(|| format!("out of order: {mark:?} after {before:?} in {bucket} at {}", place()));
+            }
+            let newest = order.newest_turn.entry(mark.file).or_insert(mark.turn);
+            verdict.crossed += u64::from(*newest > mark.turn);
+            *newest = mark.turn.max(*newest);
+        }
+        Ok(lines)
+    }
+
+    /// Whether a line came.
+    #[must_use]
+    pub fn has(&self, mark: Mark) -> bool {
+        let count = self.seen.get(mark.file as usize).and_then(|seen| seen.get(mark.seq as usize));
+        count.is_some_and(|count| *count > 0)
+    }
+
+    /// Whether a line has to come.
+    #[must_use]
+    pub fn keeps(&self, mark: Mark) -> bool {
+        (self.is_kept)(mark.seq)
+    }
+
+    /// At the end. `written`: lines per input file.
+    #[must_use]
+    pub fn verdict(mut self, written: &[u64]) -> Verdict {
+        let verdict = &mut self.verdict;
+        self.seen.resize_with(self.seen.len().max(written.len()), Vec::new);
+        for (file, seen) in self.seen.iter_mut().enumerate() {
+            let lines = written.get(file).map_or(0, |lines| *lines as usize);
+            for (seq, _) in seen.iter().enumerate().skip(lines).filter(|(_, count)| **count > 0) {
+                verdict.foreign += 1;
+                verdict.name(|| format!("foreign: file {file} has no line {seq}"));
+            }
+            seen.resize(lines, 0);
+            for (seq, count) in seen.iter().enumerate().filter(|(seq, _)| (self.is_kept)(*seq as u64)) {
+                verdict.events += 1;
+                if *count == 0 {
+                    verdict.lost += 1;
+                    verdict.name(|| format!("lost: file {file} line {seq} of {lines}"));
+                }
             }
         }
+        self.verdict
     }
-    Ok(verdict)
+}
+
+/// Input files, and lines of each, that a mark may name: no soak comes near. A damaged line may say anything.
+const FILES_MAX: u32 = 1_000;
+const LINES_MAX: u64 = 1 << 28;
+
+fn count_of(seen: &mut Vec<Vec<u8>>, mark: Mark) -> Option<&mut u8> {
+    if mark.file >= FILES_MAX || mark.seq >= LINES_MAX {
+        return None;
+    }
+    let (file, seq) = (mark.file as usize, mark.seq as usize);
+    seen.resize_with(seen.len().max(file + 1), Vec::new);
+    let lines = seen.get_mut(file)?;
+    lines.resize(lines.len().max(seq + 1), 0);
+    lines.get_mut(seq)
 }
 
 #[cfg(test)]
@@ -163,6 +238,27 @@ mod tests {
         let verdict = judge(&output::sequences(dir.path()).unwrap(), &[5, 3], |_| true).unwrap();
         let Verdict { events, lost, doubled, out_of_order, foreign, .. } = verdict;
         assert_eq!((events, lost, doubled, out_of_order, foreign), (8, 2, 1, 1, 1), "{:?}", verdict.problems);
+    }
+
+    #[test]
+    fn files_may_be_gone_when_they_were_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        let mut oracle = Oracle::new(|_| true);
+        for (seqs, bucket) in [([0, 1], "a"), ([2, 3], "b"), ([3, 4], "a")] {
+            fs::write(&path, seqs.map(|seq| format!("?file=0&turn=0&seq={seq} x\n")).concat()).unwrap();
+            assert_eq!(oracle.read(bucket, &path).unwrap(), 2);
+            fs::remove_file(&path).unwrap();
+        }
+        assert!(
+            oracle.has(Mark { file: 0, turn: 0, seq: 4 }) && !oracle.has(Mark { file: 1, turn: 0, seq: 0 })
+        );
+        let Verdict { events, lost, doubled, foreign, .. } = oracle.verdict(&[4, 1]);
+        assert_eq!((events, lost, doubled, foreign), (5, 1, 1, 1));
+        fs::write(&path, "?file=0&turn=0&seq=1 x\n?file=0&turn=0&seq=0 x\n").unwrap();
+        let mut oracle = Oracle::new(|_| true);
+        (0..2).for_each(|_| drop(oracle.read("a", &path).unwrap()));
+        assert_eq!(oracle.verdict(&[2]).out_of_order, 1);
     }
 
     #[test]

@@ -13,6 +13,12 @@ pub type Sequences = BTreeMap<String, Vec<PathBuf>>;
 /// The suffix of a file that is still written to.
 const OPEN_SUFFIX: &str = ".open";
 
+/// Whether a file is still written to.
+#[must_use]
+pub fn is_open(path: &Path) -> bool {
+    path.to_string_lossy().ends_with(OPEN_SUFFIX)
+}
+
 /// All files below a directory, by bucket. Files may come and go while this looks.
 ///
 /// # Errors
@@ -111,7 +117,7 @@ impl LineCounter {
     pub fn count(&mut self, dir: &Path) -> Result<u64> {
         let mut sum = 0;
         for path in files(dir)? {
-            let is_open = path.to_string_lossy().ends_with(OPEN_SUFFIX);
+            let is_open = is_open(&path);
             sum += match self.finals.get(&path) {
                 Some(lines) => *lines,
                 // It may get its final name between the listing and the look: counted next time.

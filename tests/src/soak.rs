@@ -16,10 +16,11 @@ use crate::disk::CuttableDisk;
 use crate::generator::{Generator, Load, Rotation};
 pub use crate::interceptors::Plugin;
 use crate::interceptors::Swaps;
-use crate::oracle::{self, Verdict};
-use crate::output::{self, LineCounter};
+use crate::oracle::Verdict;
+use crate::output::LineCounter;
 use crate::scene::Scene;
-use crate::soak_changes::Changes;
+use crate::soak_changes::{Changes, Growth};
+use crate::soak_tidy::Tidy;
 use crate::{limits, poll, scene};
 
 /// What ends the agent's lives.
@@ -57,6 +58,9 @@ pub struct Soak {
     pub binary: Option<PathBuf>,
     /// Keep the directory at the end.
     pub keep: bool,
+    /// Removes what was delivered, so that a long run needs no more disk than a short one. Not with power cuts: a removed file
+    /// may come back.
+    pub is_tidy: bool,
     /// Says how far it is.
     pub is_talkative: bool,
 }
@@ -77,6 +81,7 @@ impl Soak {
             dir: None,
             binary: None,
             keep: false,
+            is_tidy: false,
             is_talkative: false,
         }
     }
@@ -110,8 +115,10 @@ pub struct Report {
     pub edits: u32,
     /// Versions with a bug that were rolled back.
     pub rollbacks: u32,
-    /// By how much memory grew with each change of the long life, in bytes.
-    pub bytes_per_change: Option<i64>,
+    /// Of the long life.
+    pub memory: Option<Growth>,
+    /// The most that input, output and journal took, where what was delivered is removed.
+    pub disk_bytes: u64,
     /// Rotations of the input.
     pub rotations: u64,
     /// Whole run.
@@ -121,10 +128,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// True if nothing was lost, doubled or out of order.
+    /// True if nothing was lost, doubled or out of order, and memory does not grow.
     #[must_use]
     pub fn holds(&self) -> bool {
-        let is_bounded = self.bytes_per_change.is_none_or(|bytes| bytes < BYTES_PER_CHANGE_MAX);
+        let is_bounded = self.memory.is_none_or(|memory| memory.is_bounded());
         is_bounded && self.verdict.holds() && self.quarantine.holds()
     }
 }
@@ -137,22 +144,26 @@ impl fmt::Display for Report {
         };
         let (kills, plugin, swaps, broken) = (self.kills, self.plugin, self.swaps, self.broken_swaps);
         let (edits, rollbacks) = (self.edits, self.rollbacks);
-        let grown = self
-            .bytes_per_change
-            .map_or(String::new(), |bytes| format!("{bytes} bytes of memory for each, "));
+        let memory = self.memory.map_or(String::new(), |memory| format!("\n  memory:     {memory}"));
+        let disk = match self.disk_bytes {
+            0 => String::new(),
+            bytes => format!("\n  disk:       {:.0} MB at most", bytes as f64 / 1e6),
+        };
         let (rotations, seconds, seed) = (self.rotations, self.seconds, self.seed);
         write!(
             formatter,
-            "{kills} {what}, plugin {plugin:?}, {swaps} swaps ({broken} broken, {rollbacks} rolled back), {edits} edits, {grown}{rotations} rotations, {seconds:.1} s, seed {seed}\n  output:     {}\n  quarantine: {}",
+            "{kills} {what}, plugin {plugin:?}, {swaps} swaps ({broken} broken, {rollbacks} rolled back), {edits} edits, {rotations} rotations, {seconds:.1} s, seed {seed}\n  output:     {}\n  quarantine: {}{memory}{disk}",
             self.verdict, self.quarantine
         )
     }
 }
 
-/// Memory that a change may leave behind. A compiled plugin that is kept would be several times as much.
-const BYTES_PER_CHANGE_MAX: i64 = 32 << 10;
 /// Changes before memory is looked at: by then every part has been exchanged.
 const CHANGES_TO_WARM_UP: u32 = 40;
+/// Between two looks at what was delivered.
+const CHANGES_AT_ONCE: usize = 10;
+/// Between two looks while everything drains.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
 /// Files written side by side.
 const INPUT_FILES: u32 = 3;
 /// Longest life before a kill.
@@ -189,8 +200,9 @@ struct Stage<'a> {
     random: StdRng,
     swaps: Swaps,
     changes: Changes,
-    bytes_per_change: Option<i64>,
+    memory: Option<Growth>,
     counter: LineCounter,
+    tidy: Tidy,
 }
 
 impl<'a> Stage<'a> {
@@ -213,8 +225,8 @@ impl<'a> Stage<'a> {
         let random = StdRng::seed_from_u64(soak.seed);
         let counter = LineCounter::default();
         let changes = if soak.changes > 0 { Changes::new(&scene)? } else { Changes::default() };
-        let (swaps, bytes_per_change) = (Swaps::default(), None);
-        Ok(Self { soak, scene, disk, random, swaps, changes, bytes_per_change, counter })
+        let (swaps, memory, tidy) = (Swaps::default(), None, Tidy::new(soak.plugin));
+        Ok(Self { soak, scene, disk, random, swaps, changes, memory, counter, tidy })
     }
 
     fn perform(&mut self, started: Instant) -> Result<Report> {
@@ -232,6 +244,7 @@ impl<'a> Stage<'a> {
         })?;
         for life in 1..=self.soak.times {
             self.live(&generator).with_context(|| format!("life {life}"))?;
+            self.tidy()?;
             if self.soak.is_talkative && life % 10 == 0 {
                 let lines: u64 = generator.written().iter().sum();
                 let seconds = started.elapsed().as_secs();
@@ -245,9 +258,9 @@ impl<'a> Stage<'a> {
         let rotations = generator.rotations();
         let written = generator.stop()?;
         self.drain(&written)?;
-        let verdict = oracle::judge(&output::sequences(&self.scene.output)?, &written, |seq| {
-            self.soak.plugin.keeps(seq)
-        })?;
+        let tidy = std::mem::replace(&mut self.tidy, Tidy::new(self.soak.plugin));
+        let disk_bytes = tidy.most_bytes;
+        let verdict = tidy.verdict(&self.scene, &written)?;
         Ok(Report {
             kills: self.soak.times,
             harm: self.soak.harm,
@@ -257,7 +270,8 @@ impl<'a> Stage<'a> {
             swaps: self.swaps.good + self.changes.swaps,
             edits: self.changes.edits,
             rollbacks: self.changes.rollbacks,
-            bytes_per_change: self.bytes_per_change,
+            memory: self.memory,
+            disk_bytes,
             broken_swaps: self.swaps.broken,
             rotations,
             seconds: started.elapsed().as_secs_f64(),
@@ -326,16 +340,31 @@ impl<'a> Stage<'a> {
         let count = self.soak.changes - self.soak.changes / 2;
         let first = count.min(CHANGES_TO_WARM_UP);
         self.changes.make(&self.scene, &mut agent, first, true)?;
-        let before = agent.memory()?.anonymous;
-        self.changes.make(&self.scene, &mut agent, count - first, true)?;
-        let grown = i64::try_from(agent.memory()?.anonymous)? - i64::try_from(before)?;
+        let before = agent.memory()?;
+        let changes = count - first;
+        for done in (0..changes).step_by(CHANGES_AT_ONCE) {
+            let more = (changes - done).min(CHANGES_AT_ONCE as u32);
+            self.changes.make(&self.scene, &mut agent, more, true)?;
+            self.tidy()?;
+            if self.soak.is_talkative && done > 0 && done % 50 == 0 {
+                eprintln!("  {done} of {changes} changes in one life");
+            }
+        }
+        let after = agent.memory()?;
         if count >= 4 * CHANGES_TO_WARM_UP {
-            self.bytes_per_change = Some(grown / i64::from(count - first));
+            let grown = i64::try_from(after.anonymous)? - i64::try_from(before.anonymous)?;
+            let bytes_per_change = grown / i64::from(changes);
+            self.memory =
+                Some(Growth { changes, rss_before: before.now, rss_after: after.now, bytes_per_change });
         }
         // The drain begins with a good version and the first pipeline.
         self.scene.install("swap-a", "swap")?;
         self.changes.restore(&self.scene)?;
         agent.stop()
+    }
+
+    fn tidy(&mut self) -> Result<()> {
+        if self.soak.is_tidy && self.disk.is_none() { self.tidy.tidy(&self.scene) } else { Ok(()) }
     }
 
     fn harm(&mut self, mut agent: Agent) -> Result<()> {
@@ -361,13 +390,17 @@ impl<'a> Stage<'a> {
 
     fn wait_delivered(&mut self, agent: &mut Agent, written: &[u64]) -> Result<()> {
         let expected = self.soak.plugin.kept(written);
-        let (mut most, mut progress) = (0, Instant::now());
+        let (mut most, mut progress, mut tidied) = (0, Instant::now(), Instant::now());
         // No limit on the whole as long as it goes on; POLL paces it.
         let waited = poll::until("all events in the output", Duration::from_secs(3_600), || {
             agent.expect_running()?;
-            let count = self.counter.count(&self.scene.output)?;
+            let count = self.counter.count(&self.scene.output)? + self.tidy.lines;
             if count > most {
                 (most, progress) = (count, Instant::now());
+            }
+            if tidied.elapsed() > TIDY_EVERY {
+                self.tidy()?;
+                tidied = Instant::now();
             }
             if progress.elapsed() > limits::NO_PROGRESS {
                 bail!("no progress for {} s at {count} of {expected} lines", limits::NO_PROGRESS.as_secs());

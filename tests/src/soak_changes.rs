@@ -1,9 +1,11 @@
 //! Changes of a running agent during a soak: swaps of a plugin and edits of the pipeline, one after the other, each waited for.
 
+use std::fmt;
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::agent::Agent;
@@ -15,6 +17,9 @@ const EDIT_EVERY: u32 = 8;
 
 /// A version with a bug that a flow of access log lines brings out.
 const BUGGY: &str = "swap-trap";
+
+/// Memory that a change may leave behind. A compiled plugin that is kept would be several times as much.
+const BYTES_PER_CHANGE_MAX: i64 = 32 << 10;
 
 /// What a pipeline's file is edited to, in turn. The last one restarts the pipeline, the others exchange a part of it; a sink
 /// comes, and goes with the next edit.
@@ -137,6 +142,39 @@ impl Changes {
     /// If it cannot be written.
     pub fn restore(&self, scene: &Scene) -> Result<()> {
         Ok(fs::write(scene.root().join(format!("{PIPELINE}.toml")), &self.pipeline)?)
+    }
+}
+
+/// Memory of an agent that is changed again and again, in bytes.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Growth {
+    /// Changes between the two looks.
+    pub changes: u32,
+    /// Resident memory at the first look.
+    pub rss_before: u64,
+    /// At the second.
+    pub rss_after: u64,
+    /// By how much memory of its own (without pages of files) grew with each change.
+    pub bytes_per_change: i64,
+}
+
+impl Growth {
+    /// Whether it would go on for ever.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        self.bytes_per_change < BYTES_PER_CHANGE_MAX
+    }
+}
+
+impl fmt::Display for Growth {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { changes, rss_before, rss_after, bytes_per_change } = self;
+        let (before, after) = (*rss_before as f64 / 1e6, *rss_after as f64 / 1e6);
+        let verdict = if self.is_bounded() { "bounded" } else { "GROWING" };
+        write!(
+            formatter,
+            "{before:.1} MB resident, {after:.1} MB after {changes} more changes, {bytes_per_change} bytes of its own for each: {verdict}"
+        )
     }
 }
 

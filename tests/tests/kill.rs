@@ -41,7 +41,12 @@ fn kills_with_access_log_and_swaps() {
 /// Swaps (buggy versions too) and edits of the pipeline, with kills between and within them.
 #[test]
 fn kills_with_swaps_and_edits() {
-    let soak = Soak { changes: 40, bytes_per_s: 1_000_000, ..Soak::kills(3, seed(), Plugin::AccessLog) };
+    let soak = Soak {
+        changes: 40,
+        bytes_per_s: 1_000_000,
+        is_tidy: true,
+        ..Soak::kills(3, seed(), Plugin::AccessLog)
+    };
     eprintln!("seed {}", soak.seed);
     let report = soak::run(&soak).unwrap();
     eprintln!("{report}");

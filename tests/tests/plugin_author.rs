@@ -3,10 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use flumen_tests::http::{Reply, Server};
+use flumen_tests::kafka::packages;
 use flumen_tests::{locate, scene};
 
 fn flumen(dir: &Path, arguments: &[&str]) -> Output {
@@ -199,6 +203,79 @@ fn packages_are_installed_and_their_bytes_are_watched() {
     fs::write(here.join("dist/bad.wasm"), "text").unwrap();
     let bad = install(&["dist/bad.wasm"]);
     assert!(!bad.status.success() && !here.join("plugins/bad.wasm").exists(), "{}", said(&bad));
+}
+
+/// A layer of an image, as clients of registries write it.
+fn layer(kind: &str, title: &str, bytes: &[u8], blobs: &mut BTreeMap<String, Vec<u8>>) -> String {
+    let mut sum = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    sum.stdin.take().unwrap().write_all(bytes).unwrap();
+    let said = sum.wait_with_output().unwrap();
+    let digest = format!("sha256:{}", String::from_utf8_lossy(&said.stdout).split(' ').next().unwrap());
+    blobs.insert(format!("/v2/me/mine/blobs/{digest}"), bytes.to_vec());
+    let annotations = format!("{{\"org.opencontainers.image.title\":\"{title}\"}}");
+    format!("{{\"mediaType\":\"{kind}\",\"digest\":\"{digest}\",\"annotations\":{annotations}}}")
+}
+
+#[test]
+fn an_image_in_a_registry_has_to_be_signed_if_a_key_is_given() {
+    packages::need("minisign", "minisign").unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let here = scratch.path();
+    let minisign = |arguments: &[&str]| {
+        let output = Command::new("minisign").args(arguments).current_dir(here).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    };
+    for name in ["mine", "other"] {
+        minisign(&["-G", "-W", "-p", &format!("{name}.pub"), "-s", &format!("{name}.key")]);
+    }
+    let key = |name: &str| {
+        let text = fs::read_to_string(here.join(format!("{name}.pub"))).unwrap();
+        text.lines().last().unwrap().to_owned()
+    };
+    let (wasm, other) = (
+        fs::read(locate::plugin("swap-a").unwrap()).unwrap(),
+        fs::read(locate::plugin("swap-b").unwrap()).unwrap(),
+    );
+    let signature = |bytes: &[u8]| {
+        fs::write(here.join("mine.wasm"), bytes).unwrap();
+        minisign(&["-S", "-s", "mine.key", "-m", "mine.wasm"]);
+        fs::read(here.join("mine.wasm.minisig")).unwrap()
+    };
+    let mut answers = BTreeMap::new();
+    for (tag, signed) in [("signed", Some(&wasm)), ("unsigned", None), ("swapped", Some(&other))] {
+        let mut layers = vec![layer("application/wasm", "mine.wasm", &wasm, &mut answers)];
+        if let Some(bytes) = signed {
+            let kind = "application/vnd.oci.image.layer.v1.tar";
+            layers.insert(0, layer(kind, "mine.wasm.minisig", &signature(bytes), &mut answers));
+        }
+        let manifest = format!("{{\"schemaVersion\":2,\"layers\":[{}]}}", layers.join(","));
+        answers.insert(format!("/v2/me/mine/manifests/{tag}"), manifest.into_bytes());
+    }
+    let registry = Server::start(move |request| match answers.get(&request.path) {
+        Some(bytes) => Reply::new(200, bytes.clone()),
+        None => Reply::new(404, ""),
+    })
+    .unwrap();
+    let install = |tag: &str, more: &[&str]| {
+        let source = format!("oci://{}/me/mine:{tag}", registry.address);
+        flumen(here, &[&["plugin", "install", &source, "--into", "plugins"], more].concat())
+    };
+    for (tag, key, reason) in [
+        ("unsigned", key("mine"), "the image is not signed"),
+        ("swapped", key("mine"), "the signature does not fit"),
+        ("signed", key("other"), "the signature does not fit"),
+    ] {
+        let refused = install(tag, &["--key", &key]);
+        assert!(!refused.status.success() && said(&refused).contains(reason), "{tag}: {}", said(&refused));
+        assert!(!here.join("plugins").exists(), "{tag}");
+    }
+    let output = install("signed", &["--key", &key("mine")]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(fs::read(here.join("plugins/mine.wasm")).unwrap(), wasm);
+    // From now on the key is asked for without being given.
+    let refused = install("unsigned", &[]);
+    assert!(said(&refused).contains("the image is not signed"), "{}", said(&refused));
+    assert!(install("signed", &[]).status.success());
 }
 
 #[test]

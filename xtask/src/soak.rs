@@ -160,7 +160,7 @@ fn soaks(arguments: &Arguments, seed: u64) -> Vec<Soak> {
         soak.bytes_per_s = arguments.bytes_per_s.unwrap_or(soak.bytes_per_s);
         soak.dir.clone_from(&arguments.dir);
         soak.keep = arguments.keep;
-        soak.is_talkative = true;
+        (soak.is_talkative, soak.is_tidy) = (true, !arguments.keep);
     }
     soaks
 }

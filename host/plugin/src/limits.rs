@@ -119,6 +119,9 @@ pub const COST_EVENTS_MIN: u64 = 2_000;
 /// Batches of a version on probation before its cost is judged: the first ones make instances and warm caches.
 pub const COST_BATCHES_MIN: u64 = 5;
 
+/// Batches by whose median a version's cost is told: enough that slow ones are few, few enough that what it costs now counts.
+pub const COST_BATCHES_KEPT: usize = 64;
+
 /// An event that costs less than this is cheap, however much cheaper it was before.
 pub const COST_FLOOR_NS: u64 = 1_000;
 

@@ -8,7 +8,8 @@
 //! Where a plugin keeps state, the pipeline gives the batch to the version before ([`flumen_pipeline::stateful`]): what was
 //! written to the state has to be undone, and the state taken over, between the two. The counts and the verdict are the same.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -59,11 +60,15 @@ struct Counts {
     failures: u64,
 }
 
-/// Events and the time that they took, in calls that went well.
+/// What an event cost in the last batches, in calls that went well.
 #[derive(Default)]
-struct Cost {
-    events: AtomicU64,
-    ns: AtomicU64,
+struct Cost(Mutex<Costs>);
+
+#[derive(Default)]
+struct Costs {
+    events: u64,
+    /// Nanoseconds per event, and events.
+    recent: VecDeque<(u64, u64)>,
 }
 
 enum Verdict {
@@ -81,14 +86,33 @@ impl Origin {
 
 impl Cost {
     fn add(&self, events: usize, took: Duration) {
-        self.events.fetch_add(events as u64, Ordering::Relaxed);
-        self.ns.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let events = events as u64;
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let Some(ns_per_event) = ns.checked_div(events) else { return };
+        let mut costs = self.0.lock();
+        costs.events = costs.events.saturating_add(events);
+        costs.recent.push_back((ns_per_event, events));
+        if costs.recent.len() > limits::COST_BATCHES_KEPT {
+            costs.recent.pop_front();
+        }
     }
 
-    /// Nanoseconds per event, once it is known well enough.
+    /// Nanoseconds per event, once it is known well enough: half of the events cost less. On a busy machine some batches take
+    /// long for no fault of the version's; one that costs too much does so in all.
     fn ns_per_event(&self) -> Option<u64> {
-        let events = self.events.load(Ordering::Relaxed);
-        (events >= limits::COST_EVENTS_MIN).then(|| self.ns.load(Ordering::Relaxed) / events)
+        let costs = self.0.lock();
+        if costs.events < limits::COST_EVENTS_MIN {
+            return None;
+        }
+        let mut sorted: Vec<(u64, u64)> = costs.recent.iter().copied().collect();
+        sorted.sort_unstable();
+        let half = sorted.iter().map(|(_, events)| events).sum::<u64>() / 2;
+        let mut below = 0;
+        let median = sorted.into_iter().find(|(_, events)| {
+            below += events;
+            below > half
+        });
+        median.map(|(ns_per_event, _)| ns_per_event)
     }
 }
 
@@ -251,5 +275,24 @@ impl InterceptorVersion for Stamp {
 
     fn tick(&self, session: &mut Session) -> Result<(), String> {
         self.version.tick(session)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_slow_batches_are_not_the_version_s_cost() {
+        let cost = Cost::default();
+        (0..4).for_each(|_| cost.add(400, Duration::from_micros(8)));
+        cost.add(0, Duration::from_secs(1));
+        assert_eq!(cost.ns_per_event(), None, "known by too few events");
+        // Somebody else had the processor; and a batch of one event costs what a call costs.
+        cost.add(400, Duration::from_millis(10));
+        (0..20).for_each(|_| cost.add(1, Duration::from_micros(50)));
+        assert_eq!(cost.ns_per_event(), Some(20));
+        (0..limits::COST_BATCHES_KEPT).for_each(|_| cost.add(400, Duration::from_micros(800)));
+        assert_eq!(cost.ns_per_event(), Some(2_000));
     }
 }

@@ -77,7 +77,7 @@ fn ensure_in(peers: &Path) -> Result<Installed> {
 }
 
 /// Held until the file is closed. Other processes wait here while one installs.
-pub(super) fn lock(peers: &Path) -> Result<File> {
+pub(crate) fn lock(peers: &Path) -> Result<File> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(peers.join(".lock"))?;
     flock(&file, FlockOperation::LockExclusive).context("cannot lock the directory of peers")?;
     Ok(file)
@@ -146,5 +146,5 @@ pub(super) fn succeed(command: Command, limit: std::time::Duration) -> Result<()
 
 /// Says what is being done, for those who wait.
 pub(super) fn step(text: &str) {
-    eprintln!("kafka: {text}");
+    eprintln!("peers: {text}");
 }

@@ -11,13 +11,13 @@ use super::packages;
 use crate::limits;
 
 /// Group, artifact, version.
-pub(super) type Artifact = (&'static str, &'static str, &'static str);
+pub(crate) type Artifact = (&'static str, &'static str, &'static str);
 
 /// Fills a directory with jars unless it has them. Held under the lock of the peers.
 ///
 /// # Errors
 /// If Maven is missing and cannot be installed, or the fetch fails.
-pub(super) fn ensure(lib: &Path, name: &str, artifacts: &[Artifact], what: &str) -> Result<()> {
+pub(crate) fn ensure(lib: &Path, name: &str, artifacts: &[Artifact], what: &str) -> Result<()> {
     let pom = pom(name, artifacts);
     part(lib, &pom, |dir| {
         packages::need("mvn", "maven")?;

@@ -21,7 +21,7 @@ pub mod record;
 pub mod security;
 pub mod tls;
 
-mod maven;
+pub(crate) mod maven;
 pub mod packages;
 
 pub use broker::{Broker, BrokerOptions};

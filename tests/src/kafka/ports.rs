@@ -44,7 +44,7 @@ impl Ports {
 
 /// A block of ports that nobody listens on. Below the ports that the kernel gives to outgoing
 /// connections: a broker that restarts must find its own again.
-pub(super) fn free_ports(first: Option<u16>) -> Result<Ports> {
+pub(crate) fn free_ports(first: Option<u16>) -> Result<Ports> {
     if let Some(first) = first {
         let ports = Ports { first };
         first.checked_add(PORTS).context("there are no ports behind that one")?;

@@ -1,5 +1,6 @@
 //! Getting a plugin's file: from a directory, over HTTP, from an OCI registry.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
@@ -21,6 +22,8 @@ const MANIFEST_TYPES: &str =
 const WASM_TYPES: [&str; 2] = ["application/wasm", "application/vnd.wasm.content.layer.v1+wasm"];
 /// What minisign puts behind the name of what it signed.
 const SIGNATURE: &str = ".minisig";
+/// The annotation of a layer that says which file it was.
+const TITLE: &str = "org.opencontainers.image.title";
 
 /// A file and its signature, if one was asked for.
 pub struct Fetched {
@@ -39,12 +42,7 @@ pub fn sha256(bytes: &[u8]) -> String {
 pub fn fetch(source: &str, is_signed: bool) -> Result<Fetched> {
     let client = Client::new();
     if let Some(reference) = source.strip_prefix("oci://") {
-        if is_signed {
-            bail!(
-                "{source}: signatures in registries are not checked; give --sha256, or install from a URL or a file"
-            );
-        }
-        return Ok(Fetched { bytes: client.oci(reference)?, signature: None });
+        return client.oci(reference, is_signed);
     }
     if source.starts_with("https://") || source.starts_with("http://") {
         let bytes = client.get(source, &[], BYTES_MAX)?;
@@ -116,7 +114,7 @@ impl Client {
     }
 
     /// `registry/repository:tag` or `registry/repository@sha256:digest`.
-    fn oci(&self, reference: &str) -> Result<Vec<u8>> {
+    fn oci(&self, reference: &str, is_signed: bool) -> Result<Fetched> {
         let wrong = || format!("oci://{reference}: write oci://REGISTRY/REPOSITORY:TAG");
         let (registry, rest) = reference.split_once('/').with_context(wrong)?;
         let (repository, tag) = rest.split_once('@').or_else(|| rest.rsplit_once(':')).with_context(wrong)?;
@@ -139,13 +137,23 @@ impl Client {
         {
             bail!("{url}: the manifest is not the one that was asked for");
         }
-        let digest = wasm_layer(&manifest).with_context(|| url.clone())?;
+        let layers = Layers::of(&manifest).with_context(|| url.clone())?;
         let token: Vec<(&str, &str)> = token.iter().map(|token| ("authorization", token.as_str())).collect();
-        let bytes = self.get(&format!("{base}/blobs/{digest}"), &token, BYTES_MAX)?;
-        if digest != format!("sha256:{}", sha256(&bytes)) {
-            bail!("{url}: the layer's bytes are not those of its digest {digest}");
-        }
-        Ok(bytes)
+        let layer = |digest: &str, bytes_max: u64| -> Result<Vec<u8>> {
+            let bytes = self.get(&format!("{base}/blobs/{digest}"), &token, bytes_max)?;
+            if digest != format!("sha256:{}", sha256(&bytes)) {
+                bail!("{url}: the layer's bytes are not those of its digest {digest}");
+            }
+            Ok(bytes)
+        };
+        let signature = match (is_signed, layers.signature) {
+            (false, _) => None,
+            (true, Some(digest)) => Some(text(layer(&digest, TEXT_BYTES_MAX)?)?),
+            (true, None) => {
+                bail!("{url}: the image is not signed: it has no layer with a name that ends in {SIGNATURE}")
+            }
+        };
+        Ok(Fetched { bytes: layer(&layers.wasm, BYTES_MAX)?, signature })
     }
 
     /// `Bearer realm="https://…",service="…",scope="…"`: a token for nobody in particular.
@@ -169,21 +177,40 @@ impl Client {
     }
 }
 
-/// The digest of the layer that is the component.
-fn wasm_layer(manifest: &[u8]) -> Result<String> {
-    #[derive(Deserialize)]
-    struct Manifest {
-        layers: Vec<Layer>,
+/// What an image holds: digests.
+struct Layers {
+    /// The component.
+    wasm: String,
+    /// Its signature: a layer with the name of a `.minisig` file, as clients of registries note it.
+    signature: Option<String>,
+}
+
+impl Layers {
+    fn of(manifest: &[u8]) -> Result<Layers> {
+        #[derive(Deserialize)]
+        struct Manifest {
+            layers: Vec<Layer>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Layer {
+            media_type: String,
+            digest: String,
+            #[serde(default)]
+            annotations: BTreeMap<String, String>,
+        }
+        let Manifest { layers } = serde_json::from_slice(manifest).context("this is no image's manifest")?;
+        let digest = |is_it: &dyn Fn(&Layer) -> bool| {
+            layers.iter().find(|layer| is_it(layer)).map(|layer| layer.digest.clone())
+        };
+        let wasm = digest(&|layer| WASM_TYPES.contains(&layer.media_type.as_str()));
+        let is_signature =
+            |layer: &Layer| layer.annotations.get(TITLE).is_some_and(|title| title.ends_with(SIGNATURE));
+        Ok(Layers {
+            wasm: wasm.context("the image has no layer of type application/wasm")?,
+            signature: digest(&is_signature),
+        })
     }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Layer {
-        media_type: String,
-        digest: String,
-    }
-    let manifest: Manifest = serde_json::from_slice(manifest).context("this is no image's manifest")?;
-    let found = manifest.layers.into_iter().find(|layer| WASM_TYPES.contains(&layer.media_type.as_str()));
-    found.map(|layer| layer.digest).context("the image has no layer of type application/wasm")
 }
 
 #[cfg(test)]

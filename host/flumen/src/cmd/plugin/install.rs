@@ -49,7 +49,7 @@ pub struct InstallArgs {
     /// The SHA-256 that it has to have.
     #[arg(long, value_name = "HEX")]
     sha256: Option<String>,
-    /// minisign's public key: SOURCE.minisig has to be its signature.
+    /// minisign's public key: SOURCE.minisig has to be its signature; in a registry, a layer of that name.
     #[arg(long)]
     key: Option<String>,
     /// Take other bytes than plugins.lock notes for this name.
@@ -94,9 +94,12 @@ pub fn package(host: &PluginHost, args: &PackageArgs, output: Output) -> Result<
     }
     writeln!(
         std::io::stdout(),
-        "{}\nsha256 {digest}\nsign it with `minisign -Sm {}`",
-        path.display(),
-        path.display()
+        "{path}\nsha256 {digest}\nsign it with `minisign -Sm {path}`\npush it with `cd {dir} && oras push REGISTRY/{name}:{tag} {file}:application/wasm`, \
+         and {file}.minisig behind it if it is signed",
+        path = path.display(),
+        dir = args.to.display(),
+        // A tag has no `+`.
+        tag = version.replace('+', "-"),
     )?;
     Ok(())
 }

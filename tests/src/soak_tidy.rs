@@ -1,0 +1,96 @@
+//! A long soak on a small disk: what the agent has finished goes to the oracle while the soak runs, and is removed; so is the
+//! input that it was made of. The oracle sees the same lines as at the end.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::interceptors::Plugin;
+use crate::oracle::{self, Oracle, Verdict};
+use crate::output;
+use crate::scene::Scene;
+
+/// The newest files of a bucket stay: the sink forgets what it finished with its next flush, and looks for it until then.
+const FILES_KEPT: usize = 3;
+
+/// The oracle of a soak, and what it has read so far.
+pub struct Tidy {
+    oracle: Oracle<Box<dyn Fn(u64) -> bool>>,
+    /// Lines of output that were removed.
+    pub lines: u64,
+    /// The most that the scene took on disk.
+    pub most_bytes: u64,
+}
+
+impl Tidy {
+    /// For what a plugin keeps.
+    #[must_use]
+    pub fn new(plugin: Plugin) -> Self {
+        Self { oracle: Oracle::new(Box::new(move |seq| plugin.keeps(seq))), lines: 0, most_bytes: 0 }
+    }
+
+    /// Reads finished files of the output, and removes them and the input that is in them.
+    ///
+    /// # Errors
+    /// If a file cannot be read or removed.
+    pub fn tidy(&mut self, scene: &Scene) -> Result<()> {
+        self.most_bytes = self.most_bytes.max(output::bytes(scene.root())?);
+        for (bucket, paths) in output::sequences(&scene.output)? {
+            let finished = paths.iter().take_while(|path| !output::is_open(path));
+            let finished: Vec<&PathBuf> = finished.take(paths.len().saturating_sub(FILES_KEPT)).collect();
+            for path in finished {
+                self.lines += self.oracle.read(&bucket, path)?;
+                fs::remove_file(path)?;
+            }
+        }
+        for path in rotated(&scene.input())? {
+            if self.is_delivered(&path)? {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the rest of the output. `written`: lines per input file.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn verdict(mut self, scene: &Scene, written: &[u64]) -> Result<Verdict> {
+        for (bucket, paths) in output::sequences(&scene.output)? {
+            for path in paths {
+                self.oracle.read(&bucket, &path)?;
+            }
+        }
+        Ok(self.oracle.verdict(written))
+    }
+
+    /// Whether every line that has to come from an input file came, its last one too: then the agent is through with it.
+    fn is_delivered(&self, path: &Path) -> Result<bool> {
+        let mut is_last_kept = false;
+        for line in BufReader::new(File::open(path)?).split(b'\n') {
+            let Some(mark) = oracle::mark(&line?) else { return Ok(false) };
+            is_last_kept = self.oracle.keeps(mark);
+            if is_last_kept && !self.oracle.has(mark) {
+                return Ok(false);
+            }
+        }
+        Ok(is_last_kept)
+    }
+}
+
+/// Input files that are not written to any more: `web-0.log.00007`, but for the newest of each.
+fn rotated(input: &Path) -> Result<Vec<PathBuf>> {
+    let mut by_name: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for path in output::files(input)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if let Some((name, _)) = name.split_once(".log.") {
+            by_name.entry(name.to_owned()).or_default().push(path);
+        }
+    }
+    // `files` sorts by name.
+    by_name.values_mut().for_each(|paths| drop(paths.pop()));
+    Ok(by_name.into_values().flatten().collect())
+}
