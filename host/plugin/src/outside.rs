@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use flumen_egress::{Failure, Part, Request, Response};
 
+type Answer = dyn Fn(&Request) -> Result<Response, Failure> + Send + Sync;
+
 /// See the module.
 #[derive(Clone)]
-pub struct Outside(Arc<dyn Fn(&Request) -> Result<Response, Failure> + Send + Sync>);
+pub struct Outside(Arc<Answer>);
 
 impl Outside {
     /// Requests are answered by this function.
