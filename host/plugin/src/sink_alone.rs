@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use flumen_event::{Batch, Rejection};
 use flumen_pipeline::plan::PluginLimits;
@@ -96,7 +97,10 @@ impl SinkAlone {
             Some(held) => held,
             None => self.version.take().map_err(told)?,
         };
-        let answer = call(&mut instance, self.version.reads()).map_err(told)?;
+        let started = Instant::now();
+        let answer = call(&mut instance, self.version.reads());
+        self.version.services().counters.call(started.elapsed(), instance.guest.memory_bytes());
+        let answer = answer.map_err(told)?;
         self.held = Some(instance);
         Ok(answer)
     }
