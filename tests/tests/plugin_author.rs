@@ -30,11 +30,7 @@ fn a_new_plugin_is_whole_in_every_language() {
     for (kind, case) in
         [("interceptor", "keeps"), ("aggregator", "windows"), ("codec", "read"), ("sink", "starts")]
     {
-        let languages: &[&str] = match kind {
-            "interceptor" => &["rust", "python", "js", "go", "c"],
-            _ => &["rust", "go", "c"],
-        };
-        for language in languages {
+        for language in ["rust", "python", "js", "go", "c"] {
             let name = format!("my-{kind}-{language}");
             let new = ["plugin", "new", "--lang", language, "--kind", kind, &name];
             let output = flumen(scratch.path(), &new);
@@ -47,8 +43,6 @@ fn a_new_plugin_is_whole_in_every_language() {
             assert!(!flumen(scratch.path(), &new).status.success());
         }
     }
-    let output = flumen(scratch.path(), &["plugin", "new", "--lang", "python", "--kind", "sink", "s"]);
-    assert!(said(&output).contains("has no sinks; those that have: rust, go, c"), "{}", said(&output));
     let output = flumen(scratch.path(), &["plugin", "new", "--lang", "c", "../Wrong"]);
     assert!(said(&output).contains("no name for a plugin"), "{}", said(&output));
 }
