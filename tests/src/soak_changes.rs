@@ -16,14 +16,14 @@ const EDIT_EVERY: u32 = 8;
 /// A version with a bug that a flow of access log lines brings out.
 const BUGGY: &str = "swap-trap";
 
-/// What a pipeline's file is edited to, in turn. The last one restarts the pipeline, the others exchange a part of it; a sink
-/// comes, and goes with the next edit.
+/// What a pipeline's file is edited to, in turn. The last one restarts the pipeline, the others exchange a part of it. A sink comes
+/// with an edit and goes with the next one, which must not be the restart: without `--drain` that is refused under load.
 const EDITS: [(&str, &str); 6] = [
     ("", "[[interceptor]]\nplugin = \"noop\"\n"),
     ("", "[sink.side]\ntype = \"null\"\n"),
     ("", "[batch]\nrows = 2000\n"),
-    ("roll_size = \"2 MiB\"", "roll_size = \"3 MiB\""),
     ("", "[sink.other]\ntype = \"null\"\n[[sink.other.interceptor]]\nplugin = \"noop\"\n"),
+    ("roll_size = \"2 MiB\"", "roll_size = \"3 MiB\""),
     ("segment = \"4 MiB\"", "segment = \"2 MiB\""),
 ];
 
