@@ -21,14 +21,14 @@ const BUGGY: &str = "swap-trap";
 /// Memory that a change may leave behind. A compiled plugin that is kept would be several times as much.
 const BYTES_PER_CHANGE_MAX: i64 = 32 << 10;
 
-/// What a pipeline's file is edited to, in turn. The last one restarts the pipeline, the others exchange a part of it; a sink
-/// comes, and goes with the next edit.
+/// What a pipeline's file is edited to, in turn. The last one restarts the pipeline, the others exchange a part of it. A sink comes
+/// with an edit and goes with the next one, which must not be the restart: without `--drain` that is refused under load.
 const EDITS: [(&str, &str); 6] = [
     ("", "[[interceptor]]\nplugin = \"noop\"\n"),
     ("", "[sink.side]\ntype = \"null\"\n"),
     ("", "[batch]\nrows = 2000\n"),
-    ("roll_size = \"2 MiB\"", "roll_size = \"3 MiB\""),
     ("", "[sink.other]\ntype = \"null\"\n[[sink.other.interceptor]]\nplugin = \"noop\"\n"),
+    ("roll_size = \"2 MiB\"", "roll_size = \"3 MiB\""),
     ("segment = \"4 MiB\"", "segment = \"2 MiB\""),
 ];
 

@@ -357,14 +357,17 @@ pub fn open_plugins(
     Plugins { chain: all, sinks, ..open_parts(host, plan, plugin_dir, files, unfit, &|_, _, _| None) }
 }
 
-/// The same for codecs and for sinks that are plugins, alone. `kept` knows those that stay: of a part (its name), in a role.
+/// The plugin of a part (its name), in a role, if it stays.
+pub type KeptSlots<'a> = dyn Fn(Role, &str, &InterceptorPlan) -> Option<Arc<PluginSlot>> + 'a;
+
+/// The same for codecs and for sinks that are plugins, alone. `kept` knows those that stay.
 pub fn open_parts(
     host: &PluginHost,
     plan: &PipelinePlan,
     plugin_dir: &Path,
     files: &ConfigFiles,
     unfit: &mut Vec<Diagnostic>,
-    kept: &dyn Fn(Role, &str, &InterceptorPlan) -> Option<Arc<PluginSlot>>,
+    kept: &KeptSlots<'_>,
 ) -> Plugins {
     let mut open = |role: Role, part: &str, plugin: &InterceptorPlan| {
         let opened = || host.slot_of(role, plugin.clone(), plugin_dir);
