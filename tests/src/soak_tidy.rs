@@ -94,3 +94,40 @@ fn rotated(input: &Path) -> Result<Vec<PathBuf>> {
     by_name.values_mut().for_each(|paths| drop(paths.pop()));
     Ok(by_name.into_values().flatten().collect())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_finished_and_delivered_goes() {
+        let scene = Scene::new().unwrap();
+        let lines = |seqs: std::ops::Range<u64>| -> String {
+            seqs.map(|seq| format!("?file=0&turn=0&seq={seq} x\n")).collect()
+        };
+        for number in 0..6 {
+            let open = if number == 5 { ".open" } else { "" };
+            let path = scene.output.join(format!("200-{number}.log{open}"));
+            fs::write(path, lines(10 * number..10 * number + 10)).unwrap();
+        }
+        for (name, seqs) in [
+            ("web-0.log.00001", 0..30),
+            ("web-0.log.00002", 0..31),
+            ("web-0.log.00003", 0..1),
+            ("web-0.log", 0..1),
+        ] {
+            fs::write(scene.input().join(name), lines(seqs)).unwrap();
+        }
+        let mut tidy = Tidy::new(Plugin::None);
+        tidy.tidy(&scene).unwrap();
+        let names = |dir: &Path| -> Vec<String> {
+            let files = output::files(dir).unwrap();
+            files.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
+        };
+        assert_eq!(names(&scene.output), ["200-3.log", "200-4.log", "200-5.log.open"]);
+        assert_eq!(names(&scene.input()), ["web-0.log", "web-0.log.00002", "web-0.log.00003"]);
+        assert_eq!(tidy.lines, 30);
+        assert!(tidy.verdict(&scene, &[60]).unwrap().holds());
+    }
+}
