@@ -116,15 +116,18 @@ export class Column {
    * engine for each row would cost more than the search.
    */
   contains(row, value) {
-    if (this._sought !== value) this._seek(value);
-    return this._hits[row] === 1;
+    if (this._sought !== value) {
+      this._hits = this._hitsOf(value);
+      this._sought = value;
+    }
+    return this._hits[row];
   }
 
-  _seek(value) {
-    const hits = new Uint8Array(this.rows);
-    for (const row of this.findRows(value)) hits[row] = 1;
-    this._hits = hits;
-    this._sought = value;
+  /** Whether each row holds the text or bytes. */
+  _hitsOf(value) {
+    const hits = new Array(this.rows).fill(false);
+    for (const row of this.findRows(value)) hits[row] = true;
+    return hits;
   }
 
   _search(needle, start) {
@@ -205,7 +208,8 @@ export class Event {
   constructor(batch) {
     this.batch = batch;
     this.row = 0;
-    this._body = batch.body;
+    this._sought = undefined;
+    this._hits = undefined;
   }
 
   /** The body as bytes. */
@@ -225,10 +229,14 @@ export class Event {
 
   /** Whether the body holds the text or bytes. */
   contains(value) {
-    // Without a call of the column's: calls are what costs.
-    const body = this._body;
-    if (body._sought !== value) body._seek(value);
-    return body._hits[this.row] === 1;
+    // Without the column: in the engine's interpreter calls are what costs, and then every step to a field.
+    if (this._sought !== value) this._seek(value);
+    return this._hits[this.row];
+  }
+
+  _seek(value) {
+    this._hits = this.batch.body._hitsOf(value);
+    this._sought = value;
   }
 
   /** The value of a header, or undefined. */
@@ -302,8 +310,8 @@ export class Edit {
     // What was changed of any event: a header, BODY or TIME, with its column. Searched in order: they are few.
     this._fields = [];
     this._hasChanges = false;
-    // The last rows of which something was said, and that were sent on.
-    this._settled = -1;
+    // Whether something was said of the event at hand, and the last row that was sent on.
+    this._settled = false;
     this._emitted = -1;
     this._isPlain = true;
   }
@@ -345,8 +353,7 @@ export class Edit {
 
   /** The event goes no further. It is no error: it is counted as dropped. */
   drop() {
-    this._settled = this._event.row;
-    this._isPlain = false;
+    this._settled = true;
     if (this._hasChanges) this._forget();
   }
 
@@ -354,17 +361,21 @@ export class Edit {
   reject(reason) {
     const { row } = this._event;
     if (this._emitted === row) throw new MistakeError("an event is rejected after a part of it was emitted");
-    this._settled = row;
+    this._settled = true;
     this._forget();
     this._rejected.set(row, String(reason));
   }
 
   /** Sends the event on as it is now, and starts again from what came in: to make several events of one. */
   emit() {
-    if (this._fields.length > 0) this._write();
     const { row } = this._event;
-    if (this._emitted === row) this._isPlain = false;
-    this._settled = this._emitted = row;
+    if (this._settled) {
+      if (this._rejected.has(row)) throw new MistakeError("an event is emitted after it was rejected");
+      this._isPlain = false;
+    }
+    if (this._fields.length > 0) this._write();
+    this._settled = true;
+    this._emitted = row;
     this._rows.push(row);
     if (this._hasChanges) this._forget();
   }
@@ -388,7 +399,9 @@ export class Edit {
   }
 
   _answer() {
-    const answer = { rows: this._isPlain ? undefined : this._rows, headers: new Map(), rejected: this._rejected };
+    // Each row that was not rejected, once.
+    const isPlain = this._isPlain && this._rows.length + this._rejected.size === this._batch.rows;
+    const answer = { rows: isPlain ? undefined : this._rows, headers: new Map(), rejected: this._rejected };
     for (const { name, values } of this._fields) {
       if (name === BODY) answer.body = values;
       else if (name === TIME) answer.time = values;
@@ -406,9 +419,16 @@ const each = (plugin, batch) => {
   for (let row = 0; row < rows; row++) {
     event.row = row;
     plugin.intercept(event, edit);
-    if (edit._settled === row) continue;
-    if (fields.length > 0) edit.emit();
-    else kept.push(row);
+    if (edit._settled) {
+      edit._settled = false;
+      // What is said of an event after it was sent on is not about the next one.
+      if (edit._hasChanges) edit._forget();
+    } else if (fields.length > 0) {
+      edit.emit();
+      edit._settled = false;
+    } else {
+      kept.push(row);
+    }
   }
   return edit._answer();
 };
