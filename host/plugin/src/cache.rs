@@ -4,32 +4,42 @@
 //! that nobody else can write, and each entry is:
 //!
 //! ```text
-//! 8 bytes   "FLUMENC1"
-//! 32 bytes  BLAKE3 of the key and the rest, keyed to the entry: a file copied under another name does not fit
 //! rest      the component as the engine serialised it
+//! 32 bytes  BLAKE3 of the BLAKE3 of the rest, keyed to the entry: a file copied under another name does not fit
+//! 8 bytes   "FLUMENC2"
 //! ```
 //!
 //! The key (also the file's name) is made of the plugin's content hash and everything that decides whether the code fits:
-//! engine version and settings, target. How it fails: a damaged, foreign or unfitting entry is removed and made again; a
+//! engine version and settings, target.
+//!
+//! An entry is mapped, not read: a large component has 40 MB of code, of which a run touches a part, and processes share it.
+//! What is mapped has to be whole: it is hashed when it is used first, and again after every touch of the file and every start
+//! of the machine ([`crate::hashes`]). Entries are replaced by renaming, never written to, so what is mapped stays what it was.
+//! Where files cannot be mapped as code (a file system that is mounted `noexec`) the entry is read, and hashed as it is read.
+//!
+//! How it fails: a damaged, foreign or unfitting entry is removed and made again; a
 //! cache that cannot be written costs time and is reported once per plugin. Nothing of it stops a plugin from being loaded.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::error::CacheError;
+use crate::hashes::Hashes;
 use crate::limits;
 
-const MAGIC: &[u8; 8] = b"FLUMENC1";
-const HEAD_BYTES: usize = 8 + 32;
+const MAGIC: &[u8; 8] = b"FLUMENC2";
+const TAIL_BYTES: usize = 32 + 8;
 const SUFFIX: &str = "compiled";
 
 /// The directory.
 #[derive(Debug)]
 pub(crate) struct Cache {
     dir: PathBuf,
+    hashes: Hashes,
 }
 
 /// Names one entry.
@@ -41,7 +51,7 @@ impl Key {
     pub(crate) fn new(content: &str, engine: &blake3::Hash) -> Key {
         let mut hasher = blake3::Hasher::new();
         let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
-        for part in [content.as_bytes(), engine.as_bytes(), target.as_bytes()] {
+        for part in [MAGIC, content.as_bytes(), engine.as_bytes(), target.as_bytes()] {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part);
         }
@@ -60,12 +70,28 @@ pub(crate) enum Miss {
 
 /// An entry whose hash is right: what was written here, byte by byte.
 #[derive(Debug)]
-pub(crate) struct Entry(Vec<u8>);
+pub(crate) struct Entry {
+    file: File,
+    hash: blake3::Hash,
+    code_bytes: u64,
+}
 
 impl Entry {
-    /// The component as the engine serialised it.
-    pub(crate) fn code(&self) -> &[u8] {
-        self.0.get(HEAD_BYTES..).unwrap_or_default()
+    /// A path to the file that was looked at, whatever has its name by now. It begins with the component as the engine
+    /// serialised it.
+    pub(crate) fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
+    }
+
+    /// The component as the engine serialised it, and nothing else.
+    pub(crate) fn read(mut self) -> io::Result<Vec<u8>> {
+        let mut code = Vec::with_capacity(usize::try_from(self.code_bytes).unwrap_or(0));
+        self.file.rewind()?;
+        self.file.take(self.code_bytes).read_to_end(&mut code)?;
+        if blake3::hash(&code) != self.hash {
+            return Err(io::Error::other("it changed while it was read"));
+        }
+        Ok(code)
     }
 }
 
@@ -86,7 +112,7 @@ impl Cache {
             // It was open to others. What they may have put into it is theirs or writable by them: never used.
             fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(io)?;
         }
-        let cache = Cache { dir: dir.to_owned() };
+        let cache = Cache { dir: dir.to_owned(), hashes: Hashes::open(dir) };
         cache.remove_leftovers();
         Ok(cache)
     }
@@ -95,48 +121,43 @@ impl Cache {
         self.dir.join(format!("{}.{SUFFIX}", key.0.to_hex()))
     }
 
+    /// Of plugins and of entries.
+    pub(crate) fn hashes(&self) -> &Hashes {
+        &self.hashes
+    }
+
     pub(crate) fn get(&self, key: &Key) -> Result<Entry, Miss> {
         let path = self.path(key);
         let unfit = |reason: &str| Miss::Unfit(format!("{}: {reason}", path.display()));
-        let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-        let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(&path) {
+        let mut file = match open_private(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Miss::Absent),
             Err(error) => return Err(unfit(&error.to_string())),
         };
         let metadata = file.metadata().map_err(|error| unfit(&error.to_string()))?;
-        if !metadata.is_file() || metadata.uid() != rustix::process::geteuid().as_raw() {
-            return Err(unfit("not a file of this user"));
+        let mut tail = [0; TAIL_BYTES];
+        let code_bytes = metadata
+            .len()
+            .checked_sub(TAIL_BYTES as u64)
+            .filter(|bytes| *bytes > 0)
+            .ok_or_else(|| unfit("damaged"))?;
+        file.read_exact_at(&mut tail, code_bytes).map_err(|error| unfit(&error.to_string()))?;
+        let hash = match self.hashes.known(&file) {
+            Some(hash) => hash,
+            None => self.hashes.hash(&mut file, code_bytes).map_err(|error| unfit(&error.to_string()))?,
+        };
+        if tail != seal(key, &hash) {
+            return Err(unfit("damaged"));
         }
-        if metadata.mode() & 0o022 != 0 {
-            return Err(unfit("others can write it"));
-        }
-        let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
-        file.read_to_end(&mut bytes).map_err(|error| unfit(&error.to_string()))?;
-        match (bytes.get(..8), bytes.get(8..HEAD_BYTES), bytes.get(HEAD_BYTES..)) {
-            (Some(magic), Some(hash), Some(code)) if magic == MAGIC && hash == seal(key, code).as_bytes() => {
-                Ok(Entry(bytes))
-            }
-            _ => Err(unfit("damaged")),
-        }
+        Ok(Entry { file, hash, code_bytes })
     }
 
     /// Writes an entry beside its place and moves it there, so that a half-written one is never seen.
     pub(crate) fn put(&self, key: &Key, code: &[u8]) -> io::Result<()> {
         let path = self.path(key);
-        let temporary = self.dir.join(format!("{}.{}.tmp", key.0.to_hex(), std::process::id()));
-        let written = write(&temporary, &[MAGIC, seal(key, code).as_bytes(), code]);
-        match written.and_then(|()| fs::rename(&temporary, &path)) {
-            Ok(()) => {
-                self.remove_oldest(&path);
-                Ok(())
-            }
-            Err(error) => {
-                // What is left of it goes with the next start at the latest.
-                fs::remove_file(&temporary).ok();
-                Err(error)
-            }
-        }
+        write_private(&path, &[code, &seal(key, &blake3::hash(code))])?;
+        self.remove_oldest(&path);
+        Ok(())
     }
 
     pub(crate) fn remove(&self, key: &Key) {
@@ -180,8 +201,38 @@ impl Cache {
     }
 }
 
-fn seal(key: &Key, code: &[u8]) -> blake3::Hash {
-    blake3::keyed_hash(key.0.as_bytes(), code)
+/// The end of an entry whose code has this hash.
+fn seal(key: &Key, code: &blake3::Hash) -> [u8; TAIL_BYTES] {
+    let mut tail = [0; TAIL_BYTES];
+    let (seal, magic) = tail.split_at_mut(32);
+    seal.copy_from_slice(blake3::keyed_hash(key.0.as_bytes(), code.as_bytes()).as_bytes());
+    magic.copy_from_slice(MAGIC);
+    tail
+}
+
+/// Opens a file that nobody but this user can write; a link is none.
+pub(crate) fn open_private(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::other("not a file of this user"));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return Err(io::Error::other("others can write it"));
+    }
+    Ok(file)
+}
+
+/// Writes a file beside its place and moves it there, so that a half-written one is never seen.
+pub(crate) fn write_private(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let written = write(&temporary, parts).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        // What is left of it goes with the next start at the latest.
+        fs::remove_file(&temporary).ok();
+    }
+    written
 }
 
 fn write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
@@ -212,7 +263,7 @@ mod tests {
         let cache = Cache::open(&dir.path().join("a/b")).unwrap();
         assert_eq!(cache.get(&key("one")).unwrap_err(), Miss::Absent);
         cache.put(&key("one"), b"code").unwrap();
-        assert_eq!(cache.get(&key("one")).unwrap().code(), b"code");
+        assert_eq!(cache.get(&key("one")).unwrap().read().unwrap(), b"code");
         assert_eq!(cache.get(&key("two")).unwrap_err(), Miss::Absent);
         // Not even when a file is moved under its name.
         fs::copy(cache.path(&key("one")), cache.path(&key("two"))).unwrap();
@@ -238,7 +289,7 @@ mod tests {
             assert!(unfit(cache.get(&key("one"))).ends_with("damaged"));
         }
         fs::write(&path, good).unwrap();
-        assert_eq!(cache.get(&key("one")).unwrap().code(), b"the code");
+        assert_eq!(cache.get(&key("one")).unwrap().read().unwrap(), b"the code");
     }
 
     #[test]

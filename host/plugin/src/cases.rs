@@ -17,7 +17,6 @@ use crate::abi::Role;
 use crate::alone::Alone;
 use crate::codec_cases::CodecTask;
 use crate::error::LoadError;
-use crate::file::PluginFile;
 use crate::host::PluginHost;
 use crate::limits;
 use crate::services::Services;
@@ -97,7 +96,7 @@ pub struct CaseActual {
 impl PluginHost {
     /// Runs one case and says what came out: what a case's file is written from.
     pub fn run_actual(&self, path: &Path, case: &Case) -> Result<CaseActual, LoadError> {
-        let loaded = self.load(PluginFile::read(path)?)?;
+        let loaded = self.load(self.read(path)?)?;
         let plugin_limits = PluginLimits::default();
         let services = Services::new(case.name.as_str().into(), &plugin_limits);
         let needs = &loaded.shape.needs;
@@ -131,7 +130,7 @@ impl PluginHost {
         if let Some(task) = &case.codec {
             return self.run_codec_case(path, case, task);
         }
-        let loaded = self.load(PluginFile::read(path)?)?;
+        let loaded = self.load(self.read(path)?)?;
         let plugin_limits = PluginLimits::default();
         let script = Script::default();
         let services = Services::new(case.name.as_str().into(), &plugin_limits);

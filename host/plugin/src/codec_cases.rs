@@ -11,7 +11,6 @@ use flumen_pipeline::{Decoder, Encoder};
 use crate::abi::Role;
 use crate::cases::{Case, CaseOutcome, ExpectedEvent, event_difference, shown, text};
 use crate::error::LoadError;
-use crate::file::PluginFile;
 use crate::host::PluginHost;
 use crate::services::Services;
 use crate::version::PluginVersion;
@@ -60,7 +59,7 @@ impl PluginHost {
             CodecTask::Decode { .. } => Role::Decoder,
             CodecTask::Encode { .. } => Role::Encoder,
         };
-        let loaded = self.load(PluginFile::read(path)?)?;
+        let loaded = self.load(self.read(path)?)?;
         let limits = PluginLimits::default();
         let services = Services::new(case.name.as_str().into(), &limits);
         let needs = &loaded.shape.needs;

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::io::{Read, Seek};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use serde::Serialize;
 use wasmtime::{Engine, Module};
 
 use crate::error::LoadError;
+use crate::hashes::Hashes;
 use crate::{encode, limits};
 
 /// What kind of WebAssembly a file holds.
@@ -23,14 +24,22 @@ pub enum FileKind {
     CoreModule,
 }
 
-/// A file as it was read.
-#[derive(Debug, Clone)]
+/// A file whose content is known.
+#[derive(Debug)]
 pub(crate) struct PluginFile {
     pub(crate) path: PathBuf,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) size_bytes: u64,
     /// BLAKE3 of the bytes, in hex.
     pub(crate) hash: Arc<str>,
     pub(crate) kind: FileKind,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Read(Vec<u8>),
+    /// Hashed before: it is read if it has to be compiled after all.
+    Unread(File),
 }
 
 /// What tells one state of a file from another without reading it.
@@ -46,6 +55,29 @@ pub(crate) struct Fingerprint {
 impl Fingerprint {
     pub(crate) fn of(path: &Path) -> std::io::Result<Fingerprint> {
         Ok(Self::from(&std::fs::metadata(path)?))
+    }
+
+    /// Whether both of its times are before this one, in seconds.
+    pub(crate) fn is_older_than(&self, seconds: i64) -> bool {
+        self.modified.0 < seconds && self.changed.0 < seconds
+    }
+
+    /// Another state of the same file.
+    pub(crate) fn is_same_file(&self, other: &Fingerprint) -> bool {
+        (self.inode, self.device) == (other.inode, other.device)
+    }
+
+    /// All that it is made of.
+    pub(crate) fn numbers(&self) -> [i64; 7] {
+        let Fingerprint { modified, changed, size, inode, device } = *self;
+        let [size, inode, device] = [size, inode, device].map(u64::cast_signed);
+        [device, inode, size, modified.0, modified.1, changed.0, changed.1]
+    }
+
+    pub(crate) fn from_numbers(numbers: [i64; 7]) -> Fingerprint {
+        let [device, inode, size, modified, modified_ns, changed, changed_ns] = numbers;
+        let [size, inode, device] = [size, inode, device].map(i64::cast_unsigned);
+        Fingerprint { modified: (modified, modified_ns), changed: (changed, changed_ns), size, inode, device }
     }
 }
 
@@ -73,45 +105,82 @@ pub(crate) fn locate(plugin: &str, dir: &Path) -> PathBuf {
 }
 
 impl PluginFile {
-    pub(crate) fn read(path: &Path) -> Result<PluginFile, LoadError> {
-        let mut bytes = Vec::new();
+    pub(crate) fn read(path: &Path, hashes: &Hashes) -> Result<PluginFile, LoadError> {
+        let unreadable = |source| LoadError::read(path, source);
         let limit = limits::FILE_BYTES_MAX;
-        let file = File::open(path).map_err(|source| LoadError::read(path, source))?;
-        let size = file.metadata().map_err(|source| LoadError::read(path, source))?.len();
-        if size > limit {
-            return Err(LoadError::TooLarge { path: path.to_owned(), bytes: size, limit });
+        let file = File::open(path).map_err(unreadable)?;
+        let size_bytes = file.metadata().map_err(unreadable)?.len();
+        if size_bytes > limit {
+            return Err(LoadError::TooLarge { path: path.to_owned(), bytes: size_bytes, limit });
         }
-        file.take(limit).read_to_end(&mut bytes).map_err(|source| LoadError::read(path, source))?;
-        PluginFile::from_bytes(path, bytes)
-    }
-
-    pub(crate) fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<PluginFile, LoadError> {
+        if let Some(hash) = hashes.known(&file) {
+            let mut begin = [0; 16];
+            let begin = read_at_most(&file, &mut begin).map_err(unreadable)?;
+            let (kind, hash) = (kind_of(path, begin)?, hash.to_hex().as_str().into());
+            return Ok(PluginFile {
+                path: path.to_owned(),
+                size_bytes,
+                hash,
+                kind,
+                content: Content::Unread(file),
+            });
+        }
+        let seen = hashes.look(&file);
+        let mut bytes = Vec::new();
+        (&file).take(limit).read_to_end(&mut bytes).map_err(unreadable)?;
         let kind = kind_of(path, &bytes)?;
-        let hash = blake3::hash(&bytes).to_hex().as_str().into();
-        Ok(PluginFile { path: path.to_owned(), bytes, hash, kind })
+        let hash = blake3::hash(&bytes);
+        hashes.remember(seen, &file, hash);
+        Ok(PluginFile {
+            path: path.to_owned(),
+            size_bytes: bytes.len() as u64,
+            hash: hash.to_hex().as_str().into(),
+            kind,
+            content: Content::Read(bytes),
+        })
     }
 
-    /// The component that these bytes are or become.
+    /// The component that its bytes are or become.
     pub(crate) fn component(&self, engine: &Engine) -> Result<Cow<'_, [u8]>, LoadError> {
+        let bytes = self.bytes()?;
+        let malformed = |reason| LoadError::Malformed { path: self.path.clone(), reason };
         match self.kind {
-            FileKind::Component if encode::is_nested_too_deep(&self.bytes) => {
-                let reason =
-                    format!("components are nested more than {} deep", limits::NESTED_COMPONENTS_MAX);
-                Err(LoadError::Malformed { path: self.path.clone(), reason })
+            FileKind::Component if encode::is_nested_too_deep(&bytes) => {
+                let most = limits::NESTED_COMPONENTS_MAX;
+                Err(malformed(format!("components are nested more than {most} deep")))
             }
-            FileKind::Component => Ok((&self.bytes).into()),
+            FileKind::Component => Ok(bytes),
             FileKind::CoreModule => {
-                Module::validate(engine, &self.bytes).map_err(|error| LoadError::Malformed {
-                    path: self.path.clone(),
-                    reason: format!("{error:#}"),
-                })?;
-                let wrapped = encode::component_of(&self.bytes);
+                Module::validate(engine, &bytes).map_err(|error| malformed(format!("{error:#}")))?;
+                let wrapped = encode::component_of(&bytes);
                 wrapped
                     .map(Into::into)
                     .map_err(|reason| LoadError::NotAPlugin { path: self.path.clone(), reason })
             }
         }
     }
+
+    fn bytes(&self) -> Result<Cow<'_, [u8]>, LoadError> {
+        let file = match &self.content {
+            Content::Read(bytes) => return Ok(bytes.into()),
+            Content::Unread(file) => file,
+        };
+        let unreadable = |source| LoadError::read(&self.path, source);
+        let mut bytes = Vec::new();
+        let mut begin = file;
+        begin.rewind().map_err(unreadable)?;
+        begin.take(limits::FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(unreadable)?;
+        if *blake3::hash(&bytes).to_hex().as_str() != *self.hash {
+            return Err(unreadable(std::io::Error::other("it changed while it was read")));
+        }
+        Ok(bytes.into())
+    }
+}
+
+/// The beginning of a file.
+fn read_at_most<'a>(file: &File, buffer: &'a mut [u8]) -> std::io::Result<&'a [u8]> {
+    let read = file.read_at(buffer, 0)?;
+    Ok(buffer.get(..read).unwrap_or_default())
 }
 
 fn kind_of(path: &Path, bytes: &[u8]) -> Result<FileKind, LoadError> {

@@ -18,6 +18,7 @@ use crate::file::PluginFile;
 use crate::limits;
 use crate::options;
 use crate::services::Services;
+use crate::spares::Spares;
 use crate::swap::PluginSlot;
 use crate::version::{Opening, PluginVersion};
 use crate::watch::Watch;
@@ -42,11 +43,13 @@ impl HostConfig {
 pub struct PluginHost {
     engine: Engine,
     engine_fingerprint: blake3::Hash,
-    cache: Cache,
+    pub(crate) cache: Cache,
     /// One compilation at a time: a large component takes half a gigabyte.
     compiling: Mutex<()>,
     versions: Mutex<Vec<Weak<PluginVersion>>>,
     watch: Option<Watch>,
+    /// Of a running agent, as the watch.
+    spares: Option<Spares>,
     this: Weak<PluginHost>,
 }
 
@@ -67,7 +70,10 @@ impl PluginHost {
     pub fn new(config: HostConfig) -> Result<Arc<PluginHost>, HostError> {
         let engine = engine::new()?;
         let cache = Cache::open(&config.cache_dir)?;
-        let watch = if config.watch { Some(Watch::start()?) } else { None };
+        let (watch, spares) = match config.watch {
+            true => (Some(Watch::start()?), Some(Spares::start()?)),
+            false => (None, None),
+        };
         Ok(Arc::new_cyclic(|this| PluginHost {
             engine_fingerprint: engine::fingerprint(&engine),
             engine,
@@ -75,6 +81,7 @@ impl PluginHost {
             compiling: Mutex::new(()),
             versions: Mutex::default(),
             watch,
+            spares,
             this: this.clone(),
         }))
     }
@@ -134,7 +141,7 @@ impl PluginHost {
         grants: &[String],
         limits: PluginLimits,
     ) -> Result<Arc<PluginVersion>, LoadError> {
-        let loaded = self.load(PluginFile::read(path)?)?;
+        let loaded = self.load(self.read(path)?)?;
         let services = Services::new(name.into(), &limits);
         self.open_loaded(&loaded, role, &services, config, grants, limits)
     }
@@ -142,6 +149,15 @@ impl PluginHost {
     /// Whether it serves a running agent, and not one look at a file.
     pub(crate) fn is_watching(&self) -> bool {
         self.watch.is_some()
+    }
+
+    pub(crate) fn spares(&self) -> Option<&Spares> {
+        self.spares.as_ref()
+    }
+
+    /// Reads a plugin's file, or as much of it as is not known.
+    pub(crate) fn read(&self, path: &Path) -> Result<PluginFile, LoadError> {
+        PluginFile::read(path, self.cache.hashes())
     }
 
     pub(crate) fn load(&self, file: PluginFile) -> Result<Loaded, LoadError> {
@@ -263,7 +279,7 @@ impl PluginHost {
                 return None;
             }
         };
-        match self.deserialize(&entry) {
+        match self.deserialize(entry) {
             Ok(component) => Some(component),
             Err(error) => {
                 tracing::warn!("a compiled plugin is made again: {error:#}");
@@ -274,12 +290,19 @@ impl PluginHost {
     }
 
     #[allow(unsafe_code)]
-    fn deserialize(&self, entry: &Entry) -> wasmtime::Result<Component> {
-        // SAFETY: the bytes must be what `Component::serialize` returned. An `Entry` is only made by `Cache::get`, which
-        // checks that the file belongs to this user, that nobody else can write it or its directory, and that its BLAKE3
-        // (keyed by content hash, engine version and settings, target) is the one that `Cache::put` wrote over the serialised
-        // bytes: neither damage nor a foreign file gets here. The bytes are in our memory, so they do not change any more.
-        unsafe { Component::deserialize(&self.engine, entry.code()) }
+    fn deserialize(&self, entry: Entry) -> wasmtime::Result<Component> {
+        // SAFETY: the bytes must be what `Component::serialize` returned, and stay so. An `Entry` is only made by
+        // `Cache::get`, which checks that the file belongs to this user, that nobody else can write it or its directory, and that
+        // the BLAKE3 of its bytes is the one that `Cache::put` wrote (keyed by content hash, engine version and settings,
+        // target): neither damage nor a foreign file gets here. The path leads to the very file that was looked at, and
+        // Flumen never writes to an entry: it puts another in its place, and this one stays as long as it is mapped. The tail
+        // behind the code is no part of the engine's sections.
+        let mapped = unsafe { Component::deserialize_file(&self.engine, entry.path()) };
+        mapped.or_else(|_| {
+            let code = entry.read()?;
+            // SAFETY: as above; these bytes were hashed as they were read, and are in our memory.
+            unsafe { Component::deserialize(&self.engine, code) }
+        })
     }
 }
 

@@ -40,8 +40,21 @@ pub const PACKAGES_MAX: usize = 128;
 /// Bytes of all compiled plugins in the cache; the oldest go first. A compiled Python component has some 60 MB.
 pub const CACHE_BYTES_MAX: u64 = 1 << 30;
 
+/// Hashes of files that are remembered: more than the plugins of an agent, their compiled forms and the versions before them.
+pub const HASHES_MAX: usize = 256;
+
+/// How long a file has to be left alone before its hash is remembered: longer than the grain of times on any file system.
+pub const HASH_SETTLES: Duration = Duration::from_secs(2);
+
 /// Idle instances that one version keeps: more than the threads of one chain.
 pub const IDLE_INSTANCES_MAX: usize = 16;
+
+/// An instance that takes longer to make and open than this is made before it is needed: Rust and C take a fifth of it, languages with
+/// a large runtime several times as long.
+pub const SPARE_WORTH: Duration = Duration::from_micros(250);
+
+/// Versions that wait for a spare instance: more than an agent has.
+pub const SPARES_WANTED_MAX: usize = 128;
 
 /// Guilty rows that are looked for in one batch, one by one. A batch with more of them is not a batch with a few bad
 /// events but a plugin that fails: what then still fails is quarantined in whole segments.

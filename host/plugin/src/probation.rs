@@ -80,7 +80,7 @@ enum Verdict {
 impl Origin {
     pub(crate) fn of(loaded: Loaded) -> Origin {
         let Loaded { file, shape, .. } = loaded;
-        Origin { kind: file.kind, size_bytes: file.bytes.len() as u64, imports: shape.imports }
+        Origin { kind: file.kind, size_bytes: file.size_bytes, imports: shape.imports }
     }
 }
 

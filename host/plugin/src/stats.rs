@@ -35,7 +35,7 @@ pub struct PluginStats {
     pub bisections: u64,
     /// Batches in which the search for guilty rows ended at a limit.
     pub budgets_exhausted: u64,
-    /// Instances made.
+    /// Instances that were put to work.
     pub instances: u64,
     /// Instances that were replaced after their batches or at their memory's high-water mark.
     pub recycled: u64,

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::abi::{Reads, Role};
 use crate::error::LoadError;
-use crate::file::{FileKind, Fingerprint, PluginFile, locate};
+use crate::file::{FileKind, Fingerprint, locate};
 use crate::host::{Loaded, PluginHost};
 use crate::limits;
 use crate::probation::{Origin, Stamp, Trial};
@@ -233,7 +233,7 @@ impl PluginSlot {
         if !path.exists() {
             return Err(LoadError::Missing { name: self.plan.plugin.clone(), path });
         }
-        let file = PluginFile::read(&path)?;
+        let file = host.read(&path)?;
         let is_refused = self.state.lock().refused.as_ref() == Some(&file.hash);
         if is_refused || *file.hash == *self.stamp.load().version.hash() {
             return Ok(false);
@@ -248,7 +248,7 @@ impl PluginSlot {
         if !path.exists() {
             return Err(LoadError::Missing { name: self.plan.plugin.clone(), path: path.to_owned() });
         }
-        let file = PluginFile::read(path)?;
+        let file = host.read(path)?;
         let old = self.stamp.load_full().version.clone();
         {
             let mut state = self.state.lock();
@@ -348,7 +348,7 @@ fn load_when_whole(host: &PluginHost, path: &Path, patience: Duration) -> Result
     loop {
         // Before the read: what was fresh then may be old when a slow compiler says no.
         let (was_fresh, before) = (is_fresh(path), Fingerprint::of(path).ok());
-        let outcome = PluginFile::read(path).and_then(|file| host.load(file));
+        let outcome = host.read(path).and_then(|file| host.load(file));
         let may_be_whole_soon = was_fresh || Fingerprint::of(path).ok() != before;
         if outcome.is_ok() || !may_be_whole_soon || started.elapsed() >= patience {
             return outcome;

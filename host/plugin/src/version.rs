@@ -39,6 +39,10 @@ pub struct PluginVersion {
     services: Arc<Services>,
     host: Weak<PluginHost>,
     idle: Mutex<Vec<Instance>>,
+    /// One that has done nothing yet, if making one takes so long that it is made in advance.
+    spare: Mutex<Option<Instance>>,
+    keeps_spare: bool,
+    this: Weak<PluginVersion>,
     /// A decoder's.
     pub(crate) search: Mutex<byte_isolation::Spent>,
 }
@@ -80,14 +84,22 @@ impl PluginVersion {
             services,
             host,
             idle: Mutex::default(),
+            spare: Mutex::default(),
+            keeps_spare: false,
+            this: Weak::new(),
             search: Mutex::default(),
         };
+        let started = Instant::now();
         let mut guest = version.instantiate().map_err(OpenFailure::Failed)?;
         version.reads = checked(guest.open(&version.config)?)?;
         version.recovers = guest.recovers();
         version.tick_ms = guest.tick_ms();
+        version.keeps_spare = started.elapsed() > limits::SPARE_WORTH && version.services.egress.is_none();
         version.idle.lock().push(Instance { guest, batches: 0 });
-        Ok(Arc::new(version))
+        bump(&version.services.counters.instances);
+        let version = Arc::new_cyclic(|this| PluginVersion { this: this.clone(), ..version });
+        version.ask_spare();
+        Ok(version)
     }
 
     /// The plugin's name in the pipeline.
@@ -135,7 +147,29 @@ impl PluginVersion {
     /// Gives up the instances that are not at work.
     pub(crate) fn drop_idle(&self) {
         let idle = std::mem::take(&mut *self.idle.lock());
-        drop(idle);
+        let spare = self.spare.lock().take();
+        drop((idle, spare));
+    }
+
+    /// Whether a fresh instance is there before it is needed.
+    pub fn has_spare(&self) -> bool {
+        self.spare.lock().is_some()
+    }
+
+    fn ask_spare(&self) {
+        let host = self.host.upgrade().filter(|_| self.keeps_spare);
+        if let Some(spares) = host.as_ref().and_then(|host| host.spares()) {
+            spares.ask(self.this.clone());
+        }
+    }
+
+    /// Makes a fresh instance for later. When there is no room for one, or it does not open, there is none.
+    pub(crate) fn make_spare(&self) {
+        if self.has_spare() {
+            return;
+        }
+        let made = self.linked.instantiate(&self.services, &self.limits).and_then(|guest| self.opened(guest));
+        *self.spare.lock() = made.ok();
     }
 
     fn instantiate(&self) -> Result<Box<dyn Guest>, Failure> {
@@ -148,24 +182,33 @@ impl PluginVersion {
                     host.drop_idle();
                     std::thread::sleep(limits::EPOCH_TICK);
                 }
-                _ => return made.inspect(|_| bump(&self.services.counters.instances)),
+                _ => return made,
             }
         }
     }
 
     /// Makes an instance and lets it go: for measuring.
     pub(crate) fn instantiate_once(&self) -> Result<(), Failure> {
-        self.opened().map(|_| ())
+        self.instantiate().map(drop)
+    }
+
+    /// The same, and opens it.
+    pub(crate) fn open_once(&self) -> Result<(), Failure> {
+        self.instantiate().and_then(|guest| self.opened(guest)).map(drop)
     }
 
     /// A fresh instance. One that does not open is tried once more: a whole batch depends on it.
     fn fresh(&self) -> Result<Instance, Failure> {
-        self.opened().or_else(|_| self.opened())
+        let spare = self.spare.lock().take();
+        let make = || self.opened(self.instantiate()?);
+        let instance = spare.map_or_else(|| make().or_else(|_| make()), Ok)?;
+        bump(&self.services.counters.instances);
+        self.ask_spare();
+        Ok(instance)
     }
 
-    /// A fresh instance, opened as the first one was.
-    fn opened(&self) -> Result<Instance, Failure> {
-        let mut guest = self.instantiate()?;
+    /// Opens a fresh instance as the first one was.
+    fn opened(&self, mut guest: Box<dyn Guest>) -> Result<Instance, Failure> {
         match guest.open(&self.config) {
             Ok(reads) if reads == self.reads && guest.recovers() == self.recovers => {
                 Ok(Instance { guest, batches: 0 })

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::*;
 use flumen_pipeline::InterceptorVersion;
@@ -177,6 +177,33 @@ fn more_threads_than_sandboxes_wait_for_each_other() {
     for version in versions.iter().chain(&more) {
         check_isolated(version, &batch_with(10, &[], ""), &[], "");
     }
+}
+
+#[test]
+fn an_instance_that_takes_long_to_make_is_there_before_it_is_needed() {
+    let sandbox = Sandbox::new();
+    let version = sandbox.hostile(r#"{"do":"slow-open"}"#, patient());
+    let wait_for_spare = || {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !version.has_spare() {
+            assert!(Instant::now() < deadline, "no spare instance");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let guilty = batch(&["TRAP".to_owned()]);
+    // The row fails in two instances; the one that the next batch needs is made while nothing waits for it.
+    wait_for_spare();
+    check_isolated(&version, &guilty, &[0], "unreachable");
+    wait_for_spare();
+    check_isolated(&version, &batch_with(10, &[], ""), &[], "");
+    assert_eq!(version.stats().instances, 3);
+
+    // Without its host there is no other spare than this one.
+    wait_for_spare();
+    drop(sandbox);
+    check_isolated(&version, &guilty, &[0], "unreachable");
+    assert!(!version.has_spare());
+    check_isolated(&version, &batch_with(10, &[], ""), &[], "");
 }
 
 #[test]

@@ -229,7 +229,8 @@ fn a_flood_of_lines_is_counted_and_dropped() {
 
 fn entries(sandbox: &Sandbox) -> Vec<std::path::PathBuf> {
     let files = std::fs::read_dir(sandbox.dir.path().join("cache")).unwrap();
-    files.map(|entry| entry.unwrap().path()).collect()
+    let files = files.map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|suffix| suffix == "compiled")).collect()
 }
 
 #[test]

@@ -20,6 +20,7 @@ enum Misdeed {
     RejectOutOfRange,
     OpenError,
     OpenLoop,
+    SlowOpen,
     ProcessError,
 }
 
@@ -47,12 +48,13 @@ impl BatchInterceptor for Hostile {
                 return Err("config.do: `open-error` was asked for; use another value".to_owned());
             }
             Misdeed::OpenLoop => spin(),
+            Misdeed::SlowOpen => work(),
             _ => {}
         }
         let fixed = match settings.r#do {
             Misdeed::LoopOn => Some("LOOP"),
             Misdeed::BombOn => Some("BOMB"),
-            Misdeed::TrapOn => Some("TRAP"),
+            Misdeed::TrapOn | Misdeed::SlowOpen => Some("TRAP"),
             _ => None,
         };
         let trigger = settings.only_bodies_containing.as_deref().or(fixed).map(Finder::new);
@@ -73,7 +75,7 @@ impl Hostile {
         match self.misdeed {
             Misdeed::Loop | Misdeed::LoopOn | Misdeed::OpenLoop | Misdeed::OpenError => spin(),
             Misdeed::BombOn => bomb(),
-            Misdeed::TrapOn => trap(),
+            Misdeed::TrapOn | Misdeed::SlowOpen => trap(),
             // Every row one byte long, and no data.
             Misdeed::LyingOffsets => {
                 difference.set_body(ColumnBuilder::from_parts((0..=rows as u32).collect(), Vec::new()));
@@ -121,6 +123,13 @@ fn column_of(rows: usize, value: &[u8]) -> ColumnBuilder {
 }
 
 /// Never comes back, and no optimiser may take it out.
+/// Some milliseconds of it.
+fn work() {
+    (0..5_000_000_u64).for_each(|step| {
+        std::hint::black_box(step);
+    });
+}
+
 fn spin() -> ! {
     let mut turns = 0_u64;
     loop {

@@ -52,7 +52,9 @@ struct Figures {
     ns_per_event_min: f64,
     memory_bytes: u64,
     instantiate_ns: u64,
+    open_ns: u64,
     load_from_cache_ns: u64,
+    first_load_from_cache_ns: u64,
 }
 
 /// Measures.
@@ -76,18 +78,27 @@ pub fn run(host: &PluginHost, args: &Args, output: Output) -> Result<(), Failure
     writeln!(out, "{} rows a batch, {bytes} bytes an event, config {config}", batch.rows())?;
     writeln!(
         out,
-        "{:<10}{:>14}{:>14}{:>12}{:>16}{:>18}",
-        "", "p50 ns/event", "min ns/event", "memory", "instantiate us", "load cached us"
+        "{:<10}{:>14}{:>14}{:>12}{:>16}{:>10}{:>16}{:>16}",
+        "",
+        "p50 ns/event",
+        "min ns/event",
+        "memory",
+        "instantiate us",
+        "open us",
+        "load cached us",
+        "first load us"
     )?;
     for (name, figures) in [("no-op", nothing), ("plugin", plugin)] {
         writeln!(
             out,
-            "{name:<10}{:>14.1}{:>14.1}{:>12}{:>16.1}{:>18.1}",
+            "{name:<10}{:>14.1}{:>14.1}{:>12}{:>16.1}{:>10.1}{:>16.1}{:>16.1}",
             figures.ns_per_event,
             figures.ns_per_event_min,
             status::size(figures.memory_bytes),
             figures.instantiate_ns as f64 / 1e3,
+            figures.open_ns as f64 / 1e3,
             figures.load_from_cache_ns as f64 / 1e3,
+            figures.first_load_from_cache_ns as f64 / 1e3,
         )?;
     }
     Ok(())
@@ -153,13 +164,16 @@ fn measure(
     }
     let mut counted = times.split_off(WARM_ROUNDS);
     counted.sort_by(f64::total_cmp);
-    let StartCost { load_ns, instantiate_ns } = host.start_cost(wasm, config, START_ROUNDS).map_err(unfit)?;
+    let StartCost { load_ns, first_load_ns, instantiate_ns, open_ns } =
+        host.start_cost(wasm, config, START_ROUNDS).map_err(unfit)?;
     Ok(Figures {
         ns_per_event: counted.get(counted.len() / 2).copied().unwrap_or(f64::NAN),
         ns_per_event_min: counted.first().copied().unwrap_or(f64::NAN),
         memory_bytes: subject.stats().memory_max_bytes,
         instantiate_ns,
+        open_ns,
         load_from_cache_ns: load_ns,
+        first_load_from_cache_ns: first_load_ns,
     })
 }
 
