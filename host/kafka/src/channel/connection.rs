@@ -76,10 +76,9 @@ impl Connection {
         give_up: &dyn Fn() -> bool,
     ) -> Result<ReadBack, String> {
         let mut read = ReadBack::default();
-        read.next =
-            read_partition(options, (POSITIONS, self.positions_partition), from, give_up, &mut |k, v| {
-                read.take(owner, k, v);
-            })?;
+        read.next = read_partition(options, (POSITIONS, self.positions_partition), from, give_up, |k, v| {
+            read.take(owner, k, v);
+        })?;
         Ok(read)
     }
 
@@ -93,7 +92,7 @@ impl Connection {
     ) -> Result<u64, String> {
         remembered.clear();
         let mut records = 0;
-        read_partition(options, (STATE, self.state_partition), 0, give_up, &mut |key, value| {
+        read_partition(options, (STATE, self.state_partition), 0, give_up, |key, value| {
             records += 1;
             remembered.load(owner, key, value);
         })?;
@@ -107,7 +106,7 @@ fn read_partition(
     (topic, partition): (&str, i32),
     from: i64,
     give_up: &dyn Fn() -> bool,
-    take: &mut dyn FnMut(&[u8], Option<&[u8]>),
+    mut take: impl FnMut(&[u8], Option<&[u8]>),
 ) -> Result<i64, String> {
     let until = Instant::now() + limits::READ_BACK;
     let reader = register_reader(options, "read_committed")?;

@@ -190,7 +190,7 @@ mod tests {
         ) {
             let owner = Owner::new("agent", "pipeline");
             let (whole, with_expiry) = (owner.state_key(&plugin, &key), state_value(&value, expiry));
-            prop_assert_eq!(owner.own(&whole), Some(Key::State(&*plugin, &*key)));
+            prop_assert_eq!(owner.own(&whole), Some(Key::State(&plugin, &key)));
             prop_assert_eq!(read_state_value(&with_expiry), Some((&*value, expiry)));
         }
     }

@@ -639,12 +639,16 @@ fn the_first_batch_waits_for_the_state_and_for_a_version_that_takes_it_over() {
     let mut turn = stateful.turn();
     let stopped = stateful.process(&mut turn, one_event("x"), &mut || Err("stopped"));
     assert_eq!(stopped.err(), Some("stopped"));
+    let from_first: fn(&str, &mut Session) -> Result<(), String> = |from, _| {
+        assert_eq!(from, "c1");
+        Ok(())
+    };
     let mut waits = 0;
     let mut hold = || {
         waits += 1;
         match waits {
             3 => store.is_ready.store(true, Ordering::Relaxed),
-            6 => *plugin.current.lock() = Arc::new(counter("c3", |from, _| Ok(assert_eq!(from, "c1")))),
+            6 => *plugin.current.lock() = Arc::new(counter("c3", from_first)),
             7.. => return Err("it takes the state over"),
             _ => {}
         }
