@@ -82,8 +82,6 @@ codes! {
     UnknownGrant = "unknown-grant";
     /// A plugin with state on a sink.
     StateOnSink = "state-on-sink";
-    /// A plugin with state before a channel that cannot keep it with its events.
-    StateWithoutFile = "state-without-file";
     /// `${env:X}` and X is not set.
     UnsetVariable = "unset-variable";
     /// `${file:X}` and X cannot be read.

@@ -70,7 +70,7 @@ pub(crate) fn read_pipeline(
     Some((plan, spans))
 }
 
-/// What plugins remember is in the commits of their events: between sources and channels, in the pipeline's own journal.
+/// What plugins remember is in the commits of their events: between sources and channels.
 fn check_state(plan: &PipelinePlan, spans: &PipelineSpans, report: &mut Report<'_>) {
     let span = |plugin: &InterceptorPlan| spans.option(ComponentKind::Interceptor, &plugin.name, "grant");
     for sink in &plan.sinks {
@@ -78,16 +78,6 @@ fn check_state(plan: &PipelinePlan, spans: &PipelineSpans, report: &mut Report<'
             let reason = format!("plugin `{}` keeps state, which a sink's interceptors cannot", plugin.name);
             let fix = "move it to the pipeline's own [[interceptor]] list, before the channels";
             report.error(Code::StateOnSink, &span(plugin), reason, fix);
-        }
-    }
-    if let Some(channel) = plan.channels.iter().find(|channel| channel.is_shared()) {
-        for plugin in plan.interceptors.iter().filter(|plugin| plugin.keeps_state()) {
-            let reason = format!(
-                "plugin `{}` keeps state, and channel `{}` cannot keep it in one commit with its events",
-                plugin.name, channel.name
-            );
-            let fix = "use channels of kind \"file\" in this pipeline, and send on from there";
-            report.error(Code::StateWithoutFile, &span(plugin), reason, fix);
         }
     }
 }

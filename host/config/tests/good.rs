@@ -339,3 +339,13 @@ fn a_directory_of_interceptors_is_read_in_order() {
     let wrong = load(&env(&["first.wasm"])).unwrap_err();
     assert!(wrong[0].to_string().contains("a second interceptor has the name"), "{}", wrong[0]);
 }
+
+#[test]
+fn plugins_before_a_kafka_channel_keep_state_with_failover_too() {
+    let text = "[source]\ntype = \"tail\"\npaths = [\"/a\"]\n[[interceptor]]\nplugin = \"dedup\"\ngrant = [\"state\"]\n\
+                [channel]\nkind = \"kafka\"\nbrokers = [\"k:9092\"]\n";
+    for more in ["", "failover = {}\n"] {
+        let plan = pipeline(&format!("{text}{more}"));
+        assert!(plan.interceptors[0].keeps_state() && plan.channels[0].is_shared());
+    }
+}

@@ -3,7 +3,7 @@
 use flumen_builtin::{bridge, sinks, sources};
 use flumen_config::{CodecUse, Registry};
 use flumen_kafka::channel::JournalOptions;
-use flumen_pipeline::plan::{ChannelKind, PipelinePlan, SinkPlan, SourcePlan};
+use flumen_pipeline::plan::{ChannelKind, InterceptorPlan, PipelinePlan, SinkPlan, SourcePlan};
 use flumen_pipeline::{BuildError, DecoderLink, EncoderLink, Options, Sink, Source};
 use flumen_plugin::PluginSlot;
 
@@ -50,8 +50,9 @@ pub fn kafka_journal(
         ChannelKind::Shared { failover, .. } => *failover,
         ChannelKind::File => None,
     });
+    let keeps_state = plan.interceptors.iter().any(InterceptorPlan::keeps_state);
     let made = JournalOptions::new(agent, &plan.name, &channels);
-    made.map(|options| Some(JournalOptions { failover, ..options })).map_err(|(index, error)| {
+    made.map(|options| Some(JournalOptions { failover, keeps_state, ..options })).map_err(|(index, error)| {
         (channels.get(index).map(|(name, ..)| (*name).to_owned()).unwrap_or_default(), error)
     })
 }

@@ -61,8 +61,23 @@ pub const RECONNECT_FIRST: Duration = Duration::from_millis(200);
 /// See [`RECONNECT_FIRST`].
 pub const RECONNECT_MAX: Duration = Duration::from_secs(5);
 
-/// Reading an agent's registers at its start: many megabytes of other agents' may be in the same partition.
-pub const READ_BACK: Duration = Duration::from_secs(120);
+/// Reading an agent's positions, or what its plugins remember, at its start: gigabytes of other agents' may be in the
+/// same partition.
+pub const READ_BACK: Duration = Duration::from_secs(300);
+
+/// How long the topic of state keeps a tombstone after the key's value is gone (`delete.retention.ms`): longer than reading
+/// takes at most, or a reader that saw the value could miss its removal. The default, a day, would be most of the topic
+/// where keys live for minutes.
+pub const STATE_TOMBSTONES: Duration = Duration::from_secs(600);
+
+/// Bytes of a segment of the topic of state. The newest one is not compacted, and a start reads it as it is.
+pub const STATE_SEGMENT_BYTES: u64 = 64 << 20;
+
+/// Bytes of the largest record of the topic of state: a value of 1 MiB and a key of 1 KiB, with names and the batch's head.
+pub const STATE_RECORD_BYTES: usize = (1 << 20) + (64 << 10);
+
+/// How often a journal looks for entries that have expired, also when no plugin writes.
+pub const STATE_SWEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// Partitions of the topics of positions and state. A start reads one of them; more would only be more files.
 pub const REGISTER_PARTITIONS: i32 = 8;

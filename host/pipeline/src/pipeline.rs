@@ -164,7 +164,7 @@ impl Pipeline {
         {
             return Err(bug(ComponentKind::Sink, "", "has fewer parts than its plan"));
         }
-        let stateful = Stateful::of(&self.chain.links(), &plan.name, self.journal.as_ref());
+        let stateful = Stateful::of(&self.chain.links(), &plan.name, self.journal.state());
         *self.stateful.lock() = stateful.map_err(|error| StartError {
             kind: ComponentKind::Interceptor,
             component: error.plugin,

@@ -168,6 +168,12 @@ impl Replayer {
         job.events += numbers.len() as u64;
         let mut again = 0;
         if !numbers.is_empty() {
+            if let Some(stateful) = &self.place.stateful {
+                stateful.begun(&mut || match wake.wait(limits::HOLD_POLL) {
+                    true => Err(SinkError::Stopped),
+                    false => Ok(()),
+                })?;
+            }
             let Processing { mut commit, turn } = match self.processed(&chunk) {
                 Ok(processing) => processing,
                 Err(reason) => return Ok(Step::Failed(reason)),

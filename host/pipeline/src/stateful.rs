@@ -5,6 +5,9 @@
 //! in, is all that the next batch needs to see: it is processed while commits before it still become durable. If a commit
 //! fails, the journal takes no more, and the pipeline stops: nothing that was computed from it stays.
 //!
+//! A journal whose state is elsewhere may not have it yet when the pipeline starts: the first batch waits for it, and for
+//! versions that take it over.
+//!
 //! Links before run on their threads as ever; a chain without state never comes here.
 
 use std::convert::Infallible;
@@ -35,6 +38,8 @@ pub struct Stateful {
 
 /// Whose turn it is. Whoever holds it processes, and hands in the commit, before letting go.
 pub struct Turn {
+    /// The state is there, and was taken over.
+    has_begun: bool,
     /// Per link from the first: the version that processed the last batch.
     versions: Vec<Option<Arc<dyn InterceptorVersion>>>,
     /// Versions that did not take over the state, by link.
@@ -62,26 +67,57 @@ pub struct CannotBegin {
 }
 
 impl Stateful {
-    /// The part of a chain that keeps state, if there is one. `Err`: the journal keeps none.
+    /// The part of a chain that keeps state, if there is one. `store` is of the journal; `Err`: it has none.
     pub fn of(
         links: &Links,
         pipeline: &str,
-        journal: &dyn Journal,
+        store: Option<Arc<dyn StateStore>>,
     ) -> Result<Option<Arc<Stateful>>, CannotBegin> {
         let first = first_with_state(links);
         let Some(link) = links.get(first) else { return Ok(None) };
-        let store = journal.state().ok_or_else(|| CannotBegin {
+        let store = store.ok_or_else(|| CannotBegin {
             plugin: link.interceptor.name().to_owned(),
-            reason: "it keeps state, and the channels of this pipeline cannot keep it with their events: \
-                     state needs a pipeline whose channels are all of kind `file`"
+            reason: "it keeps state, and the channels of this pipeline cannot keep it with their events"
                 .to_owned(),
         })?;
         let count = links.len() - first;
         let sessions = std::iter::repeat_with(|| None).take(count).collect();
-        let turn = Mutex::new(Turn { versions: vec![None; count], refused: vec![None; count], sessions });
+        let has_begun = store.is_ready();
+        let (versions, refused) = (vec![None; count], vec![None; count]);
+        let turn = Mutex::new(Turn { has_begun, versions, refused, sessions });
         let stateful = Stateful { links: links.clone(), first, pipeline: pipeline.to_owned(), store, turn };
-        stateful.check_take_over()?;
+        if has_begun {
+            stateful.check_take_over()?;
+        }
         Ok(Some(Arc::new(stateful)))
+    }
+
+    /// Waits until the state is there, and versions that take it over: without them the pipeline would not have started.
+    fn begin<E>(&self, turn: &mut Turn, hold: &mut impl FnMut() -> Result<(), E>) -> Result<(), E> {
+        let mut refused: Option<Vec<Arc<dyn InterceptorVersion>>> = None;
+        while !turn.has_begun {
+            let versions: Vec<_> = self.links().iter().map(|link| link.interceptor.current()).collect();
+            let is_same = |refused: &Vec<Arc<dyn InterceptorVersion>>| {
+                refused.iter().zip(&versions).all(|(refused, version)| Arc::ptr_eq(refused, version))
+            };
+            if self.store.is_ready() && !refused.as_ref().is_some_and(is_same) {
+                match self.check_take_over() {
+                    Ok(()) => turn.has_begun = true,
+                    Err(CannotBegin { plugin, reason }) => {
+                        tracing::error!(
+                            interceptor = plugin,
+                            reason,
+                            "events wait for a version that takes over the state"
+                        );
+                        refused = Some(versions);
+                    }
+                }
+            }
+            if !turn.has_begun {
+                hold()?;
+            }
+        }
+        Ok(())
     }
 
     /// A version that cannot take over what an earlier run remembered keeps the pipeline from starting.
@@ -123,9 +159,15 @@ impl Stateful {
         batch: Batch,
         hold: &mut impl FnMut() -> Result<(), E>,
     ) -> Result<StatefulOutput, E> {
+        self.begin(turn, hold)?;
         let mut out = StatefulOutput { kept: vec![batch], ..StatefulOutput::default() };
         self.run(turn, 0, &mut out, &mut Way::Held(hold))?;
         Ok(out)
+    }
+
+    /// Waits until batches can be processed: before [`Stateful::process_again`].
+    pub(crate) fn begun<E>(&self, hold: &mut impl FnMut() -> Result<(), E>) -> Result<(), E> {
+        self.begin(&mut self.turn(), hold)
     }
 
     /// Processes events of the quarantine, as [`crate::chain::Chain::process_again`] does.
@@ -145,6 +187,7 @@ impl Stateful {
         index: usize,
         hold: &mut impl FnMut() -> Result<(), E>,
     ) -> Result<StatefulOutput, E> {
+        self.begin(turn, hold)?;
         let mut out = StatefulOutput::default();
         let Some(link) = self.links().get(index) else { return Ok(out) };
         let Some(mut session) = self.take_session(turn, index, link) else { return Ok(out) };

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use arrow_array::UInt32Array;
 use flumen_event::Batch;
-use flumen_journal::{ChannelId, Commit, CommitError, Put};
+use flumen_journal::{ChannelId, Commit, CommitError, Put, StateWrites};
 use rdkafka::producer::Producer;
 
 use super::committer::{Committer, Trouble, puts, send_batch, send_register, too_large, too_large_rows};
 use super::connection::ReadBack;
-use super::failover::{CURSOR, Moved, SOURCES};
+use super::failover::{CURSOR, Moved, SOURCES, StatePlace};
 use super::queue::{Pending, Positions};
 use super::topics::{POSITIONS, Topic};
 use crate::limits;
@@ -219,7 +219,7 @@ impl Committer {
         }
         let keys = moved.iter().map(|one| (failover.mark_key(one.channel), one.mark.clone()));
         let keys: Vec<(Vec<u8>, Vec<u8>)> = keys.collect();
-        self.transact(&moved, &keys)?;
+        self.transact(&moved, &keys, &[])?;
         if let Some(failover) = &mut self.failover {
             failover.marks.extend(keys);
             failover.moved(&moved).map_err(fatal)?;
@@ -227,14 +227,19 @@ impl Committer {
         Ok(moved.iter().map(|one| one.batch.bytes()).sum())
     }
 
-    /// The file is empty: its positions go to Kafka, it is closed, and Kafka takes the next commit.
+    /// The file is empty: its state and its positions go to Kafka, it is closed, and Kafka takes the next commit.
     fn come_back(&mut self) -> Result<(), Trouble> {
+        // The file is open until its positions are there: what a crash leaves half done is done again.
+        let mut place = StatePlace::default();
+        while let Some(part) = self.failover.as_ref().and_then(|failover| failover.state_part(&mut place)) {
+            self.transact(&[], &[], &[part])?;
+        }
         let sources = self.queue.durable(SOURCES);
         let gone = self.failover.iter().flat_map(|failover| &failover.kafka_keys);
         let gone = gone.filter(|key| !sources.contains_key(*key)).map(|key| (key.clone(), Vec::new()));
         let mut positions: Vec<(Vec<u8>, Vec<u8>)> = gone.collect();
         positions.extend(sources.clone());
-        self.transact(&[], &positions)?;
+        self.transact(&[], &positions, &[])?;
         if let Some(failover) = &mut self.failover {
             failover.close().map_err(fatal)?;
         }
@@ -249,7 +254,12 @@ impl Committer {
     }
 
     /// One transaction of a step of the way back.
-    fn transact(&mut self, moved: &[Moved], positions: &[(Vec<u8>, Vec<u8>)]) -> Result<(), Trouble> {
+    fn transact(
+        &mut self,
+        moved: &[Moved],
+        positions: &[(Vec<u8>, Vec<u8>)],
+        state: &[StateWrites],
+    ) -> Result<(), Trouble> {
         let Some(connection) = &self.connection else { return Err(Trouble::Again) };
         let producer = &connection.producer;
         let unknown = |error| Trouble::Unknown(producer.context().explain(&error));
@@ -266,6 +276,7 @@ impl Committer {
             let key = self.owner.position_key(key);
             send_register(producer, POSITIONS, connection.positions_partition, &key, value)?;
         }
+        self.write_state(connection, state)?;
         self.write_record(connection, self.number + 1)?;
         self.end(producer)?;
         self.count()

@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use flumen_event::Batch;
-use flumen_journal::CommitError;
+use flumen_journal::{Clock, Commit, CommitError, OsClock, StateWrites};
 use flumen_pipeline::{Quarantined, quarantine};
 use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
@@ -20,13 +20,14 @@ use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::connection::{Connection, ReadBack, in_slices};
-use super::failover::Failover;
+use super::failover::{Failover, StatePlace};
 use super::handover::{is_membership, send_offsets};
 use super::limbo::Limbo;
 use super::options::JournalOptions;
 use super::queue::{Pending, Queue};
 use super::record::Encoder;
-use super::registers::{CommitRecord, Owner, state_value};
+use super::registers::{CommitRecord, Owner};
+use super::remembered::records;
 use super::share::{ReaderAck, ReaderShared};
 use super::topics::{POSITIONS, STATE, Topic};
 use crate::context::Context;
@@ -49,6 +50,8 @@ pub(super) struct Figures {
     pub events: Vec<AtomicU64>,
     /// The channels' topics, once they are known.
     pub topics: Mutex<Vec<Topic>>,
+    /// The largest record of the topic of state; 0 until it is known.
+    pub state_record_bytes: AtomicUsize,
 }
 
 /// Why a group did not count.
@@ -85,6 +88,8 @@ pub(super) struct Committer {
     pub held: Vec<Pending>,
     /// Those of a group in doubt, and its number.
     pub held_in_doubt: (u64, Vec<Pending>),
+    /// When expired state was looked for.
+    swept: Instant,
 }
 
 impl Committer {
@@ -114,6 +119,7 @@ impl Committer {
             is_away: false,
             held,
             held_in_doubt,
+            swept: Instant::now(),
         }
     }
 
@@ -197,6 +203,7 @@ impl Committer {
         if self.connection.is_none() {
             self.connect()?;
         }
+        self.sweep();
         if self.group.is_empty() {
             self.group = self.queue.take_group(Duration::from_millis(500));
         }
@@ -248,10 +255,14 @@ impl Committer {
         let give_up = || self.queue.is_closing() || self.is_given_up();
         let connection = Connection::open(&self.options, &self.owner, is_first, &give_up);
         let connection = connection.map_err(Trouble::Unknown)?;
-        let read = connection.read_back(&self.options, &self.owner, self.read_from, give_up);
+        let read = connection.read_back(&self.options, &self.owner, self.read_from, &give_up);
         let read = read.map_err(Trouble::Unknown)?;
+        if is_first && self.options.keeps_state {
+            self.read_state(&connection, &give_up).map_err(Trouble::Unknown)?;
+        }
         self.note_marks(&read);
         *self.figures.topics.lock() = connection.topics.clone();
+        self.figures.state_record_bytes.store(connection.state_record_bytes, Ordering::Relaxed);
         if is_first {
             self.open(&connection, read)?;
         } else {
@@ -263,6 +274,41 @@ impl Committer {
             tracing::info!(pipeline = &*self.options.pipeline, "Kafka journal works again");
         }
         Ok(())
+    }
+
+    /// What plugins remember, before any of them is asked.
+    fn read_state(&self, connection: &Connection, give_up: &dyn Fn() -> bool) -> Result<(), String> {
+        let begin = Instant::now();
+        let remembered = &self.queue.remembered;
+        let records = connection.read_state(&self.options, &self.owner, remembered, give_up)?;
+        if let Some(failover) = self.failover.as_ref().filter(|_| self.is_away) {
+            let mut place = StatePlace::default();
+            while let Some(part) = failover.state_part(&mut place) {
+                remembered.lay_over(&part);
+            }
+        }
+        let keys: u64 = remembered.sizes().iter().map(|size| size.keys).sum();
+        let took_ms = begin.elapsed().as_millis() as u64;
+        tracing::info!(
+            pipeline = &*self.options.pipeline,
+            keys,
+            records,
+            took_ms,
+            "read what plugins remember"
+        );
+        Ok(())
+    }
+
+    /// Forgets what has expired, now and then: its removal from the topic is a commit like any other.
+    fn sweep(&mut self) {
+        if !self.options.keeps_state || self.swept.elapsed() < limits::STATE_SWEEP_EVERY {
+            return;
+        }
+        self.swept = Instant::now();
+        if self.queue.remembered.sweep_some(OsClock.wall_ns()) {
+            // A journal that closes leaves it to the next life.
+            drop(self.queue.push(Commit::default(), Vec::new(), None));
+        }
     }
 
     /// The first time: takes what is there, and says that this session begins.
@@ -416,12 +462,13 @@ impl Committer {
             let value = (!value.is_empty()).then_some(value.as_slice());
             send_register(producer, POSITIONS, connection.positions_partition, &key, value)?;
         }
-        for writes in &pending.commit.state {
-            for write in writes.iter() {
-                let key = self.owner.state_key(writes.plugin(), write.key);
-                let value = write.value.map(|value| state_value(value, write.expiry));
-                send_register(producer, STATE, connection.state_partition, &key, value.as_deref())?;
-            }
+        self.write_state(connection, &pending.commit.state)
+    }
+
+    pub fn write_state(&self, connection: &Connection, state: &[StateWrites]) -> Result<(), Trouble> {
+        for (key, value) in records(&self.owner, state) {
+            let (producer, partition) = (&connection.producer, connection.state_partition);
+            send_register(producer, STATE, partition, &key, value.as_deref())?;
         }
         Ok(())
     }

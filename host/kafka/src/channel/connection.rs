@@ -11,6 +11,7 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::options::JournalOptions;
 use super::registers::{CommitRecord, Key, Owner};
+use super::remembered::Remembered;
 use super::topics::{self, POSITIONS, STATE, Topic};
 use crate::admin::questioner;
 use crate::context::Context;
@@ -21,6 +22,8 @@ use crate::{limits, words};
 pub(super) struct Connection {
     pub producer: Arc<BaseProducer<Context>>,
     pub topics: Vec<Topic>,
+    /// The largest record that the topic of state takes.
+    pub state_record_bytes: usize,
     pub positions_partition: i32,
     pub state_partition: i32,
 }
@@ -52,8 +55,8 @@ impl Connection {
         if is_first {
             topics::make_missing(options)?;
         }
-        let topics = topics::look(options)?;
-        let producer = producer(options, &topics)?;
+        let (topics, state_record_bytes) = topics::look(options)?;
+        let producer = producer(options, &topics, state_record_bytes)?;
         // Serves what must be served before the first request: a token for oauthbearer.
         producer.poll(std::time::Duration::from_millis(10));
         in_slices(&producer, give_up, |slice| producer.init_transactions(slice))
@@ -61,59 +64,87 @@ impl Connection {
         let positions_partition = owner.partition(topics::partitions_of(&producer, POSITIONS)?);
         let state_partition = owner.partition(topics::partitions_of(&producer, STATE)?);
         producer.context().works();
-        Ok(Connection { producer, topics, positions_partition, state_partition })
+        Ok(Connection { producer, topics, state_record_bytes, positions_partition, state_partition })
     }
 
-    /// Reads the owner's registers from an offset to the end. Called with no transaction of ours open.
+    /// Reads the owner's positions from an offset to the end. Called with no transaction of ours open.
     pub fn read_back(
         &self,
         options: &JournalOptions,
         owner: &Owner,
         from: i64,
-        give_up: impl Fn() -> bool,
+        give_up: &dyn Fn() -> bool,
     ) -> Result<ReadBack, String> {
-        let until = Instant::now() + limits::READ_BACK;
-        let partition = self.positions_partition;
-        let reader = register_reader(options, "read_committed")?;
-        let explain =
-            |error: &KafkaError| format!("reading {POSITIONS}: {}", reader.context().explain(error));
-        let ends = register_reader(options, "read_uncommitted")?;
-        let (low, end) =
-            ends.fetch_watermarks(POSITIONS, partition, limits::REQUEST).map_err(|e| explain(&e))?;
-        // An open transaction of another agent hides all that follows it, ours too.
-        loop {
-            let stable = reader.fetch_watermarks(POSITIONS, partition, limits::REQUEST);
-            if stable.map_err(|e| explain(&e))?.1 >= end {
-                break;
-            }
-            if Instant::now() > until || give_up() {
-                return Err(format!("reading {POSITIONS}: a transaction of another agent stays open"));
-            }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+        let mut read = ReadBack::default();
+        read.next = read_partition(options, (POSITIONS, self.positions_partition), from, give_up, |k, v| {
+            read.take(owner, k, v);
+        })?;
+        Ok(read)
+    }
+
+    /// Reads what the plugins remember, all of it; the number of records, with those of others. As above.
+    pub fn read_state(
+        &self,
+        options: &JournalOptions,
+        owner: &Owner,
+        remembered: &Remembered,
+        give_up: &dyn Fn() -> bool,
+    ) -> Result<u64, String> {
+        remembered.clear();
+        let mut records = 0;
+        read_partition(options, (STATE, self.state_partition), 0, give_up, |key, value| {
+            records += 1;
+            remembered.load(owner, key, value);
+        })?;
+        Ok(records)
+    }
+}
+
+/// Reads what counts in a partition, from an offset to the end that is there now; where to go on reading.
+fn read_partition(
+    options: &JournalOptions,
+    (topic, partition): (&str, i32),
+    from: i64,
+    give_up: &dyn Fn() -> bool,
+    mut take: impl FnMut(&[u8], Option<&[u8]>),
+) -> Result<i64, String> {
+    let until = Instant::now() + limits::READ_BACK;
+    let reader = register_reader(options, "read_committed")?;
+    let explain = |error: &KafkaError| format!("reading {topic}: {}", reader.context().explain(error));
+    let ends = register_reader(options, "read_uncommitted")?;
+    let (low, end) = ends.fetch_watermarks(topic, partition, limits::REQUEST).map_err(|e| explain(&e))?;
+    // An open transaction of another agent hides all that follows it, ours too.
+    loop {
+        let stable = reader.fetch_watermarks(topic, partition, limits::REQUEST);
+        if stable.map_err(|e| explain(&e))?.1 >= end {
+            break;
         }
-        let mut assignment = TopicPartitionList::new();
-        let begin = Offset::Offset(from.max(low));
-        assignment.add_partition_offset(POSITIONS, partition, begin).map_err(|e| explain(&e))?;
-        reader.assign(&assignment).map_err(|e| explain(&e))?;
-        let mut read = ReadBack { next: from.max(low), ..ReadBack::default() };
-        loop {
-            match reader.poll(limits::REQUEST) {
-                Some(Ok(message)) => {
-                    read.next = message.offset() + 1;
-                    read.take(owner, message.key().unwrap_or_default(), message.payload());
-                    // Where many agents write, the topic itself has no end.
-                    if read.next >= end {
-                        return Ok(read);
-                    }
+        if Instant::now() > until || give_up() {
+            return Err(format!("reading {topic}: a transaction of another agent stays open"));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let mut assignment = TopicPartitionList::new();
+    let mut next = from.max(low);
+    assignment.add_partition_offset(topic, partition, Offset::Offset(next)).map_err(|e| explain(&e))?;
+    reader.assign(&assignment).map_err(|e| explain(&e))?;
+    loop {
+        match reader.poll(limits::REQUEST) {
+            Some(Ok(message)) => {
+                next = message.offset() + 1;
+                take(message.key().unwrap_or_default(), message.payload());
+                // Where many agents write, the topic itself has no end.
+                if next >= end {
+                    return Ok(next);
                 }
-                // Behind the last record before `end` there may be markers of transactions alone.
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(read),
-                Some(Err(error)) if is_lasting(&error) => return Err(explain(&error)),
-                _ => {}
             }
-            if Instant::now() > until || give_up() {
-                return Err(format!("reading {POSITIONS}: no end within {} s", limits::READ_BACK.as_secs()));
-            }
+            // Behind the last record before `end` there may be markers of transactions alone.
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(next),
+            Some(Err(error)) if is_lasting(&error) => return Err(explain(&error)),
+            _ => {}
+        }
+        if Instant::now() > until || give_up() {
+            return Err(format!("reading {topic}: no end within {} s", limits::READ_BACK.as_secs()));
         }
     }
 }
@@ -160,8 +191,12 @@ impl ReadBack {
     }
 }
 
-fn producer(options: &JournalOptions, topics: &[Topic]) -> Result<Arc<BaseProducer<Context>>, String> {
-    let largest = topics.iter().map(|topic| topic.record_bytes).max().unwrap_or(limits::RECORD_BYTES_DEFAULT);
+fn producer(
+    options: &JournalOptions,
+    topics: &[Topic],
+    state_record_bytes: usize,
+) -> Result<Arc<BaseProducer<Context>>, String> {
+    let largest = topics.iter().map(|topic| topic.record_bytes).fold(state_record_bytes, usize::max);
     let smallest =
         topics.iter().map(|topic| topic.record_bytes).min().unwrap_or(limits::RECORD_BYTES_DEFAULT);
     let mut config = options.settings.config(&format!("{}/journal", options.id()));

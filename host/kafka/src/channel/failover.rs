@@ -11,15 +11,22 @@
 //! So after a crash: is the file not open, Kafka's positions count; is it open, the file's count, and Kafka's mark tells
 //! what was moved. Sinks read Kafka alone; their acknowledgements wait until it is back.
 //!
+//! What plugins write meanwhile is in the file with their events, and goes to Kafka before the positions of the sources: as
+//! long as the file is open, it is laid over what Kafka has. Kafka alone has all of it, so after a start with the file
+//! open the plugins wait for Kafka, and with them the events.
+//!
 //! In the file journal: [`STATE`] (u64 number of this failover; absent: not open), [`DOUBT`] (u64 number of the group in
-//! doubt, then per channel u64 cursor behind its events), [`POSITION`] and a position's key. In Kafka: [`CURSOR`] and a
+//! doubt, then per channel u64 cursor behind its events), [`POSITION`] and a position's key; state of [`PLUGIN`] and a
+//! plugin's name, each key with a value as in Kafka, or an empty one if it was removed. In Kafka: [`CURSOR`] and a
 //! channel's name.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use flumen_journal::{Ack, ChannelId, ChannelSpec, Commit, CommitError, Journal, Reader, ReaderId, Ticket};
+use flumen_journal::{
+    Ack, ChannelId, ChannelSpec, Commit, CommitError, Journal, Reader, ReaderId, StateOp, StateWrites, Ticket,
+};
 use flumen_pipeline::plan::FailoverPlan;
 use flumen_pipeline::source::Wake;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -27,6 +34,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use super::limbo;
 use super::options::JournalOptions;
 use super::queue::Positions;
+use super::registers::{read_state_value, state_value};
 use super::topics::POSITIONS;
 use crate::admin::questioner;
 use crate::context::Context;
@@ -35,6 +43,7 @@ use crate::limits;
 const STATE: &[u8] = b"failover/state";
 const DOUBT: &[u8] = b"failover/doubt";
 const POSITION: &[u8] = b"failover/p/";
+const PLUGIN: &str = "failover/";
 /// The position in Kafka that says how far a channel's file was moved.
 pub(super) const CURSOR: &[u8] = b"failover/cursor/";
 /// Positions that go with the events: those of sources. A sink's belong to what it read of Kafka.
@@ -173,12 +182,15 @@ impl Failover {
         // What the group in doubt quarantines is here now, whether it counts or not.
         let settled = (limbo::KEY.to_vec(), Vec::new());
         let state = state(self.number().unwrap_or(0) + 1);
+        // What the last failover left if it ended in a crash.
+        self.clear_state()?;
         let mut commit = Commit { positions: vec![state, settled], ..Commit::default() };
         commit.positions.extend(positions.into_iter().map(|(key, value)| (local_key(&key), value)));
         for mut next in group {
             self.localise(&mut next);
             commit.positions.extend(next.positions);
             commit.puts.extend(next.puts);
+            commit.state.extend(next.state);
         }
         if let Some(number) = doubt {
             let mut record = number.to_le_bytes().to_vec();
@@ -214,6 +226,43 @@ impl Failover {
             }
         }
         commit.positions.iter_mut().for_each(|(key, _)| *key = local_key(key));
+        commit.state = commit.state.iter().map(local_state).collect();
+    }
+
+    /// The next part of what plugins wrote while the file was open, the newest write of each key; `None`: that was all.
+    pub fn state_part(&self, place: &mut StatePlace) -> Option<StateWrites> {
+        let store = self.journal.state()?;
+        loop {
+            let plugins = place.plugins.get_or_insert_with(|| {
+                let names = store.sizes().into_iter().map(|size| size.plugin);
+                names.filter(|name| name.starts_with(PLUGIN)).collect()
+            });
+            let local = plugins.last()?.clone();
+            let mut part = StateWrites::new(local.strip_prefix(PLUGIN)?.into());
+            let after = place.after.take();
+            store.scan(&local, b"", after.as_deref(), 0, &mut |key, value| {
+                let (value, expiry) = read_state_value(value).map_or((None, None), |(v, e)| (Some(v), e));
+                part.push(StateOp { key, value, expiry });
+                place.after = Some(key.to_vec());
+                part.bytes() < limits::GROUP_BYTES
+            });
+            if !part.is_empty() {
+                return Some(part);
+            }
+            plugins.pop();
+        }
+    }
+
+    fn clear_state(&self) -> Result<(), CommitError> {
+        let mut place = StatePlace::default();
+        while let Some(part) = self.state_part(&mut place) {
+            let mut removals = StateWrites::new(local_plugin(part.plugin()));
+            for op in part.iter() {
+                removals.push(StateOp { key: op.key, value: None, expiry: None });
+            }
+            self.settle(Commit { state: vec![removals], ..Commit::default() })?;
+        }
+        Ok(())
     }
 
     fn head(&self, channel: ChannelId) -> u64 {
@@ -287,13 +336,35 @@ impl Failover {
         self.settle(Commit { acks, ..Commit::default() })
     }
 
-    /// Everything is in Kafka, positions too.
+    /// Everything is in Kafka, state and positions too.
     pub fn close(&mut self) -> Result<(), CommitError> {
         self.break_return();
         let mut positions = vec![(STATE.to_vec(), Vec::new())];
         positions.extend(self.journal.positions(POSITION).into_iter().map(|(key, _)| (key, Vec::new())));
-        self.settle(Commit { positions, ..Commit::default() })
+        self.settle(Commit { positions, ..Commit::default() })?;
+        self.clear_state()
     }
+}
+
+/// Where [`Failover::state_part`] is.
+#[derive(Default)]
+pub(super) struct StatePlace {
+    plugins: Option<Vec<String>>,
+    after: Option<Vec<u8>>,
+}
+
+fn local_plugin(plugin: &str) -> Arc<str> {
+    format!("{PLUGIN}{plugin}").into()
+}
+
+/// Removals and expiries are values in the file: Kafka has to hear of both.
+fn local_state(writes: &StateWrites) -> StateWrites {
+    let mut local = StateWrites::new(local_plugin(writes.plugin()));
+    for op in writes.iter() {
+        let value = op.value.map(|value| state_value(value, op.expiry)).unwrap_or_default();
+        local.push(StateOp { key: op.key, value: Some(&value), expiry: None });
+    }
+    local
 }
 
 fn state(number: u64) -> (Vec<u8>, Vec<u8>) {
@@ -321,7 +392,80 @@ fn decode_doubt(record: &[u8]) -> Option<(u64, Vec<u64>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flumen_journal::{FileConfig, FileJournal, OsClock, OsDisk};
+    use flumen_pipeline::quarantine;
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn failover(dir: &std::path::Path) -> Failover {
+        let config = FileConfig { dir: dir.join("j"), reserve_bytes: 0, ..FileConfig::default() };
+        let specs = vec![quarantine::channel_spec()];
+        let journal = FileJournal::open(config, specs, Arc::new(OsDisk), Arc::new(OsClock)).unwrap();
+        let quarantine = journal.channel(quarantine::CHANNEL).unwrap();
+        let plain = BTreeMap::from([(
+            "brokers".to_owned(),
+            flumen_pipeline::Value::TextList(vec!["127.0.0.1:1".to_owned()]),
+        )]);
+        let plain = flumen_pipeline::Options(plain);
+        let options = JournalOptions::new("a", "p", &[("main", &plain, vec![])]).unwrap();
+        let options = JournalOptions { channels: Vec::new(), ..options };
+        let plan = FailoverPlan {
+            check_interval: Duration::from_secs(1),
+            fail_after: 1,
+            return_after: 1,
+            capacity_events: 1,
+            capacity_bytes: 1,
+        };
+        let health = Health::new(plan, Arc::new(options.clone()), Wake::default());
+        Failover::new(health, journal, quarantine, &options).unwrap()
+    }
+
+    fn writes(plugin: &str, ops: &[(&str, Option<&str>, Option<i64>)]) -> StateWrites {
+        let mut writes = StateWrites::new(plugin.into());
+        for (key, value, expiry) in ops {
+            let (key, value) = (key.as_bytes(), value.map(str::as_bytes));
+            writes.push(StateOp { key, value, expiry: *expiry });
+        }
+        writes
+    }
+
+    fn all(failover: &Failover) -> Vec<StateWrites> {
+        let mut place = StatePlace::default();
+        std::iter::from_fn(|| failover.state_part(&mut place)).collect()
+    }
+
+    /// The newest write of each key, removals and expiries too, in the next life as well; nothing of it is left when the file is
+    /// closed, or when a crash left it and the file is opened again.
+    #[test]
+    fn what_plugins_write_meanwhile_is_kept_until_the_file_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let away = failover(dir.path());
+        let commit = |state| Commit { state, ..Commit::default() };
+        let doubt = commit(vec![writes("a", &[("k1", Some("old"), None), ("k2", Some("v"), Some(5))])]);
+        away.open(Positions::new(), Some(7), vec![doubt]).unwrap();
+        let next = commit(vec![
+            writes("a", &[("k1", Some("new"), None), ("k3", None, None)]),
+            writes("b", &[("", None, None)]),
+        ]);
+        let soon = std::time::Instant::now() + Duration::from_secs(10);
+        away.put(next, soon).unwrap().wait(None).unwrap().unwrap();
+        let expected = [
+            writes("b", &[("", None, None)]),
+            writes("a", &[("k1", Some("new"), None), ("k2", Some("v"), Some(5)), ("k3", None, None)]),
+        ];
+        assert_eq!(all(&away), expected);
+        away.journal.close().unwrap();
+        let mut away = failover(dir.path());
+        assert!(away.reopen().unwrap().is_some());
+        assert_eq!(all(&away), expected);
+        away.close().unwrap();
+        assert_eq!(all(&away), []);
+        // A crash between the end of a failover and its last step.
+        away.settle(commit(vec![local_state(&writes("a", &[("k", Some("stale"), None)]))])).unwrap();
+        away.open(Positions::new(), None, vec![commit(vec![writes("a", &[("k4", Some("v"), None)])])])
+            .unwrap();
+        assert_eq!(all(&away), [writes("a", &[("k4", Some("v"), None)])]);
+    }
 
     proptest! {
         #[test]

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use flumen_journal::{
     ChannelId, ChannelSpec, ChannelStatus, Commit, CommitError, Journal, JournalStatus, Reader, ReaderId,
-    Ticket,
+    StateOp, StateStore, StateWrites, Ticket,
 };
 use flumen_pipeline::quarantine;
 use flumen_pipeline::source::Wake;
@@ -22,8 +22,13 @@ use super::options::JournalOptions;
 use super::place::Place;
 use super::queue::{Queue, QueueTicket};
 use super::reader::KafkaReader;
+use super::remembered::Store;
 use super::share::ReaderShared;
+use super::topics::STATE;
 use crate::limits;
+
+/// What a record of the topic of state has beside key and value, at most: three names, lengths, the head of its batch.
+const STATE_OVERHEAD_BYTES: usize = 1_024;
 
 /// Why a journal could not begin. An unreachable cluster is none: the journal waits for it.
 #[derive(Debug, Error)]
@@ -126,6 +131,23 @@ impl KafkaJournal {
         ChannelId(u16::try_from(self.options.channels.len()).unwrap_or(u16::MAX))
     }
 
+    /// A value of a plugin that the topic of state does not take.
+    fn check_state(&self, state: &[StateWrites]) -> Result<(), CommitError> {
+        let limit = self.figures.state_record_bytes.load(Ordering::Relaxed);
+        // Most commits have less in all.
+        for writes in state.iter().filter(|writes| writes.bytes() + STATE_OVERHEAD_BYTES > limit && limit > 0)
+        {
+            let bytes_of = |op: StateOp<'_>| op.key.len() + op.value.map_or(0, <[u8]>::len);
+            let largest = writes.iter().map(bytes_of).max().unwrap_or(0) + STATE_OVERHEAD_BYTES;
+            if largest > limit {
+                let (plugin, topic) = (writes.plugin(), STATE);
+                tracing::error!(%plugin, topic, limit, "the topic does not take what the plugin remembers: raise its `max.message.bytes`");
+                return Err(CommitError::TooLarge { bytes: largest as u64, limit: limit as u64 });
+            }
+        }
+        Ok(())
+    }
+
     fn channel_status(&self, index: usize) -> ChannelStatus {
         let ends = self.ends.lock().get(index).cloned().unwrap_or_default();
         let behind = |(partition, offset): (i32, i64)| {
@@ -190,6 +212,7 @@ impl Journal for KafkaJournal {
             // A sink's own transaction has it all.
             return Ok(Box::new(self.queue.settled(&acks, self.figures.groups.load(Ordering::Relaxed))?));
         }
+        self.check_state(&commit.state)?;
         let slot = self.queue.push(commit, acks, deadline)?;
         Ok(Box::new(QueueTicket(slot)))
     }
@@ -213,6 +236,10 @@ impl Journal for KafkaJournal {
             let kept = all.into_iter().filter(|(_, value)| !value.is_empty());
             kept.filter_map(|(key, value)| Some((self.place.unmark(key)?, value.clone()))).collect()
         })
+    }
+
+    fn state(&self) -> Option<Arc<dyn StateStore>> {
+        Some(Arc::new(Store(self.queue.clone())))
     }
 
     fn open_reader(&self, channel: ChannelId, reader: ReaderId) -> Box<dyn Reader> {
@@ -250,6 +277,7 @@ impl Journal for KafkaJournal {
             failovers: get(&figures.failovers),
             waiting_for: failed.or_else(|| figures.waiting_for.lock().clone()),
             channels,
+            state: self.queue.remembered.sizes(),
             ..JournalStatus::default()
         }
     }

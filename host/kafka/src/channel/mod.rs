@@ -4,7 +4,8 @@
 //! other machines. A group of commits is one Kafka transaction of one transactional producer
 //! (`flumen/AGENT/PIPELINE/journal`):
 //! - puts: one record per event ([`record`]), to the partition of its stream, so that the order of a stream holds;
-//! - positions and state: records of the compacted topics `flumen-positions` and `flumen-state` ([`registers`]);
+//! - positions and state: records of the compacted topics `flumen-positions` and `flumen-state` ([`registers`]), each
+//!   agent's and pipeline's own; what plugins remember is read back once, at the start ([`remembered`]);
 //! - acknowledgements: offsets of the reader's consumer group, sent into the transaction with the member's generation,
 //!   so that a member whose partitions have gone to another agent is refused ([`reader`]);
 //! - a *commit record* with the group's number: what tells, after an outcome that is not known, whether it counted.
@@ -19,7 +20,7 @@
 //! topic would not fit into a topic of quarantined events either.
 //!
 //! Failure modes: no broker: commits wait, readers find nothing, `status` says why; a start without a broker waits
-//! with the first read of a position (positions are in Kafka). A reader's partitions go to another agent: the reader
+//! with the first read of a position, and with the first batch of a plugin that remembers (both are in Kafka). A reader's partitions go to another agent: the reader
 //! says [`flumen_journal::ReadError::Moved`], what was read and not acknowledged is read by the other.
 
 mod away;
@@ -37,6 +38,7 @@ mod queue;
 mod reader;
 mod record;
 mod registers;
+mod remembered;
 mod share;
 mod topics;
 

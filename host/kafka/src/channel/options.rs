@@ -76,6 +76,8 @@ pub struct JournalOptions {
     pub replication: Option<i32>,
     /// See the option.
     pub session_timeout: Duration,
+    /// Plugins of the pipeline remember something, so what they remembered is read at the start.
+    pub keeps_state: bool,
     /// What becomes of events while the cluster cannot be reached.
     pub failover: Option<FailoverPlan>,
     /// The channels, in the order of the plan.
@@ -124,6 +126,7 @@ impl JournalOptions {
                         settings: Arc::new(settings),
                         replication,
                         session_timeout,
+                        keeps_state: false,
                         failover: None,
                         channels: vec![topic],
                     });

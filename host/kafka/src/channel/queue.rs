@@ -1,12 +1,13 @@
-//! Commits that wait for the committer, in order, and the positions that they will leave.
+//! Commits that wait for the committer, in order, and the positions and the plugins' state that they will leave.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flumen_journal::{Commit, CommitError, Ticket};
+use flumen_journal::{Clock, Commit, CommitError, OsClock, StateWrites, Ticket};
 use parking_lot::{Condvar, Mutex};
 
+use super::remembered::Remembered;
 use super::share::ReaderAck;
 use crate::limits;
 
@@ -21,7 +22,7 @@ pub(super) struct Pending {
     pub commit: Commit,
     /// What readers have finished with, as offsets.
     pub acks: Vec<ReaderAck>,
-    /// Bytes of its puts.
+    /// Bytes of its puts and its state.
     pub bytes: usize,
     /// Who waits.
     pub slot: Arc<Slot>,
@@ -64,6 +65,8 @@ impl Ticket for QueueTicket {
 pub(super) struct Queue {
     state: Mutex<QueueState>,
     changed: Condvar,
+    /// What plugins remember. Its locks come after that of `state`.
+    pub remembered: Remembered,
 }
 
 #[derive(Default)]
@@ -94,11 +97,12 @@ impl Queue {
     /// Hands in a commit; waits while too much waits before it, if it has puts.
     pub fn push(
         &self,
-        commit: Commit,
+        mut commit: Commit,
         acks: Vec<ReaderAck>,
         deadline: Option<Instant>,
     ) -> Result<Arc<Slot>, CommitError> {
-        let bytes: usize = commit.puts.iter().map(|put| put.batch.bytes()).sum();
+        let puts = commit.puts.iter().map(|put| put.batch.bytes());
+        let bytes: usize = puts.chain(commit.state.iter().map(StateWrites::bytes)).sum();
         let mut state = self.state.lock();
         loop {
             if let Some(error) = state.refused() {
@@ -123,6 +127,10 @@ impl Queue {
         let number = state.next;
         for (key, value) in &commit.positions {
             state.overlay.insert(key.clone(), (number, value.clone()));
+        }
+        if acks.is_empty() {
+            // One with acknowledgements may be refused, and has no state.
+            self.remembered.hand_in(&mut commit, OsClock.wall_ns());
         }
         state.bytes += bytes;
         let slot = Arc::new(Slot::default());
@@ -184,7 +192,7 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Positions as they were read; whoever waits for them goes on.
+    /// Positions as they were read, after the state; whoever waits goes on.
     pub fn set_positions(&self, positions: Positions) {
         self.state.lock().positions = Some(positions);
         self.changed.notify_all();
@@ -204,9 +212,17 @@ impl Queue {
         own.map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
-    /// True when the positions were read.
+    /// True when positions and state were read.
     pub fn is_open(&self) -> bool {
         self.state.lock().positions.is_some()
+    }
+
+    /// Waits until positions and state were read, or never will be.
+    pub fn wait_open(&self) {
+        let mut state = self.state.lock();
+        while state.positions.is_none() && state.refused().is_none() {
+            self.changed.wait(&mut state);
+        }
     }
 
     /// Waits until the positions are known, then asks them. `default` if the journal closes before.

@@ -14,6 +14,8 @@ const VERSION: u8 = 1;
 const COMMIT: u8 = b'c';
 const POSITION: u8 = b'p';
 const STATE: u8 = b's';
+/// Bytes before a state's value.
+const STATE_HEAD_BYTES: usize = 9;
 
 /// Whose registers.
 #[derive(Debug, Clone)]
@@ -38,6 +40,8 @@ pub(super) enum Key<'a> {
     Commit,
     /// Of a position.
     Position(&'a [u8]),
+    /// Of what a plugin remembers: its name, and its own key.
+    State(&'a str, &'a [u8]),
 }
 
 impl Owner {
@@ -79,6 +83,11 @@ impl Owner {
         match head {
             [VERSION, COMMIT] if rest.is_empty() => Some(Key::Commit),
             [VERSION, POSITION] => Some(Key::Position(rest)),
+            [VERSION, STATE] => {
+                let (length, rest) = rest.split_first_chunk::<2>()?;
+                let (plugin, key) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+                Some(Key::State(std::str::from_utf8(plugin).ok()?, key))
+            }
             _ => None,
         }
     }
@@ -108,12 +117,25 @@ impl CommitRecord {
     }
 }
 
-/// A state's value.
+/// A state's value, and when it expires.
 pub(super) fn state_value(value: &[u8], expiry: Option<i64>) -> Vec<u8> {
-    let mut bytes = vec![u8::from(expiry.is_some())];
+    let mut bytes = Vec::with_capacity(STATE_HEAD_BYTES + value.len());
+    bytes.push(u8::from(expiry.is_some()));
     bytes.extend(expiry.unwrap_or(0).to_le_bytes());
     bytes.extend(value);
     bytes
+}
+
+/// Value and expiry; `None` if these bytes are none.
+pub(super) fn read_state_value(bytes: &[u8]) -> Option<(&[u8], Option<i64>)> {
+    let (head, value) = bytes.split_first_chunk::<STATE_HEAD_BYTES>()?;
+    let [flag, expiry @ ..] = *head;
+    let expiry = i64::from_le_bytes(expiry);
+    match flag {
+        0 => Some((value, None)),
+        1 => Some((value, Some(expiry))),
+        _ => None,
+    }
 }
 
 fn push_text(key: &mut Vec<u8>, text: &str) {
@@ -134,7 +156,8 @@ mod tests {
         assert_eq!(owner.own(&position), Some(Key::Position(b"source/x")));
         assert_eq!(other.own(&position), None);
         assert_eq!(owner.own(&owner.commit_key()), Some(Key::Commit));
-        assert_eq!(owner.own(&owner.state_key("p", b"k")), None);
+        assert_eq!(owner.own(&owner.state_key("p", b"k")), Some(Key::State("p", b"k")));
+        assert_eq!(other.own(&owner.state_key("p", b"k")), None);
         assert!((0..8).contains(&owner.partition(8)));
     }
 
@@ -152,6 +175,23 @@ mod tests {
         fn any_bytes_are_a_record_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             CommitRecord::decode(&bytes);
             Owner::new("a", "b").own(&bytes);
+            if let Some((value, expiry)) = read_state_value(&bytes) {
+                let again = state_value(value, expiry);
+                prop_assert_eq!(read_state_value(&again), Some((value, expiry)));
+            }
+        }
+
+        #[test]
+        fn what_a_plugin_remembers_comes_back(
+            plugin in "[a-z#]{0,9}",
+            key in proptest::collection::vec(any::<u8>(), 0..40),
+            value in proptest::collection::vec(any::<u8>(), 0..40),
+            expiry in proptest::option::of(any::<i64>()),
+        ) {
+            let owner = Owner::new("agent", "pipeline");
+            let (whole, with_expiry) = (owner.state_key(&plugin, &key), state_value(&value, expiry));
+            prop_assert_eq!(owner.own(&whole), Some(Key::State(&plugin, &key)));
+            prop_assert_eq!(read_state_value(&with_expiry), Some((&*value, expiry)));
         }
     }
 }

@@ -41,10 +41,19 @@ pub(super) fn make_missing(options: &JournalOptions) -> Result<(), String> {
             NewTopic::new(&channel.topic, channel.partitions, replication()).set("retention.ms", retention)
         })
         .collect();
-    for name in [POSITIONS, STATE] {
+    let compacted = |name| {
         let topic = NewTopic::new(name, limits::REGISTER_PARTITIONS, replication());
-        topics.push(topic.set("cleanup.policy", "compact"));
-    }
+        topic.set("cleanup.policy", "compact")
+    };
+    let numbers = [limits::STATE_RECORD_BYTES as u64, limits::STATE_SEGMENT_BYTES, tombstones_ms()];
+    let [record_bytes, segment_bytes, tombstones_ms] = numbers.map(|number| number.to_string());
+    topics.push(compacted(POSITIONS));
+    topics.push(
+        compacted(STATE)
+            .set("max.message.bytes", &record_bytes)
+            .set("segment.bytes", &segment_bytes)
+            .set("delete.retention.ms", &tombstones_ms),
+    );
     let call = admin.create_topics(topics.iter(), &admin_options());
     let results = block_on(call).ok_or("no answer to the question for topics")?;
     for result in results.map_err(|error| admin.inner().context().explain(&error))? {
@@ -60,8 +69,12 @@ pub(super) fn make_missing(options: &JournalOptions) -> Result<(), String> {
     Ok(())
 }
 
-/// What the channels' topics look like, in the order of the options.
-pub(super) fn look(options: &JournalOptions) -> Result<Vec<Topic>, String> {
+fn tombstones_ms() -> u64 {
+    limits::STATE_TOMBSTONES.as_millis() as u64
+}
+
+/// What the channels' topics look like, in the order of the options, and the largest record of the topic of state.
+pub(super) fn look(options: &JournalOptions) -> Result<(Vec<Topic>, usize), String> {
     let admin = admin(options)?;
     let mut topics = Vec::new();
     for channel in &options.channels {
@@ -72,18 +85,21 @@ pub(super) fn look(options: &JournalOptions) -> Result<Vec<Topic>, String> {
             is_flume: channel.is_flume,
         });
     }
-    let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(&topic.name)).collect();
+    let names = topics.iter().map(|topic| topic.name.as_str()).chain([STATE]);
+    let resources: Vec<_> = names.map(ResourceSpecifier::Topic).collect();
+    let mut state_bytes = limits::RECORD_BYTES_DEFAULT;
     // Not everybody may ask for a topic's settings; the default is right nearly everywhere then.
     if let Some(Ok(answers)) = block_on(admin.describe_configs(resources.iter(), &admin_options())) {
         let sizes: Vec<Option<usize>> = answers
             .iter()
             .map(|answer| answer.as_ref().ok()?.get("max.message.bytes")?.value.as_ref()?.parse().ok())
             .collect();
-        for (topic, size) in topics.iter_mut().zip(sizes) {
-            topic.record_bytes = size.unwrap_or(topic.record_bytes);
+        let known = topics.iter_mut().map(|topic| &mut topic.record_bytes).chain([&mut state_bytes]);
+        for (known, size) in known.zip(sizes) {
+            *known = size.unwrap_or(*known);
         }
     }
-    Ok(topics)
+    Ok((topics, state_bytes.min(limits::STATE_RECORD_BYTES)))
 }
 
 /// Partitions of the topic of positions (it may have been made by somebody else, with another number).

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow_array::UInt32Array;
 use flumen_event::{Batch, BatchBuilder};
-use flumen_journal::{ByteColumn, Journal};
+use flumen_journal::{ByteColumn, Journal, StateSize, StateStore};
+use flumen_pipeline::chain::{Link, Links};
 use flumen_pipeline::plan::OnReject;
 use flumen_pipeline::state::Session;
+use flumen_pipeline::stateful::Stateful;
 use flumen_pipeline::{Interceptor, InterceptorVersion, Processed, StopOutcome};
 use parking_lot::Mutex;
 
@@ -348,4 +350,102 @@ fn a_session_sees_its_own_writes_over_those_before() {
     assert_eq!(set, [0b001]);
     assert_eq!(now.get_many(&column(&["n"]).get(), 100).unwrap().data, b"x");
     assert!(Session::default().get_many(&column(&["n"]).get(), 100).is_err());
+}
+
+/// A store that has to be read from elsewhere first.
+struct Elsewhere {
+    store: Arc<dyn StateStore>,
+    is_ready: AtomicBool,
+}
+
+impl Elsewhere {
+    fn store(&self) -> &dyn StateStore {
+        assert!(self.is_ready(), "asked before it is ready");
+        self.store.as_ref()
+    }
+}
+
+impl StateStore for Elsewhere {
+    fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Relaxed)
+    }
+    fn get_many(
+        &self,
+        plugin: &str,
+        keys: &ByteColumn<'_>,
+        now_ns: i64,
+        each: &mut dyn FnMut(usize, Option<&[u8]>),
+    ) {
+        self.store().get_many(plugin, keys, now_ns, each);
+    }
+    fn scan(
+        &self,
+        plugin: &str,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        now_ns: i64,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) {
+        self.store().scan(plugin, prefix, after, now_ns, each);
+    }
+    fn size(&self, plugin: &str) -> StateSize {
+        self.store().size(plugin)
+    }
+    fn sweep(&self, plugin: &str, now_ns: i64) {
+        self.store().sweep(plugin, now_ns);
+    }
+    fn sizes(&self) -> Vec<StateSize> {
+        self.store().sizes()
+    }
+}
+
+/// State that is elsewhere: the pipeline starts without it, the first batch waits until it is there, and then until a version
+/// takes it over; a stop ends either wait.
+#[test]
+fn the_first_batch_waits_for_the_state_and_for_a_version_that_takes_it_over() {
+    let world = world();
+    let journal = world.open_journal();
+    let mut before = Session::new(journal.state().unwrap(), "test", &"counter".into(), u64::MAX, 0);
+    set(&mut before, "count", 100);
+    before.accept();
+    before.seal();
+    before.set_writer("c1", "c1");
+    let commit = flumen_journal::Commit { state: before.into_writes(), ..Default::default() };
+    journal.commit(commit, None).unwrap();
+
+    let store = Arc::new(Elsewhere { store: journal.state().unwrap(), is_ready: AtomicBool::new(false) });
+    let plugin = remembering("counter", counter("c2", |_, _| Err("no".into())));
+    let mut plan = interceptor("counter", OnReject::Quarantine);
+    plan.grants = vec!["state".into()];
+    let links: Links = Arc::new(vec![Arc::new(Link::new(plugin.clone(), &plan))]);
+    let stateful = Stateful::of(&links, "test", Some(store.clone())).unwrap().unwrap();
+    let mut turn = stateful.turn();
+    let stopped = stateful.process(&mut turn, one_event("x"), &mut || Err("stopped"));
+    assert_eq!(stopped.err(), Some("stopped"));
+    let from_first: fn(&str, &mut Session) -> Result<(), String> = |from, _| {
+        assert_eq!(from, "c1");
+        Ok(())
+    };
+    let mut waits = 0;
+    let mut hold = || {
+        waits += 1;
+        match waits {
+            3 => store.is_ready.store(true, Ordering::Relaxed),
+            6 => *plugin.current.lock() = Arc::new(counter("c3", from_first)),
+            7.. => return Err("it takes the state over"),
+            _ => {}
+        }
+        Ok(())
+    };
+    let output = stateful.process(&mut turn, one_event("x"), &mut hold).ok().unwrap();
+    assert_eq!((output.kept.len(), waits), (1, 6));
+    let commit = flumen_journal::Commit { state: turn.take_state(), ..Default::default() };
+    journal.commit(commit, None).unwrap();
+    let mut after = Session::new(journal.state().unwrap(), "test", &"counter".into(), u64::MAX, 0);
+    assert_eq!(number(&mut after, "count"), 101);
+    assert_eq!(after.writer(), Some(("c3".into(), "c3".into())));
+    // At a start with the state at hand it is told at once.
+    let refused = remembering("counter", counter("c4", |_, _| Err("no".into())));
+    let links: Links = Arc::new(vec![Arc::new(Link::new(refused, &plan))]);
+    assert!(Stateful::of(&links, "test", journal.state()).is_err());
 }
