@@ -9,6 +9,7 @@ use flumen_tests::interceptors::Plugin;
 use flumen_tests::kafka::{Broker, BrokerOptions};
 use flumen_tests::scene::Scene;
 use flumen_tests::{output, poll};
+use rustix::process::Signal;
 
 const LINES: u32 = 20_000;
 
@@ -184,4 +185,38 @@ fn doubled_lines_come_out_once_through_a_failover() {
     let verdict = judge(&[&b], &written, |_| true).unwrap();
     eprintln!("{verdict}");
     assert!(verdict.holds() && verdict.events > 15_000, "{verdict}");
+}
+
+/// An agent stands still with transactions under way, and another of its name takes over, with the same lines before it: what
+/// the first remembered counts as far as its events do, so that each line is there once. The first is fenced, and its last
+/// writes do not count.
+#[test]
+fn what_a_fenced_agent_remembered_counts_as_far_as_its_events_do() {
+    const MANY: u32 = 400_000;
+    let broker = Broker::start(&BrokerOptions::default()).unwrap();
+    let (first, second) = (source("twin", &broker, "fenced", ""), source("twin", &broker, "fenced", ""));
+    let out = sink("out", &broker, "fenced");
+    let mut agent_out = out.start_ready().unwrap();
+    let mut agent_first = first.start_ready().unwrap();
+    agent_first.wait_log("Kafka journal opened", DELIVERED).unwrap();
+    let text: String = (0..MANY).map(|line| format!("line {line}\n")).collect();
+    for scene in [&first, &second] {
+        std::fs::write(scene.input().join("1.log"), &text).unwrap();
+    }
+    wait_progress(&[&out], 1_000).unwrap();
+    agent_first.signal(Signal::STOP).unwrap();
+    let before = output::lines(&out.output).unwrap().len();
+    assert!(before < MANY as usize, "it was done before it stood still");
+    let mut agent_second = second.start().unwrap();
+    wait_lines(&[&out], &mut [&mut agent_second, &mut agent_out], u64::from(MANY)).unwrap();
+    agent_first.signal(Signal::CONT).unwrap();
+    agent_first.wait_log("another agent with the name `twin`", DELIVERED).unwrap();
+    agent_second.stop().unwrap();
+    agent_out.stop().unwrap();
+    let mut seen = output::lines(&out.output).unwrap();
+    seen.sort();
+    let mut expected: Vec<Vec<u8>> = text.lines().map(|line| line.as_bytes().to_vec()).collect();
+    expected.sort();
+    assert_eq!(seen.len(), expected.len());
+    assert!(seen == expected);
 }
