@@ -11,7 +11,6 @@ use crate::abi::{Outcome, Reads, Role};
 use crate::answer::{self, RawAnswer};
 use crate::error::LoadError;
 use crate::failure::Failure;
-use crate::file::PluginFile;
 use crate::host::PluginHost;
 use crate::outside::Outside;
 use crate::services::Services;
@@ -43,7 +42,7 @@ impl PluginHost {
         config: &str,
         outside: Outside,
     ) -> Result<SinkAlone, LoadError> {
-        let loaded = self.load(PluginFile::read(path)?)?;
+        let loaded = self.load(self.read(path)?)?;
         let limits = PluginLimits::default();
         let services = Services::new(name.into(), &limits).with_outside(outside);
         let needs = &loaded.shape.needs;
