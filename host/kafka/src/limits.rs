@@ -65,6 +65,10 @@ pub const GROUP_LINGER: Duration = Duration::from_millis(5);
 /// up the readers of its topics for this long, unless it is started again before.
 pub const TRANSACTION: Duration = Duration::from_secs(30);
 
+/// What an open transaction hides is waited for this long before it is said: longer than [`TRANSACTION`] and the ten seconds
+/// after which a broker looks for those that are over.
+pub const HIDDEN: Duration = Duration::from_secs(45);
+
 /// Pauses between two tries to reach the cluster, first and longest.
 pub const RECONNECT_FIRST: Duration = Duration::from_millis(200);
 /// See [`RECONNECT_FIRST`].

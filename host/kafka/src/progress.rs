@@ -29,9 +29,9 @@ use thiserror::Error;
 
 use crate::admin::questioner;
 use crate::context::Context;
-use crate::limits;
 use crate::settings::Settings;
 use crate::topics::Topics;
+use crate::{limits, words};
 
 /// The partition of all records.
 pub const PARTITION: i32 = 0;
@@ -118,13 +118,7 @@ pub enum ReadError {
     #[error(transparent)]
     Kafka(#[from] KafkaError),
     /// Someone's open transaction hides the end of the topic.
-    #[error(
-        "a transaction on topic {topic:?} is open since before offset {from} (partition {PARTITION}) and was waited for {waited_s} s: \
-         behind it may stand how far this sink is, so nothing is delivered until it ends. It ends by itself at its \
-         producer's timeout; if it does not, a broker has lost its end. `kafka-transactions.sh --bootstrap-server {brokers} \
-         find-hanging --topic {topic} --partition {PARTITION}` shows such a one, and the same with `abort --topic {topic} \
-         --partition {PARTITION} --start-offset {from}` ends it; delivery goes on by itself then"
-    )]
+    #[error("{}", words::hidden(topic, PARTITION, *from, brokers, *waited_s, "how far this sink is"))]
     Hidden {
         /// The topic.
         topic: String,

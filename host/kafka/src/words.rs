@@ -5,6 +5,17 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use crate::diagnosis;
 use crate::settings::Settings;
 
+/// A transaction that does not end hides what follows it. `what`: what may stand there.
+pub fn hidden(topic: &str, partition: i32, from: i64, brokers: &str, waited_s: u64, what: &str) -> String {
+    format!(
+        "a transaction on topic {topic:?} is open since before offset {from} (partition {partition}) and was waited for {waited_s} s: \
+         behind it may stand {what}, so nothing is delivered until it ends. It ends by itself at its \
+         producer's timeout; if it does not, a broker has lost its end. `kafka-transactions.sh --bootstrap-server {brokers} \
+         find-hanging --topic {topic} --partition {partition}` shows such a one, and the same with `abort --topic {topic} \
+         --partition {partition} --start-offset {from}` ends it; delivery goes on by itself then"
+    )
+}
+
 /// An error of a call. `behind`: the newest trouble of the connection, which a timeout hides.
 pub fn explain(error: &KafkaError, settings: &Settings, behind: Option<&str>) -> String {
     let code = code(error);

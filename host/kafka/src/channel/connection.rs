@@ -113,14 +113,18 @@ fn read_partition(
     let explain = |error: &KafkaError| format!("reading {topic}: {}", reader.context().explain(error));
     let ends = register_reader(options, "read_uncommitted")?;
     let (low, end) = ends.fetch_watermarks(topic, partition, limits::REQUEST).map_err(|e| explain(&e))?;
-    // An open transaction of another agent hides all that follows it, ours too.
+    // An open transaction of another agent hides all that follows it, ours too; and one of ours if a broker lost its end.
+    let begin = Instant::now();
     loop {
         let stable = reader.fetch_watermarks(topic, partition, limits::REQUEST);
-        if stable.map_err(|e| explain(&e))?.1 >= end {
+        let stable = stable.map_err(|e| explain(&e))?.1;
+        if stable >= end {
             break;
         }
-        if Instant::now() > until || give_up() {
-            return Err(format!("reading {topic}: a transaction of another agent stays open"));
+        let waited = begin.elapsed();
+        if waited > limits::HIDDEN || give_up() {
+            let (brokers, what) = (options.settings.brokers.join(","), "which of our transactions count");
+            return Err(words::hidden(topic, partition, stable, &brokers, waited.as_secs(), what));
         }
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
