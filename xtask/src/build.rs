@@ -64,10 +64,12 @@ pub fn host(is_release: bool) -> Result<PathBuf> {
         ),
         || {
             let root = locate::repository()?;
+            // Of the workspace: dependencies have the features that tests and examples want, and none is built twice.
             check(cargo().current_dir(root).args([
                 "build",
                 "--quiet",
-                "--package",
+                "--workspace",
+                "--bin",
                 "flumen",
                 "--profile",
                 profile,

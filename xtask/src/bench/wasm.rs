@@ -87,18 +87,10 @@ pub fn run() -> Result<Value> {
 
 /// What it printed, and what went wrong with a part of it.
 fn table() -> Result<(String, Option<String>)> {
-    let mut command: Command = build::cargo();
-    command.current_dir(locate::repository()?);
-    command.args([
-        "run",
-        "--quiet",
-        "--release",
-        "--package",
-        "flumen-plugin",
-        "--example",
-        "plugin_bench",
-        "--",
-    ]);
+    // Built as `build::host` builds, for the same dependencies.
+    let build = ["build", "--quiet", "--release", "--workspace", "--example", "plugin_bench"];
+    build::check(build::cargo().current_dir(locate::repository()?).args(build))?;
+    let mut command = Command::new(locate::target_dir()?.join("release/examples/plugin_bench"));
     command.arg(locate::plugins()?);
     let answer = scene::run(command, LIMIT)?;
     let failed = !answer.status.success();
