@@ -150,8 +150,8 @@ impl Stateful {
         {
             return false;
         }
-        let with_state = turn.part().filter(|link| link.state_bytes.is_some());
-        match with_state.map(|link| self.check_take_over(&link, true)).collect::<Result<(), _>>() {
+        let mut with_state = turn.part().filter(|link| link.state_bytes.is_some());
+        match with_state.try_for_each(|link| self.check_take_over(&link, true)) {
             Ok(()) => turn.has_begun = true,
             Err(CannotBegin { plugin, reason }) => {
                 tracing::error!(
