@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -20,6 +20,9 @@ const BUGGY: &str = "swap-trap";
 
 /// Memory that a change may leave behind. A compiled plugin that is kept would be several times as much.
 const BYTES_PER_CHANGE_MAX: i64 = 32 << 10;
+
+/// An edit that has not been taken over by then was refused.
+const REFUSED_AFTER: Duration = Duration::from_secs(5);
 
 /// What a pipeline's file is edited to, in turn. The last one restarts the pipeline, the others exchange a part of it. A sink comes
 /// with an edit and goes with the next one, which must not be the restart: without `--drain` that is refused under load.
@@ -118,7 +121,15 @@ impl Changes {
     fn edit(&mut self, scene: &Scene) -> Result<()> {
         let before = generation(scene)?;
         self.write(scene)?;
-        poll::until("the edit taken over", limits::CONDITION, || Ok(generation(scene)? > before))?;
+        let mut asked = Instant::now();
+        poll::until("the edit taken over", limits::CONDITION, || {
+            // On a busy machine a sink that goes may not have delivered everything within its second: then it is refused.
+            if asked.elapsed() > REFUSED_AFTER {
+                scene.flumen(&["reload", "--drain"])?;
+                asked = Instant::now();
+            }
+            Ok(generation(scene)? > before)
+        })?;
         self.edits += 1;
         Ok(())
     }
