@@ -12,7 +12,8 @@ pub fn hidden(topic: &str, partition: i32, from: i64, brokers: &str, waited_s: u
          behind it may stand {what}, so nothing is delivered until it ends. It ends by itself at its \
          producer's timeout; if it does not, a broker has lost its end. `kafka-transactions.sh --bootstrap-server {brokers} \
          find-hanging --topic {topic} --partition {partition}` shows such a one, and the same with `abort --topic {topic} \
-         --partition {partition} --start-offset {from}` ends it; delivery goes on by itself then"
+         --partition {partition} --start-offset {from}` ends it; delivery goes on by itself then. Before, look at `list`: if the \
+         producer's state is CompleteCommit, an abort would take back what counts"
     )
 }
 
