@@ -83,6 +83,17 @@ impl Agent {
         self.wait_log(READY_WORD, limits::READY)
     }
 
+    /// Waits for the ready line, or until it ends.
+    ///
+    /// # Errors
+    /// If neither comes in time: with the end of its log.
+    pub fn wait_ready_or_end(&mut self) -> Result<()> {
+        let waited = poll::until("the agent to be ready or to end", limits::READY, || {
+            Ok(self.child.try_wait()?.is_some() || self.log()?.contains(READY_WORD))
+        });
+        waited.with_context(|| self.log_tail())
+    }
+
     /// Waits until the log has a text.
     ///
     /// # Errors
@@ -109,6 +120,16 @@ impl Agent {
         }
     }
 
+    /// SIGKILL, unless it has ended by itself: how it ended, and what it logged.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn end(mut self) -> Result<(ExitStatus, String)> {
+        // Of one that has ended and was not waited for, the kernel takes the signal and does nothing.
+        self.child.kill()?;
+        Ok((self.child.wait()?, self.log()?))
+    }
+
     /// SIGKILL, and waits until it is gone.
     ///
     /// # Errors
@@ -129,6 +150,16 @@ impl Agent {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(i32::try_from(self.child.id())?).context("no process id")?;
         Ok(kill_process(pid, signal)?)
+    }
+
+    /// Whether it was stopped by a signal and stands still.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn is_stopped(&self) -> Result<bool> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
+        // The name in parentheses may hold spaces; the state comes behind it.
+        Ok(stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T')))
     }
 
     /// Waits until it ends by itself.

@@ -97,6 +97,14 @@ impl Mount {
         tool("mount", &["-o", &format!("remount,size={bytes}"), text(&self.dir)?])
     }
 
+    /// Makes it read-only, or writable again. The kernel refuses the first while something is open for writing.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn set_read_only(&self, is_read_only: bool) -> Result<()> {
+        tool("mount", &["-o", if is_read_only { "remount,ro" } else { "remount,rw" }, text(&self.dir)?])
+    }
+
     /// Unmounts; waits while something still holds it.
     fn unmount(&self) -> Result<()> {
         let mut last = String::new();
@@ -195,6 +203,92 @@ impl CuttableDisk {
         fs::remove_file(self.cut_image())?;
         self.mount()
     }
+}
+
+/// A disk whose file system finds itself damaged and becomes read-only, as ext4 does.
+///
+/// While a sync is under way when that happens, ext4 may say that it succeeded and lose what it was to keep (seen with a plain
+/// program, in one of seven runs). No journal stands that, so whoever writes is to stand still meanwhile.
+#[derive(Debug)]
+pub struct FailingDisk {
+    inner: Option<Mount>,
+    image: tempfile::TempDir,
+    dir: PathBuf,
+}
+
+/// What the disk holds.
+const FAILING_BYTES: u64 = 128 << 20;
+
+impl FailingDisk {
+    /// Makes the disk and mounts it at `dir`.
+    ///
+    /// # Errors
+    /// If this process may not mount, or tools are missing.
+    pub fn new(dir: &Path) -> Result<Self> {
+        require_root("a disk that fails")?;
+        let image = tempfile::Builder::new().prefix("flumen-disk-").tempdir_in(MEMORY_DIR)?;
+        let mut disk = Self { inner: None, image, dir: dir.to_owned() };
+        File::create(disk.image())?.set_len(FAILING_BYTES)?;
+        tool("mkfs.ext4", &["-q", "-m", "0", "-e", "remount-ro", text(&disk.image())?])?;
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn image(&self) -> PathBuf {
+        self.image.path().join("disk.img")
+    }
+
+    fn mount(&mut self) -> Result<()> {
+        self.inner = Some(Mount::image(&self.image(), &self.dir, "loop")?);
+        Ok(())
+    }
+
+    /// It fails now: everything that is written or synced from here on is refused.
+    ///
+    /// # Errors
+    /// If a tool fails, or the kernel cannot be told to.
+    pub fn fail(&self) -> Result<()> {
+        let dir = text(&self.dir)?;
+        tool("sync", &["--file-system", dir])?;
+        let mounts = fs::read_to_string("/proc/mounts")?;
+        let mounted = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let device =
+            mounted.filter(|words| words.get(1) == Some(&dir)).find_map(|words| words.first().copied());
+        let device = device.and_then(|device| Path::new(device).file_name()).context("no such mount")?;
+        let trigger = Path::new("/sys/fs/ext4").join(device).join("trigger_fs_error");
+        fs::write(&trigger, "a test's disk fails").with_context(|| trigger.display().to_string())
+    }
+
+    /// Repairs the file system; nothing may have a file of it open.
+    ///
+    /// # Errors
+    /// If a tool fails.
+    pub fn repair(&mut self) -> Result<()> {
+        if let Some(inner) = self.inner.take() {
+            inner.unmount()?;
+            std::mem::forget(inner);
+        }
+        mend(&self.image())?;
+        self.mount()
+    }
+}
+
+/// Mends the file system of an image that nobody has mounted.
+fn mend(image: &Path) -> Result<()> {
+    let mut check = Command::new("e2fsck");
+    check.args(["-p", text(image)?]);
+    let answer = scene::run(check, TOOL_LIMIT)?;
+    // 1: errors were corrected.
+    if !matches!(answer.status.code(), Some(0 | 1)) {
+        bail!("e2fsck: {} {}{}", answer.status, answer.stdout.trim(), answer.stderr.trim());
+    }
+    Ok(())
 }
 
 fn copy_sparse(from: &Path, to: &Path) -> Result<()> {

@@ -15,8 +15,9 @@ pub const STOP: Duration = Duration::from_secs(60);
 /// One command of the CLI that is not `run`.
 pub const COMMAND: Duration = Duration::from_secs(60);
 
-/// Without any new line in the output for this long, a drain is given up and judged as it is.
-pub const NO_PROGRESS: Duration = Duration::from_secs(30);
+/// Without any new line in the output for this long, a drain is given up and judged as it is. The start of an agent is
+/// in it, which a busy machine draws out.
+pub const NO_PROGRESS: Duration = Duration::from_secs(90);
 
 /// For a condition of a test (a file appears, rows are in quarantine) unless the test says otherwise.
 pub const CONDITION: Duration = Duration::from_secs(60);
@@ -29,6 +30,9 @@ pub const PROBLEMS_NAMED: usize = 12;
 
 /// Size of the image that stands for the machine's disk in power cuts. Sparse: what is not written takes no memory.
 pub const DISK_IMAGE_BYTES: u64 = 1 << 30;
+
+/// From the start of an agent to its death at a kill point that it passes in its first second or two, on a busy machine.
+pub const KILL_POINT: Duration = Duration::from_secs(120);
 
 /// From the start of a Kafka broker to its ready line: 3 s of a quiet machine, most of it CPU; 60 s were
 /// too few for four brokers at once beside thirty compilers.

@@ -52,6 +52,12 @@ impl Verdict {
         self.lost == 0 && self.doubled == 0 && self.out_of_order == 0 && self.foreign == 0
     }
 
+    /// As [`Verdict::holds`], but exactly so many lines are lost.
+    #[must_use]
+    pub fn holds_but_for(&self, lost: u64) -> bool {
+        self.lost == lost && Self { lost: 0, problems: Vec::new(), ..self.clone() }.holds()
+    }
+
     fn name(&mut self, problem: impl FnOnce() -> String) {
         if self.problems.len() < limits::PROBLEMS_NAMED {
             self.problems.push(problem());

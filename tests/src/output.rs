@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -87,20 +87,64 @@ pub fn bytes(dir: &Path) -> Result<u64> {
     Ok(files(dir)?.iter().filter_map(|path| fs::metadata(path).ok()).map(|file| file.len()).sum())
 }
 
-/// All lines of all buckets, bucket by bucket in order, without their newlines.
+/// All lines of all buckets, bucket by bucket in order, without their newlines. The agent may be writing: of a line that is partly there
+/// nothing is told.
 ///
 /// # Errors
 /// If a file cannot be read.
 pub fn lines(dir: &Path) -> Result<Vec<Vec<u8>>> {
-    let mut all = Vec::new();
-    for paths in sequences(dir)?.values() {
-        for path in paths {
-            for line in BufReader::new(File::open(path)?).split(b'\n') {
-                all.push(line?);
-            }
+    // A file gets its final name just now: another look finds it.
+    loop {
+        if let Some(lines) = lines_now(dir)? {
+            return Ok(lines);
         }
     }
-    Ok(all)
+}
+
+/// `None`: a file is not there any more.
+fn lines_now(dir: &Path) -> Result<Option<Vec<Vec<u8>>>> {
+    let mut all = Vec::new();
+    for path in sequences(dir)?.into_values().flatten() {
+        let Some(text) = whole_lines(&path)? else { return Ok(None) };
+        let lines = text.split_inclusive(|byte| *byte == b'\n');
+        all.extend(lines.map(|line| line.strip_suffix(b"\n").unwrap_or(line).to_vec()));
+    }
+    Ok(Some(all))
+}
+
+/// The last line of all, without its newline, of a directory with one bucket; `None`: there is none, or its file gets another name just
+/// now. Only the end is read: an output that is looked at again and again may be long.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn last_line(dir: &Path) -> Result<Option<Vec<u8>>> {
+    const END_BYTES: u64 = 64 << 10;
+    let Some(path) = sequences(dir)?.into_values().flatten().next_back() else { return Ok(None) };
+    let mut file = match File::open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    let begin = file.metadata()?.len().saturating_sub(END_BYTES);
+    file.seek(SeekFrom::Start(begin))?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end)?;
+    let mut lines = end.rsplit(|byte| *byte == b'\n').skip(1);
+    Ok(lines.next().map(<[u8]>::to_vec))
+}
+
+/// The lines of a file that are wholly there, with their newlines; `None`: there is no such file.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn whole_lines(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(mut text) => {
+            text.truncate(memchr::memrchr(b'\n', &text).map_or(0, |end| end + 1));
+            Ok(Some(text))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
 }
 
 /// Counts lines of a growing output again and again, cheaply: what has its final name is counted once.
@@ -153,6 +197,19 @@ fn count_lines(path: &Path) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_line_that_is_being_written_nothing_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("all-1.log"), "one\n\n").unwrap();
+        fs::write(dir.path().join("all-2.log.open"), "two\nthr").unwrap();
+        fs::write(dir.path().join("all-3.log.open"), "fo").unwrap();
+        assert_eq!(lines(dir.path()).unwrap(), [&b"one"[..], b"", b"two"]);
+        assert_eq!(whole_lines(&dir.path().join("all-4.log")).unwrap(), None);
+        assert_eq!(last_line(dir.path()).unwrap(), None);
+        fs::write(dir.path().join("all-3.log.open"), "four\nfive\nsi").unwrap();
+        assert_eq!(last_line(dir.path()).unwrap().unwrap(), b"five");
+    }
 
     #[test]
     fn running_numbers() {

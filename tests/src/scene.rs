@@ -203,6 +203,14 @@ impl Scene {
         Ok(Some(Status(value)))
     }
 
+    /// `flumen status` of an agent that runs: a busy machine may let it wait longer than the command does.
+    ///
+    /// # Errors
+    /// As [`Scene::status`]; and if it does not answer within [`limits::CONDITION`].
+    pub fn answered(&self) -> Result<Status> {
+        poll::until_some("an answer to `flumen status`", limits::CONDITION, || self.status())
+    }
+
     /// `flumen quarantine show`: the events as JSON objects.
     ///
     /// # Errors

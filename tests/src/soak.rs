@@ -2,6 +2,8 @@
 //! swapped meanwhile, and the oracle at the end.
 
 use std::fmt;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rustix::process::Signal;
 use serde::Serialize;
 
 use crate::agent::Agent;
@@ -20,8 +23,9 @@ use crate::oracle::Verdict;
 use crate::output::LineCounter;
 use crate::scene::Scene;
 use crate::soak_changes::{Changes, Growth};
+use crate::soak_faults::{counted_lost, faults, stop_behind, wait_all};
 use crate::soak_tidy::Tidy;
-use crate::{limits, poll, scene};
+use crate::{limits, oracle, output, poll, scene};
 
 /// What ends the agent's lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -31,6 +35,35 @@ pub enum Harm {
     Kill,
     /// The disk with journal and output goes back to what it had made durable.
     PowerCut,
+}
+
+/// Kinds of channels: two that promise each event once whatever kills the agent, and one that counts what it loses then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Channel {
+    /// On disk.
+    File,
+    /// In memory, and read again.
+    SourceBacked,
+    /// The same, with a second sink that flushes and rolls at other times.
+    SourceBackedTwice,
+    /// In memory until that is full, then on disk. A kill loses what was in memory, and the next start says how much.
+    Spillable,
+}
+
+impl Channel {
+    /// The channel in a pipeline file.
+    #[must_use]
+    pub fn table(self) -> &'static str {
+        match self {
+            Channel::File => "",
+            Channel::SourceBacked | Channel::SourceBackedTwice => "[channel]\nkind = \"source-backed\"\n",
+            // Hardly more than a batch: while the sink's disk fails it overflows.
+            Channel::Spillable => {
+                "[channel]\nkind = \"spillable\"\nmemory = { events = 10_000, bytes = \"4 MiB\" }\n"
+            }
+        }
+    }
 }
 
 /// What to do.
@@ -52,6 +85,10 @@ pub struct Soak {
     pub bytes_per_s: u64,
     /// `false`: `durability = "os"`, which does not hold through a power cut. Shows that the cuts have teeth.
     pub is_durable: bool,
+    /// The channel's kind.
+    pub channel: Channel,
+    /// Every life but the last has errors of its disk (`docs/faults.md`): EIO, ENOSPC, full for a moment.
+    pub has_faults: bool,
     /// Where to work; the system's temporary directory by default.
     pub dir: Option<PathBuf>,
     /// The binary; `None`: the one beside the running program.
@@ -78,6 +115,8 @@ impl Soak {
             rotation: Rotation::Rename,
             bytes_per_s: 3_000_000,
             is_durable: true,
+            channel: Channel::File,
+            has_faults: false,
             dir: None,
             binary: None,
             keep: false,
@@ -107,6 +146,8 @@ pub struct Report {
     pub verdict: Verdict,
     /// The oracle over the quarantine, for the lines that `access-log` rejects.
     pub quarantine: Verdict,
+    /// The oracle over what a second sink wrote.
+    pub second: Option<Verdict>,
     /// Good plugin files copied over a running one.
     pub swaps: u32,
     /// Broken plugin files copied over a running one.
@@ -115,6 +156,12 @@ pub struct Report {
     pub edits: u32,
     /// Versions with a bug that were rolled back.
     pub rollbacks: u32,
+    /// Lives that ended by themselves, because the disk failed too often.
+    pub stops: u32,
+    /// Steps of the disk that were refused on purpose, as far as the log tells them.
+    pub refused: u64,
+    /// Events that starts said were lost with the memory of a spillable channel.
+    pub counted_lost: u64,
     /// Of the long life.
     pub memory: Option<Growth>,
     /// The most that input, output and journal took, where what was delivered is removed.
@@ -132,7 +179,9 @@ impl Report {
     #[must_use]
     pub fn holds(&self) -> bool {
         let is_bounded = self.memory.is_none_or(|memory| memory.is_bounded());
-        is_bounded && self.verdict.holds() && self.quarantine.holds()
+        let is_second_whole = self.second.as_ref().is_none_or(Verdict::holds);
+        let is_whole = self.verdict.holds_but_for(self.counted_lost) && is_second_whole;
+        is_bounded && is_whole && self.quarantine.holds()
     }
 }
 
@@ -149,10 +198,18 @@ impl fmt::Display for Report {
             0 => String::new(),
             bytes => format!("\n  disk:       {:.0} MB at most", bytes as f64 / 1e6),
         };
+        let second = self.second.as_ref().map_or(String::new(), |it| format!("\n  second:     {it}"));
         let (rotations, seconds, seed) = (self.rotations, self.seconds, self.seed);
+        let faults = match (self.refused, self.counted_lost) {
+            (0, 0) => String::new(),
+            (refused, lost) => format!(
+                "\n  faults:     {refused} steps refused or more, {} stops by itself, {lost} events counted as lost",
+                self.stops
+            ),
+        };
         write!(
             formatter,
-            "{kills} {what}, plugin {plugin:?}, {swaps} swaps ({broken} broken, {rollbacks} rolled back), {edits} edits, {rotations} rotations, {seconds:.1} s, seed {seed}\n  output:     {}\n  quarantine: {}{memory}{disk}",
+            "{kills} {what}, plugin {plugin:?}, {swaps} swaps ({broken} broken, {rollbacks} rolled back), {edits} edits, {rotations} rotations, {seconds:.1} s, seed {seed}\n  output:     {}{second}\n  quarantine: {}{memory}{disk}{faults}",
             self.verdict, self.quarantine
         )
     }
@@ -176,7 +233,8 @@ const EARLY_LIFE_MAX: Duration = Duration::from_millis(120);
 const CHANGE_TAKES: Duration = Duration::from_millis(500);
 /// One life in so many sees a swap.
 const SWAP_ODDS: u32 = 3;
-
+/// As [`limits::NO_PROGRESS`], without durability: lines that are lost are waited for in vain each time.
+const NO_PROGRESS_OF_LOSERS: Duration = Duration::from_secs(30);
 /// Runs it.
 ///
 /// # Errors
@@ -201,6 +259,7 @@ struct Stage<'a> {
     swaps: Swaps,
     changes: Changes,
     memory: Option<Growth>,
+    stops: u32,
     counter: LineCounter,
     tidy: Tidy,
 }
@@ -226,7 +285,8 @@ impl<'a> Stage<'a> {
         let counter = LineCounter::default();
         let changes = if soak.changes > 0 { Changes::new(&scene)? } else { Changes::default() };
         let (swaps, memory, tidy) = (Swaps::default(), None, Tidy::new(soak.plugin));
-        Ok(Self { soak, scene, disk, random, swaps, changes, memory, counter, tidy })
+        let stops = 0;
+        Ok(Self { soak, scene, disk, random, swaps, changes, memory, stops, counter, tidy })
     }
 
     fn perform(&mut self, started: Instant) -> Result<Report> {
@@ -256,12 +316,15 @@ impl<'a> Stage<'a> {
         }
         self.live_with_changes()?;
         let rotations = generator.rotations();
-        let written = generator.stop()?;
-        self.drain(&written)?;
+        let written = self.drain(generator)?;
         let tidy = std::mem::replace(&mut self.tidy, Tidy::new(self.soak.plugin));
         let disk_bytes = tidy.most_bytes;
         let verdict = tidy.verdict(&self.scene, &written)?;
+        let second = self
+            .second_output()
+            .map(|dir| oracle::judge(&output::sequences(&dir)?, &written, |seq| self.soak.plugin.keeps(seq)));
         Ok(Report {
+            second: second.transpose()?,
             kills: self.soak.times,
             harm: self.soak.harm,
             plugin: self.soak.plugin,
@@ -270,6 +333,9 @@ impl<'a> Stage<'a> {
             swaps: self.swaps.good + self.changes.swaps,
             edits: self.changes.edits,
             rollbacks: self.changes.rollbacks,
+            stops: self.stops,
+            refused: fs::read_to_string(self.scene.log())?.matches("refused on purpose").count() as u64,
+            counted_lost: counted_lost(&self.scene)?,
             memory: self.memory,
             disk_bytes,
             broken_swaps: self.swaps.broken,
@@ -299,12 +365,21 @@ impl<'a> Stage<'a> {
             thread::sleep(self.random.random_range(Duration::ZERO..CHANGE_TAKES));
             return self.harm(agent);
         }
+        if self.soak.has_faults {
+            self.scene.env = vec![("FLUMEN_FAULTS".to_owned(), faults(&mut self.random))];
+        }
         let mut agent = self.scene.start()?;
+        self.scene.env.clear();
         if generator.wants_truncation() {
             self.wait_delivered(&mut agent, &generator.written())?;
             generator.grant_truncation();
         }
-        let longest = if self.random.random_ratio(1, EARLY_ODDS) { EARLY_LIFE_MAX } else { LIFE_MAX };
+        let is_early = self.random.random_ratio(1, EARLY_ODDS);
+        if self.soak.has_faults && !is_early {
+            // On a busy machine all lives might end before there was a step to refuse.
+            agent.wait_ready_or_end()?;
+        }
+        let longest = if is_early { EARLY_LIFE_MAX } else { LIFE_MAX };
         let life = self.random.random_range(Duration::ZERO..longest);
         if self.soak.plugin != Plugin::None && self.random.random_ratio(1, SWAP_ODDS) {
             let before = self.random.random_range(Duration::ZERO..=life);
@@ -340,22 +415,20 @@ impl<'a> Stage<'a> {
         let count = self.soak.changes - self.soak.changes / 2;
         let first = count.min(CHANGES_TO_WARM_UP);
         self.changes.make(&self.scene, &mut agent, first, true)?;
-        let before = agent.memory()?;
+        let mut looks = vec![agent.memory()?];
         let changes = count - first;
         for done in (0..changes).step_by(CHANGES_AT_ONCE) {
             let more = (changes - done).min(CHANGES_AT_ONCE as u32);
             self.changes.make(&self.scene, &mut agent, more, true)?;
+            looks.push(agent.memory()?);
             self.tidy()?;
             if self.soak.is_talkative && done > 0 && done % 50 == 0 {
-                eprintln!("  {done} of {changes} changes in one life");
+                let own_mb = looks.last().map_or(0.0, |memory| memory.anonymous as f64 / 1e6);
+                eprintln!("  {done} of {changes} changes in one life, {own_mb:.1} MB of its own");
             }
         }
-        let after = agent.memory()?;
         if count >= 4 * CHANGES_TO_WARM_UP {
-            let grown = i64::try_from(after.anonymous)? - i64::try_from(before.anonymous)?;
-            let bytes_per_change = grown / i64::from(changes);
-            self.memory =
-                Some(Growth { changes, rss_before: before.now, rss_after: after.now, bytes_per_change });
+            self.memory = Growth::of(&looks, changes);
         }
         // The drain begins with a good version and the first pipeline.
         self.scene.install("swap-a", "swap")?;
@@ -368,44 +441,83 @@ impl<'a> Stage<'a> {
     }
 
     fn harm(&mut self, mut agent: Agent) -> Result<()> {
-        agent.expect_running()?;
-        match &mut self.disk {
-            None => agent.kill(),
-            Some(disk) => {
-                disk.cut()?;
-                agent.kill()?;
-                disk.power_up()
-            }
+        if !self.soak.has_faults {
+            agent.expect_running()?;
         }
+        if let Some(disk) = &self.disk {
+            disk.cut()?;
+        }
+        match self.soak.has_faults {
+            true => self.kill_unless_ended(agent)?,
+            false => agent.kill()?,
+        }
+        self.disk.as_mut().map_or(Ok(()), CuttableDisk::power_up)
     }
 
-    /// A last life without harm: everything has to arrive, and a SIGTERM to end it well.
-    fn drain(&mut self, written: &[u64]) -> Result<()> {
+    /// A journal or a start that the disk fails too often ends the agent, with a word; a supervisor starts it again.
+    fn kill_unless_ended(&mut self, agent: Agent) -> Result<()> {
+        let (status, log) = agent.end()?;
+        match (status.signal(), status.code()) {
+            (Some(signal), _) if signal == Signal::KILL.as_raw() => {}
+            (_, Some(1)) if !log.contains("panicked") => self.stops += 1,
+            _ => bail!("the agent ended by itself ({status})\n{log}"),
+        }
+        Ok(())
+    }
+
+    /// A last life without harm: everything has to arrive, and a SIGTERM to end it well. Returns what was written.
+    fn drain(&mut self, generator: Generator) -> Result<Vec<u64>> {
+        if self.soak.channel == Channel::Spillable {
+            return self.drain_behind_losses(generator);
+        }
+        let written = generator.stop()?;
         let mut agent = self.scene.start_ready()?;
-        if let Err(error) = self.wait_delivered(&mut agent, written) {
+        let delivered =
+            self.wait_delivered(&mut agent, &written).and_then(|()| self.wait_second(&mut agent, &written));
+        if let Err(error) = delivered {
             eprintln!("{error:#}\njudged as it is");
         }
-        agent.stop()
+        agent.stop()?;
+        Ok(written)
+    }
+
+    /// How many lines are lost is not known to the last one. But none that is written from now on is, and they come in order.
+    fn drain_behind_losses(&mut self, generator: Generator) -> Result<Vec<u64>> {
+        let mut agent = self.scene.start_ready()?;
+        let written = stop_behind(generator)?;
+        if let Err(error) = wait_all(&self.scene, &mut agent, &self.tidy, self.soak.plugin, &written) {
+            eprintln!("{error:#}\njudged as it is");
+        }
+        agent.stop()?;
+        Ok(written)
+    }
+
+    /// Where a second sink writes, if there is one.
+    fn second_output(&self) -> Option<PathBuf> {
+        let is_twice = self.soak.channel == Channel::SourceBackedTwice;
+        is_twice.then(|| PathBuf::from(format!("{}-second", self.scene.output.display())))
+    }
+
+    fn wait_second(&self, agent: &mut Agent, written: &[u64]) -> Result<()> {
+        let Some(dir) = self.second_output() else { return Ok(()) };
+        let (mut counter, expected) = (LineCounter::default(), self.soak.plugin.kept(written));
+        poll::until_counted("all events of the second sink", limits::NO_PROGRESS, expected, || {
+            agent.expect_running()?;
+            counter.count(&dir)
+        })
     }
 
     fn wait_delivered(&mut self, agent: &mut Agent, written: &[u64]) -> Result<()> {
         let expected = self.soak.plugin.kept(written);
-        let (mut most, mut progress, mut tidied) = (0, Instant::now(), Instant::now());
-        // No limit on the whole as long as it goes on; POLL paces it.
-        let waited = poll::until("all events in the output", Duration::from_secs(3_600), || {
+        let patience = if self.soak.is_durable { limits::NO_PROGRESS } else { NO_PROGRESS_OF_LOSERS };
+        let mut tidied = Instant::now();
+        let waited = poll::until_counted("all events in the output", patience, expected, || {
             agent.expect_running()?;
-            let count = self.counter.count(&self.scene.output)? + self.tidy.lines;
-            if count > most {
-                (most, progress) = (count, Instant::now());
-            }
             if tidied.elapsed() > TIDY_EVERY {
                 self.tidy()?;
                 tidied = Instant::now();
             }
-            if progress.elapsed() > limits::NO_PROGRESS {
-                bail!("no progress for {} s at {count} of {expected} lines", limits::NO_PROGRESS.as_secs());
-            }
-            Ok(count >= expected)
+            Ok(self.counter.count(&self.scene.output)? + self.tidy.lines)
         });
         waited.with_context(|| agent.log_tail())
     }
@@ -425,7 +537,15 @@ fn pipeline(soak: &Soak) -> String {
         Plugin::AccessLog => ("{out}/{header.status}.log", "json"),
     };
     let durability = if soak.is_durable { "durable" } else { "os" };
+    let channel = soak.channel.table();
+    let second = match soak.channel {
+        Channel::SourceBackedTwice => format!(
+            "[sink.second]\ntype = \"file\"\npath = \"{{out}}-second/{}\"\nencoding = \"{encoding}\"\nroll_size = \"700 KiB\"\nflush_interval = \"270ms\"\n",
+            path.trim_start_matches("{out}/")
+        ),
+        _ => String::new(),
+    };
     format!(
-        "{source}\n{interceptors}\n[journal]\ndurability = \"{durability}\"\nsegment = \"4 MiB\"\n\n[sink.out]\ntype = \"file\"\npath = \"{path}\"\nencoding = \"{encoding}\"\nroll_size = \"2 MiB\"\nflush_interval = \"100ms\"\n"
+        "{source}\n{interceptors}\n{channel}[journal]\ndurability = \"{durability}\"\nsegment = \"4 MiB\"\n\n[sink.out]\ntype = \"file\"\npath = \"{path}\"\nencoding = \"{encoding}\"\nroll_size = \"2 MiB\"\nflush_interval = \"100ms\"\n{second}"
     )
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Memory};
 use crate::scene::{PIPELINE, Scene};
 use crate::{limits, poll};
 
@@ -159,17 +159,38 @@ impl Changes {
 /// Memory of an agent that is changed again and again, in bytes.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Growth {
-    /// Changes between the two looks.
+    /// Changes between the middles of the first and the last third.
     pub changes: u32,
-    /// Resident memory at the first look.
+    /// Resident memory in the first third, at half of the looks.
     pub rss_before: u64,
-    /// At the second.
+    /// In the last third.
     pub rss_after: u64,
     /// By how much memory of its own (without pages of files) grew with each change.
     pub bytes_per_change: i64,
 }
 
 impl Growth {
+    /// From looks at equal distances, so many changes in all. What is under way differs from look to look by megabytes, so it is
+    /// the middle of many that is compared. `None`: too few.
+    #[must_use]
+    pub fn of(looks: &[Memory], changes: u32) -> Option<Self> {
+        let third = looks.len() / 3;
+        let (first, last) = (looks.get(..third)?, looks.get(looks.len() - third..)?);
+        let middle = |looks: &[Memory], figure: fn(&Memory) -> u64| {
+            let mut figures: Vec<u64> = looks.iter().map(figure).collect();
+            figures.sort_unstable();
+            figures.get(figures.len() / 2).copied()
+        };
+        let between = changes - changes / 3;
+        let own = |looks: &[Memory]| i64::try_from(middle(looks, |memory| memory.anonymous)?).ok();
+        Some(Self {
+            changes: between,
+            rss_before: middle(first, |memory| memory.now)?,
+            rss_after: middle(last, |memory| memory.now)?,
+            bytes_per_change: (own(last)? - own(first)?) / i64::from(between.max(1)),
+        })
+    }
+
     /// Whether it would go on for ever.
     #[must_use]
     pub fn is_bounded(&self) -> bool {
@@ -197,8 +218,7 @@ struct Look {
 }
 
 fn status(scene: &Scene) -> Result<Value> {
-    let waited = poll::until_some("an answer to `flumen status`", Duration::from_secs(30), || scene.status());
-    Ok(waited?.0)
+    Ok(scene.answered()?.0)
 }
 
 fn generation(scene: &Scene) -> Result<u64> {
@@ -213,4 +233,22 @@ fn look(scene: &Scene) -> Result<Look> {
     let number = |name: &str| plugin.get(name).and_then(Value::as_u64).unwrap_or(0);
     let has_error = plugin.get("last_swap_error").is_some_and(|error| !error.is_null());
     Ok(Look { swaps: number("swaps"), rollbacks: number("rollbacks"), has_error })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_is_what_all_looks_say() {
+        let look = |mb: u64| Memory { peak: 0, now: mb << 20, anonymous: mb << 20 };
+        // Noise alone, the last look at its worst.
+        let noisy: Vec<Memory> = [50, 58, 51, 57, 50, 52, 51, 50, 60].map(look).to_vec();
+        assert!(Growth::of(&noisy, 90).unwrap().is_bounded());
+        let growing: Vec<Memory> = (0..9).map(|n| look(50 + n)).collect();
+        let growth = Growth::of(&growing, 90).unwrap();
+        assert_eq!((growth.changes, growth.bytes_per_change), (60, (6 << 20) / 60));
+        assert!(!growth.is_bounded());
+        assert!(Growth::of(&growing[..2], 90).is_none());
+    }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::interceptors::Plugin;
-use crate::oracle::{self, Oracle, Verdict};
+use crate::oracle::{self, Mark, Oracle, Verdict};
 use crate::output;
 use crate::scene::Scene;
 
@@ -65,6 +65,29 @@ impl Tidy {
             }
         }
         Ok(self.oracle.verdict(written))
+    }
+
+    /// Whether a line of each input file came: the one of this number.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn has(&self, scene: &Scene, lines: &[Option<u64>]) -> Result<bool> {
+        let mut rest = Oracle::new(|_| true);
+        for (bucket, paths) in output::sequences(&scene.output)? {
+            for path in paths {
+                // It gets its final name just now: there is another look.
+                if rest.read(&bucket, &path).is_err() {
+                    return Ok(false);
+                }
+            }
+        }
+        let is_there = |(file, seq): (u32, &Option<u64>)| {
+            seq.is_none_or(|seq| {
+                let mark = Mark { file, turn: 0, seq };
+                self.oracle.has(mark) || rest.has(mark)
+            })
+        };
+        Ok((0..).zip(lines).all(is_there))
     }
 
     /// Whether every line that has to come from an input file came, its last one too: then the agent is through with it.

@@ -59,7 +59,7 @@ fn a_line_of_50_mb() {
     append(&scene.input().join("a.log"), &text);
     let mut agent = scene.start_ready().unwrap();
     wait_lines(&scene, &mut agent, 2 + LONG / LIMIT);
-    let status = scene.status().unwrap().unwrap();
+    let status = scene.answered().unwrap();
     assert!(status.metric("source", "lines_split") > 0, "{:#}", status.0);
     let peak = agent.memory().unwrap().peak;
     agent.stop().unwrap();
@@ -156,9 +156,9 @@ fn write_log(scene: &Scene) -> Vec<u64> {
 fn expect_all(scene: &Scene, mut agent: Agent, written: &[u64]) {
     let total: u64 = written.iter().sum();
     let mut counter = LineCounter::default();
-    let waited = poll::until("everything after space was made", limits::CONDITION, || {
+    let waited = poll::until_counted("everything after space was made", limits::CONDITION, total, || {
         agent.expect_running()?;
-        Ok(counter.count(&scene.output)? >= total)
+        counter.count(&scene.output)
     });
     waited.unwrap_or_else(|error| panic!("{error:#}; {}", agent.log_tail()));
     agent.stop().unwrap();

@@ -103,16 +103,8 @@ fn events(dir: &Path) -> Vec<(String, String, u64)> {
 
 fn wait_lines(scene: &Scene, lines: u64) {
     let mut counter = LineCounter::default();
-    let counted = poll::until(&format!("{lines} lines"), limits::CONDITION, || {
-        Ok(counter.count(&scene.output)? >= lines)
-    });
-    counted.unwrap_or_else(|error| {
-        panic!(
-            "{error}: {} lines; {:?}",
-            LineCounter::default().count(&scene.output).unwrap(),
-            scene.status()
-        )
-    });
+    poll::until_counted("lines", limits::CONDITION, lines, || counter.count(&scene.output))
+        .unwrap_or_else(|error| panic!("{error}; {:?}", scene.status()));
 }
 
 fn seq(body: &str) -> u64 {

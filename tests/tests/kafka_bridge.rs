@@ -375,6 +375,7 @@ fn spawn(world: &World, config: &Path, words: &[&str]) -> Agent {
 
 #[test]
 fn a_run_that_is_killed_anywhere_and_repeated_gives_the_same_bytes() {
+    const KILLS_MIN: u32 = 3;
     let world = World::new("kills");
     let seed = base_ms() as u64 ^ u64::from(std::process::id());
     eprintln!("seed {seed}");
@@ -385,7 +386,7 @@ fn a_run_that_is_killed_anywhere_and_repeated_gives_the_same_bytes() {
         let (whole, killed) = (format!("{late}-whole"), format!("{late}-killed"));
         let begun = Instant::now();
         world.make(&world.config(&whole, &options, ""), 0..3);
-        let took = begun.elapsed();
+        let mut took = begun.elapsed();
         let config = world.config(&killed, &options, "");
         let (from, to) = (text_of(world.base), text_of(world.base + 3 * HOUR));
         let mut kills = 0;
@@ -394,7 +395,12 @@ fn a_run_that_is_killed_anywhere_and_repeated_gives_the_same_bytes() {
             // Later with each attempt, so that it ends.
             let limit = took.mul_f64(random.random_range(0.0..0.3) + f64::from(attempt) * 0.06);
             match agent.wait_exit(limit) {
-                Ok(status) if status.success() => break,
+                Ok(status) if status.success() && kills >= KILLS_MIN => break,
+                Ok(status) if status.success() => {
+                    // The machine was busier before: once more from the beginning, with less patience.
+                    took /= 2;
+                    fs::remove_dir_all(world.scene.root().join(&killed)).unwrap();
+                }
                 Ok(status) => panic!("{status}: {}", agent.log_tail()),
                 Err(_) => match agent.kill() {
                     Ok(()) => kills += 1,
@@ -403,7 +409,6 @@ fn a_run_that_is_killed_anywhere_and_repeated_gives_the_same_bytes() {
             }
         }
         eprintln!("{kills} kills");
-        assert!(kills >= 3);
         let wrong = tree(&world.scene.root().join(&whole)) != tree(&world.scene.root().join(&killed));
         assert!(!wrong, "{late}: the trees differ");
     }

@@ -3,12 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
 
+use std::os::unix::process::ExitStatusExt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use flumen_tests::agent::Agent;
 use flumen_tests::flow::{DELIVERED, judge, wait_lines, wait_progress, writer};
 use flumen_tests::generator::status_of;
 use flumen_tests::kafka::{Broker, BrokerOptions, ConsumeOptions, Message, client};
 use flumen_tests::scene::Scene;
 use flumen_tests::{output, poll};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rustix::process::Signal;
 
 /// What a reader says when the group gives it partitions.
 const TAKEN_OVER: &str = "partitions of the channel come";
@@ -76,6 +82,74 @@ fn file_to_channel_to_file_is_exactly_once_through_kills() {
     let verdict = judge(&[&b], &written, is_kept).unwrap();
     eprintln!("{verdict}");
     assert!(verdict.holds() && verdict.events > 20_000, "{verdict}");
+}
+
+/// Errors of the disk under the agent's own files (the journal beside the channel, which holds the quarantine and what came while
+/// Kafka was away, and the sink's files), with kills of the agent and of the broker between them.
+#[test]
+fn faults_of_the_disk_lose_and_double_nothing() {
+    const LIVES: u32 = 9;
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+    eprintln!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut broker = Broker::start(&BrokerOptions::default()).unwrap();
+    let failover = "topic = \"over-faults\"\nfailover = { check_interval = \"300ms\", fail_after = 2, return_after = 2 }\n";
+    let text = sink_only(failover)
+        .replace("[sink]", "[source]\ntype = \"tail\"\npaths = [\"{in}/web-*.log*\"]\n[sink]");
+    let mut a = scene("a", &broker, &text);
+    let generator = writer(&a, 3).unwrap();
+    let faults_met = |a: &Scene| {
+        std::fs::read_to_string(a.log()).map_or(0, |log| log.matches("refused on purpose").count())
+    };
+    for life in 0..LIVES {
+        // The journal has much to write when events go to the file; otherwise the sink alone has.
+        let is_away = life % 3 == 2;
+        let faults = if is_away {
+            "eio=0.1@journal.sync,eio=0.03@journal.write,eio=0.01@journal.name,eio=0.01@read"
+        } else {
+            "eio=0.03@sync,eio=0.01@write,eio=0.005@name,eio=0.005@read,enospc=0.01,full=1000:200"
+        };
+        let seed: u32 = random.random();
+        a.env = vec![("FLUMEN_FAULTS".to_owned(), format!("seed={seed},{faults}"))];
+        let mut agent = a.start().unwrap();
+        a.env.clear();
+        agent.wait_ready_or_end().unwrap();
+        let (met, mut counter) = (faults_met(&a), output::LineCounter::default());
+        let before = counter.count(&a.output).unwrap();
+        if is_away {
+            // What the journal in Kafka has says where sources go on: without that nothing can go to the file.
+            poll::until("the journal", DELIVERED, || {
+                Ok(agent.log()?.contains("Kafka journal opened") || agent.expect_running().is_err())
+            })
+            .unwrap();
+            broker.kill().unwrap();
+        }
+        poll::until("a life with faults in it", DELIVERED, || {
+            let lived = if is_away {
+                // They go there already if a life before was killed while they did.
+                let log = agent.log()?;
+                log.contains("events go to the file") || log.contains("the file's events are moved to it")
+            } else {
+                counter.count(&a.output)? > before + 1_000
+            };
+            Ok((lived && faults_met(&a) > met) || agent.expect_running().is_err())
+        })
+        .unwrap();
+        let (status, log) = agent.end().unwrap();
+        let is_killed = status.signal() == Some(Signal::KILL.as_raw());
+        assert!(is_killed || (status.code() == Some(1) && !log.contains("panicked")), "{status}\n{log}");
+        if is_away {
+            broker.restart().unwrap();
+        }
+    }
+    assert!(faults_met(&a) > 0);
+    let mut agent = a.start().unwrap();
+    let written = generator.stop().unwrap();
+    wait_lines(&[&a], &mut [&mut agent], written.iter().sum()).unwrap();
+    agent.stop().unwrap();
+    let verdict = judge(&[&a], &written, |_| true).unwrap();
+    eprintln!("{verdict}; {} steps refused", faults_met(&a));
+    assert!(verdict.holds(), "{verdict}");
 }
 
 /// Two agents with sinks share a channel; each is killed in turn, and the other takes its share over.
@@ -204,7 +278,10 @@ fn events_go_to_a_file_while_kafka_is_away_and_are_moved_back_in_order() {
             agent.kill().unwrap();
             agent = a.start().unwrap();
         }
-        agent.wait_log(BACK, DELIVERED).unwrap();
+        // The life that was to be killed in the middle may have come to the end of it, so all lives count.
+        let is_back = || Ok(std::fs::read_to_string(a.log())?.matches(BACK).count() > round);
+        poll::until(BACK, DELIVERED, is_back)
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", agent.log_tail()));
         mode("shared");
     }
     let written = generator.stop().unwrap();
@@ -215,5 +292,37 @@ fn events_go_to_a_file_while_kafka_is_away_and_are_moved_back_in_order() {
     agent.stop().unwrap();
     let verdict = judge(&[&a], &written, is_kept).unwrap();
     eprintln!("{verdict}");
+    assert!(verdict.holds() && verdict.events > 20_000, "{verdict}");
+}
+
+/// The same to memory: the events of meanwhile are on no disk, and come back in order. Memory that is full makes sources wait.
+#[test]
+fn events_go_to_memory_while_kafka_is_away_and_are_moved_back_in_order() {
+    let mut broker = Broker::start(&BrokerOptions::default()).unwrap();
+    let failover = "failover = { kind = \"memory\", check_interval = \"300ms\", fail_after = 2, return_after = 2, events = 20_000 }\n";
+    let sink = sink_only("").split_once("[sink]").map(|(_, sink)| format!("[sink]{sink}")).unwrap();
+    let a = scene("a", &broker, &format!("{}{sink}", source_only(failover)));
+    let mut agent = a.start().unwrap();
+    let generator = writer(&a, 5).unwrap();
+    let wait = |word: &str| {
+        poll::until(word, DELIVERED, || Ok(a.status()?.is_some_and(|status| status.mentions(word))))
+            .unwrap_or_else(|error| panic!("{error:#}: {:?}", a.status()));
+    };
+    wait_progress(&[&a], 1_500).unwrap();
+    broker.kill().unwrap();
+    wait("\"failover\":\"memory\"");
+    wait("the memory is full");
+    let at_risk = a.answered().unwrap();
+    let at_risk =
+        at_risk.0.pointer("/pipelines/0/channels/0/events_at_risk").and_then(serde_json::Value::as_u64);
+    // What was on its way when the broker died goes there whole, though it be more: a few commits of a source's batches.
+    const UNDER_WAY: u64 = 8 * 8_192;
+    assert!(at_risk.is_some_and(|events| (10_000..20_000 + UNDER_WAY).contains(&events)), "{at_risk:?}");
+    broker.restart().unwrap();
+    wait("\"failover\":\"shared\"");
+    let written = generator.stop().unwrap();
+    wait_lines(&[&a], &mut [&mut agent], written.iter().sum()).unwrap();
+    agent.stop().unwrap();
+    let verdict = judge(&[&a], &written, |_| true).unwrap();
     assert!(verdict.holds() && verdict.events > 20_000, "{verdict}");
 }

@@ -88,6 +88,15 @@ fn file_to_topics_by_status_with_swaps() {
     assert!(report.rotations > 0, "nothing was rotated: {report}");
 }
 
+/// Bodies are in no journal: what a transaction decides is on record before it, and the files beside Kafka are of the same place.
+#[test]
+fn file_to_kafka_and_files_without_a_copy() {
+    let mix = Mix::default().add(Act::KillAgent, 6).add(Act::KillBehindPause, 1).add(Act::KillBoth, 1);
+    check(&KafkaSoak::new(Flow::SourceBacked, Plugin::AccessLog, mix, seed()));
+    let mix = Mix::default().add(Act::KillAgent, 6).add(Act::CutLink, 1).add(Act::PauseLink, 1);
+    check(&KafkaSoak::new(Flow::SourceBacked, Plugin::Dedup, mix, seed()));
+}
+
 #[test]
 fn kafka_to_file() {
     let mix = Mix::default().add(Act::KillAgent, 5).add(Act::KillBroker, 1).add(Act::CutLink, 1);

@@ -91,7 +91,7 @@ fn assert_each_once(lines: &[String], partitions: i32, count: usize) {
 }
 
 fn gauge(scene: &Scene, name: &str) -> u64 {
-    scene.status().unwrap().map_or(0, |status| status.metric("source", name))
+    scene.answered().unwrap().metric("source", name)
 }
 
 fn quarantine(scene: &Scene) -> Vec<Value> {
@@ -389,7 +389,7 @@ fn topics_and_partitions_that_come_later_are_read_from_their_first_record() {
         .unwrap();
     client.create_topic("later", 1, &[]).unwrap();
     agent.wait_log("partition=\"later:0\"", limits::CONDITION).unwrap();
-    assert!(!scene.status().unwrap().unwrap().mentions("waiting for topics"));
+    assert!(!scene.answered().unwrap().mentions("waiting for topics"));
     client.produce("later", &messages(0, 0..10)).unwrap();
     wait_lines(&scene, &mut agent, 10);
     client.add_partitions("later", 2).unwrap();
@@ -420,7 +420,7 @@ fn deleted_records_are_named_and_counted_and_the_policy_decides() {
         .wait_log("overrun:0 before they were read: offsets 10 to 24, at most 15 records", limits::CONDITION)
         .unwrap();
     assert_eq!(gauge(&scene, "records_lost"), 0);
-    assert!(scene.status().unwrap().unwrap().mentions("on_gap is"));
+    assert!(scene.answered().unwrap().mentions("on_gap is"));
     agent.stop().unwrap();
     assert_eq!(lines(&scene).len(), 10);
     pipeline(&scene, &broker.bootstrap(), &format!("{options}\"continue\""));

@@ -1,4 +1,4 @@
-//! Plugins in Python and JavaScript on the real binary, one after the other in one flow: what is written in these languages
+//! Plugins in Python, JavaScript and Go on the real binary, one after the other in one flow: what is written in these languages
 //! keeps the promise too. Their cases are `cargo xtask test`'s; components are built by `cargo xtask plugins`.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
@@ -35,23 +35,45 @@ fn counted(appender: &Appender) -> u64 {
     appender.lines().iter().map(|line| line.parse::<u64>().unwrap()).sum()
 }
 
+/// The same plugin as another version: a custom section is all that differs.
+fn swap(scene: &Scene, agent: &mut Agent, plugin: &str, version: u8) {
+    let path = scene.plugin_dir().join(format!("{plugin}.wasm"));
+    let mut component = std::fs::read(&path).unwrap();
+    component.extend([0, 3, 1, b'v', version]);
+    let fresh = path.with_extension("fresh");
+    std::fs::write(&fresh, component).unwrap();
+    std::fs::rename(&fresh, &path).unwrap();
+    agent.wait_log("plugin swapped", limits::CONDITION).unwrap();
+}
+
 #[test]
 fn each_event_counts_once_through_a_codec_an_aggregator_and_a_sink_whatever_dies() {
-    let seed = 5_005;
+    each_event_counts_once(5_005, ["frames-js", "count-js", "append-python"], false);
+}
+
+/// Their runtime was started when they were built: what every instance begins with is the same, and that is all that is.
+#[test]
+fn each_event_counts_once_through_plugins_in_go_whatever_dies_and_is_swapped() {
+    each_event_counts_once(5_006, ["frames-go", "count-go", "append-go"], true);
+}
+
+/// The plugins are a codec, an aggregator and a sink.
+fn each_event_counts_once(seed: u64, plugins: [&str; 3], has_swaps: bool) {
+    let [codec, aggregator, sink] = plugins;
     let mut random = StdRng::seed_from_u64(seed);
     let appender = Appender::start(seed).unwrap();
     appender.faults(Faults { cut: 5, lose_answer: 15, busy: 5, late: None });
     let (url, address) = (appender.server.url(), appender.server.address);
     let scene = Scene::new().unwrap();
-    for plugin in ["frames-js", "count-js", "append-python"] {
+    for plugin in plugins {
         scene.install(plugin, plugin).unwrap();
     }
     scene
         .pipeline(&format!(
             "[source.in]\ntype = \"tail\"\npaths = [\"{{in}}/in.frames\"]\n\
-             [source.in.codec]\nplugin = \"frames-js\"\n\n\
-             [[interceptor]]\nplugin = \"count-js\"\ngrant = [\"state\"]\nconfig = {{ by = \"host\", window_s = 1 }}\n\n\
-             [sink.out]\nplugin = \"append-python\"\ngrant = [\"http\"]\nlinger = \"20ms\"\n\
+             [source.in.codec]\nplugin = \"{codec}\"\n\n\
+             [[interceptor]]\nplugin = \"{aggregator}\"\ngrant = [\"state\"]\nconfig = {{ by = \"host\", window_s = 1 }}\n\n\
+             [sink.out]\nplugin = \"{sink}\"\ngrant = [\"http\"]\nlinger = \"20ms\"\n\
              config = {{ url = \"{url}/counts\" }}\negress = {{ allow = [\"{address}\"], timeout = \"2s\" }}\n"
         ))
         .unwrap();
@@ -68,6 +90,9 @@ fn each_event_counts_once_through_a_codec_an_aggregator_and_a_sink_whatever_dies
             input.write_all(piece).unwrap();
             rest = behind;
             std::thread::sleep(Duration::from_millis(20));
+        }
+        if has_swaps {
+            swap(&scene, &mut agent, aggregator, life as u8);
         }
         poll::until("new counts", limits::CONDITION, || {
             agent.expect_running()?;

@@ -46,7 +46,7 @@ fn sigterm_drains() {
     let total: u64 = written.iter().sum();
     let agent = scene.start_ready().unwrap();
     let mut counter = output::LineCounter::default();
-    poll::until("everything", limits::CONDITION, || Ok(counter.count(&scene.output)? >= total)).unwrap();
+    poll::until_counted("everything", limits::CONDITION, total, || counter.count(&scene.output)).unwrap();
     agent.stop().unwrap();
     let verdict = oracle::judge(&output::sequences(&scene.output).unwrap(), &written, |_| true).unwrap();
     assert!(verdict.holds(), "{verdict:#?}");

@@ -6,18 +6,24 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use flumen_tests::agent::Agent;
 use flumen_tests::http::{Reply, Server};
 use flumen_tests::kafka::packages;
 use flumen_tests::{locate, scene};
 
 fn flumen(dir: &Path, arguments: &[&str]) -> Output {
+    command(dir, arguments).output().unwrap()
+}
+
+fn command(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(locate::flumen().unwrap());
     // Nothing of this user's is read or written.
     command.env("FLUMEN_TOOLCHAINS", dir.join("cache/toolchains")).stdin(Stdio::null());
-    command.args(arguments).current_dir(dir).output().unwrap()
+    command.args(arguments).current_dir(dir);
+    command
 }
 
 fn said(output: &Output) -> String {
@@ -62,14 +68,55 @@ fn a_toolchain_that_is_missing_is_told_with_the_command_that_gets_it() {
     );
 }
 
-#[test]
-fn wrong_outputs_of_cases_are_updated_and_pass() {
-    let scratch = tempfile::tempdir().unwrap();
-    let dir = scratch.path().join("filter");
+/// A directory with the cases and the component of `filter`.
+fn filter(scratch: &Path) -> PathBuf {
+    let dir = scratch.join("filter");
     fs::create_dir(&dir).unwrap();
     scene::copy_tree(&locate::repository().unwrap().join("plugins/filter/cases"), &dir.join("cases"))
         .unwrap();
     fs::copy(locate::plugin("filter").unwrap(), dir.join("filter.wasm")).unwrap();
+    dir
+}
+
+#[test]
+fn what_one_of_a_users_commands_has_compiled_no_other_compiles_again() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path();
+    filter(dir);
+    fs::create_dir(dir.join("in")).unwrap();
+    let agent =
+        "[agent]\nname = \"a\"\ndata_dir = \"data\"\nplugin_dir = \"filter\"\npipelines = [\"web.toml\"]\n";
+    fs::write(dir.join("flumen.toml"), agent).unwrap();
+    let pipeline = "[source.web]\ntype = \"tail\"\npaths = [\"in/*.log\"]\n\n[[interceptor]]\nplugin = \"filter\"\n\
+                    config = { keep = { contains = \"a\" } }\n\n[sink.out]\ntype = \"null\"\n";
+    fs::write(dir.join("web.toml"), pipeline).unwrap();
+    const WORDS: &str = "plugin compiled";
+    let compiled = |arguments: &[&str]| {
+        let output = flumen(dir, &[arguments, &["--log-level", "info"]].concat());
+        let said = said(&output);
+        assert!(output.status.success(), "{said}");
+        said.matches(WORDS).count()
+    };
+    let test = ["plugin", "test", "filter"];
+    let check = ["check", "flumen.toml"];
+    assert_eq!([compiled(&test), compiled(&test), compiled(&check)], [1, 0, 0]);
+    let mut agent = Agent::spawn(command(dir, &["run", "flumen.toml"]), &dir.join("log")).unwrap();
+    agent.wait_ready().unwrap();
+    agent.stop().unwrap();
+    assert_eq!(fs::read_to_string(dir.join("log")).unwrap().matches(WORDS).count(), 0);
+    // The other way round: the agent has it.
+    fs::remove_dir_all(dir.join("cache/compiled")).unwrap();
+    assert_eq!([compiled(&check), compiled(&test)], [0, 0]);
+    for cache in ["cache/compiled", "data/cache"] {
+        fs::remove_dir_all(dir.join(cache)).unwrap();
+    }
+    assert_eq!([compiled(&check), compiled(&test)], [1, 0]);
+}
+
+#[test]
+fn wrong_outputs_of_cases_are_updated_and_pass() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = filter(scratch.path());
     let case = dir.join("cases/contains.toml");
     let right = fs::read_to_string(&case).unwrap();
     let (input, _) = right.split_once("[[output]]").unwrap();

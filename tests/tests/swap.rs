@@ -35,8 +35,7 @@ fn good_broken_and_half_written_files_under_load() {
     let generator = Generator::start(load(&scene)).unwrap();
     let mut agent = scene.start_ready().unwrap();
     let last_version = || -> anyhow::Result<Option<String>> {
-        let last = output::lines(&scene.output)?.pop().unwrap_or_default();
-        // The last line may be half there.
+        let last = output::last_line(&scene.output)?.unwrap_or_default();
         let event: Option<Value> = serde_json::from_slice(&last).ok();
         Ok(event.and_then(|event| Some(event.get("headers")?.get("version")?.as_str()?.to_owned())))
     };
@@ -57,7 +56,7 @@ fn good_broken_and_half_written_files_under_load() {
     let written = generator.stop().unwrap();
     let total: u64 = written.iter().sum();
     let mut counter = LineCounter::default();
-    poll::until("everything", limits::CONDITION, || Ok(counter.count(&scene.output)? >= total)).unwrap();
+    poll::until_counted("everything", limits::CONDITION, total, || counter.count(&scene.output)).unwrap();
     agent.stop().unwrap();
     let sequences = output::sequences(&scene.output).unwrap();
     let verdict = oracle::judge(&sequences, &written, |_| true).unwrap();

@@ -96,22 +96,22 @@ fn exactly_once_whatever_dies() {
     assert!(check(&scene).1.contains("exactly-once"), "{}", check(&scene).1);
     let late = Some((3, Duration::from_millis(2_500)));
     appender.faults(Faults { cut: 4, lose_answer: 8, busy: 4, late });
-    let input = scene.input().join("a.log");
-    let writer = std::thread::spawn(move || {
-        let mut file = File::create(input).unwrap();
-        for event in 0..EVENTS {
+    let mut file = File::create(scene.input().join("a.log")).unwrap();
+    let mut events = 0..EVENTS;
+    let mut write = |count: usize| {
+        for event in events.by_ref().take(count) {
             // One of 97 has a line end in it, which the plugin rejects.
             let more = if event % 97 == 5 { "\n+more" } else { "" };
             file.write_all(format!("event {event:06}{more}\n").as_bytes()).unwrap();
-            if event % 100 == 0 {
-                std::thread::sleep(Duration::from_millis(5));
-            }
         }
-    });
+    };
     for round in 0..KILLS {
-        let mut agent = scene.start_ready().unwrap();
+        // Each round has events of its own: a fast machine delivers all there is before the kill.
         let before = appender.counted().0;
+        write(EVENTS / (KILLS + 1) / 2);
+        let mut agent = scene.start_ready().unwrap();
         ended(&mut agent, "requests", || appender.counted().0 >= before + 3);
+        write(EVENTS / (KILLS + 1) / 2);
         match round % 4 {
             0 => appender.server.down(true),
             1 => fs::write(scene.plugin_dir().join("http-append.wasm"), variant("http-append", round as u8))
@@ -123,14 +123,14 @@ fn exactly_once_whatever_dies() {
         agent.kill().unwrap();
         appender.server.down(false);
     }
-    writer.join().unwrap();
+    write(EVENTS);
     let agent = scene.start_ready().unwrap();
     let rejected = (0..EVENTS).filter(|event| event % 97 == 5).count();
     appender.faults(Faults { lose_answer: 20, ..Faults::default() });
     poll::until("everything", limits::CONDITION * 3, || Ok(appender.len() >= EVENTS - rejected)).unwrap();
     appender.faults(Faults::default());
     poll::until("the quarantine", limits::CONDITION, || Ok(scene.quarantine()?.len() >= rejected)).unwrap();
-    let status = scene.status().unwrap().unwrap();
+    let status = scene.answered().unwrap();
     assert!(status.mentions("\"out\":\"exactly-once\""), "{}", status.0);
     agent.stop().unwrap();
     let lines = appender.lines();
@@ -164,14 +164,19 @@ fn at_least_once_is_said_and_kept() {
     let (fine, text) = check(&scene);
     assert!(fine && text.contains("at-least-once") && text.contains("plugin bad-sink"), "{text}");
     appender.faults(Faults { lose_answer: 30, busy: 20, ..Faults::default() });
-    let lines: Vec<String> = (0..2_000).map(|event| format!("event {event:04}")).collect();
-    write(&scene, &lines.iter().map(String::as_str).collect::<Vec<_>>());
+    let lines: Vec<String> = (0..2_400).map(|event| format!("event {event:04}")).collect();
+    // Each round has lines of its own: a fast machine delivers all there is before the kill.
+    let mut rounds = lines.chunks(600);
+    let mut some_more =
+        || write(&scene, &rounds.next().unwrap().iter().map(String::as_str).collect::<Vec<_>>());
     for _ in 0..3 {
-        let mut agent = scene.start_ready().unwrap();
         let before = appender.counted().0;
+        some_more();
+        let mut agent = scene.start_ready().unwrap();
         ended(&mut agent, "requests", || appender.counted().0 > before + 1);
         agent.kill().unwrap();
     }
+    some_more();
     let mut agent = scene.start_ready().unwrap();
     appender.faults(Faults::default());
     ended(&mut agent, "each line", || counts(&appender.lines()).len() == lines.len());
@@ -187,7 +192,7 @@ fn at_least_once_is_said_and_kept() {
 #[test]
 fn only_the_guilty_events_leave() {
     let appender = Appender::start(2).unwrap();
-    let scene = scene("bad-sink", &appender.server, "limits = { time = \"400ms\" }\n");
+    let scene = scene("bad-sink", &appender.server, "limits = { time = \"1s\" }\n");
     let mut lines: Vec<String> = (0..1_000).map(|event| format!("event {event:04}")).collect();
     for (at, what) in
         [(900, "REJECT"), (700, "LIE"), (500, "MEMORY"), (300, "LOOP"), (100, "TRAP"), (100, "TRAP")]
@@ -205,7 +210,7 @@ fn only_the_guilty_events_leave() {
     let bodies: Vec<&str> = found.iter().map(|(body, _)| body.as_str()).collect();
     assert_eq!(bodies, ["LIE", "LOOP", "MEMORY", "REJECT", "TRAP", "TRAP"]);
     for ((body, event), reason) in
-        found.iter().zip(["lies", "longer than 400 ms", "memory", "says so", "trapped", "trapped"])
+        found.iter().zip(["lies", "longer than 1000 ms", "memory", "says so", "trapped", "trapped"])
     {
         assert!(event.contains(reason), "{body}: {event}");
     }
@@ -231,7 +236,7 @@ fn what_is_not_allowed_is_said_and_not_done() {
         write(&scene, &["event 1"]);
         let mut agent = scene.start_ready().unwrap();
         wait_status(&scene, &mut agent, reason);
-        let status = scene.status().unwrap().unwrap();
+        let status = scene.answered().unwrap();
         assert!(status.mentions("\"connections\":0") && !status.mentions("\"denied\":0"), "{}", status.0);
         agent.stop().unwrap();
     }
@@ -330,7 +335,7 @@ fn a_secret_is_sent_and_never_shown() {
     assert!(fine && !text.contains(SECRET), "{text}");
     let mut agent = scene.start_ready().unwrap();
     wait_status(&scene, &mut agent, "I got");
-    let status = scene.status().unwrap().unwrap();
+    let status = scene.answered().unwrap();
     assert!(status.mentions("(secret)") && !status.mentions(SECRET), "{}", status.0);
     agent.stop().unwrap();
     let request = seen.lock().unwrap().first().unwrap().clone();
@@ -456,13 +461,18 @@ fn a_bulk_api_gets_each_document_once() {
     let lines: Vec<String> = (0..3_000)
         .map(|event| if event % 500 == 7 { format!("event {event} bad") } else { format!("event {event}") })
         .collect();
-    write(&scene, &lines.iter().map(String::as_str).collect::<Vec<_>>());
+    // Each life has events of its own: a fast machine stores all there is before the kill.
+    let mut lives = lines.chunks(1_000);
+    let mut some_more =
+        || write(&scene, &lives.next().unwrap().iter().map(String::as_str).collect::<Vec<_>>());
     for _ in 0..2 {
-        let mut agent = scene.start_ready().unwrap();
         let before = state.lock().unwrap().requests;
+        some_more();
+        let mut agent = scene.start_ready().unwrap();
         ended(&mut agent, "requests", || state.lock().unwrap().requests > before + 3);
         agent.kill().unwrap();
     }
+    some_more();
     let mut agent = scene.start_ready().unwrap();
     ended(&mut agent, "every document", || state.lock().unwrap().documents.len() == 2_994);
     poll::until("the rejected ones", limits::CONDITION, || Ok(scene.quarantine()?.len() >= 6)).unwrap();

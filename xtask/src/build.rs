@@ -141,11 +141,13 @@ pub fn examples() -> Vec<Example> {
 ///
 /// # Errors
 /// If a toolchain cannot be had or an example does not build.
-pub fn languages() -> Result<()> {
-    step("building the example of each kind in every language", || examples().iter().try_for_each(language))
+pub fn languages(binary: &Path) -> Result<()> {
+    let all = || examples().iter().try_for_each(|example| language(binary, example));
+    step("building the example of each kind in every language", all)
 }
 
-fn language(example: &Example) -> Result<()> {
+/// With the binary, as its author would.
+fn language(binary: &Path, example: &Example) -> Result<()> {
     let (root, target) = (locate::repository()?, locate::target_dir()?);
     let Example { name, dir, sdk } = example;
     let work_dir = target.join("languages").join(name);
@@ -156,16 +158,12 @@ fn language(example: &Example) -> Result<()> {
         return Ok(());
     }
     fs::create_dir_all(&work_dir)?;
-    let options = flumen_author::Options {
-        install: true,
-        work_dir: Some(work_dir),
-        output: Some(output),
-        toolchains: Some(target.join("toolchains")),
-        // With the other guests: they share what they depend on.
-        rust_target: Some(root.join("plugins/target")),
-    };
-    let built = flumen_author::build(&dir, &options)?;
-    eprintln!("    {name}: {:.1} s with {}", built.took.as_secs_f64(), built.toolchain);
+    let mut build = Command::new(binary);
+    build.args(["plugin", "build", "--install"]).arg(&dir).arg("--to").arg(&output);
+    build.arg("--work-dir").arg(&work_dir);
+    // With the other guests: they share what they depend on.
+    build.arg("--rust-target").arg(root.join("plugins/target"));
+    check(build.env("FLUMEN_TOOLCHAINS", target.join("toolchains")))?;
     fs::write(stamp_file, stamp).context("cannot write a stamp")
 }
 

@@ -71,7 +71,11 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
-        Command::Plugins => build::plugins().and_then(|()| build::languages()).map(|()| ExitCode::SUCCESS),
+        Command::Plugins => {
+            build::plugins()?;
+            build::languages(&build::host(false)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Bindings(arguments) => bindings::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),

@@ -19,6 +19,7 @@ const WORLD: &str = "\nworld everything {
     import log;
     import state;
     import http;
+    import tcp;
     export about;
     export guest;
     export aggregation;
@@ -77,8 +78,10 @@ fn js(root: &Path, work: &Path, bin: &Path) -> Result<()> {
         ("flumen", sdk.join("flumen.js")),
         ("flumen/state", sdk.join("state.js")),
         ("flumen/http", sdk.join("http.js")),
+        ("flumen/tcp", sdk.join("tcp.js")),
         ("flumen:plugin/state@0.2.0", host.clone()),
-        ("flumen:plugin/http@0.2.0", host),
+        ("flumen:plugin/http@0.2.0", host.clone()),
+        ("flumen:plugin/tcp@0.2.0", host),
     ] {
         esbuild.arg(format!("--alias:{name}={}", file.display()));
     }

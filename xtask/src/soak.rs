@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use flumen_tests::disk;
 use flumen_tests::generator::Rotation;
 use flumen_tests::oracle::Verdict;
-use flumen_tests::soak::{self, Plugin, Report, Soak};
+use flumen_tests::soak::{self, Channel, Plugin, Report, Soak};
 use flumen_tests::soak_kafka::{Flow, KafkaSoak, Mix};
 use serde_json::json;
 
@@ -39,6 +39,12 @@ pub struct Arguments {
     /// Rotation of the input
     #[arg(long, value_enum, default_value_t = Rotate::Rename)]
     rotation: Rotate,
+    /// Kind of the channel
+    #[arg(long, value_enum, default_value_t = Kind::File)]
+    channel: Kind,
+    /// Errors of the disk meanwhile: EIO, ENOSPC, a full disk for a moment (docs/faults.md). With --kills, --power-cuts or both
+    #[arg(long)]
+    faults: bool,
     /// Bytes per second into the input
     #[arg(long)]
     bytes_per_s: Option<u64>,
@@ -72,6 +78,17 @@ enum Rotate {
     Copytruncate,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    File,
+    /// In memory, and read again
+    SourceBacked,
+    /// The same, with a second sink
+    SourceBackedTwice,
+    /// A kill loses what was in memory: as many events as the next start says
+    Spillable,
+}
+
 impl From<Interceptors> for Plugin {
     fn from(choice: Interceptors) -> Self {
         match choice {
@@ -91,6 +108,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         && !arguments.kafka.is_asked()
     {
         bail!("nothing to do: give --kills N, --swaps N, --power-cuts N, --kafka N or --away SECONDS");
+    }
+    if arguments.faults && arguments.kills == 0 && arguments.power_cuts == 0 {
+        bail!("--faults goes with --kills N or --power-cuts N: it is their agents' disks that fail");
+    }
+    if arguments.faults && matches!(arguments.rotation, Rotate::Copytruncate) {
+        bail!("--faults is not for --rotation copytruncate: what is truncated has to be delivered before");
     }
     if arguments.power_cuts > 0 {
         disk::require_root("--power-cuts")?;
@@ -157,6 +180,13 @@ fn soaks(arguments: &Arguments, seed: u64) -> Vec<Soak> {
             Rotate::Rename => Rotation::Rename,
             Rotate::Copytruncate => Rotation::CopyTruncate,
         };
+        soak.channel = match arguments.channel {
+            Kind::File => Channel::File,
+            Kind::SourceBacked => Channel::SourceBacked,
+            Kind::SourceBackedTwice => Channel::SourceBackedTwice,
+            Kind::Spillable => Channel::Spillable,
+        };
+        soak.has_faults = arguments.faults;
         soak.bytes_per_s = arguments.bytes_per_s.unwrap_or(soak.bytes_per_s);
         soak.dir.clone_from(&arguments.dir);
         soak.keep = arguments.keep;
@@ -189,6 +219,9 @@ fn summary(reports: &[Report], seed: u64) -> serde_json::Value {
         "events": sum(|verdict| verdict.events),
         "edits": reports.iter().map(|report| report.edits).sum::<u32>(),
         "rollbacks": reports.iter().map(|report| report.rollbacks).sum::<u32>(),
+        "stops": reports.iter().map(|report| report.stops).sum::<u32>(),
+        "refused": reports.iter().map(|report| report.refused).sum::<u64>(),
+        "counted_lost": reports.iter().map(|report| report.counted_lost).sum::<u64>(),
         "swaps": reports.iter().map(|report| report.swaps).sum::<u32>(),
         "rotations": reports.iter().map(|report| report.rotations).sum::<u64>(),
         "seconds": reports.iter().map(|report| report.seconds).sum::<f64>(),

@@ -31,6 +31,10 @@ pub struct KafkaArguments {
     /// The control: must show duplicates
     #[arg(long)]
     at_least_once: bool,
+    /// With --kafka: each harm kills the broker, every second one agents too; it aborts old transactions as soon as it starts,
+    /// which loses ends of transactions (KAFKA-20734)
+    #[arg(long)]
+    eager_broker: bool,
     /// With --away: the broker is killed, not stopped
     #[arg(long)]
     killed: bool,
@@ -39,6 +43,7 @@ pub struct KafkaArguments {
 #[derive(Clone, Copy, ValueEnum)]
 enum Way {
     FileToKafka,
+    SourceBacked,
     KafkaToFile,
     Channel,
     Bare,
@@ -48,6 +53,7 @@ impl From<Way> for Flow {
     fn from(way: Way) -> Self {
         match way {
             Way::FileToKafka => Flow::FileToKafka,
+            Way::SourceBacked => Flow::SourceBacked,
             Way::KafkaToFile => Flow::KafkaToFile,
             Way::Channel => Flow::Channel,
             Way::Bare => Flow::Bare,
@@ -64,7 +70,8 @@ impl KafkaArguments {
     /// Runs it; `base` has what all soaks share. Gives whether the promise holds, and a summary.
     pub fn run(&self, base: &KafkaSoak, plugins: &[Plugin]) -> Result<(bool, serde_json::Value)> {
         let delivery = if self.at_least_once { Delivery::AtLeastOnce } else { Delivery::ExactlyOnce };
-        let base = KafkaSoak { flow: self.flow.into(), lanes: self.lanes, delivery, ..base.clone() };
+        let (flow, lanes, is_broker_eager) = (self.flow.into(), self.lanes, self.eager_broker);
+        let base = KafkaSoak { flow, lanes, delivery, is_broker_eager, ..base.clone() };
         let mut holds = true;
         let mut away_report = None;
         if self.away > 0 {
@@ -83,6 +90,12 @@ impl KafkaArguments {
             // The remainder goes to the first.
             let share = |times: u32| times / count + u32::from(at < times % count);
             let mix = Mix::of(share(self.kafka)).add(Act::PowerCut, share(self.disk_cuts));
+            let mix = match self.eager_broker {
+                true => Mix::default()
+                    .add(Act::KillBoth, mix.total().div_ceil(2))
+                    .add(Act::KillBroker, mix.total() / 2),
+                false => mix,
+            };
             let mix = if base.flow == Flow::Bare { mix.without_agents() } else { mix };
             if mix.total() == 0 {
                 continue;

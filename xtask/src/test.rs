@@ -28,14 +28,19 @@ pub struct Arguments {
 }
 
 /// What the tests said, summed over all runners.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Tally {
     passed: u64,
     failed: u64,
+    /// What each test that failed printed, without stack backtraces.
+    reports: Vec<String>,
 }
 
 /// A check that is not a test runner's.
-const ONE: Tally = Tally { passed: 1, failed: 0 };
+const ONE: Tally = Tally { passed: 1, failed: 0, reports: Vec::new() };
+
+/// Lines of one test's output that are said again at the end: its beginning, where the assertion stands.
+const REPORT_LINES: usize = 40;
 
 /// Runs everything.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -45,6 +50,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Ok(part) => {
             tally.passed += part.passed;
             tally.failed += part.failed;
+            // Again at the end, where a log of a hundred thousand lines is looked at first.
+            failures.extend(part.reports);
             if part.failed > 0 {
                 failures.push(format!("{name}: {} failed", part.failed));
             }
@@ -57,7 +64,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     build::plugins()?;
     let binary = build::host_and_tests()?;
     // Before the tests on the real binary, which run some of them.
-    note("plugins in every language", build::languages().map(|()| ONE));
+    note("plugins in every language", build::languages(&binary).map(|()| ONE));
     note("tests of the host", host_tests(arguments.no_e2e));
     note("tests of the guests", guest_tests());
     match plugins_with_cases() {
@@ -165,7 +172,7 @@ fn run_cases(binary: &PathBuf, plugin: &str, dir: &Path, more: &[&OsStr]) -> Res
                 .args(more)
                 .env(locate::PLUGINS_VAR, locate::plugins()?),
         )?;
-        Ok(Tally { passed: cases, failed: 0 })
+        Ok(Tally { passed: cases, ..Tally::default() })
     })
 }
 
@@ -175,12 +182,23 @@ fn count(command: &mut Command) -> Result<Tally> {
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {command:?}"))?;
     let out = child.stdout.take().context("cargo has no output")?;
     let mut tally = Tally::default();
+    let mut report: Option<Vec<String>> = None;
     for line in BufReader::new(out).lines() {
         let line = line?;
         println!("{line}");
-        if let Some(part) = summary(&line) {
-            tally.passed += part.passed;
-            tally.failed += part.failed;
+        if let Some((passed, failed)) = summary(&line) {
+            tally.passed += passed;
+            tally.failed += failed;
+        }
+        let is_next = line.starts_with("---- ") && line.ends_with(" ----");
+        if is_next || line == "failures:" {
+            tally.reports.extend(report.take().map(|lines| lines.join("\n")));
+            report = is_next.then(Vec::new);
+        }
+        if let Some(report) = report.as_mut().filter(|report| report.len() < REPORT_LINES)
+            && !is_of_backtrace(&line)
+        {
+            report.push(line);
         }
     }
     let status = child.wait()?;
@@ -190,14 +208,23 @@ fn count(command: &mut Command) -> Result<Tally> {
     Ok(tally)
 }
 
-/// `test result: ok. 12 passed; 0 failed; …`
-fn summary(line: &str) -> Option<Tally> {
+/// `   7: core::panicking::panic_fmt`, or the line with its place below it.
+fn is_of_backtrace(line: &str) -> bool {
+    let text = line.trim_start();
+    let number = text.split_once(": ").map(|(number, _)| number);
+    text.is_empty()
+        || (text.len() < line.len()
+            && (text.starts_with("at ") || number.is_some_and(|number| number.parse::<u32>().is_ok())))
+}
+
+/// Passed and failed: `test result: ok. 12 passed; 0 failed; …`
+fn summary(line: &str) -> Option<(u64, u64)> {
     let rest = line.trim().strip_prefix("test result: ")?;
     let figure = |word: &str| -> Option<u64> {
         let (before, _) = rest.split_once(word)?;
         before.trim_end().rsplit(' ').next()?.parse().ok()
     };
-    Some(Tally { passed: figure(" passed")?, failed: figure(" failed")? })
+    Some((figure(" passed")?, figure(" failed")?))
 }
 
 #[cfg(test)]
@@ -207,7 +234,16 @@ mod tests {
     #[test]
     fn summaries_are_read() {
         let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.30s";
-        assert_eq!(summary(line), Some(Tally { passed: 12, failed: 3 }));
+        assert_eq!(summary(line), Some((12, 3)));
         assert_eq!(summary("test x ... ok"), None);
+    }
+
+    #[test]
+    fn what_failed_is_said_again_at_the_end() {
+        let log = "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\nthread 'a' panicked at x.rs:1:2:\n  left: 1\nstack backtrace:\n   0: core::panicking\n             at x.rs:1:2\n---- b stdout ----\nno\n\n\nfailures:\n    a\n    b\n\ntest result: FAILED. 1 passed; 2 failed; 0 ignored\n";
+        let tally = count(Command::new("printf").args(["%s", log])).unwrap();
+        let a = "---- a stdout ----\nthread 'a' panicked at x.rs:1:2:\n  left: 1\nstack backtrace:";
+        assert_eq!((tally.passed, tally.failed), (1, 2));
+        assert_eq!(tally.reports, [a, "---- b stdout ----\nno"]);
     }
 }

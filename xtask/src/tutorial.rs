@@ -21,6 +21,9 @@ pub struct Arguments {
     /// Install the toolchain anew, as on a machine that has none
     #[arg(long)]
     fresh: bool,
+    /// With a release build, as users have
+    #[arg(long)]
+    release: bool,
 }
 
 /// Longer than that, it was not ten minutes.
@@ -30,7 +33,7 @@ const BEFORE: &str = "set -euo pipefail; set -m; trap 'kill $(jobs -p) 2>/dev/nu
 
 /// Builds `flumen` and runs a page.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let binary = build::host(false)?;
+    let binary = build::host(arguments.release)?;
     let started = Instant::now();
     page(&binary, &arguments.language, arguments.fresh)?;
     println!("{}: {:.0} s", arguments.language, started.elapsed().as_secs_f64());

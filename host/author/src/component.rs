@@ -4,7 +4,10 @@ use anyhow::{Context, Result};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, WorldId};
 
-/// Answers the WASI calls of Go's runtime inside of the component, so that it imports none: no arguments, no
+use crate::merge;
+use crate::snapshot::{Run, snapshot};
+
+/// Answers the WASI calls of Go's runtime inside of the module, so that it imports none: no arguments, no
 /// environment, no files, a clock that only counts, numbers that are not random.
 const ADAPTER: &str = include_str!("../wat/adapter.wat");
 const ADAPTER_NAME: &str = "wasi_snapshot_preview1";
@@ -26,12 +29,12 @@ pub(crate) fn wrap_for(mut module: Vec<u8>, resolve: &Resolve, world: WorldId) -
     wrap(&module)
 }
 
-/// The same for a module that calls WASI and shall not.
-pub(crate) fn wrap_go(mut module: Vec<u8>, resolve: &Resolve, world: WorldId) -> Result<Vec<u8>> {
-    embed_component_metadata(&mut module, resolve, world, StringEncoding::UTF8, false)?;
+/// The same for a module of Go's toolchain, which calls WASI and shall not. With `run` its runtime is started now.
+pub(crate) fn wrap_go(module: &[u8], resolve: &Resolve, world: WorldId, run: Option<Run>) -> Result<Vec<u8>> {
     let adapter = wat::parse_str(ADAPTER).context("the adapter for Go")?;
-    let mut encoder = ComponentEncoder::default();
-    encoder.module(&module)?.adapter(ADAPTER_NAME, &adapter)?.validate(true).encode()
+    let linked = merge::link(module, &adapter, ADAPTER_NAME)?;
+    let started = run.map_or(Ok(linked.clone()), |run| snapshot(&linked, run))?;
+    Ok(merge::merge(wrap_for(started, resolve, world)?))
 }
 
 /// The component of an interceptor that receives bodies and changes nothing: what crossing the sandbox costs.

@@ -81,11 +81,11 @@ pub(crate) fn sdk(lang: Lang) -> &'static [File] {
     match lang {
         Lang::Rust => RUST,
         Lang::Python => files!("plugins/sdk/python/" => "sdk/":
-            "flumen/__init__.py", "flumen/aggregator.py", "flumen/codec.py", "flumen/columns.py", "flumen/events.py",
-            "flumen/http.py", "flumen/interceptor.py", "flumen/plugin.py", "flumen/sink.py", "flumen/state.py"),
+            "flumen/__init__.py", "flumen/aggregator.py", "flumen/codec.py", "flumen/columns.py", "flumen/egress.py", "flumen/events.py",
+            "flumen/http.py", "flumen/interceptor.py", "flumen/plugin.py", "flumen/sink.py", "flumen/state.py", "flumen/tcp.py"),
         Lang::Js => files!("plugins/sdk/js/" => "sdk/":
-            "aggregator.js", "codec.js", "columns.js", "events.js", "flumen.d.ts", "flumen.js", "http.js",
-            "interceptor.js", "plugin.js", "sink.js", "state.js"),
+            "aggregator.js", "codec.js", "columns.js", "egress.js", "events.js", "flumen.d.ts", "flumen.js", "http.js",
+            "interceptor.js", "plugin.js", "sink.js", "state.js", "tcp.js"),
         Lang::Go => GO,
         Lang::C => C,
     }

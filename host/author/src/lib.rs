@@ -12,11 +12,13 @@
 mod component;
 mod embedded;
 mod manifest;
+mod merge;
 mod recipes;
 mod reference;
 mod run;
 mod rust;
 mod scaffold;
+mod snapshot;
 mod world;
 
 pub use component::{no_op, wrap};
@@ -26,3 +28,4 @@ pub use recipes::{Built, Options, build, toolchains_dir};
 pub use reference::worlds_markdown;
 pub use rust::{GuestToolchain, ensure_guest_toolchain};
 pub use scaffold::{New, create};
+pub use snapshot::{GLOBAL, INITIALIZE, MEMORY, Run, State};

@@ -1,12 +1,16 @@
 //! `[channel.NAME]`: the queues between sources and sinks.
 
-use flumen_pipeline::plan::{BatchPlan, ChannelKind, ChannelPlan, FailoverPlan};
+use flumen_pipeline::limits::KEEP_ALIVE;
+use flumen_pipeline::plan::{BatchPlan, ChannelKind, ChannelPlan};
 use flumen_pipeline::{ComponentKind, Options};
 
 use crate::code::Code;
+use crate::failover::read_failover;
+use crate::memory_channels::{Wanted, kind_word, only_channel, read_memory_channel};
 use crate::named::{Named, named};
 use crate::registry::Registry;
 use crate::report::Report;
+use crate::size::format_size;
 use crate::sources::{ComponentSpans, PipelineSpans};
 use crate::specs;
 use crate::table::TableReader;
@@ -22,12 +26,13 @@ pub(crate) struct Channel {
 pub(crate) fn read_channels(
     entry: Option<&Entry>,
     batch: &BatchPlan,
+    wanted: Option<&Wanted>,
     registry: &Registry,
     spans: &mut PipelineSpans,
     report: &mut Report<'_>,
 ) -> Vec<Channel> {
     // These are tables too, and no names of a channel.
-    let is_table = |key: &str| matches!(key, "capacity" | "failover" | "properties");
+    let is_table = |key: &str| matches!(key, "capacity" | "memory" | "failover" | "properties");
     let is_own = |entry: &Entry| is_table(&entry.key) || !matches!(entry.value.item, Item::Table(_));
     let mut channels = Vec::new();
     for Named { name, node, span } in named("channel", entry, is_own, report) {
@@ -37,22 +42,43 @@ pub(crate) fn read_channels(
             report.error(Code::ReservedName, span, reason, "give the channel another name");
         }
         let Some(mut table) = TableReader::new(&what, node, report) else { continue };
-        let kind = table.options(specs::CHANNEL, report).options;
-        let kind = kind.text_opt("kind").unwrap_or("file");
+        let own = table.options(specs::CHANNEL, report);
+        let keep_alive = own.options.duration_opt("keep_alive").unwrap_or(KEEP_ALIVE);
+        let kind = kind_word(&what, &own, wanted, report);
         if let Some(shared) = registry.channels.iter().find(|spec| spec.kind == kind) {
             let checked = table.options(shared.options, report);
-            let failover = table.get("failover").and_then(|entry| read_failover(entry, report));
+            let failover = read_failover(table.get("failover"), &what, kind, batch, report);
             let header = table.span().clone();
             table.finish(report);
             spans.add(ComponentKind::Channel, name, ComponentSpans { header, options: checked.spans });
-            let kind = ChannelKind::Shared { kind: kind.to_owned(), options: checked.options, failover };
-            let plan = ChannelPlan { kind, ..default_channel(name) };
+            let kind = ChannelKind::Shared { kind: kind.to_owned(), options: checked.options };
+            let plan = ChannelPlan { kind, keep_alive, failover, ..default_channel(name) };
+            channels.push(Channel { plan, span: span.clone() });
+            continue;
+        }
+        if matches!(kind, "memory" | "source-backed") {
+            let plan = ChannelPlan { keep_alive, ..default_channel(name) };
+            let plan = read_memory_channel(&what, kind, plan, &mut table, wanted, batch, report);
+            read_failover(table.get("failover"), &what, kind, batch, report);
+            table.finish(report);
             channels.push(Channel { plan, span: span.clone() });
             continue;
         }
         let capacity = table.get("capacity");
+        let entry = table.get("failover");
+        let failover = read_failover(entry, &what, kind, batch, report);
+        let kind = match kind {
+            "spillable" => {
+                let plan = default_channel(name);
+                read_memory_channel(&what, kind, plan, &mut table, wanted, batch, report).kind
+            }
+            _ => ChannelKind::File,
+        };
         let header = table.span().clone();
         table.finish(report);
+        let own = entry.map(|entry| ("failover".to_owned(), entry.value.span.clone()));
+        let places = ComponentSpans { header: header.clone(), options: own.into_iter().collect() };
+        spans.add(ComponentKind::Channel, name, places);
         let (options, at) = match capacity {
             None => (Options::default(), header),
             Some(capacity) => {
@@ -65,21 +91,18 @@ pub(crate) fn read_channels(
                 (options.unwrap_or_default(), capacity.value.span.clone())
             }
         };
-        let mut plan = default_channel(name);
+        let mut plan = ChannelPlan { keep_alive, kind, failover, ..default_channel(name) };
         if let Some(events) = options.integer_opt("events").and_then(|events| u64::try_from(events).ok()) {
             plan.capacity_events = events;
         }
         plan.capacity_bytes = options.size_opt("bytes").unwrap_or(plan.capacity_bytes);
-        if plan.capacity_events < batch.rows as u64 || plan.capacity_bytes < batch.bytes as u64 {
-            let reason = format!("a full batch does not fit into the {what}");
-            let fix = "raise its capacity, or lower `rows` and `bytes` in [batch]";
-            report.error(Code::BatchTooLarge, &at, reason, fix);
-        }
+        check_room(&what, (plan.capacity_events, plan.capacity_bytes), batch, &at, report);
         channels.push(Channel { plan, span: span.clone() });
     }
     check_kinds(&channels, report);
     if channels.is_empty() {
-        channels.push(Channel { plan: default_channel(specs::UNNAMED), span: 0..0 });
+        let plan = only_channel(default_channel(specs::UNNAMED), wanted);
+        channels.push(Channel { plan, span: 0..0 });
     }
     channels
 }
@@ -89,30 +112,40 @@ fn default_channel(name: &str) -> ChannelPlan {
         name: name.into(),
         capacity_events: 10_000_000,
         capacity_bytes: 8 << 30,
+        keep_alive: KEEP_ALIVE,
         kind: ChannelKind::File,
+        failover: None,
     }
 }
 
-fn read_failover(entry: &Entry, report: &mut Report<'_>) -> Option<FailoverPlan> {
-    let mut table = TableReader::new("`failover`", &entry.value, report)?;
-    let options = table.options(specs::FAILOVER, report).options;
-    table.finish(report);
-    let number = |name| options.integer_opt(name).and_then(|number| u32::try_from(number).ok());
-    Some(FailoverPlan {
-        check_interval: options.duration_opt("check_interval")?,
-        fail_after: number("fail_after")?,
-        return_after: number("return_after")?,
-        capacity_events: u64::try_from(options.integer_opt("events")?).ok()?,
-        capacity_bytes: options.size_opt("bytes")?,
-    })
+/// A put waits until its channel is below its capacity. So a batch that is larger than all of it would go in whole and leave
+/// the channel far over what it may hold.
+pub(crate) fn check_room(
+    what: &str,
+    room: (u64, u64),
+    batch: &BatchPlan,
+    at: &Span,
+    report: &mut Report<'_>,
+) {
+    let (rows, bytes) = (batch.rows as u64, batch.bytes as u64);
+    let (events, size) = room;
+    if events < rows {
+        let reason =
+            format!("a full batch of {rows} events does not fit into the {what}, which holds {events}");
+        let fix = format!("set `events` to {rows} or more, or `rows` in [batch] to {events} or fewer");
+        report.error(Code::BatchTooLarge, at, reason, fix);
+    }
+    if size < bytes {
+        let (full, holds) = (format_size(bytes), format_size(size));
+        let reason = format!("a full batch of {full} does not fit into the {what}, which holds {holds}");
+        let fix = format!("set `bytes` to \"{full}\" or more, or `bytes` in [batch] to \"{holds}\" or less");
+        report.error(Code::BatchTooLarge, at, reason, fix);
+    }
 }
 
 /// One commit puts to all channels of a pipeline, and it cannot span two kinds of store, nor fail over for one of them only.
 fn check_kinds(channels: &[Channel], report: &mut Report<'_>) {
-    let word = |channel: &Channel| match &channel.plan.kind {
-        ChannelKind::File => ("file".to_owned(), None),
-        ChannelKind::Shared { kind, failover, .. } => (kind.clone(), *failover),
-    };
+    let word = |channel: &Channel| (channel.plan.kind.word().to_owned(), channel.plan.failover.clone());
     let Some(first) = channels.first() else { return };
     let (kind, failover) = word(first);
     for channel in channels.iter().skip(1) {

@@ -66,14 +66,22 @@ codes! {
     NoSource = "no-source";
     /// A pipeline without a sink.
     NoSink = "no-sink";
-    /// A sink names a channel that does not exist.
+    /// A sink or a selector names a channel that does not exist.
     UnknownChannel = "unknown-channel";
+    /// A group names a sink that does not exist.
+    UnknownSink = "unknown-sink";
     /// A sink must name its channel because there are several.
     MissingChannel = "missing-channel";
     /// A channel that no sink reads: it would fill and hold the sources.
     UnreadChannel = "unread-channel";
+    /// A channel that no source puts to.
+    UnfedChannel = "unfed-channel";
     /// Channels of one pipeline that cannot be in one commit.
     MixedChannels = "mixed-channels";
+    /// A channel and a failover that do not go together.
+    FailoverPair = "failover-pair";
+    /// A channel whose kind is not as reliable as the pipeline says, or is more so.
+    Reliability = "reliability";
     /// A batch that does not fit into a channel.
     BatchTooLarge = "batch-too-large";
     /// A plugin outside of the plugin directory.
@@ -102,6 +110,8 @@ codes! {
     BadTime = "bad-time";
     /// A string that is not base64.
     BadBase64 = "bad-base64";
+    /// A secret that is not a key of 32 bytes.
+    BadKey = "bad-key";
     /// A case that contradicts itself.
     BadCase = "bad-case";
 }

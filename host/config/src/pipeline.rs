@@ -1,18 +1,20 @@
 //! A pipeline file: what each table means, and whether they fit together.
 
 use flumen_pipeline::ComponentKind;
-use flumen_pipeline::plan::{
-    BatchPlan, InterceptorPlan, JournalPlan, PLUGIN_SINK, PipelinePlan, SinkPlan, SourcePlan,
-};
+use flumen_pipeline::plan::{BatchPlan, InterceptorPlan, PLUGIN_SINK, PipelinePlan, SinkPlan, SourcePlan};
 
 use crate::channels::{Channel, check_read, read_channels};
 use crate::code::Code;
 use crate::env::Env;
+use crate::groups::read_groups;
 use crate::interceptor::{read_chain, read_codec, read_directory};
+use crate::journal::read_journal;
+use crate::memory_channels::read_reliability;
 use crate::named::{Named, Names, find_spec, is_type, named};
 use crate::plugin_sink::{is_plugin, read_plugin_sink};
 use crate::registry::Registry;
 use crate::report::Report;
+use crate::selector::{check_fed, read_selector};
 use crate::sources::{ComponentSpans, PipelineSpans};
 use crate::specs;
 use crate::suggest;
@@ -30,29 +32,34 @@ pub(crate) fn read_pipeline(
     let mut names = Names::default();
     let mut table = TableReader::new("a pipeline", root, report)?;
     let top = table.options(specs::PIPELINE, report);
+    let reliability = read_reliability(&mut table, report);
     let sources = table.get("source");
     let chain = table.get("interceptor");
     let channels = table.get("channel");
     let sinks = table.get("sink");
+    let groups = table.get("group");
     let batch = table.get("batch");
     let journal = table.get("journal");
     table.finish(report);
 
     let name = pipeline_name(&top, report);
     let batch = read_batch(batch, report);
-    let channels = read_channels(channels, &batch, registry, &mut spans, report);
+    let channels = read_channels(channels, &batch, reliability.as_ref(), registry, &mut spans, report);
     // Around a shared channel one side may be elsewhere; not both.
     let is_shared = channels.iter().any(|channel| channel.plan.is_shared());
     if !(is_shared && (is_empty(sources) != is_empty(sinks))) {
         check_sides(sources, sinks, report);
     }
-    let sources = read_sources(sources, registry, &mut names, &mut spans, report);
+    let sources = read_sources(sources, registry, &channels, &mut names, &mut spans, report);
     let mut interceptors = read_chain(chain, &mut names, &mut spans, report);
     if let Some(dir) = top.options.text_opt("interceptors_from") {
         let span = top.spans.get("interceptors_from").cloned().unwrap_or(0..0);
         interceptors.extend(read_directory(dir, &span, &mut names, &mut spans, env, report));
     }
+    let errors = report.diagnostics.len();
     let sinks = read_sinks(sinks, registry, &channels, &mut names, &mut spans, report);
+    let right_sinks = (report.diagnostics.len() == errors).then_some(sinks.as_slice());
+    let groups = read_groups(groups, right_sinks, &channels, &mut names, report);
     let threads = top.options.integer_opt("interceptor_threads").and_then(|n| usize::try_from(n).ok());
     spans.secrets.clone_from(&report.secrets);
     let plan = PipelinePlan {
@@ -63,6 +70,7 @@ pub(crate) fn read_pipeline(
         interceptor_threads: threads.unwrap_or(1),
         channels: channels.into_iter().map(|channel| channel.plan).collect(),
         sinks,
+        groups,
         batch,
         journal: read_journal(journal, report),
     };
@@ -110,10 +118,12 @@ fn check_sides(sources: Option<&Entry>, sinks: Option<&Entry>, report: &mut Repo
 fn read_sources(
     entry: Option<&Entry>,
     registry: &Registry,
+    channels: &[Channel],
     names: &mut Names,
     spans: &mut PipelineSpans,
     report: &mut Report<'_>,
 ) -> Vec<SourcePlan> {
+    let errors = report.diagnostics.len();
     let found = named("source", entry, is_type, report);
     let mut plans = Vec::new();
     for Named { name, node, span } in found {
@@ -124,10 +134,17 @@ fn read_sources(
         let checked = table.options(spec.options, report);
         let used = registry.decoders.iter().find(|used| used.kind == spec.kind);
         let codec = read_codec(&mut table, used, &checked, names, spans, report);
+        let selector = read_selector(name, table.get("selector"), channels, report);
         let header = table.span().clone();
         table.finish(report);
         spans.add(ComponentKind::Source, name, ComponentSpans { header, options: checked.spans });
-        plans.push(SourcePlan { name: name.into(), kind: spec.kind.into(), codec, options: checked.options });
+        let (name, kind, options) = (name.into(), spec.kind.into(), checked.options);
+        plans.push(SourcePlan { name, kind, codec, options, selector });
+    }
+    // After an error in a source it is not known what it puts to.
+    if !plans.is_empty() && report.diagnostics.len() == errors {
+        let selectors: Vec<_> = plans.iter().map(|plan| &plan.selector).collect();
+        check_fed(channels, &selectors, report);
     }
     plans
 }
@@ -219,19 +236,5 @@ fn read_batch(entry: Option<&Entry>, report: &mut Report<'_>) -> BatchPlan {
         rows: rows.unwrap_or(default.rows),
         bytes: bytes.unwrap_or(default.bytes),
         linger: options.duration_opt("linger").unwrap_or(default.linger),
-    }
-}
-
-fn read_journal(entry: Option<&Entry>, report: &mut Report<'_>) -> JournalPlan {
-    let default = JournalPlan::default();
-    let Some(mut table) = entry.and_then(|entry| TableReader::new("`journal`", &entry.value, report)) else {
-        return default;
-    };
-    let options = table.options(specs::JOURNAL, report).options;
-    table.finish(report);
-    JournalPlan {
-        durable: options.text_opt("durability") != Some("os"),
-        segment_bytes: options.size_opt("segment").unwrap_or(default.segment_bytes),
-        window_bytes: options.size_opt("memory").unwrap_or(default.window_bytes),
     }
 }

@@ -14,13 +14,24 @@ pub fn reference_markdown(registry: &Registry) -> String {
     text.push_str("## Agent file\n\n");
     own(&mut text, "[agent]", specs::AGENT);
     text.push_str("## Pipeline file\n\n");
-    own(&mut text, "Top of the file", specs::PIPELINE);
+    own(&mut text, "Top of the file", &[specs::PIPELINE, specs::RELIABILITY].concat());
     own(&mut text, "[batch]", specs::BATCH);
     own(&mut text, "[journal]", specs::JOURNAL);
+    own(&mut text, "[[journal.key]], of which the first encrypts and all decrypt", specs::JOURNAL_KEY);
+    own(&mut text, "selector of a source", specs::SELECTOR);
+    text.push_str(&format!("Also `mapping = {{ VALUE = \"CHANNEL\" }}`, {}\n\n", specs::MAPPING_ABOUT));
     own(&mut text, "[channel.NAME]", specs::CHANNEL);
-    own(&mut text, "capacity of a channel of kind `file`", specs::CAPACITY);
+    own(&mut text, "capacity of a channel of kind `file` or `spillable`", specs::CAPACITY);
+    own(&mut text, "[channel.NAME] of kind `memory`", specs::MEMORY_CHANNEL);
+    let memory =
+        "capacity of a channel of kind `memory` or `source-backed`, and memory of one of kind `spillable`";
+    own(&mut text, memory, specs::MEMORY_CAPACITY);
     registry.channels.iter().for_each(|spec| component(&mut text, "channel of kind", spec));
-    own(&mut text, "failover of a channel of another kind", specs::FAILOVER);
+    own(
+        &mut text,
+        "failover of a channel of kind `file` or `spillable`, or of another kind",
+        specs::FAILOVER,
+    );
     own(
         &mut text,
         "[[interceptor]], [[sink.NAME.interceptor]], [source.NAME.codec] and [sink.NAME.codec]",
@@ -35,6 +46,7 @@ pub fn reference_markdown(registry: &Registry) -> String {
     own(&mut text, "[sink.NAME], every type", specs::SINK);
     own(&mut text, "[sink.NAME] with a plugin", specs::PLUGIN_SINK);
     text.push_str("Also `config = { … }`, `egress = { … }`, and `limits` as above with a time of 30s.\n\n");
+    own(&mut text, "[group.NAME]", specs::GROUP);
     text.push_str("## Sources\n\n");
     registry.sources.iter().for_each(|spec| component(&mut text, "source", spec));
     text.push_str("## Sinks\n\n");

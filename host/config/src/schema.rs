@@ -58,9 +58,10 @@ pub fn pipeline_schema(registry: &Registry) -> Value {
     let channel_option = specs::SINK.iter().map(|spec| (spec.name, option_schema(spec)));
     let sink_own: Vec<_> = channel_option.chain([("interceptor", sink_chain)]).collect();
     let defs = object([
-        ("source", components(&registry.sources, &[], &registry.decoders)),
+        ("source", components(&registry.sources, &[("selector", selector())], &registry.decoders)),
         ("sink", sinks(&registry.sinks, &sink_own, config, &registry.encoders)),
         ("channel", channel),
+        ("group", closed_table("Each event goes to one of these sinks.", specs::GROUP, [])),
         ("codec", described(interceptor.clone(), CODEC)),
         ("interceptor", interceptor),
     ]);
@@ -68,14 +69,17 @@ pub fn pipeline_schema(registry: &Registry) -> Value {
         ("source", one_or_named("Where events come from.", "source")),
         ("channel", one_or_named("Queues; without one there is a channel `main`.", "channel")),
         ("sink", one_or_named("Where events go.", "sink")),
+        ("group", one_or_named("Sinks that read a channel as one.", "group")),
         ("interceptor", chain("The chain between sources and channels, in order.")),
         (
             "batch",
             closed_table("How batches grow: one goes on when any of these is reached.", specs::BATCH, []),
         ),
-        ("journal", closed_table("The pipeline's journal.", specs::JOURNAL, [])),
+        ("journal", closed_table("The pipeline's journal.", specs::JOURNAL, [("key", journal_keys())])),
     ];
-    properties.extend(specs::PIPELINE.iter().map(|spec| (spec.name, option_schema(spec))));
+    properties.extend(
+        specs::PIPELINE.iter().chain(specs::RELIABILITY).map(|spec| (spec.name, option_schema(spec))),
+    );
     object([
         ("$schema", DRAFT.into()),
         ("title", "Flumen pipeline".into()),
@@ -87,18 +91,44 @@ pub fn pipeline_schema(registry: &Registry) -> Value {
     ])
 }
 
-/// A channel of kind `file`, or of one of the registry.
+/// A channel of kind `file`, `memory`, `source-backed` or `spillable`, or of one of the registry.
 fn channel_kinds(registry: &Registry, capacity: Value) -> Value {
     let about = "A queue of events in the journal.";
     let kind = specs::CHANNEL.iter().filter(|spec| spec.name != "kind");
     let file: Vec<OptionSpec> = kind.copied().collect();
     let file_kind = object([("const", "file".into()), ("default", "file".into())]);
-    let mut kinds = vec![closed_table(about, &file, [("capacity", capacity), ("kind", file_kind)])];
-    let failover = closed_table("A file that takes events meanwhile.", specs::FAILOVER, []);
+    let in_memory = closed_table("A put waits when one of these is reached.", specs::MEMORY_CAPACITY, []);
+    let named = |kind: &str, about: &str| object([("const", kind.into()), ("description", about.into())]);
+    let failover = closed_table("What takes events meanwhile.", specs::FAILOVER, []);
+    let own = [("capacity", capacity.clone()), ("kind", file_kind), ("failover", failover.clone())];
+    let mut kinds = vec![closed_table(about, &file, own)];
+    let memory: Vec<OptionSpec> = [file.as_slice(), specs::MEMORY_CHANNEL].concat();
+    let memory_kind = named("memory", "In memory: lost if the agent dies.");
+    kinds.push(closed_table(about, &memory, [("capacity", in_memory.clone()), ("kind", memory_kind)]));
+    let late = named("source-backed", "In memory, and read again from its source after a crash.");
+    kinds.push(closed_table(about, &file, [("capacity", in_memory.clone()), ("kind", late)]));
+    let spillable_kind =
+        named("spillable", "In memory while that has room, then on disk until that is drained.");
+    kinds.push(closed_table(
+        about,
+        &file,
+        [
+            ("capacity", capacity),
+            ("memory", in_memory),
+            ("kind", spillable_kind),
+            ("failover", failover.clone()),
+        ],
+    ));
+    for kind in kinds.iter_mut().skip(1) {
+        if let Value::Object(map) = kind {
+            map.insert("required".into(), json!(["kind"]));
+        }
+    }
     for spec in &registry.channels {
         let kind = object([("const", spec.kind.into()), ("description", spec.about.into())]);
-        let mut schema =
-            closed_table(spec.about, spec.options, [("kind", kind), ("failover", failover.clone())]);
+        let own = file.iter().map(|spec| (spec.name, option_schema(spec)));
+        let extra = own.chain([("kind", kind), ("failover", failover.clone())]);
+        let mut schema = closed_table(spec.about, spec.options, extra);
         if let Value::Object(map) = &mut schema {
             let required = std::iter::once("kind").chain(required(spec.options));
             map.insert("required".into(), required.collect());
@@ -191,6 +221,28 @@ fn sinks(kinds: &[ComponentSpec], own: &[(&str, Value)], config: Value, codecs: 
         kinds.push(plugin);
     }
     all
+}
+
+fn selector() -> Value {
+    let names = json!({"type": "array", "items": {"type": "string"}});
+    let mapping = object([
+        ("type", "object".into()),
+        ("description", specs::MAPPING_ABOUT.into()),
+        ("additionalProperties", json!({"anyOf": [{"type": "string"}, names]})),
+    ]);
+    closed_table("Which channels get the events.", specs::SELECTOR, [("mapping", mapping)])
+}
+
+fn journal_keys() -> Value {
+    object([
+        ("type", "array".into()),
+        (
+            "description",
+            "Keys that the journal is encrypted with: the first writes, all of them read.".into(),
+        ),
+        ("minItems", 1.into()),
+        ("items", closed_table("A key.", specs::JOURNAL_KEY, [])),
+    ])
 }
 
 fn egress() -> Value {

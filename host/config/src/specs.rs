@@ -6,6 +6,11 @@ use flumen_event::limits::{BYTES_MAX, ROWS_MAX};
 use flumen_pipeline::component::option;
 use flumen_pipeline::{OptionKind, OptionSpec};
 
+/// A text that has to be given.
+const fn needed(name: &'static str, about: &'static str) -> OptionSpec {
+    OptionSpec { required: true, ..option(name, OptionKind::Text, None, about) }
+}
+
 /// What a plugin may be granted.
 pub const GRANTS: &[&str] = &["log", "metrics", "clock", "random", "state", "http", "tcp"];
 
@@ -77,8 +82,19 @@ pub const PIPELINE: &[OptionSpec] = &[
     ),
 ];
 
+/// `reliability` at the top of a pipeline file.
+pub const RELIABILITY: &[OptionSpec] = &[option(
+    "reliability",
+    OptionKind::Choice(&["end-to-end", "store-on-failure", "best-effort"]),
+    None,
+    "end-to-end: events are on disk until they are delivered (channels of kind file). store-on-failure: in memory, and on disk only \
+     while a destination fails or is behind (spillable). best-effort: in memory alone, and dropped while a destination takes nothing \
+     (memory). Without it the channels' kinds say it; `flumen check` says what can be lost.",
+)];
+
 /// The tables of a pipeline file.
-pub const PIPELINE_TABLES: &[&str] = &["source", "interceptor", "channel", "sink", "batch", "journal"];
+pub const PIPELINE_TABLES: &[&str] =
+    &["source", "interceptor", "channel", "sink", "group", "batch", "journal"];
 
 /// `[batch]`.
 pub const BATCH: &[OptionSpec] = &[
@@ -118,6 +134,13 @@ pub const JOURNAL: &[OptionSpec] = &[
         "Bytes of one segment file, the unit of deletion.",
     ),
     option(
+        "compression",
+        OptionKind::Choice(&["none", "lz4", "zstd"]),
+        Some("\"none\""),
+        "How batches are stored: lz4 is the cheaper one, zstd takes the least space. What is there already is read whatever \
+         it is.",
+    ),
+    option(
         "memory",
         OptionKind::Size { min: 1 << 20, max: 64 << 30 },
         Some("\"24 MiB\""),
@@ -125,17 +148,115 @@ pub const JOURNAL: &[OptionSpec] = &[
     ),
 ];
 
+/// `[[journal.key]]`.
+pub const JOURNAL_KEY: &[OptionSpec] = &[
+    needed("id", "Names the key on disk: 1 to 16 letters, digits, `.`, `_` and `-`. A new key is a new id."),
+    needed(
+        "secret",
+        "The key, 64 hexadecimal digits (`openssl rand -hex 32`), from a file or a variable: `${file:…}` or `${env:…}`.",
+    ),
+];
+
 /// `[channel.NAME]`, without `capacity`.
-pub const CHANNEL: &[OptionSpec] = &[option(
-    "kind",
-    OptionKind::Choice(&["file", "kafka"]),
-    Some("\"file\""),
-    "Where the channel keeps its events.",
+pub const CHANNEL: &[OptionSpec] = &[
+    option(
+        "kind",
+        OptionKind::Choice(&["file", "memory", "spillable", "source-backed", "kafka"]),
+        Some("\"file\""),
+        "Where the channel keeps its events. file: on disk. memory: in memory, lost if the agent dies. spillable: in memory while \
+         that has room, then on disk until all of that is delivered. source-backed: in memory, and read again from its source after a \
+         crash, so nothing is written twice. kafka: a topic. With `reliability` its own kind is the default.",
+    ),
+    option(
+        "keep_alive",
+        OptionKind::Duration { min: Duration::from_millis(1), max: Duration::from_secs(86_400) },
+        Some("\"3s\""),
+        "How long a put waits for a full channel before its source is told: a source with somebody to answer says busy, another is \
+         held. Nothing is dropped, but with `drop_after`.",
+    ),
+];
+
+/// `selector` of a source, without `mapping`.
+pub const SELECTOR: &[OptionSpec] = &[
+    OptionSpec {
+        name: "kind",
+        kind: OptionKind::Choice(&["replicating", "multiplexing", "load-balancing"]),
+        required: true,
+        default: None,
+        about: "replicating: each event to all channels. multiplexing: the value of a header decides. load-balancing: each event to \
+                one channel.",
+    },
+    option(
+        "channels",
+        OptionKind::TextList,
+        None,
+        "The channels of a replicating or load-balancing selector; without it all of the pipeline.",
+    ),
+    option(
+        "optional",
+        OptionKind::TextList,
+        None,
+        "Of the chosen channels, those that no event waits for: while one is full it is passed over, and what it misses is counted.",
+    ),
+    option(
+        "header",
+        OptionKind::Text,
+        None,
+        "multiplexing: the header whose value decides. load-balancing: events of one value go to one channel, in order; without it \
+         batches take turns, and pass over full channels.",
+    ),
+    option(
+        "default",
+        OptionKind::TextList,
+        None,
+        "multiplexing: the channels of events with any other value, or without the header. []: they are left out, and counted.",
+    ),
+];
+
+/// What is said of `mapping` there.
+pub const MAPPING_ABOUT: &str =
+    "multiplexing: for each value of the header the channel, or a list of channels, that its events go to.";
+
+/// What only a channel of kind `memory` has.
+pub const MEMORY_CHANNEL: &[OptionSpec] = &[option(
+    "drop_after",
+    OptionKind::Duration { min: Duration::ZERO, max: Duration::from_secs(86_400) },
+    None,
+    "When nothing was acknowledged for this long, events that find no room are dropped and counted. Without it sources wait; with \
+     reliability = \"best-effort\" it is 3s.",
 )];
 
-/// `failover` of a channel that is not a file.
+/// `capacity` of a channel of kind `memory` or `source-backed`, and `memory` of one of kind `spillable`.
+pub const MEMORY_CAPACITY: &[OptionSpec] = &[
+    option(
+        "events",
+        OptionKind::Integer { min: 1, max: 1_000_000_000 },
+        Some("1000000"),
+        "Events that are held in memory.",
+    ),
+    option(
+        "bytes",
+        OptionKind::Size { min: 1 << 10, max: 1 << 40 },
+        Some("\"256 MiB\""),
+        "Memory that they take, counted as it is: bodies, headers and all.",
+    ),
+];
+
+/// `failover` of a channel.
 pub const FAILOVER: &[OptionSpec] = &[
-    option("kind", OptionKind::Choice(&["file"]), Some("\"file\""), "Where events go meanwhile."),
+    option(
+        "kind",
+        OptionKind::Choice(&["file", "memory"]),
+        Some("\"file\""),
+        "Where events go meanwhile. memory: an end without a clean stop loses what is there.",
+    ),
+    option(
+        "dir",
+        OptionKind::Text,
+        None,
+        "A directory on another disk, for a channel of kind `file` or `spillable`; each pipeline has its own below it. Of kind memory only \
+         positions and what plugins remember are there.",
+    ),
     option(
         "check_interval",
         OptionKind::Duration { min: Duration::from_millis(100), max: Duration::from_secs(3_600) },
@@ -146,25 +267,25 @@ pub const FAILOVER: &[OptionSpec] = &[
         "fail_after",
         OptionKind::Integer { min: 1, max: 1_000 },
         Some("3"),
-        "Failed probes in a row until events go to the file.",
+        "Failed probes in a row until events go to the failover.",
     ),
     option(
         "return_after",
         OptionKind::Integer { min: 1, max: 1_000 },
         Some("3"),
-        "Good probes in a row until what is in the file is moved, and events go back.",
+        "Good probes in a row until what is in the failover is moved, and events go back.",
     ),
     option(
         "events",
         OptionKind::Integer { min: 1, max: 1_000_000_000_000 },
         Some("10000000"),
-        "Sources wait when the file holds this many events.",
+        "Sources wait when the failover holds this many events.",
     ),
     option(
         "bytes",
         OptionKind::Size { min: 1 << 10, max: 1 << 50 },
         Some("\"8 GiB\""),
-        "Sources wait when the file holds this many bytes.",
+        "Sources wait when the failover holds this many bytes.",
     ),
 ];
 
@@ -426,6 +547,44 @@ pub const PLUGIN_SINK: &[OptionSpec] = &[
     ),
 ];
 
+/// `[group.NAME]`.
+pub const GROUP: &[OptionSpec] = &[
+    OptionSpec {
+        name: "kind",
+        kind: OptionKind::Choice(&["failover", "load-balancing"]),
+        required: true,
+        default: None,
+        about: "failover: the first sink that is well gets everything. load-balancing: all sinks are at work at once, each event at \
+                one of them.",
+    },
+    OptionSpec {
+        name: "sinks",
+        kind: OptionKind::TextList,
+        required: true,
+        default: None,
+        about: "The sinks, which read the same channel; of kind failover the best first.",
+    },
+    option(
+        "balance",
+        OptionKind::Choice(&["round-robin", "random", "least-in-flight"]),
+        Some("\"round-robin\""),
+        "Which of the sinks that wait for events gets the next ones: the next in the circle, any, or the one with the fewest events \
+         that it has not acknowledged.",
+    ),
+    option(
+        "penalty",
+        OptionKind::Duration { min: Duration::from_millis(1), max: Duration::from_secs(3_600) },
+        Some("\"1s\""),
+        "A sink that fails rests this long; twice as long after each further failure in a row.",
+    ),
+    option(
+        "penalty_max",
+        OptionKind::Duration { min: Duration::from_millis(1), max: Duration::from_secs(86_400) },
+        Some("\"30s\""),
+        "It rests this long at most.",
+    ),
+];
+
 /// What every sink takes beside its type's options.
 pub const SINK: &[OptionSpec] = &[option(
     "channel",
@@ -446,7 +605,12 @@ mod tests {
             PIPELINE,
             BATCH,
             JOURNAL,
+            RELIABILITY,
             CHANNEL,
+            GROUP,
+            SELECTOR,
+            MEMORY_CHANNEL,
+            MEMORY_CAPACITY,
             FAILOVER,
             CAPACITY,
             INTERCEPTOR,

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use common::{load, pipeline, registry};
 use flumen_config::{Code, MemoryEnv, SystemEnv, load_agent, render};
+use flumen_pipeline::limits::KEEP_ALIVE;
 use flumen_pipeline::plan::{
-    BatchPlan, ChannelKind, ChannelPlan, ErrorPlan, InterceptorPlan, JournalPlan, OnError, OnReject,
-    PluginLimits, SourcePlan,
+    Balance, BatchPlan, ChannelKind, ChannelPlan, Compression, ErrorPlan, GroupKind, GroupPlan,
+    InterceptorPlan, JournalPlan, Key, KeyId, OnError, OnReject, PluginLimits, SelectorPlan, SelectorRule,
+    SourcePlan,
 };
 use flumen_pipeline::{BuildError, ComponentKind, Value};
 
@@ -24,8 +26,14 @@ fn six_lines_are_a_pipeline() {
     assert_eq!(plan.interceptor_threads, 1);
     assert_eq!((plan.batch, plan.journal), (BatchPlan::default(), JournalPlan::default()));
     let (capacity_events, capacity_bytes) = (10_000_000, 8 << 30);
-    let channel =
-        ChannelPlan { name: "main".into(), capacity_events, capacity_bytes, kind: ChannelKind::File };
+    let channel = ChannelPlan {
+        name: "main".into(),
+        capacity_events,
+        capacity_bytes,
+        keep_alive: KEEP_ALIVE,
+        kind: ChannelKind::File,
+        failover: None,
+    };
     assert_eq!(plan.channels, [channel]);
     let [source] = plan.sources.as_slice() else { panic!("{:?}", plan.sources) };
     assert_eq!((source.name.as_str(), source.kind.as_str()), ("main", "tail"));
@@ -57,6 +65,33 @@ fn the_defaults_of_a_table_are_those_of_the_plan() {
     assert_eq!(with.data_dir, PathBuf::from("etc/.flumen"));
     assert_eq!(with.plugin_dir, PathBuf::from("etc/plugins"));
     assert_eq!(with.drain_timeout, Duration::from_secs(30));
+}
+
+#[test]
+fn kinds_of_channels_and_words_of_reliability() {
+    let of = |text: &str| {
+        let ChannelPlan { capacity_events, capacity_bytes, kind, .. } =
+            pipeline(&format!("{text}\n{MINIMAL}")).channels.remove(0);
+        (capacity_events, capacity_bytes, kind)
+    };
+    let memory = |drop_after| ChannelKind::Memory { drop_after };
+    let spillable = |memory_events, memory_bytes| ChannelKind::Spillable { memory_events, memory_bytes };
+    let (file, room) = ((10_000_000, 8 << 30), (1_000_000, 256 << 20));
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    assert_eq!(of("reliability = \"end-to-end\""), (file.0, file.1, ChannelKind::File));
+    assert_eq!(of("reliability = \"store-on-failure\""), (file.0, file.1, spillable(room.0, room.1)));
+    assert_eq!(of("reliability = \"best-effort\""), (room.0, room.1, memory(seconds(3))));
+    assert_eq!(of("[channel]\nkind = \"memory\""), (room.0, room.1, memory(None)));
+    assert_eq!(of("[channel]\nkind = \"source-backed\""), (room.0, room.1, ChannelKind::SourceBacked));
+    let text =
+        "reliability = \"end-to-end\"\n[channel]\nkind = \"source-backed\"\ncapacity = { events = 9_000 }";
+    assert_eq!(of(text), (9_000, room.1, ChannelKind::SourceBacked));
+    let text =
+        "reliability = \"best-effort\"\n[channel]\ncapacity = { bytes = \"8 MiB\" }\ndrop_after = \"9s\"";
+    assert_eq!(of(text), (room.0, 8 << 20, memory(seconds(9))));
+    let text =
+        "[channel]\nkind = \"spillable\"\ncapacity = { events = 50_000 }\nmemory = { events = 10_000 }";
+    assert_eq!(of(text), (50_000, file.1, spillable(10_000, room.1)));
 }
 
 #[test]
@@ -121,6 +156,13 @@ fn everything_that_can_be_said() {
         durability = "os"
         segment = "16 MiB"
         memory = "8 MiB"
+        compression = "zstd"
+        [[journal.key]]
+        id = "2026-11"
+        secret = "${file:secrets/new.key}"
+        [[journal.key]]
+        id = "2025"
+        secret = "${env:OLD_KEY}"
         "#,
     );
     assert_eq!((plan.name.as_str(), plan.interceptor_threads), ("web", 4));
@@ -178,7 +220,18 @@ fn everything_that_can_be_said() {
     assert_eq!((archive.channel.as_str(), show.channel.as_str()), ("slow", "fast"));
     assert_eq!(archive.interceptors, [interceptor("redact", "redact")]);
     assert_eq!(plan.batch, BatchPlan { rows: 1_000, bytes: 256 << 10, linger: Duration::from_millis(5) });
-    assert_eq!(plan.journal, JournalPlan { durable: false, segment_bytes: 16 << 20, window_bytes: 8 << 20 });
+    let journal = JournalPlan {
+        durable: false,
+        segment_bytes: 16 << 20,
+        window_bytes: 8 << 20,
+        compression: Compression::Zstd,
+        keys: [("2026-11", [0xa5; 32]), ("2025", [0x5a; 32])]
+            .map(|(id, secret)| Key::new(KeyId::new(id).unwrap(), secret))
+            .into_iter()
+            .collect(),
+    };
+    assert_eq!(plan.journal, journal);
+    assert!(format!("{plan:?}").contains("Keys([Key(2026-11), Key(2025)])"));
 }
 
 #[test]
@@ -272,7 +325,7 @@ fn the_examples_are_right() {
     let config = common::here("../../config");
     let loaded = load_agent(&[config.join("flumen.toml")], &registry(), &SystemEnv);
     let (plan, _) = loaded.unwrap_or_else(|errors| panic!("{}", render(&errors)));
-    assert_eq!(plan.pipelines.len(), 2);
+    assert_eq!(plan.pipelines.len(), 4);
     let minimal = std::fs::read_to_string(config.join("pipelines/minimal.toml")).unwrap();
     let lines = minimal.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).count();
     assert_eq!(lines, 6);
@@ -388,4 +441,74 @@ fn plugins_before_a_kafka_channel_keep_state_with_failover_too() {
         let plan = pipeline(&format!("{text}{more}"));
         assert!(plan.interceptors[0].keeps_state() && plan.channels[0].is_shared());
     }
+}
+
+#[test]
+fn selectors_say_which_channels_get_what() {
+    let channels = "[channel.web]\n[channel.db]\nkeep_alive = \"250ms\"\n";
+    let sinks = "[sink.a]\ntype = \"null\"\nchannel = \"web\"\n[sink.b]\ntype = \"null\"\nchannel = \"db\"\n";
+    let with = |selector: &str| {
+        let text = format!("[source.s]\ntype = \"stdin\"\n{selector}\n{channels}{sinks}");
+        pipeline(&text)
+    };
+    let names =
+        |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<std::collections::BTreeSet<_>>();
+    let selector = |text: &str| with(text).sources.remove(0).selector;
+    assert_eq!(selector(""), SelectorPlan::default());
+    assert_eq!(selector("selector = { kind = \"replicating\" }"), SelectorPlan::default());
+    assert_eq!(with("").channels[1].keep_alive, Duration::from_millis(250));
+    assert_eq!(
+        selector("selector = { kind = \"replicating\", optional = [\"db\"] }").optional,
+        names(&["db"])
+    );
+    assert_eq!(
+        selector("selector = { kind = \"load-balancing\", header = \"host\" }").rule,
+        SelectorRule::LoadBalancing { channels: names(&[]), header: Some("host".into()) }
+    );
+    let text = "[source.s.selector]\nkind = \"multiplexing\"\nheader = \"h\"\ndefault = []\nmapping = { x = \"web\", y = [\"db\", \"web\"] }";
+    let mapping = [("x".to_owned(), names(&["web"])), ("y".to_owned(), names(&["db", "web"]))].into();
+    assert_eq!(
+        selector(text).rule,
+        SelectorRule::Multiplexing { header: "h".into(), mapping, default: names(&[]) }
+    );
+}
+
+#[test]
+fn groups_say_who_reads_as_one() {
+    let sinks = ["a", "b", "c"].map(|name| format!("[sink.{name}]\ntype = \"null\"\n")).concat();
+    let text = |group: &str| format!("[source]\ntype = \"stdin\"\n{sinks}[group.all]\n{group}");
+    let plan = pipeline(&text("kind = \"failover\"\nsinks = [\"b\", \"a\"]"));
+    let wanted = GroupPlan {
+        name: "all".into(),
+        channel: "main".into(),
+        sinks: vec!["b".into(), "a".into()],
+        kind: GroupKind::Failover,
+        penalty: Duration::from_secs(1),
+        penalty_max: Duration::from_secs(30),
+    };
+    assert_eq!(plan.groups, [wanted]);
+    assert_eq!(plan.readers("main"), ["all", "c"]);
+    for (word, balance) in [
+        ("", Balance::RoundRobin),
+        ("balance = \"random\"", Balance::Random),
+        ("balance = \"least-in-flight\"", Balance::LeastInFlight),
+    ] {
+        let plan = pipeline(&text(&format!("kind = \"load-balancing\"\nsinks = [\"a\", \"b\"]\n{word}")));
+        assert_eq!(plan.groups[0].kind, GroupKind::LoadBalancing(balance));
+    }
+}
+
+#[test]
+fn a_channel_fails_over_to_another_disk_or_to_memory() {
+    use flumen_pipeline::plan::SecondaryKind;
+    let of = |text: &str| pipeline(&format!("[channel]\n{text}\n{MINIMAL}")).channels.remove(0).failover;
+    assert_eq!(of(""), None);
+    let plan = of("failover = { dir = \"/mnt/b\", fail_after = 2 }").unwrap();
+    assert_eq!((plan.kind, plan.dir.as_deref()), (SecondaryKind::File, Some(Path::new("/mnt/b"))));
+    assert_eq!((plan.fail_after, plan.return_after, plan.check_interval), (2, 3, Duration::from_secs(5)));
+    let plan = of("failover = { kind = \"memory\", dir = \"/mnt/b\", events = 20_000 }").unwrap();
+    assert_eq!((plan.kind, plan.capacity_events), (SecondaryKind::Memory, 20_000));
+    assert!(of("kind = \"spillable\"\nfailover = { dir = \"/mnt/b\" }").is_some());
+    let plan = of("kind = \"kafka\"\nbrokers = [\"k:9092\"]\nfailover = { kind = \"memory\" }").unwrap();
+    assert_eq!((plan.kind, plan.dir), (SecondaryKind::Memory, None));
 }

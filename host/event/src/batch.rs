@@ -186,6 +186,29 @@ impl Batch {
         range_bytes(self.body.value_offsets())
     }
 
+    /// Bytes of memory that the batch holds: its buffers as they were allocated, even where it uses a part of them only.
+    /// Buffers that columns share are counted for each.
+    pub fn memory_bytes(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|h| h.values.get_buffer_memory_size()).sum();
+        let columns = [
+            self.time.get_buffer_memory_size(),
+            self.body.get_buffer_memory_size(),
+            self.stream.get_buffer_memory_size(),
+            self.position.get_buffer_memory_size(),
+        ];
+        columns.iter().sum::<usize>() + headers
+    }
+
+    /// The same events in buffers of their own, if those that they are in are far larger than they are: a few rows of a
+    /// large batch must not keep all of it.
+    pub fn compact(&self) -> Batch {
+        if self.memory_bytes() <= 2 * self.bytes() + limits::COMPACT_SLACK_BYTES {
+            return self.clone();
+        }
+        let all = UInt32Array::from_iter_values(0..u32::try_from(self.rows()).unwrap_or(u32::MAX));
+        self.take(&all).unwrap_or_else(|_| self.clone())
+    }
+
     /// A run of rows, without a copy. Clamped to the rows there are.
     pub fn slice(&self, first: usize, rows: usize) -> Batch {
         let first = first.min(self.rows());

@@ -75,6 +75,14 @@ impl Difference {
     /// Applies the difference with arrow's kernels. Costs nothing per row that is not moved:
     /// an empty difference returns the input itself.
     pub fn apply(mut self, input: &Batch) -> Result<Applied, ApplyError> {
+        if self.is_empty() {
+            return Ok(Applied {
+                kept: input.clone(),
+                rejected: input.slice(0, 0),
+                reasons: Vec::new(),
+                dropped: 0,
+            });
+        }
         let rows = input.rows();
         // Both lists are compared with the headers one by one.
         for (what, value) in
@@ -105,7 +113,9 @@ impl Difference {
             }
         };
         let rejected_rows: UInt32Array = self.rejected.iter().map(|rejection| rejection.row).collect();
-        let rejected = input.take(&rejected_rows)?;
+        // Taking none costs as much as taking a few.
+        let rejected =
+            if self.rejected.is_empty() { input.slice(0, 0) } else { input.take(&rejected_rows)? };
         let reasons =
             std::mem::take(&mut self.rejected).into_iter().map(|rejection| rejection.reason).collect();
         let (mut time, mut body, mut headers, stream, position) = moved.into_columns();
@@ -124,6 +134,13 @@ impl Difference {
         }
         let kept = Batch::new(time, body, headers, stream, position)?;
         Ok(Applied { kept, rejected, reasons, dropped })
+    }
+
+    /// Nothing is to be done.
+    fn is_empty(&self) -> bool {
+        let Difference { rows_from, body, time, set_headers, remove_headers, rejected } = self;
+        let columns = rows_from.is_none() && body.is_none() && time.is_none();
+        columns && set_headers.is_empty() && remove_headers.is_empty() && rejected.is_empty()
     }
 
     /// The input without what the answer replaces: an event that is split into a thousand is not copied a thousand times

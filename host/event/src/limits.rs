@@ -8,6 +8,10 @@ pub const ROWS_MAX: usize = 65_536;
 /// several times into a small process (source, plugin, journal window, sink).
 pub const BYTES_MAX: usize = 128 << 20;
 
+/// Memory that a batch may hold beyond what it uses before it is copied out of it: allocations are in steps, and a copy of less
+/// is not worth it.
+pub const COMPACT_SLACK_BYTES: usize = 4 << 10;
+
 /// Different header names in one batch. A parser has tens; more is a mistake (names made of data).
 pub const HEADERS_MAX: usize = 1_024;
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use std::time::Instant;
 use crate::bridges::{self, BridgeView, RunningBridge};
 use anyhow::Context;
 use flumen_config::{Diagnostic, Sources as ConfigFiles};
-use flumen_journal::{Durability, FileConfig, FileJournal, Journal, OpenError, OsClock, OsDisk};
+use flumen_journal::{Durability, FileConfig, Journal, Keys};
 use flumen_kafka::channel::KafkaJournal;
 use flumen_pipeline::deliver::MakeSink;
 use flumen_pipeline::feed::MakeSource;
@@ -22,7 +23,7 @@ use flumen_pipeline::plan::{
 use flumen_pipeline::status::PipelineStatus;
 use flumen_pipeline::{
     BuildError, ComponentKind, ComponentMetrics, DecoderLink, EncoderLink, Interceptor, Parts, Pipeline,
-    Sink, channel_specs, quarantine,
+    Sink, quarantine,
 };
 use flumen_plugin::{
     HostConfig, LoadError, PluginHost, PluginSink, PluginSlot, Role, SettingsError, SlotStatus,
@@ -32,9 +33,12 @@ use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
 use crate::exit::Failure;
+use crate::journals;
 use crate::registry;
 use crate::reload::ReloadView;
 use crate::running::RunningPipeline;
+use crate::secondaries;
+use crate::source_backed;
 
 /// Compiled plugins, below the data directory.
 pub const CACHE_DIR: &str = "cache";
@@ -118,9 +122,13 @@ impl Agent {
     /// Opens plugins and journals and starts all pipelines; stops at the first that cannot start.
     pub fn start(paths: Vec<PathBuf>, plan: AgentPlan, files: ConfigFiles) -> Result<Agent, Failure> {
         std::fs::create_dir_all(&plan.data_dir)
+            .map_err(with_fix)
             .with_context(|| format!("cannot make the data directory {}", plan.data_dir.display()))?;
         let lock = lock(&plan.data_dir)?;
-        let host = PluginHost::new(HostConfig::new(plan.data_dir.join(CACHE_DIR)))
+        // What `flumen plugin test` or `flumen check` has compiled is not compiled again.
+        let other_caches = crate::cmd::plugin::cache_dir().into_iter().collect();
+        let config = HostConfig { other_caches, ..HostConfig::new(plan.data_dir.join(CACHE_DIR)) };
+        let host = PluginHost::new(config)
             .map_err(|error| anyhow::anyhow!("cannot start the plugin host: {error}"))?;
         let files = Arc::new(files);
         let mut agent = Agent {
@@ -217,11 +225,14 @@ impl Agent {
         fine
     }
 
+    /// A pipeline that it runs.
+    pub fn pipeline(&self, name: &str) -> Option<Arc<RunningPipeline>> {
+        self.pipelines().iter().find(|running| running.pipeline.plan().name == name).cloned()
+    }
+
     /// The quarantine of a pipeline, to ask for jobs.
     pub fn kept(&self, pipeline: &str) -> Option<Arc<Kept>> {
-        let pipelines = self.pipelines();
-        let running = pipelines.iter().find(|running| running.pipeline.plan().name == pipeline)?;
-        running.pipeline.kept().cloned()
+        self.pipeline(pipeline)?.pipeline.kept().cloned()
     }
 
     /// Figures of everything.
@@ -245,7 +256,7 @@ impl Agent {
 fn lock(data_dir: &Path) -> Result<File, Failure> {
     let path = data_dir.join(LOCK_FILE);
     let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    let file = file.map_err(with_fix).with_context(|| format!("cannot open {}", path.display()))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(Failure::Locked(locked(data_dir))),
@@ -253,7 +264,20 @@ fn lock(data_dir: &Path) -> Result<File, Failure> {
     }
 }
 
-fn locked(data_dir: &Path) -> String {
+/// What to do about a data directory that cannot be written.
+fn with_fix(error: io::Error) -> anyhow::Error {
+    let fix = match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "; mount it writable (`dmesg` says whether an error made it read-only), or give the agent a data_dir elsewhere"
+        }
+        io::ErrorKind::PermissionDenied => "; the user that runs flumen needs write permission there",
+        _ => "",
+    };
+    anyhow::anyhow!("{error}{fix}")
+}
+
+/// Why a directory cannot be used that another agent has.
+pub fn locked(data_dir: &Path) -> String {
     format!("another agent uses {}; stop it, or give this one a data_dir of its own", data_dir.display())
 }
 
@@ -270,6 +294,11 @@ pub fn component_errors(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic
             }
         }
         if let Err((channel, error)) = registry::kafka_journal(&plan.name, pipeline) {
+            note(ComponentKind::Channel, &channel, error);
+        }
+        source_backed::errors(pipeline).into_iter().for_each(|(kind, part, error)| note(kind, &part, error));
+        let journal = pipeline_dir(&plan.data_dir, &pipeline.name).join(JOURNAL_DIR);
+        if let Some((channel, error)) = journals::same_disk(pipeline, &journal) {
             note(ComponentKind::Channel, &channel, error);
         }
         for sink in &pipeline.sinks {
@@ -476,21 +505,27 @@ pub fn start_pipeline(
         dir: dir.join(JOURNAL_DIR),
         segment_bytes: plan.journal.segment_bytes,
         window_bytes: plan.journal.window_bytes,
+        compression: plan.journal.compression,
+        keys: plan.journal.keys.clone(),
         durability,
         ..FileConfig::default()
     };
-    let quarantine = quarantine_files(&dir, durability);
+    let quarantine = quarantine_files(&dir, durability, &plan.journal.keys);
     let kafka = registry::kafka_journal(&agent.name, plan).map_err(|(channel, error)| {
         Failure::Config(vec![files.diagnostic_for(&plan.name, ComponentKind::Channel, &channel, &error)])
     })?;
+    if let Some((channel, error)) = secondaries::left_behind(plan, &dir) {
+        let (kind, name) = (ComponentKind::Channel, &plan.name);
+        return Err(Failure::Config(vec![files.diagnostic_for(name, kind, &channel, &error)]));
+    }
     let journal: Arc<dyn Journal> = match kafka {
-        None => open_journal(main, channel_specs(plan))?,
+        None => journals::open_own(main, plan, &dir)?,
         Some(options) => {
-            let local = open_journal(main, KafkaJournal::local_channels(&options))?;
+            let local = journals::open_beside(main, plan, &options, &dir)?;
             KafkaJournal::open(options, local).context("cannot open the journal of a Kafka channel")?
         }
     };
-    let kept = open_journal(quarantine, vec![quarantine::kept_channel_spec()])?;
+    let kept = journals::open_file(quarantine, vec![quarantine::kept_channel_spec()])?;
     let mut codecs = CodecMetrics::default();
     let sources = plan.sources.iter().zip(&plugins.decoders).map(|(source, decoder)| {
         let (make, codec) = source_maker(source, decoder.clone());
@@ -521,25 +556,14 @@ pub fn start_pipeline(
 }
 
 /// The journal of a pipeline's quarantine. It is rarely used: small segments, hardly any memory.
-pub fn quarantine_files(pipeline_dir: &Path, durability: Durability) -> FileConfig {
+pub fn quarantine_files(pipeline_dir: &Path, durability: Durability, keys: &Keys) -> FileConfig {
     FileConfig {
         dir: pipeline_dir.join(QUARANTINE_DIR),
         segment_bytes: 16 << 20,
         window_bytes: 1 << 20,
         reserve_bytes: 0,
         durability,
+        keys: keys.clone(),
         ..FileConfig::default()
-    }
-}
-
-fn open_journal(
-    config: FileConfig,
-    channels: Vec<flumen_journal::ChannelSpec>,
-) -> Result<Arc<dyn Journal>, Failure> {
-    let dir = config.dir.clone();
-    match FileJournal::open(config, channels, Arc::new(OsDisk), Arc::new(OsClock)) {
-        Ok(journal) => Ok(journal),
-        Err(OpenError::Locked(_)) => Err(Failure::Locked(locked(&dir))),
-        Err(error) => Err(anyhow::Error::new(error).into()),
     }
 }

@@ -6,10 +6,14 @@ mod bridges;
 mod cmd;
 mod control;
 mod exit;
+mod faults;
+mod journals;
 mod log;
 mod registry;
 mod reload;
 mod running;
+mod secondaries;
+mod source_backed;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -70,6 +74,11 @@ enum Command {
     Schema(cmd::schema::Args),
 }
 
+/// glibc keeps what was freed for each thread that asked for it: with it, an agent whose plugins and pipelines were changed 210 times
+/// had 57 MB from the system and 10 MB in use, and grew by 40 to 90 KB with each change.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -96,12 +105,12 @@ fn main() -> ExitCode {
         _ => "warn",
     };
     let outcome = log::init(&cli.log, level).and_then(|repeats| match cli.command {
-        Command::Run(args) => cmd::run::run(args, repeats),
+        Command::Run(args) => faults::switch_on().and_then(|()| cmd::run::run(args, repeats)),
         Command::Check(args) => cmd::check::run(args, cli.output),
         Command::Status(args) => cmd::status::run(args, cli.output),
         Command::Plan(args) => cmd::plan::run(args, cli.output),
         Command::Reload(args) => cmd::reload::run(args, cli.output),
-        Command::Bridge(args) => cmd::bridge::run(args, cli.output),
+        Command::Bridge(args) => faults::switch_on().and_then(|()| cmd::bridge::run(args, cli.output)),
         Command::Plugin(command) => cmd::plugin::run(command, cli.output),
         Command::Journal(command) => cmd::journal::run(command, cli.output),
         Command::Quarantine(command) => cmd::quarantine::run(command, cli.output),

@@ -46,10 +46,7 @@ pub fn kafka_journal(
         return Ok(None);
     }
     // The configuration has seen that all are alike.
-    let failover = plan.channels.iter().find_map(|channel| match &channel.kind {
-        ChannelKind::Shared { failover, .. } => *failover,
-        ChannelKind::File => None,
-    });
+    let failover = plan.channels.iter().find_map(|channel| channel.failover.clone());
     let keeps_state = plan.interceptors.iter().any(InterceptorPlan::keeps_state);
     let made = JournalOptions::new(agent, &plan.name, &channels);
     made.map(|options| Some(JournalOptions { failover, keeps_state, ..options })).map_err(|(index, error)| {
@@ -111,6 +108,15 @@ pub fn delivery(
         }
         promise => (promise, None),
     }
+}
+
+/// What becomes of what a sink has delivered, where a person may not expect it.
+pub fn note(plan: &SinkPlan) -> Option<&'static str> {
+    let by_event = plan.kind == "kafka" && plan.options.text_opt("timestamp") != Some("broker");
+    by_event.then_some(
+        "records have the times of their events: a topic deletes at once what is older than its retention.ms when it comes \
+         (timestamp = \"broker\" gives them the time of sending)",
+    )
 }
 
 /// What a sink cannot do in its place, whatever its own options are.

@@ -110,6 +110,20 @@ pub trait Ticket: Send + Sync {
     fn wait(&self, timeout: Option<Duration>) -> Option<Result<u64, CommitError>>;
 }
 
+impl<T: Ticket + ?Sized> Ticket for Arc<T> {
+    fn wait(&self, timeout: Option<Duration>) -> Option<Result<u64, CommitError>> {
+        T::wait(self, timeout)
+    }
+}
+
+/// What an acknowledgement will change is on record ([`Reader::promise`]).
+pub struct Promise {
+    /// What the destination is to store.
+    pub mark: Vec<u8>,
+    /// Resolves when the record is durable: not before may the destination take its step.
+    pub ticket: Box<dyn Ticket>,
+}
+
 /// What a reader is handed: some rows of one put.
 #[derive(Debug, Clone)]
 pub struct Delivery {
@@ -161,6 +175,27 @@ pub trait Reader: Send {
         None
     }
 
+    /// Whether whoever reads finishes now what it has before `cursor`, and acknowledges there. `is_due`: it would by itself. A
+    /// journal in which acknowledgements of several readers are one commit says where, and hands nothing out behind that place
+    /// meanwhile.
+    fn flushes_at(&mut self, cursor: u64, is_due: bool) -> bool {
+        let _unused = cursor;
+        is_due
+    }
+
+    /// True: a destination that stores marks gets them by [`Reader::promise`], not by [`Reader::mark`].
+    fn promises(&self) -> bool {
+        false
+    }
+
+    /// Puts on record what the acknowledgement of `cursor` will change, with what the sink put into quarantine; the mark that the
+    /// destination stores then tells after a crash whether it counts. `None`: it cannot be known yet, within `wait`; other readers have
+    /// to come as far.
+    fn promise(&mut self, cursor: u64, puts: &[Put], wait: Duration) -> Result<Option<Promise>, CommitError> {
+        let _unused = (cursor, puts, wait);
+        Err(CommitError::Failed("this journal promises nothing".into()))
+    }
+
     /// A cursor as bytes that mean the same after any restart, and name the journal: what a destination
     /// stores beside the events. `cursor` is acknowledged, or the end of a delivery of this reader.
     fn mark(&self, cursor: u64) -> Vec<u8>;
@@ -191,6 +226,23 @@ pub struct ChannelStatus {
     pub readers: Vec<(String, u64)>,
 }
 
+/// Figures of a channel whose events are in memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MemoryFigures {
+    /// The channel's name.
+    pub channel: String,
+    /// Events that would be lost if the process died now.
+    pub events_at_risk: u64,
+    /// Memory that they take, in bytes.
+    pub bytes: u64,
+    /// Events that were in memory when the process died, and that some reader had not acknowledged, as of this opening.
+    pub lost: u64,
+    /// Events that were dropped because the channel was full, since the start.
+    pub dropped: u64,
+    /// Events that went to the file because the memory was full, since the start.
+    pub overflowed: u64,
+}
+
 /// The journal's figures since it was opened.
 #[derive(Debug, Clone, Default)]
 pub struct JournalStatus {
@@ -202,7 +254,7 @@ pub struct JournalStatus {
     pub syncs: u64,
     /// Bytes written to segments.
     pub bytes_written: u64,
-    /// Time spent encoding and checksumming, in nanoseconds.
+    /// Time that callers spent encoding, compressing, encrypting and checksumming, in nanoseconds.
     pub encode_ns: u64,
     /// Time spent in writes, in nanoseconds.
     pub write_ns: u64,
@@ -214,17 +266,34 @@ pub struct JournalStatus {
     pub segment_bytes: u64,
     /// Commits lost to damage, found at opening or while reading.
     pub damaged_commits: u64,
+    /// Blocks of the plugins' state lost to damage, found at opening: at least, where the file does not say how many it had.
+    pub damaged_state_blocks: u64,
     /// Why puts wait now (full disk), in words.
     pub waiting_for: Option<String>,
-    /// Where events go of a journal that can fail over: `shared`, `file`, or `returning` (to the file, while it is moved).
+    /// Where events go of a journal that can fail over: `primary` or (Kafka) `shared`; `file` or `memory`; or `returning` (to the
+    /// failover, while it is moved).
     pub failover: Option<String>,
     /// How often events began to go to the file, since the start.
     pub failovers: u64,
+    /// Events that are there; they are among those of the channels, too.
+    pub failover_events: u64,
     /// Per channel.
     pub channels: Vec<ChannelStatus>,
     /// What plugins remember.
     pub state: Vec<StateSize>,
+    /// Of channels that are in memory.
+    pub memory: Vec<MemoryFigures>,
 }
+
+impl JournalStatus {
+    /// Whether events go to a failover, or are on their way back from it.
+    pub fn is_away(&self) -> bool {
+        self.failover.as_deref().is_some_and(|place| !HOME.contains(&place))
+    }
+}
+
+/// [`JournalStatus::failover`] where nothing is in a failover.
+const HOME: [&str; 2] = ["primary", "shared"];
 
 /// The one trait of every journal. All calls may be made from any thread.
 pub trait Journal: Send + Sync {
@@ -237,17 +306,38 @@ pub trait Journal: Send + Sync {
     /// Adds a reader of a channel that has one, while everything goes on. A new name begins at the channel's end, one that was there
     /// before goes on where it was: as if the journal were opened with it. Waits until that is durable.
     fn add_reader(&self, _channel: ChannelId, _reader: &str) -> Result<ReaderId, AddReaderError> {
-        Err(AddReaderError("its readers are those that it was opened with".into()))
+        Err(AddReaderError("the readers of a channel are those that its journal was opened with".into()))
     }
 
     /// From now on nothing is kept for a reader; where it was stays known. Nobody may read or acknowledge as it any more.
     fn retire_reader(&self, _channel: ChannelId, _reader: ReaderId) {}
+
+    /// How much a channel holds from now on: puts that wait look again. A channel whose events are kept elsewhere goes by its own.
+    fn set_capacity(&self, _channel: ChannelId, _events: u64, _bytes: u64) {}
 
     /// Hands in a commit. Waits while a channel that it puts to is full, until `deadline`
     /// (`None`: for as long as it takes); a commit without puts never waits. Commits become durable
     /// in the order in which this call returned. A full disk makes commits with puts wait inside the
     /// journal, in order, while acknowledgements go on; it is not an error.
     fn commit(&self, commit: Commit, deadline: Option<Instant>) -> Result<Box<dyn Ticket>, CommitError>;
+
+    /// True: a commit with events is made durable together with the acknowledgement of its events, so its ticket waits for the
+    /// reader. Who hands commits in must not wait for tickets before it hands in more.
+    fn acknowledges_late(&self) -> bool {
+        false
+    }
+
+    /// It takes no more commits, and what it says of positions may be less than what is true: one whose positions are elsewhere, and
+    /// that ended before it had read them, knows none. Who would change something for want of a position has to ask this behind it.
+    fn is_over(&self) -> bool {
+        false
+    }
+
+    /// Whether acknowledgements that are handed in now can become durable: not while where they belong is away, and events go to a
+    /// failover. Who stops does not wait for them then.
+    fn takes_acknowledgements(&self) -> bool {
+        true
+    }
 
     /// The newest durable or pending value of a position.
     fn position(&self, key: &[u8]) -> Option<Vec<u8>>;

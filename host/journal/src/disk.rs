@@ -6,17 +6,20 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation};
+
+use crate::limits;
 
 /// Held as long as the directory is locked.
 pub trait DiskLock: Send + Sync {}
 
 /// Directories and names.
 pub trait Disk: Send + Sync {
-    /// Makes a directory and those above it.
+    /// Makes a directory and those above it, durably.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
 
     /// Names of the entries of a directory, in no order.
@@ -46,6 +49,9 @@ pub trait Disk: Send + Sync {
 pub trait DiskFile: Send + Sync {
     /// Reads at an offset; fewer bytes than asked for only at the end of the file.
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
+
+    /// Says that these bytes will be read next, so that a disk may fetch them meanwhile.
+    fn will_need(&self, _offset: u64, _bytes: u64) {}
 
     /// Writes slices one after the other at an offset; may write fewer bytes than given.
     fn write_at(&self, offset: u64, from: &[IoSlice<'_>]) -> io::Result<usize>;
@@ -87,6 +93,37 @@ pub(crate) fn write_all_at(
     Ok(())
 }
 
+/// Tries a read again before its error counts: a short trouble must not cost data.
+pub(crate) fn try_again<T>(read: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let mut outcome = read();
+    for _ in 1..limits::READ_FAILURES_MAX {
+        if outcome.as_ref().err().is_none_or(|error| error.kind() == io::ErrorKind::NotFound) {
+            break;
+        }
+        outcome = read();
+    }
+    outcome
+}
+
+/// [`DiskFile::read_at`], tried again.
+pub(crate) fn read_again(file: &dyn DiskFile, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+    let mut outcome = file.read_at(offset, into);
+    for _ in 1..limits::READ_FAILURES_MAX {
+        if outcome.is_ok() {
+            break;
+        }
+        outcome = file.read_at(offset, into);
+    }
+    outcome
+}
+
+/// The disk or the file system is damaged at this place (EIO, EBADMSG, EUCLEAN): trying again will not help.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let damage = [Errno::IO, Errno::BADMSG, Errno::UCLEAN];
+    error.raw_os_error().is_some_and(|code| damage.iter().any(|known| known.raw_os_error() == code))
+}
+
 /// The operating system's disk.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OsDisk;
@@ -100,7 +137,15 @@ impl DiskLock for OsLock {}
 
 impl Disk for OsDisk {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(dir)
+        let is_new = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.exists();
+        let new = dir.ancestors().take_while(is_new).count();
+        std::fs::create_dir_all(dir)?;
+        // A new name lies in the directory above it.
+        for made in dir.ancestors().take(new) {
+            let above = made.parent().filter(|above| !above.as_os_str().is_empty());
+            File::open(above.unwrap_or(Path::new(".")))?.sync_all()?;
+        }
+        Ok(())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -154,6 +199,13 @@ impl DiskFile for OsFile {
             }
         }
         Ok(wanted - into.len())
+    }
+
+    fn will_need(&self, offset: u64, bytes: u64) {
+        // A hint: without it the read itself fetches them. Without a length it would mean all of the file.
+        if let Some(bytes) = NonZeroU64::new(bytes) {
+            _ = rustix::fs::fadvise(&self.0, offset, Some(bytes), Advice::WillNeed);
+        }
     }
 
     fn write_at(&self, offset: u64, from: &[IoSlice<'_>]) -> io::Result<usize> {

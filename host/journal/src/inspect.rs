@@ -6,20 +6,24 @@
 //!
 //! How it fails: a directory that is no journal, and errors of the disk. Damage is part of the answer.
 
+pub mod trace;
+pub mod verify;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flumen_event::{Batch, layout};
+use flumen_event::Batch;
 use thiserror::Error;
 
 use crate::disk::Disk;
 use crate::file::format::commit::{AckRecord, CommitHead, PutHead, decode_lists};
 use crate::file::format::frame::Kind;
 use crate::file::format::registers::Registers;
-use crate::file::format::segment::{HeaderFault, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::file::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::file::format::snapshot::{SLOT_NAMES, Snapshot};
 use crate::file::{Frame, SegmentFile, segment_id, segment_name};
+use crate::keys::{KeyName, Keys};
 use crate::limits;
 use crate::state::StateWrite;
 
@@ -51,6 +55,7 @@ pub enum InspectError {
 pub struct Inspector {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    keys: Keys,
 }
 
 /// A segment file.
@@ -66,6 +71,8 @@ pub struct SegmentView {
     pub header: Option<SegmentHeader>,
     /// Its checkpoint, if it is valid.
     pub checkpoint: Option<Registers>,
+    /// The key of its frames, if they are encrypted.
+    pub key: Option<KeyName>,
 }
 
 /// What is found at one place of a segment.
@@ -149,7 +156,12 @@ impl Inspector {
         if !names.iter().any(ours) {
             return Err(InspectError::NotAJournal(dir));
         }
-        Ok(Inspector { disk, dir })
+        Ok(Inspector { disk, dir, keys: Keys::default() })
+    }
+
+    /// With these keys for what is encrypted.
+    pub fn with_keys(self, keys: &Keys) -> Inspector {
+        Inspector { keys: keys.clone(), ..self }
     }
 
     /// Segments, oldest first.
@@ -170,14 +182,10 @@ impl Inspector {
             file.read_at(0, &mut bytes)?;
             io::Result::Ok(bytes)
         };
-        let fault = |fault| match fault {
-            HeaderFault::Invalid => "damaged, or cut off while it was written".to_string(),
-            HeaderFault::Newer(version) => format!("of the newer format {version}"),
-        };
         let slot = |name: &'static str| match read(name) {
             Err(error) => (name, Err(error.to_string())),
             Ok(bytes) if bytes.iter().all(|byte| *byte == 0) => (name, Err("not written yet".into())),
-            Ok(bytes) => (name, Snapshot::decode(&bytes).map_err(fault)),
+            Ok(bytes) => (name, Snapshot::decode_with(&bytes, &self.keys).map_err(|fault| fault.to_string())),
         };
         SLOT_NAMES.into_iter().map(slot).collect()
     }
@@ -272,16 +280,16 @@ impl Inspector {
 
     /// `None`: it disappeared.
     fn open_segment(&self, id: u64) -> Result<Option<(SegmentFile, SegmentView)>, InspectError> {
-        let mut file = match SegmentFile::open(self.disk.as_ref(), &self.dir, id, None) {
+        let mut file = match SegmentFile::open_tolerant(self.disk.as_ref(), &self.dir, id, None) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(failed(segment_name(id)))?,
+            other => other.map_err(failed(segment_name(id)))?.with_keys(&self.keys),
         };
-        file.tolerate_bad_sectors();
         let file_bytes = file.len().map_err(failed(segment_name(id)))?;
         let checkpoint = file.checkpoint(file_bytes).map_err(failed(segment_name(id)))?;
         let header = file.header.ok().map(|(header, _)| header);
         let checkpoint = checkpoint.map(|(registers, _)| registers);
-        Ok(Some((file, SegmentView { id, name: segment_name(id), file_bytes, header, checkpoint })))
+        let key = file.key();
+        Ok(Some((file, SegmentView { id, name: segment_name(id), file_bytes, header, checkpoint, key })))
     }
 
     /// The next valid frame, and the bytes of damage before it.
@@ -399,7 +407,6 @@ impl Events<'_> {
     /// The next rows of the channel in this frame.
     fn rows(&mut self, frame: &Frame, channel: u32) -> Option<Rows> {
         let head = CommitHead::decode(&frame.head)?;
-        let data = frame.data.as_ref()?;
         let parts = head.puts.iter().flat_map(|put| put.channels.iter().map(move |part| (put, part)));
         let mut wanted = parts.filter(|(_, part)| part.channel == channel);
         wanted.find_map(|(put, part)| {
@@ -407,9 +414,7 @@ impl Events<'_> {
             if skip >= u64::from(put.rows) || put.data_bytes == 0 {
                 return None;
             }
-            let (at, bytes) = (usize::try_from(put.data_offset).ok()?, usize::try_from(put.data_bytes).ok()?);
-            let sound = at.checked_add(bytes)? <= data.len();
-            let batch = layout::decode(sound.then(|| data.slice_with_length(at, bytes))?).ok()?;
+            let batch = frame.batch(put)?;
             let batch = batch.slice(usize::try_from(skip).ok()?, batch.rows());
             let first = part.first + skip;
             let missing_before = first.saturating_sub(self.cursor);

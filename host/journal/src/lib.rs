@@ -4,20 +4,29 @@
 //! streams, acknowledgements of readers, and what plugins remember. All of it, or none of it.
 //!
 //! Constraints: synchronous, no tokio; disk and time are reached through [`Disk`] and [`Clock`] alone.
-//! The trait is [`Journal`]; the implementation here is [`mod@file`]; [`inspect`] reads its files for tools.
+//! The trait is [`Journal`]; the implementations here are [`mod@file`], [`memory`] and [`source_backed`], which have a file
+//! journal behind them, and [`failover`], which has two of the others; [`inspect`] reads the files for tools.
 
 mod api;
 mod clock;
 mod disk;
+pub mod failover;
+pub mod faults;
 pub mod file;
 pub mod inspect;
+mod keys;
 pub mod limits;
+pub mod memory;
+pub mod source_backed;
 mod state;
 mod view;
 
 pub use api::*;
 pub use clock::{Clock, OsClock};
 pub use disk::{Disk, DiskFile, DiskLock, OsDisk};
-pub use file::{Durability, FileConfig, FileJournal, OpenError};
+pub use file::{Compression, Durability, FileConfig, FileJournal, OpenError};
+pub use keys::{Key, KeyError, KeyId, KeyName, Keys};
+pub use memory::{MemoryJournal, MemorySpec, WhenFull};
+pub use source_backed::SourceBackedJournal;
 pub use state::{ByteColumn, StateOp, StateSize, StateStore, StateWrite, StateWrites, state_bytes};
 pub use view::MemoryState;

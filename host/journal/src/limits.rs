@@ -21,14 +21,34 @@ pub const WINDOW_BYTES: u64 = 24 << 20;
 /// acknowledgements, and a checkpoint of as many positions.
 pub const RESERVE_BYTES: u64 = 4 << 20;
 
+/// Encoded bytes of an acknowledgement with events (what a sink rejects goes to quarantine with it) that may still be written on
+/// a full disk: some of them fit in half of [`RESERVE_BYTES`], and what they acknowledge makes more space than they take.
+pub const OVERTAKING_BYTES_MAX: u64 = 64 << 10;
+
 /// Encoded bytes of one commit. Twice the largest batch: a source's batch with its headers added.
 pub const COMMIT_BYTES_MAX: u64 = 256 << 20;
+
+/// Laid-out bytes of a batch below which it is not compressed: what is saved is less than what it costs to say so.
+pub const COMPRESS_BYTES_MIN: usize = 256;
+
+/// Memory of a thread for what it compresses, kept from one commit to the next: a column of a common batch.
+pub const COMPRESS_SCRATCH_BYTES_MAX: usize = 4 << 20;
+
+/// Level of Zstandard: higher ones cost a source's thread more than a disk gains by them.
+pub const ZSTD_LEVEL: i32 = 1;
 
 /// Bytes of a frame's head, of a checkpoint or of a snapshot: bounds what is read before it is checked.
 pub const RECORD_BYTES_MAX: u64 = 64 << 20;
 
+/// Deleted segments whose files are kept for the next ones: a roll takes one, and a sink that keeps up gives one back.
+pub const SPARES_MAX: usize = 2;
+
 /// Segment bytes written between two snapshots: bounds what is scanned at the start.
 pub const SNAPSHOT_EVERY_BYTES: u64 = 32 << 20;
+
+/// Bytes of waiting commits at which deleting what is done with is put off until a snapshot is due: at the disk's own rate a few more
+/// syncs for each segment are felt.
+pub const MUCH_WAITS_BYTES: u64 = 1 << 20;
 
 /// Bytes preallocated for a snapshot slot, so that a full disk does not stop a small journal's snapshots.
 pub const SNAPSHOT_BYTES_MIN: u64 = 64 << 10;
@@ -95,3 +115,34 @@ pub const STATE_SWEEP_SHARE: usize = 60;
 
 /// Slots of a part of a table that are never given back.
 pub const STATE_PART_SLACK: usize = 1_024;
+
+/// Longest wait of a channel in memory without a look at what else may have happened.
+pub const MEMORY_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// How long the close of a channel in memory waits until what was in memory is in the file: longer than a sync on a very busy disk.
+pub const MEMORY_CLOSE_WAIT: Duration = Duration::from_secs(30);
+
+/// Bytes that a source-backed channel may withhold besides events: they become one commit with their acknowledgement.
+pub const WITHHELD_BYTES_MAX: usize = 32 << 20;
+
+/// Bytes that a probe of a disk writes: a block, so that a disk that takes nothing is seen.
+pub const PROBE_BYTES: usize = 4 << 10;
+
+/// Bytes of one step from a failover's secondary to its primary: a group of commits.
+pub const FAILOVER_STEP_BYTES: usize = 8 << 20;
+
+/// How often a failover looks at its primary, and whoever waits for a commit at which of the two it waits: far shorter than an interval
+/// of probes, and nothing that costs.
+pub const FAILOVER_TICK: Duration = Duration::from_millis(50);
+
+/// Pause before a put is tried again that found its channel full: its room is that of another journal, and not ours to watch.
+pub const FAILOVER_FULL_RETRY: Duration = Duration::from_millis(20);
+
+/// Bytes of one commit to a failover's secondary of what was on its way to the primary.
+pub const FAILOVER_OPEN_BYTES: usize = 64 << 20;
+
+/// How long such a commit waits for room. There is some unless more was on its way than the secondary may hold.
+pub const FAILOVER_OPEN_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a step from a failover's secondary to its primary is waited for: puts wait meanwhile.
+pub const FAILOVER_STEP_WAIT: Duration = Duration::from_secs(5);

@@ -83,6 +83,21 @@ impl StateWrites {
         at
     }
 
+    /// Appends all of it: blob plugin, u32 count, blob writes.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        put_blob(out, self.plugin.as_bytes());
+        out.extend_from_slice(&self.count.to_le_bytes());
+        put_blob(out, &self.bytes);
+    }
+
+    /// What [`StateWrites::encode`] appended.
+    pub(crate) fn decode(fields: &mut Fields<'_>) -> Option<StateWrites> {
+        let plugin = fields.text()?.into();
+        let count = fields.u32()?;
+        let writes = StateWrites { plugin, bytes: fields.blob()?.to_vec(), count };
+        (writes.iter().count() == count as usize).then_some(writes)
+    }
+
     /// The write at a place.
     pub fn at(&self, place: u32) -> Option<StateOp<'_>> {
         decode_op(&mut Fields::new(self.bytes.get(place as usize..)?))

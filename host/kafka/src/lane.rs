@@ -64,14 +64,20 @@ impl Lane {
         Ok(())
     }
 
-    /// Waits until every record is acknowledged, then ends the transaction. After an error its outcome is not known.
-    pub fn commit(&mut self, timeout: Duration, go_on: &dyn Fn() -> bool) -> KafkaResult<()> {
+    /// Waits until the brokers have every record.
+    pub fn flush(&mut self, timeout: Duration, go_on: &dyn Fn() -> bool) -> KafkaResult<()> {
         if !self.producer.drain(timeout, go_on) {
             return Err(KafkaError::Flush(Code::OperationTimedOut));
         }
-        if let Some((_, code)) = self.producer.failed().first() {
-            return Err(KafkaError::MessageProduction(*code));
+        match self.producer.failed().first() {
+            Some((_, code)) => Err(KafkaError::MessageProduction(*code)),
+            None => Ok(()),
         }
+    }
+
+    /// [`Lane::flush`], then ends the transaction. After an error its outcome is not known.
+    pub fn commit(&mut self, timeout: Duration, go_on: &dyn Fn() -> bool) -> KafkaResult<()> {
+        self.flush(timeout, go_on)?;
         if self.is_open {
             self.repeat(timeout, limits::TRANSACTION_STEP, go_on, |producer, step| {
                 producer.client().commit_transaction(step)

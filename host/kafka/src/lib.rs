@@ -5,7 +5,7 @@
 //! [`words`] (errors as a person reads them). On top: the parts that components are made of.
 //!
 //! [`flume_avro`] is the format of record values that Flume reads and writes; [`group_commits`] commits a
-//! group's offsets without waiting; [`admin`] is what `flumen kafka` asks.
+//! group's offsets without waiting; [`ends`] ends transactions whose end a broker has lost; [`admin`] is what `flumen kafka` asks.
 //!
 //! The sink and the source stand in `host/builtin` like all others; they use this crate.
 
@@ -14,6 +14,7 @@ mod certificate;
 pub mod channel;
 pub mod context;
 mod diagnosis;
+pub mod ends;
 mod files;
 pub mod flume_avro;
 pub mod group_commits;

@@ -69,6 +69,16 @@ pub const TRANSACTION: Duration = Duration::from_secs(30);
 /// after which a broker looks for those that are over.
 pub const HIDDEN: Duration = Duration::from_secs(45);
 
+/// What stays hidden for this long after its producer was taken over has lost its end: markers that are written come at once.
+pub const LOST_END: Duration = Duration::from_secs(2);
+
+/// Records of the coordinators' topic that are read first for how an id's transactions ended: some thousand transactions of
+/// all ids in its partition.
+pub const COORDINATOR_RECORDS: i64 = 4_000;
+
+/// A journal that has had nothing to do for this long looks once whether what it wrote last is to be seen.
+pub const IDLE_LOOK: Duration = Duration::from_secs(5);
+
 /// Pauses between two tries to reach the cluster, first and longest.
 pub const RECONNECT_FIRST: Duration = Duration::from_millis(200);
 /// See [`RECONNECT_FIRST`].

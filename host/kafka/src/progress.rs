@@ -20,15 +20,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::admin::questioner;
-use crate::context::Context;
+use crate::admin::partition_reader;
 use crate::settings::Settings;
 use crate::topics::Topics;
 use crate::{limits, words};
@@ -201,9 +200,9 @@ impl Found {
 /// Reads all that is committed up to now. The end is asked for first, with what open transactions wrote; then it is
 /// waited for until none of them hides it: our own newest record could stand behind another agent's open one.
 ///
-/// A broker that lost the end of a transaction (KAFKA-20734) hides the end for good. No way around it is safe: whether
-/// the hidden record counts is known to nobody but the coordinator, so a person ends it ([`ReadError::Hidden`] says
-/// how). Until then no transaction of the lanes may be committed, since that would end the lost one as if it counted.
+/// A broker that lost the end of a transaction (KAFKA-20734) hides the end for good. Of our own it was ended before
+/// ([`crate::ends`]), if the coordinator could be asked; else, and of others, a person ends it ([`ReadError::Hidden`] says
+/// how). Until then no transaction of the lanes may be committed, since that would end a lost one of ours as if it counted.
 pub fn read(
     topics: &Topics,
     settings: &Arc<Settings>,
@@ -213,7 +212,7 @@ pub fn read(
     go_on: &dyn Fn() -> bool,
 ) -> Result<Found, ReadError> {
     let end = topics.end(topic, PARTITION)?;
-    let consumer = committed_reader(&who.sink, settings)?;
+    let consumer = partition_reader(&who.sink, settings, "flumen-questions", "read_committed")?;
     let begin = Instant::now();
     loop {
         // Up to the first transaction that is open.
@@ -258,14 +257,6 @@ pub fn read(
             None => {}
         }
     }
-}
-
-fn committed_reader(who: &str, settings: &Arc<Settings>) -> KafkaResult<BaseConsumer<Context>> {
-    let mut config = settings.config(who);
-    config.set("group.id", "flumen-questions").set("enable.auto.commit", "false");
-    config.set("allow.auto.create.topics", "false").set("auto.offset.reset", "error");
-    config.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
-    questioner(who, settings, &config)
 }
 
 /// These values always have a JSON form.

@@ -10,7 +10,8 @@ pub fn hidden(topic: &str, partition: i32, from: i64, brokers: &str, waited_s: u
     format!(
         "a transaction on topic {topic:?} is open since before offset {from} (partition {partition}) and was waited for {waited_s} s: \
          behind it may stand {what}, so nothing is delivered until it ends. It ends by itself at its \
-         producer's timeout; if it does not, a broker has lost its end. `kafka-transactions.sh --bootstrap-server {brokers} \
+         producer's timeout; if it does not, a broker has lost its end. An agent ends those of its own if it may READ \
+         `__transaction_state`. `kafka-transactions.sh --bootstrap-server {brokers} \
          find-hanging --topic {topic} --partition {partition}` shows such a one, and the same with `abort --topic {topic} \
          --partition {partition} --start-offset {from}` ends it; delivery goes on by itself then. Before, look at `list`: if the \
          producer's state is CompleteCommit, an abort would take back what counts"

@@ -9,7 +9,8 @@
 //! into quarantine since the last flush would be skipped with everything else if the agent died between
 //! the two. So it is put on record first ([`pending`]): a position holds the events, their reasons and the
 //! mark that the destination is about to store. The commit of the acknowledgement turns it into events
-//! of the quarantine; after a crash the stored mark tells whether it counts.
+//! of the quarantine; after a crash the stored mark tells whether it counts. A destination may carry out a step after it was
+//! asked what it holds ([`Sink::settles`]): then the record stays beside those of the steps that are tried instead, until one is done.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,6 +20,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use flumen_event::Batch;
+use flumen_journal::faults::{self, STORED_MARK_PLACE};
 use flumen_journal::{
     Ack, ChannelId, Commit, CommitError, Delivery, Journal, Put, ReadError, Reader, ReaderId, Ticket,
 };
@@ -26,6 +28,7 @@ use flumen_journal::{
 use crate::chain::{Chain, Versions};
 use crate::component::{BuildError, Place};
 use crate::feed::spawn;
+use crate::group::{GroupReader, Member};
 use crate::metrics::{ComponentKind, ComponentMetrics, Metric};
 use crate::sink::{Cursors, Sink, SinkCommit, SinkContext, SinkError, Stored};
 use crate::source::Wake;
@@ -75,6 +78,10 @@ pub struct OutletPlace {
     pub channel: ChannelId,
     /// Its reader there.
     pub reader: ReaderId,
+    /// The reader's name: its own, or its group's.
+    pub reader_name: Arc<str>,
+    /// Its place in a group, if it is in one.
+    pub member: Option<Member>,
     /// The quarantine channel.
     pub quarantine: ChannelId,
 }
@@ -100,17 +107,23 @@ impl Outlet {
         let state = Arc::new(AtomicU8::new(OutletState::Running as u8));
         let chain = Arc::new(chain);
         let commit = |key| {
-            let (place, sink, wake) = (place.clone(), name.clone(), wake.clone());
-            PositionCommit { place, sink, key, wake }
+            let (place, wake) = (place.clone(), wake.clone());
+            PositionCommit { place, key, wake }
         };
         let (position, pending) = (commit(position_key(&name)), commit(pending::key(&name)));
         let mut context = SinkContext::new(name.clone(), metrics.clone(), wake.clone(), Box::new(position));
         context.place = stands;
         let until = Arc::new(AtomicU64::new(u64::MAX));
+        let names = place.member.as_ref().map_or_else(|| vec![name.to_string()], Member::names);
         let mut runner = Runner {
-            reader: place.journal.open_reader(place.channel, place.reader),
+            names,
+            reader: match &place.member {
+                Some(member) => Box::new(GroupReader::new(member.clone())),
+                None => place.journal.open_reader(place.channel, place.reader),
+            },
             key: position_key(&name),
             pending,
+            unsettled: Vec::new(),
             chain: chain.clone(),
             context,
             place,
@@ -123,6 +136,7 @@ impl Outlet {
             stored: None,
             rest: None,
             taken: (0, 0),
+            burst: Burst::default(),
         };
         let thread = spawn(&format!("sink-{name}"), move || runner.run(sink, &mut make))?;
         Ok(Outlet { name, metrics, chain, wake, finish, until, state, thread })
@@ -153,7 +167,6 @@ impl Outlet {
 /// that on a full disk it overtakes puts like any other acknowledgement.
 struct PositionCommit {
     place: OutletPlace,
-    sink: Arc<str>,
     key: Vec<u8>,
     wake: Wake,
 }
@@ -171,7 +184,7 @@ impl PositionCommit {
         let acknowledged = status
             .channels
             .get(channel.0 as usize)
-            .and_then(|status| status.readers.iter().find(|(name, _)| **name == *self.sink))
+            .and_then(|status| status.readers.iter().find(|(name, _)| **name == *self.place.reader_name))
             .map_or(0, |(_, cursor)| *cursor);
         let commit = Commit {
             positions: vec![(key, value)],
@@ -206,6 +219,8 @@ struct Runner {
     key: Vec<u8>,
     /// Puts what waits for the destination on record.
     pending: PositionCommit,
+    /// What is on record of steps that may still be carried out.
+    unsettled: Vec<pending::Record>,
     chain: Arc<Chain>,
     context: SinkContext,
     finish: Wake,
@@ -222,6 +237,25 @@ struct Runner {
     rest: Option<Delivery>,
     /// Rows and body bytes given to the sink since the last flush, before its chain.
     taken: (usize, usize),
+    /// Whom events may be addressed to that it takes.
+    names: Vec<String>,
+    burst: Burst,
+}
+
+/// The end of a burst: when nothing comes any more, what is left of it does not wait for the linger of a trickle. At most one flush more
+/// for each that was full.
+#[derive(Default)]
+struct Burst {
+    /// The last flush was full.
+    is_on: bool,
+    idle_since: Option<Instant>,
+}
+
+impl Burst {
+    /// What is not flushed is the rest of a burst, and nothing came behind it.
+    fn is_over(&self) -> bool {
+        self.is_on && self.idle_since.is_some_and(|since| since.elapsed() >= limits::BURST_END)
+    }
 }
 
 /// How many of the first `most` rows have bodies of at most this many bytes together; `least` of them in any case.
@@ -301,6 +335,9 @@ impl Runner {
             self.context.metrics.add(Metric::SinkErrors, 1);
             self.context.metrics.set_error(Some(error));
             self.state.store(OutletState::Retrying as u8, Ordering::Release);
+            if let Some(member) = &self.place.member {
+                member.failed(sink.as_ref().is_some_and(|sink| sink.forgets()));
+            }
             if self.context.wake.wait(waits) {
                 return self.ended();
             }
@@ -336,7 +373,7 @@ impl Runner {
     fn deliver_all(&mut self, sink: &mut dyn Sink) -> Result<(), SinkError> {
         self.recover(sink)?;
         loop {
-            if self.context.wake.stopping() || self.cursor >= self.until.load(Ordering::Acquire) {
+            if self.context.wake.stopping() || (self.has_reached_end() && self.may_flush()) {
                 return self.stop(sink);
             }
             let policy = sink.flush_policy();
@@ -346,16 +383,30 @@ impl Runner {
                 }
                 None => limits::SINK_WAIT,
             };
+            let wait = match self.burst.is_on && self.unflushed.is_some() {
+                true => wait.min(limits::BURST_END),
+                false => wait,
+            };
             // While acknowledgements are under way the wait is short, so that their last steps are not late.
             let wait = if self.acks.is_empty() { wait } else { wait.min(Duration::from_millis(10)) };
             // Asked before the read: only a read that began when all had come finds the channel empty.
             let is_finishing = self.finish.stopping();
-            let wait = if is_finishing { Duration::ZERO } else { wait };
+            // A member waits for the others: what they fail on is its to deliver.
+            let may_end = is_finishing && self.place.member.as_ref().is_none_or(Member::may_end);
+            let wait = match (is_finishing, may_end) {
+                (false, _) => wait,
+                (true, false) => wait.min(limits::HOLD_POLL),
+                (true, true) => Duration::ZERO,
+            };
+            let asked = Instant::now();
             match self.next(sink, wait) {
-                Ok(Some(delivery)) => self.deliver(sink, delivery)?,
-                Ok(None) if is_finishing && self.rest.is_none() => return self.stop(sink),
+                Ok(Some(delivery)) => {
+                    self.burst.idle_since = None;
+                    self.deliver(sink, delivery)?;
+                }
+                Ok(None) if may_end && self.rest.is_none() && !self.stops_here() => return self.stop(sink),
                 Ok(None) if self.unflushed.is_none() => self.works_again(),
-                Ok(None) => {}
+                Ok(None) => drop(self.burst.idle_since.get_or_insert(asked)),
                 // Nothing can be acknowledged any more, so nothing more is flushed.
                 Err(ReadError::Closing) => return Err(SinkError::Stopped),
                 Err(ReadError::Moved(reason)) => {
@@ -365,17 +416,37 @@ impl Runner {
                 }
                 Err(error) => return Err(SinkError::Retry(error.to_string())),
             }
-            let due = self.is_full(sink)
-                || self.unflushed.as_ref().is_some_and(|unflushed| {
-                    unflushed.bytes >= policy.bytes || unflushed.since.elapsed() >= policy.linger
-                });
+            let is_full = self.is_full(sink)
+                || self.unflushed.as_ref().is_some_and(|unflushed| unflushed.bytes >= policy.bytes);
+            let due = is_full
+                || self
+                    .unflushed
+                    .as_ref()
+                    .is_some_and(|it| it.since.elapsed() >= policy.linger || self.burst.is_over());
             // What goes to quarantine waits in memory and becomes one commit.
             let due = due || self.context.quarantined_bytes() >= limits::SINK_QUARANTINE_BYTES;
-            if due || sink.due() {
+            let due = due || sink.due();
+            if self.reader.flushes_at(self.cursor, due) {
                 self.flush(sink)?;
+                self.burst = Burst { is_on: is_full, idle_since: None };
             }
             self.reap(sink, limits::ACKS_IN_FLIGHT)?;
         }
+    }
+
+    /// Whether everything is delivered that was there when this sink was asked to end.
+    fn has_reached_end(&self) -> bool {
+        self.cursor >= self.until.load(Ordering::Acquire)
+    }
+
+    /// Whether a flush may be here. Where sinks flush together and others have passed this place it is where they are.
+    fn may_flush(&mut self) -> bool {
+        self.unflushed.is_none() || self.reader.flushes_at(self.cursor, true)
+    }
+
+    /// Whether the reader gives nothing more before a flush.
+    fn stops_here(&mut self) -> bool {
+        self.unflushed.is_some() && self.reader.flushes_at(self.cursor, false)
     }
 
     fn recover(&mut self, sink: &mut dyn Sink) -> Result<(), SinkError> {
@@ -393,6 +464,10 @@ impl Runner {
             }
         }
         let committed = self.place.journal.position(&self.key).filter(|position| !position.is_empty());
+        // A destination that is cut back to no position loses what it has.
+        if self.place.journal.is_over() {
+            return Err(SinkError::Stopped);
+        }
         let mut cursors = Cursors::new(self.reader.as_mut());
         let stored = sink.recover(&mut self.context, committed.as_deref(), &mut cursors)?;
         let acknowledged = self.reader.acknowledged();
@@ -401,9 +476,14 @@ impl Runner {
             until: stored.until.max(acknowledged),
         });
         let cursor = self.stored.map_or(acknowledged, |stored| stored.from);
+        if let Some(member) = &self.place.member {
+            // What its destination does not have may go to others.
+            member.settled(self.stored.map_or(acknowledged, |stored| stored.until));
+        }
         self.seek(cursor)?;
         self.cursor = cursor;
         self.context.metrics.set(Metric::SinkCursor, cursor);
+        self.context.metrics.set(Metric::SinkHandedOut, cursor);
         let settled = self.settle_pending(sink)?;
         if cursor > acknowledged || settled.is_some() {
             self.acknowledge(Vec::new(), settled, cursor)?;
@@ -467,30 +547,44 @@ impl Runner {
     /// What was on record when the last flush began, if there is a record: of it, the events that left the
     /// flow with what the destination holds. The others are delivered again.
     fn settle_pending(&mut self, sink: &mut dyn Sink) -> Result<Option<Vec<Put>>, SinkError> {
-        let Some(record) = self.place.journal.position(&self.pending.key) else { return Ok(None) };
-        let record = pending::decode(&record);
-        let (Some(record), Some(stored)) = (record, self.stored) else {
+        self.unsettled.clear();
+        let Some(value) = self.place.journal.position(&self.pending.key) else { return Ok(None) };
+        let (Some(records), Some(stored)) = (pending::decode(&value), self.stored) else {
             tracing::error!(sink = &*self.context.name, "a record of events for quarantine is not readable");
             return Ok(Some(Vec::new()));
         };
-        let held = sink.holds(&record.mark);
-        let cursor = if held.is_none() { self.reader.resolve(&record.mark) } else { None };
-        let mut puts = Vec::new();
-        for batch in record.batches {
-            let kept = match cursor {
-                _ if held == Some(true) => batch,
-                Some(cursor) if cursor <= stored.from => batch,
-                Some(cursor) if cursor <= stored.until => {
-                    let missing = sink.missing(batch.clone(), cursor)?;
-                    pending::without(&batch, &missing)?
+        // All of them began where the destination was: when it has taken one, the others come too late.
+        let may_be_late = !sink.settles() && stored.until == self.reader.acknowledged();
+        let (mut puts, mut is_changed): (Vec<Put>, bool) = (Vec::new(), false);
+        for record in records {
+            let held = sink.holds(&record.mark);
+            let cursor = if held.is_none() { self.reader.resolve(&record.mark) } else { None };
+            if may_be_late && cursor.is_some_and(|cursor| cursor > stored.until) {
+                self.unsettled.push(record);
+                continue;
+            }
+            is_changed = true;
+            // Steps that began at one place have their first events in common.
+            let earlier = puts.clone();
+            for batch in record.batches {
+                let mut kept = match cursor {
+                    _ if held == Some(true) => batch,
+                    Some(cursor) if cursor <= stored.from => batch,
+                    Some(cursor) if cursor <= stored.until => {
+                        let missing = sink.missing(batch.clone(), cursor)?;
+                        pending::without(&batch, &missing)?
+                    }
+                    _ => continue,
+                };
+                for put in &earlier {
+                    kept = pending::without(&kept, &put.batch)?;
                 }
-                _ => continue,
-            };
-            if !kept.is_empty() {
-                puts.push(Put { channels: vec![self.place.quarantine], batch: kept });
+                if !kept.is_empty() {
+                    puts.push(Put { channels: vec![self.place.quarantine], batch: kept });
+                }
             }
         }
-        Ok(Some(puts))
+        Ok(is_changed.then_some(puts))
     }
 
     /// Only a flush shows that the destination works, or that there is nothing to deliver: opening it is not enough.
@@ -518,7 +612,7 @@ impl Runner {
             self.context.metrics.add(Metric::SinkLostToDamage, delivery.lost_before);
         }
         let versions = self.chain.versions();
-        let parts = replay::for_sink(&self.context.name, &versions, delivery.batch);
+        let parts = replay::for_sink(&self.names, &versions, delivery.batch);
         let parts = parts.map_err(|error| SinkError::Retry(error.to_string()))?;
         let mut kept = Vec::with_capacity(parts.len());
         for (first, batch) in parts {
@@ -526,6 +620,7 @@ impl Runner {
         }
         delivery.batch = Batch::concat(&kept).map_err(|error| SinkError::Retry(error.to_string()))?;
         let (events, bytes) = (delivery.batch.rows() as u64, delivery.batch.body_bytes() as u64);
+        self.context.metrics.set(Metric::SinkHandedOut, next);
         if events > 0 {
             sink.deliver(&mut self.context, &delivery)?;
         }
@@ -556,7 +651,7 @@ impl Runner {
 
     /// A moment of a batch that waits for another version of its plugin. What was delivered before it is finished.
     fn hold(&mut self, sink: &mut dyn Sink) -> Result<(), SinkError> {
-        if self.unflushed.is_some() {
+        if self.unflushed.is_some() && self.reader.flushes_at(self.cursor, true) {
             self.flush(sink)?;
         }
         self.reap(sink, limits::ACKS_IN_FLIGHT)?;
@@ -566,16 +661,34 @@ impl Runner {
     fn flush(&mut self, sink: &mut dyn Sink) -> Result<(), SinkError> {
         let begin = Instant::now();
         sink.prepare(&mut self.context)?;
-        let mark = self.reader.mark(self.cursor);
-        let early = quarantine::puts(self.place.quarantine, self.context.take_quarantined(), "sink");
-        let pending = self.stored.is_some() && !early.is_empty();
+        let early = quarantine::puts(self.place.quarantine, self.context.take_quarantined(), "sink", None);
+        let is_promised = self.stored.is_some() && self.reader.promises();
+        let mark = if is_promised { self.promise(&early)? } else { self.reader.mark(self.cursor) };
+        let has_any = !early.is_empty() || !self.unsettled.is_empty();
+        let pending = self.stored.is_some() && !is_promised && has_any;
         if pending {
-            let record = pending::encode(&mark, early.iter().map(|put| &put.batch));
-            self.pending.commit(self.pending.key.clone(), record)?;
+            self.unsettled.retain(|record| record.mark != mark);
+            let batches: Vec<Batch> = early.iter().map(|put| put.batch.clone()).collect();
+            if !batches.is_empty() {
+                self.unsettled.push(pending::Record { mark: mark.clone(), batches });
+            }
+            let steps = self.unsettled.len();
+            self.unsettled.drain(..steps.saturating_sub(limits::PENDING_STEPS_MAX));
+            self.pending.commit(self.pending.key.clone(), pending::encode(&self.unsettled))?;
+            faults::passed(STORED_MARK_PLACE, "refused-on-record");
         }
         let position = sink.flush(&mut self.context, &mark)?;
+        // What began before this step comes too late, unless there was nothing to be done.
+        if self.unflushed.is_some() {
+            self.unsettled.clear();
+        }
         let mut quarantined = early;
-        quarantined.extend(quarantine::puts(self.place.quarantine, self.context.take_quarantined(), "sink"));
+        quarantined.extend(quarantine::puts(
+            self.place.quarantine,
+            self.context.take_quarantined(),
+            "sink",
+            None,
+        ));
         let metrics = self.context.metrics.clone();
         metrics.add(Metric::SinkFlushNs, begin.elapsed().as_nanos() as u64);
         metrics.add(Metric::SinkFlushes, 1);
@@ -587,8 +700,27 @@ impl Runner {
             metrics.add(Metric::SinkBytes, unflushed.bytes);
         }
         metrics.set(Metric::SinkCursor, self.cursor);
+        if let Some(member) = &self.place.member {
+            member.succeeded();
+        }
         self.works_again();
         Ok(())
+    }
+
+    /// What the acknowledgement will change is on record; the mark by which the destination decides about it.
+    fn promise(&mut self, early: &[Put]) -> Result<Vec<u8>, SinkError> {
+        loop {
+            let promised =
+                self.reader.promise(self.cursor, early, limits::SINK_WAIT).map_err(stop_or_retry)?;
+            if let Some(promise) = promised {
+                wait_for(promise.ticket.as_ref(), &self.context.wake)?;
+                faults::passed(STORED_MARK_PLACE, "promised");
+                return Ok(promise.mark);
+            }
+            if self.context.wake.stopping() {
+                return Err(SinkError::Stopped);
+            }
+        }
     }
 
     /// One commit: the cursor, the position, and what could not be delivered (`Some`: with the end of its
@@ -599,24 +731,29 @@ impl Runner {
         quarantined: Option<Vec<Put>>,
         cursor: u64,
     ) -> Result<(), SinkError> {
-        let OutletPlace { journal, channel, reader, .. } = &self.place;
+        let OutletPlace { journal, channel, reader, member, .. } = &self.place;
         let mut commit =
             Commit { acks: vec![Ack { channel: *channel, reader: *reader, cursor }], ..Commit::default() };
         if let Some(puts) = quarantined {
             commit.puts = puts;
             if self.stored.is_some() || journal.position(&self.pending.key).is_some() {
-                commit.positions.push((self.pending.key.clone(), Vec::new()));
+                commit.positions.push((self.pending.key.clone(), pending::encode(&self.unsettled)));
             }
         }
         if !position.is_empty() {
             commit.positions.push((self.key.clone(), position.clone()));
         }
         let has_puts = !commit.puts.is_empty();
-        let ticket = journal.commit(commit, None).map_err(stop_or_retry)?;
+        let ticket = match member {
+            Some(member) => member.commit(commit, cursor),
+            None => journal.commit(commit, None),
+        };
+        let ticket = ticket.map_err(stop_or_retry)?;
         if has_puts {
             // On a full disk acknowledgements pass puts. A later cursor must not become durable before
             // the events that this commit takes out of the flow: a crash between would lose them.
             wait_for(ticket.as_ref(), &self.context.wake)?;
+            member.iter().for_each(Member::durable);
         }
         self.acks.push_back(PendingAck { ticket, position });
         Ok(())
@@ -642,14 +779,32 @@ impl Runner {
 
     /// A clean stop: flush what was delivered, wait for its commit, let the sink finish.
     fn stop(&mut self, sink: &mut dyn Sink) -> Result<(), SinkError> {
+        if !self.may_flush() {
+            // Others would have to acknowledge here, and have passed it. It is delivered again.
+            return Err(SinkError::Stopped);
+        }
         self.flush(sink)?;
         while let Some(ack) = self.acks.pop_front() {
-            // Not `wait_for`: the pipeline is stopping, and this commit is what the stop waits for.
-            let outcome = ack.ticket.wait(Some(limits::STOP_COMMIT)).ok_or(SinkError::Stopped)?;
-            outcome.map_err(stop_or_retry)?;
+            self.wait_last(ack.ticket.as_ref())?;
             sink.committed(&mut self.context, &ack.position)?;
         }
         sink.close(&mut self.context)
+    }
+
+    /// Not [`wait_for`]: the pipeline is stopping, and this commit is what the stop waits for. Other sinks may have to come as far.
+    fn wait_last(&self, ticket: &dyn Ticket) -> Result<(), SinkError> {
+        let mut since = None;
+        loop {
+            if let Some(outcome) = ticket.wait(Some(limits::SINK_WAIT)) {
+                return outcome.map(|_| ()).map_err(stop_or_retry);
+            }
+            if self.context.wake.stopping() {
+                let since = *since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= limits::STOP_COMMIT {
+                    return Err(SinkError::Stopped);
+                }
+            }
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use crate::pipeline::{
     FeedPlan, Pipeline, RunningFeed, RunningOutlet, StartError, check_stateless, wait_until,
 };
 use crate::plan::{PipelinePlan, SinkPlan, SourcePlan};
-use crate::plan_diff::Vanishing;
+use crate::plan_diff::{Vanishing, VanishingPart};
 
 /// Makes sources and sinks of their plans, each with the counters of its codec.
 pub trait Makers {
@@ -128,7 +128,7 @@ impl Pipeline {
         let channel = |name: &str| status.channels.iter().find(|channel| channel.name == name);
         let ends = |running: &&Arc<RunningOutlet>| {
             let sink = &running.made_from;
-            !reads(plan, &sink.name, &sink.channel)
+            !plan.sinks.iter().any(|known| known.name == sink.name && known.channel == sink.channel)
         };
         let going: Vec<_> = self.outlets.lock().iter().filter(ends).cloned().collect();
         let heads: Vec<u64> = going
@@ -137,14 +137,21 @@ impl Pipeline {
             .collect();
         going.iter().zip(&heads).for_each(|(running, head)| running.outlet.finish_at(*head));
         wait_until(Instant::now() + limit, || going.iter().all(|it| it.outlet.finished()));
+        // Where acknowledgements wait for other sinks, one that still waits has none that lasts.
+        let is_late =
+            |running: &Arc<RunningOutlet>| self.journal.acknowledges_late() && !running.outlet.finished();
+        let late: Vec<bool> = going.iter().map(is_late).collect();
         self.stop_outlets(|running| !going.iter().any(|other| std::ptr::eq(&**other, running)))?;
         let status = self.journal.status();
-        let held = going.iter().zip(heads).filter_map(|(running, head)| {
+        let held = going.iter().zip(heads).zip(late).filter_map(|((running, head), is_late)| {
             let sink = &running.made_from;
             let channel = status.channels.iter().find(|channel| channel.name == sink.channel)?;
-            let (_, cursor) = channel.readers.iter().find(|(name, _)| *name == sink.name)?;
-            let vanishing = Vanishing { channel: sink.channel.clone(), sink: Some(sink.name.clone()) };
-            (*cursor < head).then(|| (vanishing, head - cursor))
+            let old = self.plan();
+            let reader = old.reader_of(sink);
+            let (_, cursor) = channel.readers.iter().find(|(name, _)| name == reader)?;
+            let part = VanishingPart::Sink(sink.name.clone());
+            let vanishing = Vanishing { channel: sink.channel.clone(), part };
+            (*cursor < head || is_late).then(|| (vanishing, head.saturating_sub(*cursor).max(1)))
         });
         let held: Vec<_> = held.collect();
         if held.is_empty() { Ok(()) } else { Err(ExchangeError::Held(held)) }
@@ -154,8 +161,9 @@ impl Pipeline {
         for sink in &plan.sinks {
             let channel = self.journal.channel(&sink.channel);
             let channel = channel.ok_or_else(|| AddReaderError("there is no such channel".into()))?;
-            if self.journal.reader_id(channel, &sink.name).is_none() {
-                self.journal.add_reader(channel, &sink.name)?;
+            let reader = plan.reader_of(sink);
+            if self.journal.reader_id(channel, reader).is_none() {
+                self.journal.add_reader(channel, reader)?;
             }
         }
         Ok(())
@@ -194,6 +202,11 @@ impl Pipeline {
         self.exchange_chain(plan, &links.chain)?;
         self.stop_outlets(|running| plan.sinks.iter().any(|sink| running.is_of(sink)))?;
         *self.plan.lock() = plan.clone();
+        for channel in plan.channels.iter().filter(|channel| !channel.is_shared()) {
+            if let Some(id) = self.journal.channel(&channel.name) {
+                self.journal.set_capacity(id, channel.capacity_events, channel.capacity_bytes);
+            }
+        }
         let own = |sink: &SinkPlan| links.sinks.get(&sink.name).cloned().unwrap_or_default();
         for sink in &plan.sinks {
             let present = self.outlets.lock().iter().find(|running| running.is_of(sink)).cloned();
@@ -252,8 +265,8 @@ impl Pipeline {
     }
 }
 
-fn reads(plan: &PipelinePlan, sink: &str, channel: &str) -> bool {
-    plan.sinks.iter().any(|known| known.name == sink && known.channel == channel)
+fn reads(plan: &PipelinePlan, reader: &str, channel: &str) -> bool {
+    plan.readers(channel).contains(&reader)
 }
 
 fn put(

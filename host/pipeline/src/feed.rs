@@ -10,6 +10,10 @@
 //! The number of batches between `emit` and the journal is bounded by permits; without one, `emit`
 //! waits: that is the back-pressure.
 //!
+//! Which channels get which rows is the choice of the source's selector ([`crate::selector`]); all of a batch is one commit. A full
+//! channel makes the commit wait. When its `keep_alive` has passed, the source is told ([`Emit::busy`]): one that has somebody to
+//! answer says busy, the others are held by the permits. The commit itself is tried on, in its place: what was emitted before goes in before.
+//!
 //! From the first plugin with state on, the committer itself runs the chain ([`crate::stateful`]).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -21,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use flumen_event::Batch;
-use flumen_journal::{ChannelId, Commit, CommitError, Journal, Put, Ticket};
+use flumen_journal::{ChannelId, Commit, CommitError, Journal, Ticket};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::chain::{Chain, ChainOutput, Versions};
@@ -29,7 +33,8 @@ use crate::component::{BuildError, Place};
 use crate::interceptor::Quarantined;
 use crate::metrics::{ComponentKind, ComponentMetrics, Metric};
 use crate::plan::BatchPlan;
-use crate::source::{Emission, Emit, Progress, Source, SourceContext, SourceError, Stopped, Wake};
+use crate::selector::{Left, Selector};
+use crate::source::{Busy, Emission, Emit, Progress, Source, SourceContext, SourceError, Stopped, Wake};
 use crate::stateful::{Stateful, StatefulOutput, Turn};
 use crate::{limits, quarantine};
 
@@ -48,6 +53,8 @@ pub enum FeedState {
     Ended = 2,
     /// The journal takes no more commits.
     Failed = 3,
+    /// A channel has been full for longer than its `keep_alive`: events wait.
+    Busy = 4,
 }
 
 /// A source under way.
@@ -66,8 +73,10 @@ pub struct Feed {
 pub struct FeedTarget {
     /// The pipeline's journal.
     pub journal: Arc<dyn Journal>,
-    /// All of these get every event, in one commit.
-    pub channels: Vec<ChannelId>,
+    /// Which channels get its events, all in one commit.
+    pub selector: Arc<Selector>,
+    /// How long a put may wait for each channel before the source is told.
+    pub keep_alive: BTreeMap<String, Duration>,
     /// The quarantine channel.
     pub quarantine: ChannelId,
     /// The part of the chain that keeps state.
@@ -82,6 +91,7 @@ struct Shared {
     pending: Mutex<Pending>,
     changed: Condvar,
     state: AtomicU8,
+    busy: Mutex<Option<Busy>>,
     wake: Wake,
     metrics: Arc<ComponentMetrics>,
 }
@@ -135,6 +145,7 @@ impl Feed {
             pending: Mutex::default(),
             changed: Condvar::new(),
             state: AtomicU8::new(FeedState::Running as u8),
+            busy: Mutex::default(),
             wake: wake.clone(),
             metrics: metrics.clone(),
         });
@@ -161,11 +172,22 @@ impl Feed {
     /// What it is doing.
     pub fn state(&self) -> FeedState {
         match self.shared.state.load(Ordering::Acquire) {
+            0 if self.busy().is_some() => FeedState::Busy,
             0 => FeedState::Running,
             1 => FeedState::Retrying,
             2 => FeedState::Ended,
             _ => FeedState::Failed,
         }
+    }
+
+    /// The channel that holds it, if one has been full for longer than its `keep_alive`.
+    pub fn busy(&self) -> Option<Busy> {
+        self.shared.busy.lock().clone()
+    }
+
+    /// What its selector left out.
+    pub fn left(&self) -> Left {
+        self.shared.target.selector.left()
     }
 
     /// True when all its threads have ended: everything emitted is durable, or the journal refused it.
@@ -252,6 +274,45 @@ impl Shared {
         }
         std::thread::sleep(limits::HOLD_POLL);
         Ok(())
+    }
+
+    /// Hands a commit in; tells the source while a channel is full for longer than it may be.
+    fn hand_in(&self, commit: Commit) -> Result<Box<dyn Ticket>, CommitError> {
+        let FeedTarget { journal, selector, keep_alive, .. } = &self.target;
+        let begin = Instant::now();
+        let Some(first) = keep_alive.values().min().filter(|_| !commit.puts.is_empty()) else {
+            return selector.hand_in(journal.as_ref(), commit, None);
+        };
+        let mut wait = *first;
+        loop {
+            // A duration beyond the clock is no limit.
+            let deadline = Instant::now().checked_add(wait);
+            match selector.hand_in(journal.as_ref(), commit.clone(), deadline) {
+                Err(CommitError::Full { channel, events, bytes }) => {
+                    let limit = keep_alive.get(&channel).copied().unwrap_or(*first);
+                    wait = limit.saturating_sub(begin.elapsed());
+                    if wait.is_zero() {
+                        self.tell_busy(Busy { channel: channel.into(), events, bytes, since: begin });
+                        wait = limits::FULL_LOOK;
+                    }
+                }
+                outcome => {
+                    *self.busy.lock() = None;
+                    return outcome;
+                }
+            }
+        }
+    }
+
+    fn tell_busy(&self, busy: Busy) {
+        let mut present = self.busy.lock();
+        if present.as_ref().is_none_or(|present| present.channel != busy.channel) {
+            self.metrics.add(Metric::SourceBusy, 1);
+            let Busy { channel, events, bytes, .. } = &busy;
+            tracing::warn!(source = &*self.metrics.name, %channel, events, bytes,
+                "the channel has been full for longer than its keep_alive: the source is held");
+        }
+        *present = Some(busy);
     }
 
     fn failed(&self) -> bool {
@@ -351,6 +412,10 @@ impl Emit for Emitter {
         Progress { emitted: self.next, durable: self.next.saturating_sub(open) }
     }
 
+    fn busy(&self) -> Option<Busy> {
+        self.shared.busy.lock().clone()
+    }
+
     fn positions(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let prefix = &self.shared.prefix;
         let all = self.shared.target.journal.positions(prefix);
@@ -408,7 +473,9 @@ impl Committer {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return self.reap(0),
             }
-            self.reap(limits::COMMITS_IN_FLIGHT)?;
+            // Then the channel's capacity bounds them.
+            let is_late = self.shared.target.journal.acknowledges_late();
+            self.reap(if is_late { usize::MAX } else { limits::COMMITS_IN_FLIGHT })?;
         }
     }
 
@@ -416,7 +483,6 @@ impl Committer {
     fn commit(&mut self, done: Done) -> Result<bool, CommitError> {
         let target = &self.shared.target;
         let mut commit = Commit::default();
-        let put = |batch| commit.puts.push(Put { channels: target.channels.clone(), batch });
         // Held until the commit is handed in: commits have the order in which plugins saw their batches.
         let mut turn = None;
         let ChainOutput { kept, quarantined, .. } = &done.output;
@@ -429,13 +495,15 @@ impl Committer {
         } else {
             (vec![kept.clone()], quarantined.clone())
         };
-        kept.into_iter().filter(|batch| !batch.is_empty()).for_each(put);
-        let quarantined = quarantined.into_iter().chain(done.quarantined);
-        commit.puts.extend(quarantine::puts(target.quarantine, quarantined.collect(), "source"));
+        let journal = target.journal.as_ref();
+        commit.puts.extend(kept.into_iter().flat_map(|batch| target.selector.puts(batch, journal)));
+        let quarantined = quarantined.into_iter().chain(done.quarantined).collect();
+        let source = target.selector.source();
+        commit.puts.extend(quarantine::puts(target.quarantine, quarantined, "source", source));
         let prefixed = |key: Vec<u8>| [self.shared.prefix.as_slice(), &key].concat();
         commit.positions = done.positions.into_iter().map(|(key, value)| (prefixed(key), value)).collect();
         if !commit.puts.is_empty() || !commit.positions.is_empty() || !commit.state.is_empty() {
-            let ticket = target.journal.commit(commit, None)?;
+            let ticket = self.shared.hand_in(commit)?;
             drop(turn);
             self.tickets.push_back(ticket);
             self.shared.pending.lock().undurable += 1;

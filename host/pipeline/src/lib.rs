@@ -10,6 +10,7 @@
 //! This crate has the traits of the parts ([`Source`], [`Interceptor`], [`Sink`]), the plain values
 //! that describe a pipeline ([`plan`]) and the machinery that runs it. It names no concrete component.
 
+pub mod again;
 mod budget;
 pub mod chain;
 pub mod codec;
@@ -17,6 +18,7 @@ pub mod component;
 pub mod deliver;
 pub mod exchange;
 pub mod feed;
+pub mod group;
 pub mod interceptor;
 pub mod kept;
 pub mod limits;
@@ -26,7 +28,9 @@ pub mod pipeline;
 pub mod plan;
 pub mod plan_diff;
 pub mod quarantine;
+pub mod reliability;
 pub mod replay;
+pub mod selector;
 pub mod sink;
 pub mod source;
 pub mod state;

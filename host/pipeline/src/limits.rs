@@ -22,12 +22,19 @@ pub const OWN_PAUSE_MAX: Duration = Duration::from_secs(300);
 /// How long a sink waits for events before it looks at its timers.
 pub const SINK_WAIT: Duration = Duration::from_millis(100);
 
+/// Nothing came for so long: a burst is over. Longer than a source gathers a batch of a steady flow.
+pub const BURST_END: Duration = Duration::from_millis(40);
+
 /// Acknowledgements of one sink that are handed in but not yet durable.
 pub const ACKS_IN_FLIGHT: usize = 16;
 
 /// Bytes that a sink sends to quarantine in one commit: a sink whose destination takes nothing must
 /// neither fill the memory until its next flush nor make a commit that the journal refuses.
 pub const SINK_QUARANTINE_BYTES: usize = 8 << 20;
+
+/// Steps of a destination whose outcome is not known, and each of which may still be carried out: what went to quarantine with them is on
+/// record. A request that is overtaken by so many others has been lost.
+pub const PENDING_STEPS_MAX: usize = 16;
 
 /// Events that the quarantine keeps. With [`QUARANTINE_BYTES_MAX`] it bounds the disk that a plugin
 /// which rejects everything can take.
@@ -39,6 +46,19 @@ pub const QUARANTINE_BYTES_MAX: u64 = 1 << 30;
 /// How long the committer of a source waits for the next batch before it looks whether earlier commits
 /// have become durable.
 pub const COMMIT_POLL: Duration = Duration::from_millis(2);
+
+/// How long a put waits for a full channel before its source is told, unless the configuration says otherwise. Flume's number.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
+
+/// How often a commit that waits for a channel past its `keep_alive` is handed in again.
+pub const FULL_LOOK: Duration = Duration::from_secs(1);
+
+/// Ranges of a channel that a member of a group has and has not acknowledged: as many deliveries, each some thousand events. One that
+/// has more gets nothing before its next flush.
+pub const GROUP_SPANS: usize = 256;
+
+/// How long a group's better member that has just begun is waited for before others get its events: an open file, a first connection.
+pub const GROUP_BEGINS: Duration = Duration::from_secs(2);
 
 /// How often a plugin that is bypassed is given a batch again: often enough to notice that it works, and seldom enough that a
 /// batch on which it always takes its whole time costs little.

@@ -98,6 +98,8 @@ metrics! {
     SourceSplitNs = "split_ns", Source;
     /// Time spent waiting for room in the pipeline, in nanoseconds.
     SourceBlockedNs = "blocked_ns", Source;
+    /// How often a channel was full for longer than its `keep_alive`.
+    SourceBusy = "times_busy", Source;
     /// Events given to the plugin.
     InterceptorEventsIn = "events_in", Interceptor;
     /// Events that went on.
@@ -142,6 +144,8 @@ metrics! {
     SinkBytes = "bytes_delivered", Sink;
     /// Cursor in the channel up to which events are delivered and acknowledged.
     SinkCursor = "delivered_position", Sink;
+    /// Cursor in the channel up to which events were handed to the sink; what is not delivered of them may be on its way.
+    SinkHandedOut = "handed_out_position", Sink;
     /// Events that the destination can never take.
     SinkQuarantined = "events_quarantined", Sink;
     /// Events acknowledged and not delivered, as `at-most-once` allows.

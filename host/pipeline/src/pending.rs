@@ -1,8 +1,9 @@
 //! What a sink put into quarantine and whose destination is about to store the cursor behind it.
 //!
-//! A record is the value of a position: version 1, the mark (u16 length, bytes), then each batch, labelled with
-//! its reasons (u64 length, bytes of [`flumen_event::layout`]). Little-endian. It stands in the journal from before
-//! the destination's commit to the commit that follows it.
+//! A record: version 1, the mark (u16 length, bytes), then each batch, labelled with its reasons (u64 length, bytes of
+//! [`flumen_event::layout`]). Little-endian. It stands in the journal, as the value of a position, from before the destination's
+//! commit to the commit that follows it. Several, of steps of which each may still be carried out: version 2, then each record (u64
+//! length, bytes).
 
 use std::collections::HashSet;
 
@@ -13,6 +14,7 @@ use flumen_event::{Batch, Identity, layout};
 use crate::sink::SinkError;
 
 const VERSION: u8 = 1;
+const SEVERAL: u8 = 2;
 
 /// A record, read back.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,32 +30,61 @@ pub(crate) fn key(sink: &str) -> Vec<u8> {
     format!("pending/{sink}").into_bytes()
 }
 
-/// A record. A mark is a few dozen bytes.
-pub(crate) fn encode<'a>(mark: &[u8], batches: impl Iterator<Item = &'a Batch>) -> Vec<u8> {
+/// The value of the position; empty for none.
+pub(crate) fn encode(records: &[Record]) -> Vec<u8> {
+    match records {
+        [] => Vec::new(),
+        [only] => encode_one(only),
+        several => {
+            let mut value = vec![SEVERAL];
+            several.iter().for_each(|record| push(&mut value, &encode_one(record)));
+            value
+        }
+    }
+}
+
+/// A mark is a few dozen bytes.
+fn encode_one(Record { mark, batches }: &Record) -> Vec<u8> {
     let mut record = vec![VERSION];
     record.extend(u16::try_from(mark.len()).unwrap_or(u16::MAX).to_le_bytes());
     record.extend(mark);
-    for batch in batches {
-        let bytes = layout::encode(batch).to_vec();
-        record.extend((bytes.len() as u64).to_le_bytes());
-        record.extend(bytes);
-    }
+    batches.iter().for_each(|batch| push(&mut record, &layout::encode(batch).to_vec()));
     record
 }
 
-/// `None`: not such a record.
-pub(crate) fn decode(record: &[u8]) -> Option<Record> {
+/// `None`: not such a value.
+pub(crate) fn decode(value: &[u8]) -> Option<Vec<Record>> {
+    match value.strip_prefix(&[SEVERAL]) {
+        Some(records) => parts(records)?.into_iter().map(decode_one).collect(),
+        None => Some(vec![decode_one(value)?]),
+    }
+}
+
+fn decode_one(record: &[u8]) -> Option<Record> {
     let rest = record.strip_prefix(&[VERSION])?;
     let (length, rest) = rest.split_first_chunk::<2>()?;
-    let (mark, mut rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
-    let mut batches = Vec::new();
+    let (mark, batches) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+    let batch = |bytes: &[u8]| layout::decode(Buffer::from(bytes)).ok();
+    Some(Record {
+        mark: mark.to_vec(),
+        batches: parts(batches)?.into_iter().map(batch).collect::<Option<_>>()?,
+    })
+}
+
+fn push(out: &mut Vec<u8>, part: &[u8]) {
+    out.extend((part.len() as u64).to_le_bytes());
+    out.extend(part);
+}
+
+fn parts(mut rest: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut parts = Vec::new();
     while !rest.is_empty() {
         let (length, after) = rest.split_first_chunk::<8>()?;
-        let (bytes, after) = after.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
-        batches.push(layout::decode(Buffer::from(bytes)).ok()?);
+        let (part, after) = after.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+        parts.push(part);
         rest = after;
     }
-    Some(Record { mark: mark.to_vec(), batches })
+    Some(parts)
 }
 
 /// The events of a batch whose identities are not in another.
@@ -78,13 +109,16 @@ mod tests {
 
     #[test]
     fn a_record_comes_back() {
-        let batches = vec![batch(1, 5), batch(2, 1)];
-        let record = encode(b"mark", batches.iter());
-        assert_eq!(decode(&record), Some(Record { mark: b"mark".to_vec(), batches }));
-        for end in 1..record.len() {
-            let cut = decode(&record[..end]);
-            assert!(cut.is_none_or(|cut| cut.batches.len() < 2), "cut at {end}");
+        let record = Record { mark: b"mark".to_vec(), batches: vec![batch(1, 5), batch(2, 1)] };
+        let value = encode(std::slice::from_ref(&record));
+        assert_eq!(decode(&value), Some(vec![record.clone()]));
+        for end in 1..value.len() {
+            let cut = decode(&value[..end]);
+            assert!(cut.is_none_or(|cut| cut[0].batches.len() < 2), "cut at {end}");
         }
+        let several = [record, Record { mark: b"next".to_vec(), batches: vec![batch(1, 9)] }];
+        assert_eq!(decode(&encode(&several)).unwrap(), several);
+        assert!(encode(&[]).is_empty());
     }
 
     #[test]

@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use flumen_journal::inspect::Inspector;
 use flumen_journal::{ChannelSpec, CommitError, Journal, JournalStatus};
 use parking_lot::Mutex;
 
+use crate::again::{self, Again, AgainError, AgainReport};
 use crate::chain::{Chain, Link, Links};
 use crate::component::{BuildError, Place};
 use crate::deliver::{MakeSink, Outlet, OutletPlace, OutletState};
 use crate::exchange::ExchangeError;
 use crate::feed::{Feed, FeedState, FeedTarget, MakeSource, spawn};
+use crate::group::SinkGroup;
 use crate::interceptor::Interceptor;
 use crate::kept::Kept;
 use crate::limits;
@@ -20,6 +23,7 @@ use crate::metrics::{ComponentKind, ComponentMetrics};
 use crate::plan::{BatchPlan, InterceptorPlan, PipelinePlan, SinkPlan, SourcePlan};
 use crate::quarantine::{self, Keeper};
 use crate::replay::{ReplayPlace, Replayer};
+use crate::selector::PresentSelectors;
 use crate::source::Wake;
 use crate::stateful::{CannotBegin, Stateful, TickTarget, run_ticks};
 use crate::status::{self, PipelineStatus};
@@ -70,7 +74,7 @@ pub struct StartError {
 pub fn channel_specs(plan: &PipelinePlan) -> Vec<ChannelSpec> {
     let spec = |channel: &crate::plan::ChannelPlan| ChannelSpec {
         name: channel.name.clone(),
-        readers: plan.sinks.iter().filter(|s| s.channel == channel.name).map(|s| s.name.clone()).collect(),
+        readers: plan.readers(&channel.name).into_iter().map(str::to_owned).collect(),
         capacity_events: channel.capacity_events,
         capacity_bytes: channel.capacity_bytes,
     };
@@ -97,6 +101,9 @@ pub struct Pipeline {
     ticker_wake: Wake,
     tick_failure: Arc<Mutex<Option<String>>>,
     pub(crate) codecs: Mutex<CodecMetrics>,
+    selectors: PresentSelectors,
+    /// Of the plan that it was started with: other groups are another start.
+    groups: Vec<Arc<SinkGroup>>,
 }
 
 /// A source under way, and what it was made from.
@@ -111,6 +118,8 @@ pub(crate) struct FeedPlan {
     pub(crate) source: SourcePlan,
     pub(crate) batch: BatchPlan,
     pub(crate) threads: usize,
+    /// Of each channel.
+    pub(crate) keep_alive: BTreeMap<String, Duration>,
 }
 
 /// A sink under way, and what it was made from (its interceptors aside: they are exchanged under it).
@@ -138,9 +147,15 @@ impl Pipeline {
         let chain = Chain::new(links(interceptors, &plan.interceptors));
         let kept = Kept::new(quarantine.clone());
         let stateful = Stateful::new(&plan.name, journal.state());
+        let made = plan.groups.iter().filter_map(|group| SinkGroup::new(group, journal.clone()));
+        let groups: Vec<_> = made.collect();
+        let plan = Arc::new(Mutex::new(Arc::new(plan)));
+        let selectors = PresentSelectors::new(plan.clone(), journal.clone());
         let pipeline = Pipeline {
             agent,
-            plan: Arc::new(Mutex::new(Arc::new(plan))),
+            plan,
+            selectors,
+            groups,
             journal,
             quarantine,
             kept,
@@ -201,8 +216,6 @@ impl Pipeline {
         let moves = Keeper { from: self.journal.clone(), to: kept.clone(), wake: self.keeper_wake.clone() };
         let thread = spawn(&format!("quarantine-{}", plan.name), move || moves.run()).map_err(no_thread)?;
         *self.keeper.lock() = Some(thread);
-        let channels: Vec<_> =
-            plan.channels.iter().filter_map(|channel| self.journal.channel(&channel.name)).collect();
         let (journal, stateful) = (self.journal.clone(), self.stateful.clone());
         self.start_ticks(plan)?;
         let replays = Replayer::new(ReplayPlace {
@@ -211,7 +224,7 @@ impl Pipeline {
             journal,
             kept: kept.clone(),
             chain: self.chain.clone(),
-            channels,
+            selectors: self.selectors.clone(),
             quarantine,
         });
         let thread = spawn(&format!("replay-{}", plan.name), move || replays.run()).map_err(no_thread)?;
@@ -237,8 +250,8 @@ impl Pipeline {
         }
         let missing = || bug(ComponentKind::Sink, "quarantine", "has no channel in the journal");
         let quarantine = self.journal.channel(quarantine::CHANNEL).ok_or_else(missing)?;
-        let channels = plan.channels.iter().filter_map(|channel| self.journal.channel(&channel.name));
-        let target = TickTarget { journal: self.journal.clone(), channels: channels.collect(), quarantine };
+        let (journal, selectors) = (self.journal.clone(), self.selectors.clone());
+        let target = TickTarget { journal, selectors, quarantine };
         let (stateful, wake) = (self.stateful.clone(), &self.ticker_wake);
         *ticker = Some(start_ticks(&plan.name, stateful, target, wake, &self.tick_failure)?);
         Ok(())
@@ -254,8 +267,18 @@ impl Pipeline {
         let missing = || bug(ComponentKind::Sink, &sink.name, "has no channel in the journal");
         let quarantine = journal.channel(quarantine::CHANNEL).ok_or_else(missing)?;
         let channel = journal.channel(&sink.channel).ok_or_else(missing)?;
-        let reader = journal.reader_id(channel, &sink.name).ok_or_else(missing)?;
-        let place = OutletPlace { journal: journal.clone(), channel, reader, quarantine };
+        let plan = self.plan();
+        let reader_name: Arc<str> = plan.reader_of(sink).into();
+        let reader = journal.reader_id(channel, &reader_name).ok_or_else(missing)?;
+        let member = match plan.group_of(&sink.name) {
+            None => None,
+            Some(group) => {
+                let running = self.groups.iter().find(|running| running.plan == *group);
+                Some(running.and_then(|running| running.member(&sink.name)).ok_or_else(missing)?)
+            }
+        };
+        let journal = journal.clone();
+        let place = OutletPlace { journal, channel, reader, reader_name, member, quarantine };
         let stands = self.place(&sink.channel);
         let outlet = Outlet::start(&sink.name, make, Chain::new(own), place, stands);
         let outlet = outlet.map_err(|error| StartError {
@@ -276,13 +299,11 @@ impl Pipeline {
         let journal = &self.journal;
         let missing = || bug(ComponentKind::Source, &source.name, "has no channel in the journal");
         let quarantine = journal.channel(quarantine::CHANNEL).ok_or_else(missing)?;
-        let channels: Vec<_> =
-            plan.channels.iter().filter_map(|channel| journal.channel(&channel.name)).collect();
-        if channels.len() != plan.channels.len() {
-            return Err(missing());
-        }
-        let target =
-            FeedTarget { journal: journal.clone(), channels, quarantine, stateful: self.stateful.clone() };
+        let selectors = self.selectors.get().ok_or_else(missing)?;
+        let selector = selectors.get(Some(&source.name)).clone();
+        let (journal, stateful) = (journal.clone(), self.stateful.clone());
+        let keep_alive = keep_alive(plan);
+        let target = FeedTarget { journal, selector, keep_alive, quarantine, stateful };
         let (chain, stands) = (self.chain.clone(), self.place(""));
         let (threads, batch) = (plan.interceptor_threads, plan.batch);
         let feed = Feed::start(&source.name, make, chain, threads, batch, target, stands);
@@ -316,6 +337,12 @@ impl Pipeline {
     /// The quarantine, to ask for jobs.
     pub fn kept(&self) -> Option<&Arc<Kept>> {
         self.kept.as_ref()
+    }
+
+    /// Puts events of its journal's files to one of its channels once more; returns when that is done, or the pipeline stops.
+    pub fn put_again(&self, files: &Inspector, request: &Again) -> Result<AgainReport, AgainError> {
+        let stops = || self.keeper_wake.stopping() || self.ticker_wake.stopping();
+        again::put_again(self.journal.as_ref(), files, request, &stops)
     }
 
     /// True when all sources have come to their end (standard input was closed, a generator is done).
@@ -366,11 +393,13 @@ impl Pipeline {
         for running in &outlets {
             running.outlet.wake.stop();
         }
-        // Past the limit there is still one flush and one commit to wait for.
-        wait_until(Instant::now() + crate::limits::STOP_COMMIT, all_finished);
+        // Past the limit there is still one flush and one commit to wait for. With nowhere to commit it to there is none: what was
+        // delivered and is not acknowledged is for the next start, as after a crash.
+        let is_in_vain = || !self.journal.takes_acknowledgements();
+        wait_until(Instant::now() + crate::limits::STOP_COMMIT, || all_finished() || is_in_vain());
         self.keeper_wake.stop();
         if let Some(keeper) = &*self.keeper.lock() {
-            wait_until(Instant::now() + crate::limits::STOP_COMMIT, || keeper.is_finished());
+            wait_until(Instant::now() + crate::limits::STOP_COMMIT, || keeper.is_finished() || is_in_vain());
         }
         let left = self.left();
         let failure = self.failure();
@@ -430,15 +459,12 @@ impl Pipeline {
             name: plan.name.clone(),
             file: plan.file.display().to_string(),
             failure: self.failure(),
-            sources: feeds
-                .iter()
-                .map(|it| status::component(&it.feed.metrics, status::feed_word(it.feed.state())))
-                .collect(),
+            sources: feeds.iter().map(|it| status::source(&it.feed)).collect(),
             codecs: (of_sources.chain(of_sinks))
                 .map(|metrics| status::component(metrics, "running"))
                 .collect(),
             interceptors: link_status(&self.chain),
-            channels: journal.channels.iter().map(status::channel).collect(),
+            channels: status::channels(&plan, &journal),
             sinks: outlets
                 .iter()
                 .map(|running| {
@@ -448,6 +474,7 @@ impl Pipeline {
                     status::SinkStatus { component, interceptors: link_status(&outlet.chain) }
                 })
                 .collect(),
+            groups: self.groups.iter().map(|group| group.status()).collect(),
             journal: status::journal(&journal),
             quarantine: status::QuarantineStatus {
                 events: kept.map_or(0, |kept| kept.events()),
@@ -473,8 +500,13 @@ impl Drop for Pipeline {
 
 impl FeedPlan {
     pub(crate) fn of(plan: &PipelinePlan, source: &SourcePlan) -> FeedPlan {
-        FeedPlan { source: source.clone(), batch: plan.batch, threads: plan.interceptor_threads }
+        let (source, batch, threads) = (source.clone(), plan.batch, plan.interceptor_threads);
+        FeedPlan { source, batch, threads, keep_alive: keep_alive(plan) }
     }
+}
+
+fn keep_alive(plan: &PipelinePlan) -> BTreeMap<String, Duration> {
+    plan.channels.iter().map(|channel| (channel.name.clone(), channel.keep_alive)).collect()
 }
 
 fn cannot_begin(error: CannotBegin) -> StartError {

@@ -1,8 +1,11 @@
 //! A pipeline as plain values: what the user's text means, after all checks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use flumen_journal::failover::{FailoverPlan, SecondaryKind};
+pub use flumen_journal::{Compression, Key, KeyId, Keys};
 
 use crate::component::Options;
 
@@ -49,10 +52,12 @@ pub struct PipelinePlan {
     pub interceptors: Vec<InterceptorPlan>,
     /// Threads that run the chain of each source.
     pub interceptor_threads: usize,
-    /// Channels; a source puts to all of them.
+    /// Channels; which of them a source puts to is its selector's choice.
     pub channels: Vec<ChannelPlan>,
     /// Where events go.
     pub sinks: Vec<SinkPlan>,
+    /// Sinks that read a channel as one.
+    pub groups: Vec<GroupPlan>,
     /// How batches grow.
     pub batch: BatchPlan,
     /// The journal.
@@ -70,6 +75,61 @@ pub struct SourcePlan {
     pub codec: Option<CodecPlan>,
     /// Checked options.
     pub options: Options,
+    /// Which channels get its events.
+    pub selector: SelectorPlan,
+}
+
+/// Which channels get the events of a source. The default: all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SelectorPlan {
+    /// How they are chosen.
+    pub rule: SelectorRule,
+    /// Of the chosen ones, those that are passed over, and counted, while they are full.
+    pub optional: BTreeSet<String>,
+}
+
+/// How a selector chooses channels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SelectorRule {
+    /// Every event goes to all of these; without any, to all of the pipeline.
+    Replicating(BTreeSet<String>),
+    /// The value of a header decides.
+    Multiplexing {
+        /// The header's name.
+        header: String,
+        /// The channels of each value.
+        mapping: BTreeMap<String, BTreeSet<String>>,
+        /// Those of any other value, and of events without the header; none: such events are left out, and counted.
+        default: BTreeSet<String>,
+    },
+    /// Every event goes to one of several.
+    LoadBalancing {
+        /// Which; without any, all of the pipeline.
+        channels: BTreeSet<String>,
+        /// Events with the same value of this header go to the same channel, in order; `None`: batches take turns.
+        header: Option<String>,
+    },
+}
+
+impl Default for SelectorRule {
+    fn default() -> Self {
+        SelectorRule::Replicating(BTreeSet::new())
+    }
+}
+
+impl SelectorPlan {
+    /// The channels that it may choose, of all of the pipeline.
+    pub fn channels<'a>(&'a self, all: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
+        let named = |names: &'a BTreeSet<String>| names.iter().map(String::as_str).collect::<BTreeSet<_>>();
+        match &self.rule {
+            SelectorRule::Replicating(channels) | SelectorRule::LoadBalancing { channels, .. } => {
+                if channels.is_empty() { all.into_iter().collect() } else { named(channels) }
+            }
+            SelectorRule::Multiplexing { mapping, default, .. } => {
+                mapping.values().chain([default]).flat_map(named).collect()
+            }
+        }
+    }
 }
 
 /// A codec: a plugin in another world, with the same settings.
@@ -278,8 +338,12 @@ pub struct ChannelPlan {
     pub capacity_events: u64,
     /// A put waits at this many bytes.
     pub capacity_bytes: u64,
+    /// How long a put waits before its source is told.
+    pub keep_alive: Duration,
     /// Where it keeps its events.
     pub kind: ChannelKind,
+    /// What becomes of events while that takes none; `None`: sources wait.
+    pub failover: Option<FailoverPlan>,
 }
 
 /// Where a channel keeps its events.
@@ -287,30 +351,45 @@ pub struct ChannelPlan {
 pub enum ChannelKind {
     /// In the pipeline's file journal.
     File,
+    /// In memory; the capacity is that of the memory.
+    Memory {
+        /// When nothing was acknowledged for this long, events that find no room are dropped; `None`: they wait.
+        drop_after: Option<Duration>,
+    },
+    /// In memory while that has room, and in the file journal from then until it is drained. The capacity is that of the file.
+    Spillable {
+        /// Events in memory.
+        memory_events: u64,
+        /// The memory that they take.
+        memory_bytes: u64,
+    },
+    /// In memory, and read again by its source after a crash: positions, acknowledgements and state are in the file journal.
+    SourceBacked,
     /// In something that several agents share: events may come from and go to elsewhere.
     Shared {
         /// `kind` in the file.
         kind: String,
         /// Checked options.
         options: Options,
-        /// What becomes of events while it cannot be reached; `None`: sources wait.
-        failover: Option<FailoverPlan>,
     },
 }
 
-/// A file channel that takes events while a shared one cannot be reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FailoverPlan {
-    /// How often the shared channel is probed.
-    pub check_interval: Duration,
-    /// Failed probes in a row until events go to the file.
-    pub fail_after: u32,
-    /// Good probes in a row until they go back.
-    pub return_after: u32,
-    /// A put waits while the file holds this many events.
-    pub capacity_events: u64,
-    /// A put waits while the file holds this many bytes.
-    pub capacity_bytes: u64,
+impl ChannelKind {
+    /// The word in the configuration.
+    pub fn word(&self) -> &str {
+        match self {
+            ChannelKind::File => "file",
+            ChannelKind::Memory { .. } => "memory",
+            ChannelKind::Spillable { .. } => "spillable",
+            ChannelKind::SourceBacked => "source-backed",
+            ChannelKind::Shared { kind, .. } => kind,
+        }
+    }
+
+    /// It has a memory journal.
+    pub fn is_in_memory(&self) -> bool {
+        matches!(self, ChannelKind::Memory { .. } | ChannelKind::Spillable { .. })
+    }
 }
 
 impl ChannelPlan {
@@ -339,6 +418,67 @@ pub struct SinkPlan {
     pub plugin: Option<InterceptorPlan>,
 }
 
+/// A sink group: each event of its channel goes to one of its sinks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupPlan {
+    /// Its name in the pipeline, which no sink has; also that of its reader in the channel.
+    pub name: String,
+    /// The channel that it reads, and all its sinks.
+    pub channel: String,
+    /// Its sinks; of a failover group the best first.
+    pub sinks: Vec<String>,
+    /// Which of them gets what.
+    pub kind: GroupKind,
+    /// How long a sink rests after a failure; twice as long after each further one in a row.
+    pub penalty: Duration,
+    /// How long at most.
+    pub penalty_max: Duration,
+}
+
+/// Which sink of a group gets events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupKind {
+    /// The first one that is well.
+    Failover,
+    /// All of them, at once.
+    LoadBalancing(Balance),
+}
+
+/// How a load-balancing group chooses among the sinks that wait for events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// The next one in the circle.
+    RoundRobin,
+    /// Any.
+    Random,
+    /// The one with the fewest events that it has not acknowledged.
+    LeastInFlight,
+}
+
+impl PipelinePlan {
+    /// The group that a sink is in.
+    pub fn group_of(&self, sink: &str) -> Option<&GroupPlan> {
+        self.groups.iter().find(|group| group.sinks.iter().any(|member| member == sink))
+    }
+
+    /// The name of the reader by which a sink reads its channel: its own, or its group's.
+    pub fn reader_of<'a>(&'a self, sink: &'a SinkPlan) -> &'a str {
+        self.group_of(&sink.name).map_or(&sink.name, |group| &group.name)
+    }
+
+    /// The readers of a channel, each once.
+    pub fn readers(&self, channel: &str) -> Vec<&str> {
+        let mut readers: Vec<&str> = Vec::new();
+        for sink in self.sinks.iter().filter(|sink| sink.channel == channel) {
+            let reader = self.reader_of(sink);
+            if !readers.contains(&reader) {
+                readers.push(reader);
+            }
+        }
+        readers
+    }
+}
+
 /// `kind` of a sink that is a plugin.
 pub const PLUGIN_SINK: &str = "plugin";
 
@@ -361,7 +501,7 @@ impl Default for BatchPlan {
 }
 
 /// Settings of the pipeline's journal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalPlan {
     /// Every acknowledgement durable (`fdatasync`), or page cache only.
     pub durable: bool,
@@ -369,10 +509,20 @@ pub struct JournalPlan {
     pub segment_bytes: u64,
     /// Memory for recent batches.
     pub window_bytes: u64,
+    /// How batches are stored from now on.
+    pub compression: Compression,
+    /// Encrypted with the first from now on, read with any; none: not encrypted.
+    pub keys: Keys,
 }
 
 impl Default for JournalPlan {
     fn default() -> Self {
-        JournalPlan { durable: true, segment_bytes: 64 << 20, window_bytes: 24 << 20 }
+        JournalPlan {
+            durable: true,
+            segment_bytes: 64 << 20,
+            window_bytes: 24 << 20,
+            compression: Compression::None,
+            keys: Keys::default(),
+        }
     }
 }

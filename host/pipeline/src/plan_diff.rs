@@ -2,8 +2,8 @@
 //! before anything is touched, can be printed, and turned round ([`PlanDiff::flip`] is the way back).
 //!
 //! How a changed pipeline is taken over follows from it. Interceptors, sources and sinks are exchanged in place, each by
-//! itself, and sinks come and go. What the journal is opened with (channels, its settings, who reads a shared channel) is not
-//! exchanged: then the pipeline restarts as a whole, and `restart` says why. Whatever differs and is not named here restarts it, too: a setting that nobody thought of
+//! itself, and sinks come and go; a file channel's capacity is another number. What the journal is opened with (channels, its settings,
+//! who reads a shared channel) is not exchanged: then the pipeline restarts as a whole, and `restart` says why. Whatever differs and is not named here restarts it, too: a setting that nobody thought of
 //! must not be ignored.
 
 use std::collections::BTreeSet;
@@ -12,7 +12,10 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::component::Options;
-use crate::plan::{AgentPlan, BridgePlan, ChannelPlan, InterceptorPlan, PipelinePlan, SinkPlan, SourcePlan};
+use crate::plan::{
+    AgentPlan, BridgePlan, ChannelKind, ChannelPlan, GroupPlan, InterceptorPlan, PipelinePlan, SecondaryKind,
+    SinkPlan, SourcePlan,
+};
 
 /// What becomes of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -66,7 +69,7 @@ pub struct PipelineDiff {
 /// What becomes of a part of a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ComponentDiff {
-    /// `source`, `interceptor`, `channel` or `sink`.
+    /// `source`, `interceptor`, `channel`, `sink` or `group`.
     pub kind: &'static str,
     /// Its name; of a sink's own interceptor `SINK/NAME`.
     pub name: String,
@@ -81,8 +84,19 @@ pub struct ComponentDiff {
 pub struct Vanishing {
     /// The channel.
     pub channel: String,
-    /// The sink that reads it; `None`: whoever reads it.
-    pub sink: Option<String>,
+    /// What of it.
+    pub part: VanishingPart,
+}
+
+/// What of a channel ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum VanishingPart {
+    /// All of it, for whoever reads it.
+    Whole,
+    /// That this sink reads it.
+    Sink(String),
+    /// Where its events go while it takes none: with them, the positions of the sources are there then.
+    Failover,
 }
 
 impl PlanDiff {
@@ -157,25 +171,45 @@ impl Action {
 }
 
 impl PipelineDiff {
-    /// What comes to an end with the old plan: file channels that the new one does not have, and readers of them.
+    /// What comes to an end with the old plan: channels of this agent that the new one does not have (a journal in memory takes the
+    /// events of a file over, not the other way round; a source-backed one takes none, and leaves none), readers of them, and a failover that
+    /// is elsewhere from now on, or nowhere.
     pub fn vanishing(old: &PipelinePlan, new: &PipelinePlan) -> Vec<Vanishing> {
         let mut found = Vec::new();
         for channel in old.channels.iter().filter(|channel| !channel.is_shared()) {
-            let stays = new.channels.iter().any(|other| other.name == channel.name && !other.is_shared());
+            let goes_on = |other: &&ChannelPlan| match (&channel.kind, &other.kind) {
+                // What is in it will be read again.
+                (ChannelKind::SourceBacked, _) => true,
+                (_, ChannelKind::SourceBacked) => false,
+                (old, new) => !old.is_in_memory() || new.is_in_memory(),
+            };
+            let same = new.channels.iter().find(|other| other.name == channel.name && !other.is_shared());
+            let stays = same.is_some_and(|other| goes_on(&other));
             if !stays {
-                found.push(Vanishing { channel: channel.name.clone(), sink: None });
+                found.push(Vanishing { channel: channel.name.clone(), part: VanishingPart::Whole });
                 continue;
             }
-            let reads = |plan: &PipelinePlan, name: &str| {
-                plan.sinks.iter().any(|sink| sink.name == name && sink.channel == channel.name)
-            };
-            let gone = old.sinks.iter().filter(|sink| reads(old, &sink.name) && !reads(new, &sink.name));
-            found.extend(
-                gone.map(|sink| Vanishing { channel: channel.name.clone(), sink: Some(sink.name.clone()) }),
-            );
+            let stays = new.readers(&channel.name);
+            let gone = old.readers(&channel.name).into_iter().filter(|reader| !stays.contains(reader));
+            let part = |reader: &str| VanishingPart::Sink(reader.to_owned());
+            found.extend(gone.map(|reader| Vanishing { channel: channel.name.clone(), part: part(reader) }));
+        }
+        // One for all channels of a pipeline.
+        let with_failover = old.channels.iter().find(|channel| channel.failover.is_some());
+        if let Some(channel) = with_failover.filter(|channel| !keeps_failover(channel, new)) {
+            found.push(Vanishing { channel: channel.name.clone(), part: VanishingPart::Failover });
         }
         found
     }
+}
+
+/// Whether the new plan goes on in the failover of this channel: in the same directory, and what is in it can be read.
+fn keeps_failover(channel: &ChannelPlan, new: &PipelinePlan) -> bool {
+    let other = new.channels.iter().find_map(|other| Some((other, other.failover.as_ref()?)));
+    channel.failover.as_ref().zip(other).is_some_and(|(old, (other, new))| {
+        let is_same_place = channel.is_shared() == other.is_shared() && old.dir == new.dir;
+        is_same_place && (old.kind == new.kind || new.kind == SecondaryKind::Memory)
+    })
 }
 
 fn action<T: PartialEq>(old: Option<&T>, new: Option<&T>) -> Action {
@@ -204,6 +238,7 @@ fn pipeline(name: String, old: Option<&PipelinePlan>, new: Option<&PipelinePlan>
         interceptors: Vec::new(),
         channels: Vec::new(),
         sinks: Vec::new(),
+        groups: Vec::new(),
         ..plan.clone()
     };
     let (settings, restart, components) = match (old, new) {
@@ -242,11 +277,14 @@ fn in_place(old: &PipelinePlan, new: &PipelinePlan) -> Vec<String> {
 /// Why the journal has to be opened anew.
 fn reasons(old: &PipelinePlan, new: &PipelinePlan) -> Vec<String> {
     let mut reasons = Vec::new();
-    if old.channels != new.channels {
+    if !same_channels(old, new) {
         reasons.push("channels differ".to_owned());
     }
     if old.journal != new.journal {
         reasons.push("journal settings differ".to_owned());
+    }
+    if old.groups != new.groups {
+        reasons.push("sink groups differ".to_owned());
     }
     let is_shared = |sink: Option<&SinkPlan>| {
         let is_its = |channel: &&ChannelPlan| sink.is_some_and(|sink| sink.channel == channel.name);
@@ -270,14 +308,34 @@ fn reasons(old: &PipelinePlan, new: &PipelinePlan) -> Vec<String> {
         interceptor_threads: old.interceptor_threads,
         channels: old.channels.clone(),
         sinks: old.sinks.clone(),
+        groups: old.groups.clone(),
         batch: old.batch,
-        journal: old.journal,
+        journal: old.journal.clone(),
         ..new.clone()
     };
     if known != *old {
         reasons.push("settings of the pipeline differ".to_owned());
     }
     reasons
+}
+
+/// Whether the open journal can go on with the new channels: all that differs is how much those in files hold, and how long puts wait.
+fn same_channels(old: &PipelinePlan, new: &PipelinePlan) -> bool {
+    let alike = |old: &ChannelPlan, new: &ChannelPlan| {
+        let known = ChannelPlan { keep_alive: old.keep_alive, ..new.clone() };
+        let in_file = old.kind == ChannelKind::File;
+        let known = match in_file {
+            true => ChannelPlan {
+                capacity_events: old.capacity_events,
+                capacity_bytes: old.capacity_bytes,
+                ..known
+            },
+            false => known,
+        };
+        known == *old
+    };
+    old.channels.len() == new.channels.len()
+        && old.channels.iter().zip(&new.channels).all(|(old, new)| alike(old, new))
 }
 
 fn components(old: &PipelinePlan, new: &PipelinePlan) -> Vec<ComponentDiff> {
@@ -289,11 +347,18 @@ fn components(old: &PipelinePlan, new: &PipelinePlan) -> Vec<ComponentDiff> {
     if old.interceptor_threads != new.interceptor_threads {
         shared.push("interceptor_threads".to_owned());
     }
+    let keep_alive =
+        |plan: &PipelinePlan| -> Vec<_> { plan.channels.iter().map(|it| it.keep_alive).collect() };
+    if same_channels(old, new) && keep_alive(old) != keep_alive(new) {
+        shared.push("keep_alive".to_owned());
+    }
     for (name, old, new) in pairs(&old.sources, &new.sources, |plan: &SourcePlan| plan.name.as_str()) {
         let both = old.zip(new);
         let mut settings = both.map_or(Vec::new(), |(old, new)| options(&old.options, &new.options));
         settings.extend(both.filter(|(old, new)| old.kind != new.kind).map(|_| "type".to_owned()));
         settings.extend(both.filter(|(old, new)| old.codec != new.codec).map(|_| "codec".to_owned()));
+        settings
+            .extend(both.filter(|(old, new)| old.selector != new.selector).map(|_| "selector".to_owned()));
         settings.extend(both.iter().flat_map(|_| shared.iter().cloned()));
         settings.extend(
             (settings.is_empty() && both.is_some_and(|(old, new)| old != new)).then(|| "settings".to_owned()),
@@ -308,6 +373,8 @@ fn components(old: &PipelinePlan, new: &PipelinePlan) -> Vec<ComponentDiff> {
                 (old.capacity_events, old.capacity_bytes) == (new.capacity_events, new.capacity_bytes);
             settings.extend((!is_same).then(|| "capacity".to_owned()));
             settings.extend((old.kind != new.kind).then(|| "kind".to_owned()));
+            settings.extend((old.keep_alive != new.keep_alive).then(|| "keep_alive".to_owned()));
+            settings.extend((old.failover != new.failover).then(|| "failover".to_owned()));
             settings.extend((settings.is_empty() && old != new).then(|| "settings".to_owned()));
         }
         all.push(component("channel", name, old.is_some(), new.is_some(), settings));
@@ -326,6 +393,20 @@ fn components(old: &PipelinePlan, new: &PipelinePlan) -> Vec<ComponentDiff> {
         all.push(component("sink", name.clone(), old.is_some(), new.is_some(), settings));
         let chain = |plan: Option<&SinkPlan>| plan.map_or(Vec::new(), |plan| plan.interceptors.clone());
         interceptors(&format!("{name}/"), &chain(old), &chain(new), &mut all);
+    }
+    for (name, old, new) in pairs(&old.groups, &new.groups, |plan: &GroupPlan| plan.name.as_str()) {
+        let mut settings = Vec::new();
+        if let (Some(old), Some(new)) = (old, new) {
+            let differ = [
+                ("channel", old.channel != new.channel),
+                ("sinks", old.sinks != new.sinks),
+                ("kind", old.kind != new.kind),
+                ("penalty", (old.penalty, old.penalty_max) != (new.penalty, new.penalty_max)),
+            ];
+            settings
+                .extend(differ.iter().filter(|(_, differs)| *differs).map(|(name, _)| (*name).to_owned()));
+        }
+        all.push(component("group", name, old.is_some(), new.is_some(), settings));
     }
     all
 }

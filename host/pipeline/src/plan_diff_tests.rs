@@ -7,7 +7,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::component::Value;
-use crate::plan::{BatchPlan, ChannelKind, ChannelPlan, ErrorPlan, JournalPlan, OnReject, PluginLimits};
+use crate::limits::KEEP_ALIVE;
+use crate::plan::{
+    BatchPlan, ChannelKind, ChannelPlan, ErrorPlan, FailoverPlan, GroupKind, GroupPlan, JournalPlan,
+    OnReject, PluginLimits, SelectorPlan,
+};
 
 fn interceptor(name: &str, config: u8) -> InterceptorPlan {
     InterceptorPlan {
@@ -39,7 +43,14 @@ fn sink(name: &str, channel: &str, value: u8) -> SinkPlan {
 }
 
 fn channel(name: &str, capacity_events: u64) -> ChannelPlan {
-    ChannelPlan { name: name.into(), capacity_events, capacity_bytes: 1 << 30, kind: ChannelKind::File }
+    ChannelPlan {
+        name: name.into(),
+        capacity_events,
+        capacity_bytes: 1 << 30,
+        keep_alive: KEEP_ALIVE,
+        kind: ChannelKind::File,
+        failover: None,
+    }
 }
 
 fn plan(name: &str) -> PipelinePlan {
@@ -51,11 +62,13 @@ fn plan(name: &str) -> PipelinePlan {
             kind: "tail".into(),
             codec: None,
             options: options(0),
+            selector: SelectorPlan::default(),
         }],
         interceptors: vec![interceptor("a", 0), interceptor("b", 0)],
         interceptor_threads: 1,
         channels: vec![channel("main", 1_000)],
         sinks: vec![sink("out", "main", 0)],
+        groups: Vec::new(),
         batch: BatchPlan::default(),
         journal: JournalPlan::default(),
     }
@@ -133,13 +146,22 @@ fn channels_and_the_journal_need_a_restart_and_so_do_readers_of_a_shared_channel
     type Edit = fn(&mut PipelinePlan);
     let shared = |plan: &mut PipelinePlan| {
         let mut shared = channel("shared", 1_000);
-        shared.kind =
-            ChannelKind::Shared { kind: "kafka".into(), options: Options::default(), failover: None };
+        shared.kind = ChannelKind::Shared { kind: "kafka".into(), options: Options::default() };
         plan.channels.push(shared);
         plan.sinks.push(sink("far", "shared", 0));
     };
-    let edits: [(&str, Edit); 5] = [
-        ("channels differ", |plan| plan.channels[0].capacity_events = 1),
+    let edits: [(&str, Edit); 6] = [
+        ("sink groups differ", |plan| {
+            plan.groups.push(GroupPlan {
+                name: "all".into(),
+                channel: "main".into(),
+                sinks: vec!["out".into(), "far".into()],
+                kind: GroupKind::Failover,
+                penalty: Duration::from_secs(1),
+                penalty_max: Duration::from_secs(1),
+            });
+        }),
+        ("channels differ", |plan| plan.channels.push(channel("more", 1))),
         ("journal settings differ", |plan| plan.journal.durable = false),
         ("sink more begins to read a shared channel", |plan| plan.sinks.push(sink("more", "shared", 0))),
         ("sink far no longer reads a shared channel", |plan| plan.sinks[1].name = "new".into()),
@@ -157,6 +179,24 @@ fn channels_and_the_journal_need_a_restart_and_so_do_readers_of_a_shared_channel
 }
 
 #[test]
+fn selectors_capacities_and_keep_alive_are_taken_over_in_place() {
+    type Edit = fn(&mut PipelinePlan);
+    let edits: [(&str, Edit); 4] = [
+        ("  ~ source in (selector)\n", |plan| plan.sources[0].selector.optional = ["main".to_owned()].into()),
+        ("  ~ channel main (capacity)\n", |plan| plan.channels[0].capacity_events = 1),
+        ("  ~ channel main (capacity)\n", |plan| plan.channels[0].capacity_bytes = 1),
+        ("  ~ source in (keep_alive)\n", |plan| plan.channels[0].keep_alive = Duration::from_secs(9)),
+    ];
+    for (line, change) in edits {
+        let (old, mut new) = (plan("web"), plan("web"));
+        change(&mut new);
+        let diff = PlanDiff::between(&agent(vec![old]), &agent(vec![new]));
+        let (text, diff) = (diff.to_string(), &diff.pipelines[0]);
+        assert!(diff.restart.is_empty() && text.contains(line), "{text}");
+    }
+}
+
+#[test]
 fn queues_that_vanish_are_named() {
     let mut old = plan("web");
     old.channels.push(channel("side", 10));
@@ -166,12 +206,71 @@ fn queues_that_vanish_are_named() {
     assert!(PipelineDiff::vanishing(&old, &new).is_empty());
     new.channels.pop();
     new.sinks = vec![sink("out", "main", 0)];
-    let gone = |channel: &str, sink: Option<&str>| Vanishing {
-        channel: channel.into(),
-        sink: sink.map(str::to_owned),
-    };
-    assert_eq!(PipelineDiff::vanishing(&old, &new), [gone("main", Some("archive")), gone("side", None)]);
+    let gone = |channel: &str, part| Vanishing { channel: channel.into(), part };
+    let archive = VanishingPart::Sink("archive".into());
+    assert_eq!(
+        PipelineDiff::vanishing(&old, &new),
+        [gone("main", archive), gone("side", VanishingPart::Whole)]
+    );
     assert!(PipelineDiff::vanishing(&new, &old).is_empty());
+}
+
+#[test]
+fn a_failover_vanishes_unless_the_new_plan_goes_on_in_its_place() {
+    let with = |kind: SecondaryKind, dir: &str| {
+        let mut plan = plan("web");
+        plan.channels[0].failover = Some(FailoverPlan {
+            kind,
+            dir: Some(dir.into()),
+            check_interval: Duration::from_secs(1),
+            fail_after: 3,
+            return_after: 3,
+            capacity_events: 10,
+            capacity_bytes: 10,
+        });
+        plan
+    };
+    let vanish = |old: &PipelinePlan, new: &PipelinePlan| {
+        let found = PipelineDiff::vanishing(old, new);
+        let failover = Vanishing { channel: "main".into(), part: VanishingPart::Failover };
+        assert!(found.is_empty() || found == [failover], "{found:?}");
+        !found.is_empty()
+    };
+    let (file, memory) = (SecondaryKind::File, SecondaryKind::Memory);
+    let (old, none) = (with(file, "/b"), plan("web"));
+    let mut slower = old.clone();
+    slower.channels[0].failover.as_mut().unwrap().fail_after = 9;
+    assert!(!vanish(&old, &old) && !vanish(&old, &slower) && !vanish(&none, &old));
+    assert!(vanish(&old, &none) && vanish(&old, &with(file, "/c")));
+    // What is in a file is taken into memory, not the other way round.
+    assert!(!vanish(&old, &with(memory, "/b")) && vanish(&with(memory, "/b"), &old));
+    let diff = super::pipeline("web".into(), Some(&old), Some(&none));
+    assert_eq!(diff.restart, ["channels differ"]);
+    assert!(diff.components.iter().any(|part| part.kind == "channel" && part.settings == ["failover"]));
+}
+
+#[test]
+fn a_channel_that_changes_its_kind_vanishes_unless_the_new_one_takes_its_events_over() {
+    let (memory, spillable) = (
+        ChannelKind::Memory { drop_after: None },
+        ChannelKind::Spillable { memory_events: 10_000, memory_bytes: 1 << 20 },
+    );
+    let all = [ChannelKind::File, memory, spillable, ChannelKind::SourceBacked];
+    let vanish = |old: &ChannelKind, new: &ChannelKind| {
+        let with = |kind: &ChannelKind| {
+            let mut plan = plan("web");
+            plan.channels[0].kind = kind.clone();
+            plan
+        };
+        !PipelineDiff::vanishing(&with(old), &with(new)).is_empty()
+    };
+    let (file, in_memory, late) = (&all[0], &all[1..3], &all[3]);
+    for one in in_memory {
+        assert!(!vanish(file, one) && vanish(one, file) && vanish(one, late) && !vanish(late, one));
+        assert!(in_memory.iter().all(|other| !vanish(one, other)));
+    }
+    assert!(vanish(file, late) && !vanish(late, file));
+    assert!(all.iter().all(|kind| !vanish(kind, kind)));
 }
 
 prop_compose! {

@@ -41,8 +41,12 @@ pub const HEADER_KIND: &str = "flumen.kind";
 /// What [`HEADER_BY`] is the name of: `source`, `interceptor` or `sink`.
 pub const HEADER_ROLE: &str = "flumen.role";
 
+/// The source that the event came from, if it was on its way to the channels: its selector counts when it is replayed.
+pub const HEADER_SOURCE: &str = "flumen.source";
+
 /// The headers that an event has in quarantine only.
-pub const LABELS: [&str; 5] = [HEADER_REASON, HEADER_BY, HEADER_HASH, HEADER_KIND, HEADER_ROLE];
+pub const LABELS: [&str; 6] =
+    [HEADER_REASON, HEADER_BY, HEADER_HASH, HEADER_KIND, HEADER_ROLE, HEADER_SOURCE];
 
 const CURSOR_KEY: &[u8] = b"keeper/cursor";
 
@@ -92,7 +96,8 @@ fn truncate(text: &mut String, bytes: usize) {
 }
 
 /// Puts of quarantined groups, for the commit that takes them out of the flow. `role`: what those are that are no plugin.
-pub fn puts(channel: ChannelId, groups: Vec<Quarantined>, role: &str) -> Vec<Put> {
+/// `source`: whose events they are, before the channels.
+pub fn puts(channel: ChannelId, groups: Vec<Quarantined>, role: &str, source: Option<&str>) -> Vec<Put> {
     let mut puts = Vec::new();
     for group in groups {
         if group.batch.is_empty() {
@@ -102,6 +107,13 @@ pub fn puts(channel: ChannelId, groups: Vec<Quarantined>, role: &str) -> Vec<Put
         let role = if group.hash.is_empty() { role } else { "interceptor" };
         let roles = StringArray::from_iter_values(std::iter::repeat_n(role, plain.rows()));
         let labelled = labelled(group).and_then(|batch| batch.with_header(HEADER_ROLE, roles));
+        let labelled = labelled.and_then(|batch| match source {
+            Some(source) => {
+                let sources = StringArray::from_iter_values(std::iter::repeat_n(source, batch.rows()));
+                batch.with_header(HEADER_SOURCE, sources)
+            }
+            None => Ok(batch),
+        });
         let batch = labelled.unwrap_or_else(|error| {
             // Too many headers or bytes for the labels: the events matter more than the reason.
             tracing::error!(%error, events = plain.rows(), "events go to quarantine without their reason");

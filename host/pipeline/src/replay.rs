@@ -24,7 +24,8 @@ use crate::chain::{Begin, Chain, Versions};
 use crate::kept::{Action, Chunk, Job, Kept, job_id, job_key, route_of};
 use crate::limits;
 use crate::plan::PipelinePlan;
-use crate::quarantine::{self, LABELS};
+use crate::quarantine::{self, HEADER_SOURCE, LABELS};
+use crate::selector::{PresentSelectors, Selector};
 use crate::sink::SinkError;
 use crate::source::Wake;
 use crate::stateful::{Stateful, Turn};
@@ -55,7 +56,7 @@ pub(crate) struct ReplayPlace {
     pub(crate) chain: Arc<Chain>,
     /// The part of the chain that keeps state.
     pub(crate) stateful: Arc<Stateful>,
-    pub(crate) channels: Vec<ChannelId>,
+    pub(crate) selectors: PresentSelectors,
     pub(crate) quarantine: ChannelId,
     /// The plan that the pipeline runs: a reload exchanges it.
     pub(crate) plan: Arc<Mutex<Arc<PipelinePlan>>>,
@@ -192,29 +193,39 @@ impl Replayer {
     /// What becomes of a chunk. `Err`: something of it has no way any more.
     fn processed(&self, chunk: &Chunk) -> Result<Processing<'_>, String> {
         let routes = self.routes();
-        let mut groups: Vec<(&Route, Vec<Batch>)> = Vec::new();
+        let selectors =
+            self.place.selectors.get().ok_or("the journal does not have all channels of the plan")?;
+        let mut groups: Vec<((&Route, &Selector), Vec<Batch>)> = Vec::new();
         for (_, batch, rows) in &chunk.parts {
-            let keys: Vec<String> = rows.iter().map(|row| route_of(batch, *row as usize)).collect();
+            let sources = batch.header(HEADER_SOURCE);
+            let source =
+                |row: u32| sources.filter(|of| of.is_valid(row as usize)).map(|of| of.value(row as usize));
+            let key = |row: &u32| (route_of(batch, *row as usize), source(*row));
+            let keys: Vec<(String, Option<&str>)> = rows.iter().map(key).collect();
             for key in keys.iter().collect::<BTreeSet<_>>() {
-                let gone = || format!("{key} is not in the pipeline any more: ask for the replay again");
-                let route = routes.get(key).ok_or_else(gone)?;
+                let (from, source) = key;
+                let gone = || format!("{from} is not in the pipeline any more: ask for the replay again");
+                let route = routes.get(from).ok_or_else(gone)?;
+                let place = (route, selectors.get(source.or_else(|| from.strip_prefix("source/"))).as_ref());
                 let of_key = rows.iter().zip(&keys).filter(|(_, of)| *of == key).map(|(row, _)| *row);
                 let taken =
                     batch.take(&of_key.collect::<Vec<_>>().into()).map_err(|error| error.to_string())?;
                 let plain = LABELS.iter().fold(taken, |batch, label| batch.without_header(label));
-                match groups.iter_mut().find(|(known, _)| *known == route) {
+                let is_same =
+                    |known: &(&Route, &Selector)| known.0 == place.0 && std::ptr::eq(known.1, place.1);
+                match groups.iter_mut().find(|(known, _)| is_same(known)) {
                     Some((_, batches)) => batches.push(plain),
-                    None => groups.push((route, vec![plain])),
+                    None => groups.push((place, vec![plain])),
                 }
             }
         }
         let mut out = Processing { commit: Commit::default(), turn: None };
-        for (route, batches) in groups {
+        for ((route, selector), batches) in groups {
             // Events with very different headers do not fit into one batch.
             let batches = Batch::concat(&batches).map_or(batches, |all| vec![all]);
             for batch in batches {
                 match route {
-                    Route::Chain(begin) => self.process_again(begin, batch, &mut out),
+                    Route::Chain(begin) => self.process_again(begin, selector, batch, &mut out),
                     Route::Sink(channel, to) => {
                         let values = StringArray::from_iter_values(std::iter::repeat_n(to, batch.rows()));
                         let batch =
@@ -230,8 +241,14 @@ impl Replayer {
     }
 
     /// Through the chain, the part that keeps state last.
-    fn process_again<'a>(&'a self, begin: &Begin, batch: Batch, out: &mut Processing<'a>) {
-        let ReplayPlace { chain, stateful, channels, quarantine, .. } = &self.place;
+    fn process_again<'a>(
+        &'a self,
+        begin: &Begin,
+        selector: &Selector,
+        batch: Batch,
+        out: &mut Processing<'a>,
+    ) {
+        let ReplayPlace { chain, stateful, journal, quarantine, .. } = &self.place;
         let mut output = chain.process_again(begin, batch.clone());
         let needs_turn = output.needs_state() && !output.kept.is_empty();
         let kept = if needs_turn {
@@ -246,9 +263,9 @@ impl Replayer {
             vec![output.kept]
         };
         let quarantined = output.quarantined;
-        out.commit.puts.extend(quarantine::puts(*quarantine, quarantined, "source"));
-        let kept = kept.into_iter().filter(|batch| !batch.is_empty());
-        out.commit.puts.extend(kept.map(|batch| Put { channels: channels.clone(), batch }));
+        out.commit.puts.extend(quarantine::puts(*quarantine, quarantined, "source", selector.source()));
+        // An operator wants all of them: this waits for optional channels too.
+        out.commit.puts.extend(kept.into_iter().flat_map(|batch| selector.puts(batch, journal.as_ref())));
     }
 
     /// Commits and waits until it is durable. The inner error: it can never be accepted.
@@ -325,10 +342,10 @@ fn routes(plan: &PipelinePlan, journal: &dyn Journal) -> BTreeMap<String, Route>
     routes
 }
 
-/// What a sink makes of a batch of its channel: its rows in order, each part with the interceptor of its own chain that it
+/// What a sink (its name, or all of its group) makes of a batch of its channel: its rows in order, each part with the interceptor of its own chain that it
 /// begins with. Rows for other sinks are left out.
 pub(crate) fn for_sink(
-    sink: &str,
+    names: &[String],
     versions: &Versions,
     batch: Batch,
 ) -> Result<Vec<(usize, Batch)>, BatchError> {
@@ -337,7 +354,7 @@ pub(crate) fn for_sink(
         let (of, link) = value.split_once('/').map_or((value, None), |(of, link)| (of, Some(link)));
         let at = link.map_or(Some(versions.len()), |link| versions.position(link));
         // An interceptor that is not there any more: the whole chain.
-        (of == sink).then_some(at.unwrap_or(0))
+        names.iter().any(|name| name == of).then_some(at.unwrap_or(0))
     };
     let of_row = |row: usize| if to.is_valid(row) { begin(to.value(row)) } else { Some(0) };
     let mut runs: Vec<(usize, Vec<u32>)> = Vec::new();

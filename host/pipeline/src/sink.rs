@@ -49,6 +49,12 @@ pub trait Sink: Send {
         None
     }
 
+    /// Whether what the destination did not hold at `recover` is never carried out any more, as with a transaction that is aborted then. Of
+    /// a request without an answer nobody knows: it may still be on its way.
+    fn settles(&self) -> bool {
+        true
+    }
+
     /// Takes events. They may stay in a buffer until `flush`.
     fn deliver(&mut self, context: &mut SinkContext, delivery: &Delivery) -> Result<(), SinkError>;
 
@@ -80,6 +86,12 @@ pub trait Sink: Send {
     /// cut, so that each step has a mark of its own. Asked before each delivery.
     fn group(&self) -> Option<Group> {
         None
+    }
+
+    /// Its destination cannot tell what it holds, and events whose outcome is not known may come twice. A group then gives them to another
+    /// sink without waiting for this one.
+    fn forgets(&self) -> bool {
+        false
     }
 
     /// The last chance to finish things on a clean stop (files keep their open name or get the final

@@ -26,13 +26,14 @@ use arc_swap::ArcSwap;
 
 use flumen_event::Batch;
 use flumen_journal::{
-    ChannelId, Clock, Commit, CommitError, Journal, OsClock, Put, StateStore, StateWrites, Ticket,
+    ChannelId, Clock, Commit, CommitError, Journal, OsClock, StateStore, StateWrites, Ticket,
 };
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::chain::{Begin, Link, Links, first_with_state};
 use crate::interceptor::{InterceptorVersion, Quarantined};
 use crate::metrics::Metric;
+use crate::selector::PresentSelectors;
 use crate::source::{Stopped, Wake};
 use crate::state::Session;
 use crate::{limits, quarantine};
@@ -520,8 +521,8 @@ fn take_over(version: &dyn InterceptorVersion, session: &mut Session) -> Result<
 pub struct TickTarget {
     /// The pipeline's journal.
     pub journal: Arc<dyn Journal>,
-    /// As of sources.
-    pub channels: Vec<ChannelId>,
+    /// Of the pipeline's sources: what a plugin emits without an event has none.
+    pub selectors: PresentSelectors,
     /// The quarantine channel.
     pub quarantine: ChannelId,
 }
@@ -533,13 +534,17 @@ impl TickTarget {
         state: Vec<StateWrites>,
     ) -> Result<Option<Box<dyn Ticket>>, CommitError> {
         let mut commit = Commit { state, ..Commit::default() };
-        let put = |batch| Put { channels: self.channels.clone(), batch };
-        commit.puts = out.kept.into_iter().filter(|batch| !batch.is_empty()).map(put).collect();
-        commit.puts.extend(quarantine::puts(self.quarantine, out.quarantined, "source"));
+        let Some(selectors) = self.selectors.get() else {
+            return Err(CommitError::Failed("the plan has a channel that the journal does not have".into()));
+        };
+        let selector = selectors.get(None);
+        let put = |batch| selector.puts(batch, self.journal.as_ref());
+        commit.puts = out.kept.into_iter().flat_map(put).collect();
+        commit.puts.extend(quarantine::puts(self.quarantine, out.quarantined, "source", None));
         if commit.puts.is_empty() && commit.state.is_empty() {
             return Ok(None);
         }
-        self.journal.commit(commit, None).map(Some)
+        selector.hand_in(self.journal.as_ref(), commit, None).map(Some)
     }
 }
 

@@ -6,9 +6,13 @@ use flumen_journal::{ChannelStatus, JournalStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::deliver::OutletState;
-use crate::feed::FeedState;
+use crate::feed::{Feed, FeedState};
+use crate::group::GroupStatus;
 use crate::kept::JobReport;
 use crate::metrics::{ComponentMetrics, Metric};
+use crate::plan::PipelinePlan;
+use crate::reliability::{self, Reliability};
+use crate::selector::Left;
 
 /// One pipeline.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -29,6 +33,9 @@ pub struct PipelineStatus {
     pub channels: Vec<ChannelFigures>,
     /// Its sinks.
     pub sinks: Vec<SinkStatus>,
+    /// Its sink groups.
+    #[serde(default)]
+    pub groups: Vec<GroupStatus>,
     /// Its journal.
     pub journal: JournalFigures,
     /// Its quarantine.
@@ -40,7 +47,7 @@ pub struct PipelineStatus {
 pub struct ComponentStatus {
     /// Its name in the pipeline.
     pub name: String,
-    /// `running`, `retrying`, `ended` or `failed`; an interceptor over its error budget: `failing`, `holding` or `bypassed`.
+    /// `running`, `retrying`, `ended` or `failed`; a source that waits for a full channel: `busy`; an interceptor over its error budget: `failing`, `holding` or `bypassed`.
     pub state: String,
     /// Why it is not working now.
     pub error: Option<String>,
@@ -77,6 +84,24 @@ pub struct ChannelFigures {
     pub oldest_unacknowledged_s: Option<f64>,
     /// Cursor of each reader.
     pub readers: BTreeMap<String, u64>,
+    /// What it makes of its flow: `end-to-end`, `store-on-failure` or `best-effort`.
+    #[serde(default)]
+    pub reliability: String,
+    /// What can be lost, and when, in words.
+    #[serde(default)]
+    pub loss_window: String,
+    /// Events that would be lost if the agent died now.
+    #[serde(default)]
+    pub events_at_risk: u64,
+    /// Events that were in memory when the agent died before this start.
+    #[serde(default)]
+    pub events_lost: u64,
+    /// Events that were dropped because the channel was full, since the start.
+    #[serde(default)]
+    pub events_dropped: u64,
+    /// Events that went to the file because the memory was full, since the start.
+    #[serde(default)]
+    pub events_overflowed: u64,
 }
 
 /// The journal.
@@ -102,12 +127,18 @@ pub struct JournalFigures {
     pub segment_bytes: u64,
     /// Commits lost to damage.
     pub damaged_commits: u64,
+    /// Blocks of what plugins remember that were lost to damage.
+    #[serde(default)]
+    pub damaged_state_blocks: u64,
     /// Why puts wait now.
     pub waiting_for: Option<String>,
     /// Where events go of a journal that can fail over: `shared`, `file` or `returning`.
     pub failover: Option<String>,
     /// How often events began to go to the file since the start.
     pub failovers: u64,
+    /// Events that are there, of those of the channels.
+    #[serde(default)]
+    pub failover_events: u64,
     /// What plugins remember.
     #[serde(default)]
     pub state: Vec<StateFigures>,
@@ -142,7 +173,25 @@ pub fn feed_word(state: FeedState) -> &'static str {
         FeedState::Retrying => "retrying",
         FeedState::Ended => "ended",
         FeedState::Failed => "failed",
+        FeedState::Busy => "busy",
     }
+}
+
+/// Figures of a source, and of what its selector left out.
+pub fn source(feed: &Feed) -> ComponentStatus {
+    let mut status = component(&feed.metrics, feed_word(feed.state()));
+    let Left { skipped, unrouted } = feed.left();
+    let skipped = skipped.into_iter();
+    let skipped =
+        skipped.map(|(channel, events)| (format!("optional channel {channel}/skipped_events"), events));
+    status.metrics.extend(skipped);
+    if unrouted > 0 {
+        status.metrics.insert("selector/unrouted_events".to_owned(), unrouted);
+    }
+    if let Some(busy) = feed.busy() {
+        status.metrics.insert(format!("waits for the full channel {}/events", busy.channel), busy.events);
+    }
+    status
 }
 
 /// The word of an outlet's state.
@@ -171,9 +220,19 @@ pub fn component(metrics: &ComponentMetrics, state: &str) -> ComponentStatus {
     }
 }
 
-/// Figures of a channel.
-pub fn channel(status: &ChannelStatus) -> ChannelFigures {
+/// Figures of all channels of a journal.
+pub fn channels(plan: &PipelinePlan, journal: &JournalStatus) -> Vec<ChannelFigures> {
+    journal.channels.iter().map(|status| channel(plan, journal, status)).collect()
+}
+
+fn channel(plan: &PipelinePlan, journal: &JournalStatus, status: &ChannelStatus) -> ChannelFigures {
     let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 * 100.0 };
+    let memory = journal.memory.iter().find(|memory| memory.channel == status.name);
+    let memory = memory.cloned().unwrap_or_default();
+    // The quarantine is always in a file.
+    let planned = plan.channels.iter().find(|planned| planned.name == status.name);
+    let reliability = planned.map_or(Reliability::EndToEnd, |planned| Reliability::of(&planned.kind));
+    let loss_window = planned.map(|planned| reliability::loss_window(planned, plan.journal.durable));
     ChannelFigures {
         name: status.name.clone(),
         head: status.head,
@@ -183,6 +242,12 @@ pub fn channel(status: &ChannelStatus) -> ChannelFigures {
             .max(share(status.bytes, status.capacity_bytes)),
         oldest_unacknowledged_s: status.oldest_unacknowledged_s,
         readers: status.readers.iter().cloned().collect(),
+        reliability: reliability.word().to_owned(),
+        loss_window: loss_window.unwrap_or_default(),
+        events_at_risk: memory.events_at_risk,
+        events_lost: memory.lost,
+        events_dropped: memory.dropped,
+        events_overflowed: memory.overflowed,
     }
 }
 
@@ -199,9 +264,11 @@ pub fn journal(status: &JournalStatus) -> JournalFigures {
         segments: status.segments,
         segment_bytes: status.segment_bytes,
         damaged_commits: status.damaged_commits,
+        damaged_state_blocks: status.damaged_state_blocks,
         waiting_for: status.waiting_for.clone(),
         failover: status.failover.clone(),
         failovers: status.failovers,
+        failover_events: status.failover_events,
         state: status
             .state
             .iter()

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use flumen_pipeline::codec::{BadBytes, Decoded};
 
 use crate::failure::Failure;
+use crate::isolation::counted;
 use crate::limits;
 
 /// Calls the decoder. A failed call costs the instance; `is_fresh` asks for one that has decoded nothing yet.
@@ -158,7 +159,7 @@ impl Search<'_> {
         let started = Instant::now();
         let outcome = decoder.attempt(input, is_last, time, is_fresh);
         if outcome.is_err() {
-            self.spent.time += started.elapsed();
+            self.spent.time += counted(started, time);
         }
         outcome
     }

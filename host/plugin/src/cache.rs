@@ -17,6 +17,9 @@
 //! of the machine ([`crate::hashes`]). Entries are replaced by renaming, never written to, so what is mapped stays what it was.
 //! Where files cannot be mapped as code (a file system that is mounted `noexec`) the entry is read, and hashed as it is read.
 //!
+//! A host may know the caches of others of the same user (the agent that of commands, and the other way round): an entry that is
+//! only there is copied, so what one of them compiled no other compiles again.
+//!
 //! How it fails: a damaged, foreign or unfitting entry is removed and made again; a
 //! cache that cannot be written costs time and is reported once per plugin. Nothing of it stops a plugin from being loaded.
 
@@ -115,6 +118,14 @@ impl Cache {
         let cache = Cache { dir: dir.to_owned(), hashes: Hashes::open(dir) };
         cache.remove_leftovers();
         Ok(cache)
+    }
+
+    /// One that another process of this user made, to look at; `None` if there is none or others can write to it.
+    pub(crate) fn existing(dir: &Path) -> Option<Cache> {
+        let metadata = fs::symlink_metadata(dir).ok()?;
+        let user = rustix::process::geteuid().as_raw();
+        let is_private = metadata.is_dir() && metadata.uid() == user && metadata.mode() & 0o077 == 0;
+        is_private.then(|| Cache { dir: dir.to_owned(), hashes: Hashes::open(dir) })
     }
 
     pub(crate) fn path(&self, key: &Key) -> PathBuf {
@@ -269,6 +280,21 @@ mod tests {
         fs::copy(cache.path(&key("one")), cache.path(&key("two"))).unwrap();
         assert!(unfit(cache.get(&key("two"))).ends_with("damaged"));
         assert_eq!(fs::metadata(dir.path().join("a/b")).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn another_cache_is_looked_at_if_it_is_private_and_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("compiled");
+        assert!(Cache::existing(&path).is_none());
+        assert!(!path.exists(), "it is not made");
+        Cache::open(&path).unwrap().put(&key("one"), b"code").unwrap();
+        assert_eq!(Cache::existing(&path).unwrap().get(&key("one")).unwrap().read().unwrap(), b"code");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o770)).unwrap();
+        assert!(Cache::existing(&path).is_none());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::symlink(&path, dir.path().join("link")).unwrap();
+        assert!(Cache::existing(&dir.path().join("link")).is_none());
     }
 
     #[test]

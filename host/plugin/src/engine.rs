@@ -1,13 +1,11 @@
-//! The one engine of the process, its settings, and the thread that makes deadlines pass.
+//! The one engine of the process, and its settings.
 
 use std::hash::{Hash, Hasher};
-use std::thread;
-use std::time::Duration;
 
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
 use crate::error::HostError;
-use crate::limits;
+use crate::{limits, ticker};
 
 /// The engine. Its address space is reserved at once; where that is not allowed (`ulimit -v`), instances are
 /// allocated one by one, which costs some microseconds more for each.
@@ -19,7 +17,16 @@ pub(crate) fn new() -> Result<Engine, HostError> {
         Engine::new(&settings())
     });
     let engine = engine.map_err(|error| HostError::Engine(format!("{error:#}")))?;
-    start_ticker(&engine)?;
+    ticker::add(&engine)?;
+    Ok(engine)
+}
+
+/// An engine for one module that runs once: compiled in haste, and nothing is reserved for others.
+pub(crate) fn for_one_run() -> Result<Engine, HostError> {
+    let mut config = settings();
+    config.cranelift_opt_level(OptLevel::None);
+    let engine = Engine::new(&config).map_err(|error| HostError::Engine(format!("{error:#}")))?;
+    ticker::add(&engine)?;
     Ok(engine)
 }
 
@@ -47,6 +54,7 @@ fn pool() -> PoolingAllocationConfig {
     pool.total_tables(instances * 4);
     pool.max_core_instances_per_component(limits::CORE_INSTANCES_PER_PLUGIN);
     pool.max_memories_per_component(limits::MEMORIES_PER_PLUGIN);
+    pool.max_tables_per_module(limits::TABLES_PER_MODULE);
     pool.max_tables_per_component(limits::TABLES_PER_PLUGIN);
     pool.table_elements(limits::TABLE_ELEMENTS_MAX);
     // Memory of an instance that is gone goes back to the kernel: the process stays small.
@@ -54,31 +62,6 @@ fn pool() -> PoolingAllocationConfig {
     pool.table_keep_resident(0);
     pool.max_unused_warm_slots(4);
     pool
-}
-
-/// Ends when the last plugin and the host are gone.
-fn start_ticker(engine: &Engine) -> Result<(), HostError> {
-    const NAME: &str = "flumen-ticker";
-    let engine = engine.weak();
-    let tick = move || {
-        while let Some(engine) = engine.upgrade() {
-            engine.increment_epoch();
-            drop(engine);
-            thread::sleep(limits::EPOCH_TICK);
-        }
-    };
-    thread::Builder::new()
-        .name(NAME.into())
-        .spawn(tick)
-        .map_err(|source| HostError::Thread { name: NAME, source })?;
-    Ok(())
-}
-
-/// How many ticks give a guest at least this much time.
-pub(crate) fn ticks(time: Duration) -> u64 {
-    let ticks = time.as_nanos().div_ceil(limits::EPOCH_TICK.as_nanos());
-    // The tick that is under way counts as none.
-    u64::try_from(ticks).unwrap_or(u64::MAX / 2).saturating_add(1).min(u64::MAX / 2)
 }
 
 /// Whatever decides if code that one engine compiled runs in another, as text for a file's name.

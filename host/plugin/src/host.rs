@@ -28,6 +28,8 @@ use crate::watch::Watch;
 pub struct HostConfig {
     /// Compiled plugins are kept here; made if it is not there, private to this user.
     pub cache_dir: PathBuf,
+    /// Where others of this user keep theirs: what is there is not compiled again. Left alone otherwise.
+    pub other_caches: Vec<PathBuf>,
     /// Whether the files of slots are watched. Commands that load a plugin once need it not.
     pub watch: bool,
 }
@@ -35,7 +37,7 @@ pub struct HostConfig {
 impl HostConfig {
     /// With this cache, watching.
     pub fn new(cache_dir: impl Into<PathBuf>) -> HostConfig {
-        HostConfig { cache_dir: cache_dir.into(), watch: true }
+        HostConfig { cache_dir: cache_dir.into(), other_caches: Vec::new(), watch: true }
     }
 }
 
@@ -44,6 +46,7 @@ pub struct PluginHost {
     engine: Engine,
     engine_fingerprint: blake3::Hash,
     pub(crate) cache: Cache,
+    other_caches: Vec<PathBuf>,
     /// One compilation at a time: a large component takes half a gigabyte.
     compiling: Mutex<()>,
     versions: Mutex<Vec<Weak<PluginVersion>>>,
@@ -78,6 +81,7 @@ impl PluginHost {
             engine_fingerprint: engine::fingerprint(&engine),
             engine,
             cache,
+            other_caches: config.other_caches,
             compiling: Mutex::new(()),
             versions: Mutex::default(),
             watch,
@@ -238,8 +242,9 @@ impl PluginHost {
             return Ok((component, None));
         }
         let _one_at_a_time = self.compiling.lock();
-        // Another thread may have compiled the same file meanwhile.
-        if let Some(component) = self.cached(&key) {
+        // Another thread may have compiled the same file meanwhile, and another process before.
+        let found = self.cached(&key).or_else(|| self.copied(&key));
+        if let Some(component) = found {
             return Ok((component, None));
         }
         let started = Instant::now();
@@ -252,6 +257,8 @@ impl PluginHost {
             }
         })?;
         let took = started.elapsed();
+        let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(plugin = %file.path.display(), ms, "plugin compiled");
         let written = component.serialize().map_err(|error| format!("{error:#}"));
         let written = written.and_then(|code| self.cache.put(&key, &code).map_err(|error| error.to_string()));
         if let Err(reason) = written {
@@ -267,6 +274,14 @@ impl PluginHost {
             Ok(compiled) => compiled.map_err(|error| format!("{error:#}")),
             Err(_) => Err("the compiler failed on it; please report it with the file".to_owned()),
         }
+    }
+
+    /// Takes an entry over from another cache.
+    fn copied(&self, key: &Key) -> Option<Component> {
+        let find = |dir: &PathBuf| Cache::existing(dir)?.get(key).ok()?.read().ok();
+        let code = self.other_caches.iter().find_map(find)?;
+        self.cache.put(key, &code).ok()?;
+        self.cached(key)
     }
 
     fn cached(&self, key: &Key) -> Option<Component> {

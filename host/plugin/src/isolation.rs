@@ -61,11 +61,17 @@ pub(crate) fn isolate(plugin: &mut impl Attempt, batch: &Batch, limit: Duration)
         }
         Err(_) => {
             out.was_bisected = true;
-            let search = Search { limit, spent: started.elapsed(), guilty: 0 };
+            let search = Search { limit, spent: counted(started, limit * 2), guilty: 0 };
             search.run(plugin, batch, &mut out);
         }
     }
     out
+}
+
+/// What a failed call counts for: no more than it was given. A busy machine lets it take longer, and that says nothing
+/// about the plugin.
+pub(crate) fn counted(started: Instant, given: Duration) -> Duration {
+    started.elapsed().min(given)
 }
 
 struct Search {
@@ -82,15 +88,15 @@ impl Search {
         push_halves(&mut segments, batch);
         while let Some(rows) = segments.pop() {
             let is_over = self.is_over();
-            let started = Instant::now();
-            let failure = match plugin.attempt(&rows, self.time(), false) {
+            let (started, time) = (Instant::now(), self.time());
+            let failure = match plugin.attempt(&rows, time, false) {
                 Ok(applied) => {
                     plugin.settle(out.accept(&rows, applied));
                     continue;
                 }
                 Err(failure) => failure,
             };
-            self.spent += started.elapsed();
+            self.spent += counted(started, time);
             if failure.is_about_instance() {
                 out.failed.push((rows, failure.to_string()));
                 out.failed.extend(segments.drain(..).rev().map(|rows| (rows, failure.to_string())));
@@ -112,7 +118,7 @@ impl Search {
         match plugin.attempt(&row, self.limit, true) {
             Ok(applied) => plugin.settle(out.accept(&row, applied)),
             Err(failure) => {
-                self.spent += started.elapsed();
+                self.spent += counted(started, self.limit);
                 self.guilty += 1;
                 out.failed.push((row, failure.to_string()));
             }

@@ -16,6 +16,8 @@ struct Fake {
     /// Fails if it is given more rows than this.
     rows_max: Option<usize>,
     instance_fails_after: Option<u32>,
+    /// A call that fails takes this many times as long as it was given: the machine is busy.
+    late: u32,
     calls: u32,
     fresh: u32,
 }
@@ -23,7 +25,7 @@ struct Fake {
 impl Attempt for Fake {
     fn settle(&mut self, _: bool) {}
 
-    fn attempt(&mut self, rows: &Batch, _: Duration, is_fresh: bool) -> Result<Applied, Failure> {
+    fn attempt(&mut self, rows: &Batch, time: Duration, is_fresh: bool) -> Result<Applied, Failure> {
         self.calls += 1;
         self.fresh += u32::from(is_fresh);
         if self.instance_fails_after.is_some_and(|calls| self.calls > calls) {
@@ -37,7 +39,10 @@ impl Attempt for Fake {
             return Err(Failure::Trap("too many".into()));
         }
         match rows.position().values().iter().find(|position| self.guilty.contains(position)) {
-            Some(position) => Err(Failure::Trap(format!("row {position}"))),
+            Some(position) => {
+                std::thread::sleep(time * self.late);
+                Err(Failure::Trap(format!("row {position}")))
+            }
             None => Ok(Difference::default().apply(rows).unwrap()),
         }
     }
@@ -85,6 +90,14 @@ fn a_hiccup_costs_one_retry() {
     let out = isolate(&mut plugin, &batch(100), LIMIT);
     assert_eq!((plugin.calls, plugin.fresh), (2, 1));
     assert!(out.failed.is_empty() && out.was_retried && !out.was_bisected);
+}
+
+#[test]
+fn a_busy_machine_does_not_end_the_search() {
+    let mut plugin = Fake { guilty: [5].into(), late: 10, ..Fake::default() };
+    let out = isolate(&mut plugin, &batch(8), Duration::from_millis(2));
+    assert_eq!(positions(out.failed.iter().map(|(batch, _)| batch)), [5]);
+    assert!(!out.was_exhausted);
 }
 
 #[test]

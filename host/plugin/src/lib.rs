@@ -38,8 +38,10 @@ mod sink;
 mod sink_alone;
 pub mod sink_cases;
 mod spares;
+mod start;
 mod stats;
 mod swap;
+mod ticker;
 mod version;
 mod watch;
 
@@ -55,6 +57,7 @@ pub use outside::Outside;
 pub use shadow::{Difference, ShadowBounds, ShadowError, ShadowReport};
 pub use sink::PluginSink;
 pub use sink_alone::{SinkAlone, SinkFailure};
+pub use start::{Names, StartError, started};
 pub use stats::{GuestMetric, LastFailure, PluginStats};
 pub use swap::{PluginSlot, SlotStatus, SwapOutcome};
 pub use version::PluginVersion;

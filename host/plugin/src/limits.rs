@@ -24,6 +24,9 @@ pub const MEMORIES_PER_PLUGIN: u32 = 4;
 /// Tables in one plugin.
 pub const TABLES_PER_PLUGIN: u32 = 64;
 
+/// Tables in one core module: that of its functions, and those through which what was put together in it is linked.
+pub const TABLES_PER_MODULE: u32 = 4;
+
 /// Elements of one table: the functions of an interpreter such as CPython's are some tens of thousands.
 pub const TABLE_ELEMENTS_MAX: usize = 100_000;
 

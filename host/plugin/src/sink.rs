@@ -293,6 +293,14 @@ impl Sink for PluginSink {
         Ok(())
     }
 
+    fn settles(&self) -> bool {
+        false
+    }
+
+    fn forgets(&self) -> bool {
+        !self.slot.recovers()
+    }
+
     fn flush_policy(&self) -> FlushPolicy {
         FlushPolicy { bytes: self.policy.bytes as u64, linger: self.policy.linger }
     }

@@ -26,7 +26,7 @@ impl Place {
     fn new() -> Place {
         let dir = tempfile::tempdir().unwrap();
         let cache_dir = dir.path().join("cache");
-        let host = PluginHost::new(HostConfig { cache_dir, watch: false }).unwrap();
+        let host = PluginHost::new(HostConfig { watch: false, ..HostConfig::new(cache_dir) }).unwrap();
         let plugins = dir.path().join("plugins");
         std::fs::create_dir(&plugins).unwrap();
         Place { _dir: dir, host, plugins }

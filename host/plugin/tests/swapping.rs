@@ -23,7 +23,7 @@ fn version_of(slot: &PluginSlot, rows: usize) -> String {
 
 #[track_caller]
 fn wait_for(slot: &PluginSlot, what: impl Fn(&SlotStatus) -> bool) -> SlotStatus {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let status = slot.status();
         if what(&status) {

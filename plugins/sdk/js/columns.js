@@ -53,12 +53,62 @@ export class Needle {
   }
 }
 
+// Needles that are kept, and those whose hits are kept for a column: more than a plugin has that does not make them up.
+const NEEDLES_MAX = 1000;
+const SOUGHT_MAX = 32;
+const keep = (map, key, value, max) => {
+  if (map.size >= max) map.clear();
+  map.set(key, value);
+  return value;
+};
+
 const needles = new Map();
 const needleOf = (value) => {
   if (value instanceof Needle) return value;
-  let needle = needles.get(value);
-  if (needle === undefined) needles.set(value, (needle = new Needle(value)));
-  return needle;
+  return needles.get(value) ?? keep(needles, value, new Needle(value), NEEDLES_MAX);
+};
+
+/**
+ * The first row from `low` to `high` that ends behind a place in the data. It is looked for near `guess`, where it is if rows are of
+ * one length, in steps that double, and then by halving: a row per step would cost more than the search for the place.
+ */
+const rowAt = (offsets, place, low, high, guess) => {
+  const at = guess < low ? low : guess > high ? high : guess;
+  let step = 1;
+  if (offsets[at + 1] > place) {
+    high = at;
+    while (high > low && offsets[high] > place) {
+      const next = high - step;
+      step *= 2;
+      if (next < low) break;
+      if (offsets[next + 1] > place) {
+        high = next;
+        continue;
+      }
+      low = next + 1;
+      break;
+    }
+    if (offsets[high] <= place) return high;
+  } else {
+    low = at + 1;
+    while (low < high && offsets[low + 1] <= place) {
+      const next = low + step;
+      step *= 2;
+      if (next > high) break;
+      if (offsets[next + 1] <= place) {
+        low = next + 1;
+        continue;
+      }
+      high = next;
+      break;
+    }
+  }
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (offsets[middle + 1] > place) high = middle;
+    else low = middle + 1;
+  }
+  return low;
 };
 
 /** A column of byte strings: row i is data[offsets[i] .. offsets[i + 1]]. */
@@ -68,8 +118,10 @@ export class Column {
     this.data = data;
     this.rows = this.offsets.length - 1;
     this._text = undefined;
+    // What was asked for last and its hits, and all that was.
     this._sought = undefined;
     this._hits = undefined;
+    this._found = new Map();
   }
 
   /** The bytes of a row. */
@@ -102,8 +154,13 @@ export class Column {
   }
 
   _seek(value) {
-    const hits = new Uint8Array(this.rows);
-    for (const row of this.findRows(value)) hits[row] = 1;
+    let hits = this._found.get(value);
+    if (hits === undefined) {
+      hits = new Uint8Array(this.rows);
+      const rows = this.findRows(value);
+      for (let i = 0; i < rows.length; i++) hits[rows[i]] = 1;
+      keep(this._found, value, hits, SOUGHT_MAX);
+    }
     this._hits = hits;
     this._sought = value;
   }
@@ -124,18 +181,11 @@ export class Column {
       for (let row = 0; row < rows; row++) out.push(row);
       return out;
     }
+    const perByte = rows / this.data.length;
     let row = 0;
     let hit = this._search(needle, 0);
     while (hit >= 0) {
-      // The first row that ends behind the hit, by halving: a row per step would cost more than the search.
-      let low = row;
-      let high = rows - 1;
-      while (low < high) {
-        const middle = (low + high) >> 1;
-        if (offsets[middle + 1] > hit) high = middle;
-        else low = middle + 1;
-      }
-      row = low;
+      row = rowAt(offsets, hit, row, rows - 1, Math.floor(hit * perByte));
       const end = offsets[row + 1];
       // A hit that spans the border between two rows does not count; nothing more in this row can.
       if (hit + length <= end) out.push(row);
@@ -186,7 +236,8 @@ export class Event {
   constructor(batch) {
     this.batch = batch;
     this.row = 0;
-    this._body = batch.body;
+    this._sought = undefined;
+    this._hits = undefined;
   }
 
   /** The body as bytes. */
@@ -206,10 +257,16 @@ export class Event {
 
   /** Whether the body holds the text or bytes. */
   contains(value) {
-    // Without a call of the column's: calls are what costs.
-    const body = this._body;
+    // Without a call of the column's, and with what it found at hand: to an interpreter each step is dear.
+    if (this._sought !== value) this._seek(value);
+    return this._hits[this.row] === 1;
+  }
+
+  _seek(value) {
+    const { body } = this.batch;
     if (body._sought !== value) body._seek(value);
-    return body._hits[this.row] === 1;
+    this._hits = body._hits;
+    this._sought = value;
   }
 
   /** The value of a header, or undefined. */
@@ -231,7 +288,23 @@ export class Event {
 }
 
 /** The column of these texts or byte strings. */
-export const column = (values) => {
+export const column = (values) => plainColumn(values) ?? bytesColumn(values);
+
+/** If all are texts of plain ASCII: they are encoded in one call. */
+const plainColumn = (values) => {
+  const count = values.length;
+  const offsets = new Uint32Array(count + 1);
+  let end = 0;
+  for (let i = 0; i < count; i++) {
+    const value = values[i];
+    if (typeof value !== "string") return undefined;
+    offsets[i + 1] = end += value.length;
+  }
+  const data = encoder.encode(values.join(""));
+  return data.length === end ? { offsets: listOf(offsets), data } : undefined;
+};
+
+const bytesColumn = (values) => {
   const count = values.length;
   const parts = [];
   const offsets = new Uint32Array(count + 1);
@@ -248,7 +321,7 @@ export const column = (values) => {
 
 /** The column of a header: a value or nothing for each row, or one text for all. */
 export const headerColumn = (name, values, rows) => {
-  if (typeof values === "string") values = new Array(rows).fill(encoder.encode(values));
+  if (typeof values === "string") values = new Array(rows).fill(values);
   let present;
   for (let row = 0; row < values.length; row++) {
     if (values[row] !== undefined && values[row] !== null) continue;

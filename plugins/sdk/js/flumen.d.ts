@@ -306,6 +306,26 @@ declare module "flumen/http" {
   export function put(url: string, body: Part | Part[], more?: Options): Response;
 }
 
+/** TCP, with or without TLS, through the host (`imports = ["tcp"]`). Interceptors, aggregators and sinks can have it. */
+declare module "flumen/tcp" {
+  import { Part } from "flumen/http";
+
+  export { Failure, Part, Secret, secret } from "flumen/http";
+
+  /** Connects to a host; throws a Failure. With `tls`, its name has to be the certificate's. */
+  export function connect(host: string, port: number, more?: { tls?: boolean }): Connection;
+
+  export class Connection {
+    private constructor();
+    /** Writes everything; throws a Failure. Parts are joined. */
+    write(data: Part | Part[]): void;
+    /** At least one byte and at most `max` (65536); none: the other side is done. Throws a Failure. */
+    read(max?: number, timeoutMs?: number): Uint8Array;
+    /** Closes it. What comes after it fails. */
+    close(): void;
+  }
+}
+
 /** Lines in the agent's own log (`imports = ["log"]`). Never put event data in them. */
 declare module "flumen:plugin/log@0.2.0" {
   export function write(level: "debug" | "info" | "warn" | "error", message: string): void;
@@ -329,18 +349,4 @@ declare module "flumen:plugin/random@0.2.0" {
   /** At most 65,536 are given. */
   export function bytes(count: number): Uint8Array;
   export function number(): bigint;
-}
-
-/** TCP, with or without TLS, through the host (`imports = ["tcp"]`). What fails throws an error whose `payload` says why. */
-declare module "flumen:plugin/tcp@0.2.0" {
-  export type Part = { tag: "text" | "secret"; val: string } | { tag: "bytes"; val: Uint8Array };
-
-  export class Connection {
-    /** Connects. The host name is checked against the certificate if `tls`. */
-    static connect(host: string, port: number, tls: boolean): Connection;
-    /** Writes everything. */
-    write(data: Part[]): void;
-    /** Reads at least one and at most `max` bytes; nothing: the other side is done. */
-    read(max: number, timeoutMs?: number): Uint8Array;
-  }
 }

@@ -9,20 +9,9 @@
 
 import * as host from "flumen:plugin/http@0.2.0";
 
-import { column } from "./columns.js";
+import { asked, parts } from "./egress.js";
 
-/** The secret of this name, from the pipeline's file. */
-export const secret = (name) => ({ tag: "secret", val: name });
-
-/** There is no answer. `kind`: denied, invalid, unreachable, timed-out or too-large. */
-export class Failure extends Error {
-  name = "Failure";
-
-  constructor(kind, words) {
-    super(words);
-    this.kind = kind;
-  }
-}
+export { Failure, secret } from "./egress.js";
 
 /** An answer: `status`, `headers` (a Map by name in lower case; of several the first), `body`. */
 export class Response {
@@ -55,11 +44,7 @@ export class Response {
  */
 export const request = (method, url, { body, headers = {}, timeoutMs } = {}) => {
   const wireHeaders = Object.entries(headers).map(([name, value]) => ({ name, value: parts(value) }));
-  try {
-    return new Response(host.send({ method, url, headers: wireHeaders, body: parts(body), timeoutMs }));
-  } catch (error) {
-    throw failure(error.payload) ?? error;
-  }
+  return new Response(asked(() => host.send({ method, url, headers: wireHeaders, body: parts(body), timeoutMs })));
 };
 
 /** A GET; the rest as for `request`. */
@@ -70,33 +55,3 @@ export const post = (url, body, more) => request("POST", url, { ...more, body })
 
 /** A PUT; the rest as for `request`. */
 export const put = (url, body, more) => request("PUT", url, { ...more, body });
-
-/** What stands between two secrets crosses as one part. */
-const parts = (value = []) => {
-  const out = [];
-  let run = [];
-  const end = () => {
-    if (run.length > 0) out.push({ tag: "bytes", val: column(run).data });
-    run = [];
-  };
-  for (const part of Array.isArray(value) ? value : [value]) {
-    if (part.tag !== "secret") {
-      run.push(part);
-      continue;
-    }
-    end();
-    out.push(part);
-  }
-  end();
-  return out;
-};
-
-const WORDS = {
-  denied: (words) => `not allowed: ${words}`,
-  invalid: (words) => `the request is wrong: ${words}`,
-  unreachable: (words) => words,
-  "timed-out": () => "no answer in time",
-  "too-large": (limit) => `the answer has more than ${limit} bytes`,
-};
-
-const failure = (payload) => WORDS[payload?.tag] && new Failure(payload.tag, WORDS[payload.tag](payload.val));

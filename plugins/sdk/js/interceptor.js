@@ -38,8 +38,9 @@ export class Edit {
     // What was changed of any event: a header, BODY or TIME, with its column. Searched in order: they are few.
     this._fields = [];
     this._hasChanges = false;
-    // The last rows of which something was said, and that were sent on.
-    this._settled = -1;
+    // Whether it is said what becomes of the event.
+    this._isSettled = false;
+    // The last row that was sent on.
     this._emitted = -1;
     this._isPlain = true;
   }
@@ -81,17 +82,15 @@ export class Edit {
 
   /** The event goes no further. It is no error: it is counted as dropped. */
   drop() {
-    this._settled = this._event.row;
+    this._isSettled = true;
     this._isPlain = false;
-    if (this._hasChanges) this._forget();
   }
 
   /** The event cannot be worked with, for this reason; the pipeline says where such events go. */
   reject(reason) {
     const { row } = this._event;
     if (this._emitted === row) throw new MistakeError("an event is rejected after a part of it was emitted");
-    this._settled = row;
-    this._forget();
+    this._isSettled = true;
     this._rejected.set(row, String(reason));
   }
 
@@ -100,7 +99,8 @@ export class Edit {
     if (this._fields.length > 0) this._write();
     const { row } = this._event;
     if (this._emitted === row) this._isPlain = false;
-    this._settled = this._emitted = row;
+    this._isSettled = true;
+    this._emitted = row;
     this._rows.push(row);
     if (this._hasChanges) this._forget();
   }
@@ -114,7 +114,8 @@ export class Edit {
   }
 
   _forget() {
-    for (const field of this._fields) field.isSet = false;
+    const fields = this._fields;
+    for (let i = 0; i < fields.length; i++) fields[i].isSet = false;
     this._hasChanges = false;
   }
 
@@ -142,9 +143,16 @@ const each = (plugin, batch) => {
   for (let row = 0; row < rows; row++) {
     event.row = row;
     plugin.intercept(event, edit);
-    if (edit._settled === row) continue;
-    if (fields.length > 0) edit.emit();
-    else kept.push(row);
+    if (!edit._isSettled) {
+      if (fields.length === 0) {
+        kept.push(row);
+        continue;
+      }
+      edit.emit();
+    }
+    edit._isSettled = false;
+    // Of an event that goes no further, or after it was sent on.
+    if (edit._hasChanges) edit._forget();
   }
   return edit._answer();
 };

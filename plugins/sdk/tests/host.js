@@ -14,3 +14,16 @@ export const insertIfAbsent = call("insertIfAbsent");
 export const removeMany = call("removeMany");
 export const scan = call("scan");
 export const send = call("send");
+
+const connection = (name) => ({
+  write: call(`${name}.write`),
+  read: call(`${name}.read`),
+  [Symbol.dispose]: call(`${name}.close`),
+});
+
+export const Connection = {
+  connect(...given) {
+    call("connect")(...given);
+    return connection(given[0]);
+  },
+};

@@ -5,6 +5,7 @@ import test from "node:test";
 
 import * as http from "flumen/http";
 import * as state from "flumen/state";
+import * as tcp from "flumen/tcp";
 import { Column, ConfigError, aggregator, codec, delivered, interceptor, retry, sink } from "flumen";
 
 import { host } from "./host.js";
@@ -54,6 +55,70 @@ const made = (push) => {
   assert.deepEqual([rows.rowsFrom, emitted], [u32(0), undefined]);
   return aggregation.tick(7n);
 };
+
+/** What becomes of these events: `say` is called with each and its edit. */
+const said = (bodies, say) => {
+  const { guest } = interceptor({ open: () => ({ body: true, headers: ["h"] }), intercept: say });
+  guest.open("{}");
+  const none = { name: "h", ...column(...bodies.map(() => "")), present: new Uint8Array((bodies.length + 7) >> 3) };
+  return guest.process(batch(bodies, [none]));
+};
+
+test("what is said of an event is said of no other", () => {
+  const { rowsFrom, setHeaders, rejected } = said(["a", "n", "b", "n", "c", "d", "e"], (event, edit) => {
+    const { text } = event;
+    if (text === "n") return;
+    edit.setHeader("h", text);
+    if (text === "a") edit.drop();
+    if (text === "b") edit.reject("why");
+    if (text === "c") edit.emit();
+    if (text === "d") edit.removeHeader("h");
+    if ("ab".includes(text)) edit.setHeader("h", "late");
+  });
+  assert.deepEqual([rowsFrom, rejected], [u32(1, 3, 4, 5, 6), [{ row: 2, reason: "why" }]]);
+  assert.deepEqual(setHeaders, [{ name: "h", ...column("", "", "c", "", "e"), present: Uint8Array.of(0b11110100) }]);
+  const plain = said(["a", "b"], (event, edit) => event.text === "b" && edit.emit());
+  assert.deepEqual([plain.rowsFrom, plain.setHeaders], [undefined, []]);
+});
+
+test("rows that hold a text, of any lengths and borders", () => {
+  let seed = 7;
+  const random = (below) => (seed = (seed * 48271) % 0x7fffffff) % below;
+  for (let round = 0; round < 300; round++) {
+    // One row in ten is long, and one in twelve has what is rare: it is looked for far from where it would be.
+    const text = () => "xay".repeat(random(random(10) ? 5 : 99)).slice(random(3)) + (random(12) ? "" : "z");
+    const rows = Array.from({ length: 1 + random(60) }, text);
+    const found = new Column(column(...rows));
+    for (const needle of ["ay", "yx", "a", "z", "nothing"]) {
+      const expected = rows.flatMap((text, row) => (text.includes(needle) ? [row] : []));
+      assert.deepEqual(found.findRows(needle), expected, rows.join("|"));
+      assert.deepEqual(rows.flatMap((_, row) => (found.contains(row, needle) ? [row] : [])), expected);
+    }
+  }
+});
+
+test("texts that are asked for in turn are searched for once each", () => {
+  let searches = 0;
+  class Counted extends Column {
+    findRows(value) {
+      searches++;
+      return super.findRows(value);
+    }
+  }
+  const found = new Counted(column("ab", "b", "c"));
+  const of = (row) => ["a", "b", "c"].filter((text) => found.contains(row, text)).join("");
+  assert.deepEqual([of(0), of(1), of(2), searches], ["ab", "b", "c", 3]);
+});
+
+test("texts become bytes, plain or not", () => {
+  const made = (...values) => said(values.map(() => "x"), (event, edit) => edit.setHeader("h", values[event.row])).setHeaders;
+  for (const values of [["a", "", "bc"], ["ä", "b"], ["\u{1f600}", "\ud800"]]) {
+    const bytesOf = values.map(bytes);
+    const ends = bytesOf.reduce((ends, value) => [...ends, ends.at(-1) + value.length], [0]);
+    const data = Uint8Array.from(bytesOf.flatMap((value) => [...value]));
+    assert.deepEqual(made(...values), [{ name: "h", offsets: u32(...ends), data, present: undefined }]);
+  }
+});
 
 test("headers that an event lacks are absent, and times go on", () => {
   const { rows, body, time, headers } = made((events) => {
@@ -206,4 +271,36 @@ test("http: each failure has its words", () => {
     const failing = () => asked(new Error("", { cause: payload }), () => http.get("http://h/"));
     assert.throws(failing, { name: "Failure", kind: payload.tag, message });
   }
+});
+
+test("tcp: what is written and read, and that it is closed once", () => {
+  const [read, calls] = asked(bytes("+OK"), () => {
+    const connection = tcp.connect("h", 6379, { tls: true });
+    connection.write(["AUTH ", tcp.secret("password"), bytes("\r\n")]);
+    const read = connection.read(10, 5);
+    connection.read();
+    connection.close();
+    connection.close();
+    return read;
+  });
+  assert.deepEqual(read, bytes("+OK"));
+  const parts = [
+    { tag: "bytes", val: bytes("AUTH ") },
+    { tag: "secret", val: "password" },
+    { tag: "bytes", val: bytes("\r\n") },
+  ];
+  assert.deepEqual(calls, [
+    ["connect", "h", 6379, true],
+    ["h.write", parts],
+    ["h.read", 10, 5],
+    ["h.read", 65536, undefined],
+    ["h.close"],
+  ]);
+});
+
+test("tcp: a failure has its words, and what is no failure stays what it is", () => {
+  const failing = (cause) => () => asked(new Error("", { cause }), () => tcp.connect("h", 1));
+  assert.throws(failing({ tag: "unreachable", val: "it broke" }), { name: "Failure", message: "it broke" });
+  assert.throws(failing(undefined), { name: "Error", message: "host" });
+  assert.equal(tcp.Failure, http.Failure);
 });

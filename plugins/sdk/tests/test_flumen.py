@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import flumen
 from componentize_py_types import Err
-from flumen import http, state
+from flumen import http, state, tcp
 from wit_world.imports import egress
 from wit_world.imports import http as wire_http
 from wit_world.imports import state as wire_state
+from wit_world.imports import tcp as wire_tcp
 from wit_world.imports import types as wire
 
 
@@ -254,6 +255,56 @@ class Http(unittest.TestCase):
             with self.assertRaises(http.Failure) as raised:
                 http.get("http://h/")
             self.assertEqual((raised.exception.kind, str(raised.exception)), (kind, words))
+
+
+class Tcp(unittest.TestCase):
+    def setUp(self):
+        self.addCleanup(setattr, tcp, "host", wire_tcp)
+
+    def host(self, read):
+        """A host whose connections note what they are asked, and read like this."""
+        asked = []
+
+        class Connection:
+            @classmethod
+            def connect(cls, *given):
+                asked.append(("connect", *given))
+                return cls()
+
+            def write(self, data):
+                asked.append(("write", data))
+
+            def read(self, *given):
+                asked.append(("read", *given))
+                return read()
+
+            def __exit__(self, *given):
+                asked.append(("close",))
+
+        tcp.host = SimpleNamespace(Connection=Connection)
+        return asked
+
+    def test_what_is_written_and_read_and_that_it_is_closed_once(self):
+        asked = self.host(lambda: b"+OK")
+        with tcp.connect("h", 6_379, tls=True) as connection:
+            connection.write(["AUTH ", tcp.Secret("password"), b"\r\n"])
+            self.assertEqual(connection.read(10, timeout_ms=5), b"+OK")
+            connection.read()
+            connection.close()
+        parts = [egress.Part_Text("AUTH "), egress.Part_Secret("password"), egress.Part_Bytes(b"\r\n")]
+        calls = [("connect", "h", 6_379, True), ("write", parts), ("read", 10, 5), ("read", 65_536, None), ("close",)]
+        self.assertEqual(asked, calls)
+
+    def test_a_failure_has_its_words_and_the_connection_is_closed(self):
+        def fails():
+            raise Err(egress.Failure_Unreachable("it broke"))
+
+        asked = self.host(fails)
+        with self.assertRaises(tcp.Failure) as raised, tcp.connect("h", 1) as connection:
+            connection.read()
+        self.assertEqual((raised.exception.kind, str(raised.exception)), ("unreachable", "it broke"))
+        self.assertEqual(asked[-1], ("close",))
+        self.assertIs(tcp.Failure, http.Failure)
 
 
 if __name__ == "__main__":

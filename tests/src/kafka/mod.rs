@@ -13,6 +13,7 @@ pub mod client;
 pub mod cluster;
 pub mod flume;
 pub mod install;
+pub mod lost_ends;
 pub mod ports;
 pub mod process;
 pub mod properties;

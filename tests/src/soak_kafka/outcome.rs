@@ -63,7 +63,7 @@ impl Stage<'_> {
         let output = self.hosts.last().context("no scene")?.scene.output.clone();
         match self.soak.flow {
             Flow::KafkaToFile | Flow::Channel => self.counter.count(&output),
-            Flow::FileToKafka | Flow::Bare => {
+            Flow::FileToKafka | Flow::SourceBacked | Flow::Bare => {
                 client::collect(&self.oracle(), &pipelines::topics(self.soak), &output)
             }
         }
@@ -71,6 +71,16 @@ impl Stage<'_> {
 
     pub(super) fn judge(&self, written: &[u64]) -> Result<Verdict> {
         oracle::judge(&output::sequences(self.output()?)?, written, |seq| self.soak.plugin.keeps(seq))
+    }
+
+    /// The files beside Kafka, if there are some. They have what Kafka has.
+    pub(super) fn judge_beside(&self, written: &[u64]) -> Result<Option<Verdict>> {
+        if self.soak.flow != Flow::SourceBacked {
+            return Ok(None);
+        }
+        let dir = format!("{}{}", self.output()?.display(), pipelines::BESIDE);
+        let sequences = output::sequences(Path::new(&dir))?;
+        oracle::judge(&sequences, written, |seq| self.soak.plugin.keeps(seq)).map(Some)
     }
 
     /// Where the destination is, or what came out of it.

@@ -19,6 +19,8 @@ pub const PARTITIONS: u32 = 3;
 const SESSION: &str = "session_timeout = \"3s\"\n";
 /// Where there is one topic, and the prefix of topics by status.
 const TOPIC: &str = "soak";
+/// Behind the name of the output: the directory of the files beside Kafka.
+pub const BESIDE: &str = "-beside";
 /// Producers of a sink whose records have a key, if they are not said.
 const LANES: u32 = 3;
 /// Their largest number, where it changes between two lives.
@@ -29,7 +31,7 @@ const LANES_MAX: u32 = 4;
 pub fn topics(soak: &KafkaSoak) -> Vec<String> {
     match (soak.flow, soak.plugin) {
         (Flow::Channel, _) => Vec::new(),
-        (Flow::FileToKafka, Plugin::AccessLog) => {
+        (Flow::FileToKafka | Flow::SourceBacked, Plugin::AccessLog) => {
             let mut statuses: Vec<u16> = (0..100).map(status_of).collect();
             statuses.sort_unstable();
             statuses.dedup();
@@ -52,6 +54,12 @@ pub fn texts(soak: &KafkaSoak, brokers: &str) -> Vec<String> {
     match soak.flow {
         Flow::Bare => Vec::new(),
         Flow::FileToKafka => vec![format!("{tail}{journal}{}", sink(soak, brokers))],
+        Flow::SourceBacked => {
+            let beside =
+                file.replace("sink.out", "sink.beside").replace("{out}/", &format!("{{out}}{BESIDE}/"));
+            let channel = "[channel]\nkind = \"source-backed\"\n";
+            vec![format!("{tail}{channel}{journal}{}{beside}", sink(soak, brokers))]
+        }
         Flow::KafkaToFile => {
             // A known name comes back at once; without one the group waits until the old member is given up.
             let instance = if soak.plugin == Plugin::None { "" } else { "instance = \"one\"\n" };
@@ -89,7 +97,7 @@ fn sink(soak: &KafkaSoak, brokers: &str) -> String {
             (topic, "header.status", LANES)
         }
     };
-    let lanes = soak.lanes.unwrap_or(lanes);
+    let lanes = if soak.flow == Flow::SourceBacked { 1 } else { soak.lanes.unwrap_or(lanes) };
     let interval_ms = INTERVALS_MS.get(soak.seed as usize % INTERVALS_MS.len()).copied().unwrap_or_default();
     let timeout_s = TRANSACTION_TIMEOUT.as_secs();
     format!(

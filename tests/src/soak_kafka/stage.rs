@@ -21,6 +21,8 @@ use crate::output::LineCounter;
 use crate::scene::Scene;
 use crate::{limits, poll, scene};
 
+/// How often a broker looks for transactions that are over their time.
+const CLEANUP_INTERVAL: &str = "transaction.abort.timed.out.transaction.cleanup.interval.ms";
 /// Files written side by side.
 const INPUT_FILES: u32 = 3;
 /// One run's state.
@@ -103,8 +105,10 @@ impl<'a> Stage<'a> {
     pub fn new(soak: &'a KafkaSoak) -> Result<Self> {
         let mut hosts = vec![Host::new(soak)?];
         let first = hosts.first().context("no scene")?;
-        let options =
-            BrokerOptions { dir: Some(first.scene.root().join("broker")), ..BrokerOptions::default() };
+        let dir = Some(first.scene.root().join("broker"));
+        let eager = soak.is_broker_eager.then(|| (CLEANUP_INTERVAL.to_owned(), "500".to_owned()));
+        let properties = eager.into_iter().collect();
+        let options = BrokerOptions { dir, properties, ..BrokerOptions::default() };
         let broker = Broker::start(&options)?;
         let proxy = broker.proxy()?;
         for topic in pipelines::topics(soak) {
@@ -174,6 +178,7 @@ impl<'a> Stage<'a> {
             harm: self.tally,
             verdict: self.judge(&written)?,
             quarantine,
+            beside: self.judge_beside(&written)?,
             spread_keys: spread_keys(self.output()?)?,
             undone: self.undone()?,
             skipped_markers: self.skipped_markers()?,
@@ -222,7 +227,7 @@ impl<'a> Stage<'a> {
             rotation: Rotation::Rename,
             lines: None,
             has_malformed,
-            has_doubles: false,
+            has_doubles: self.soak.plugin == Plugin::Dedup,
             seed,
         })?))
     }

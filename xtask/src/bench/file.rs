@@ -42,7 +42,8 @@ pub struct Arguments {
 /// A peer in memory may take this long for the input.
 const PEER_LIMIT: Duration = Duration::from_secs(120);
 
-const VARIANTS: [Variant; 3] = [Variant::Filter, Variant::AccessLog, Variant::NoPlugin];
+const VARIANTS: [Variant; 4] =
+    [Variant::Filter, Variant::AccessLog, Variant::NoPlugin, Variant::SourceBacked];
 
 /// Measures.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -206,6 +207,8 @@ impl Figures {
             "peak_rss_mb": self.of(0, |run| run.peak_rss_mb),
             "ratio_to_raw_limit": mb_s / raw,
             "ratio_to_rsyslog_memory": (!self.rsyslog.is_empty()).then(|| mb_s / self.rsyslog(|peer| peer.mb_s)),
+            // The same flow without a second copy of the bodies.
+            "source_backed_ratio": self.of(3, |run| run.mb_s) / mb_s,
             "wasm_to_native_ratio": ratio("wasm_to_native_ratio"),
             "raw_limit_mb_s": raw,
             "rsyslog_memory_mb_s": (!self.rsyslog.is_empty()).then(|| self.rsyslog(|peer| peer.mb_s)),

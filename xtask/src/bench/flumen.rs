@@ -24,6 +24,8 @@ pub enum Variant {
     AccessLog,
     /// `dedup`, which remembers every line of the input: some three million keys.
     Dedup,
+    /// `filter`, and a source-backed channel: bodies are written once.
+    SourceBacked,
 }
 
 impl Variant {
@@ -35,6 +37,7 @@ impl Variant {
             Variant::Filter => "flumen, filter (Wasm)",
             Variant::AccessLog => "flumen, access-log (Wasm)",
             Variant::Dedup => "flumen, dedup of every line (Wasm)",
+            Variant::SourceBacked => "flumen, filter, source-backed",
         }
     }
 }
@@ -68,7 +71,7 @@ pub fn run(binary: &Path, input: &Input, variant: Variant, dir: &Path) -> Result
     scene.binary = Some(binary.to_owned());
     let (plugin, lines, bytes) = match variant {
         Variant::NoPlugin => (None, input.lines, input.bytes),
-        Variant::Filter => (Some("filter"), input.kept_lines, input.kept_bytes),
+        Variant::Filter | Variant::SourceBacked => (Some("filter"), input.kept_lines, input.kept_bytes),
         Variant::AccessLog => (Some("access-log"), input.lines, input.bytes),
         Variant::Dedup => (Some("dedup"), input.lines, input.bytes),
     };
@@ -123,7 +126,7 @@ fn pipeline(input: &Path, variant: Variant) -> String {
     let input: PathBuf = input.to_owned();
     let interceptor = match variant {
         Variant::NoPlugin => String::new(),
-        Variant::Filter => {
+        Variant::Filter | Variant::SourceBacked => {
             format!(
                 "[[interceptor]]\nplugin = \"filter\"\nconfig = {{ drop = {{ contains = '{DROPPED}' }} }}\n"
             )
@@ -132,8 +135,12 @@ fn pipeline(input: &Path, variant: Variant) -> String {
         Variant::Dedup => "[[interceptor]]\nplugin = \"dedup\"\ngrant = [\"state\"]\nconfig = { by = \"body\", window = \"1h\" }\nlimits = { state = \"1 GiB\" }\n"
             .to_owned(),
     };
+    let channel = match variant {
+        Variant::SourceBacked => "[channel]\nkind = \"source-backed\"\n",
+        _ => "",
+    };
     format!(
-        "[source.access]\ntype = \"tail\"\npaths = [\"{}\"]\n{interceptor}[sink.out]\ntype = \"file\"\npath = \"{{out}}/all.log\"\n",
+        "[source.access]\ntype = \"tail\"\npaths = [\"{}\"]\n{interceptor}{channel}[sink.out]\ntype = \"file\"\npath = \"{{out}}/all.log\"\n",
         input.display()
     )
 }

@@ -6,11 +6,15 @@ mod file;
 mod flume;
 mod flumen;
 mod input;
+mod journal;
 mod kafka;
+mod load;
 mod machine;
 mod memory;
+mod overload;
 mod raw;
 mod rsyslog;
+mod tail;
 mod wasm;
 
 use std::process::ExitCode;
@@ -29,8 +33,16 @@ pub enum Command {
     Backlog(backlog::Arguments),
     /// `dedup` with more than a million keys alive: events per second, memory for each key
     Dedup(dedup::Arguments),
+    /// The file journal beside the raw disk: ways to write, group commit, compression
+    Journal(journal::Arguments),
     /// Plugins in every language: ns per event beside native code, starts, the pause of a swap
     Plugins(wasm::Arguments),
+    /// Sohu's load for five minutes, and its table of batch sizes: how late each event is
+    Load(load::Arguments),
+    /// Many files: a steady load over a thousand, and ten thousand that are idle
+    Tail(tail::Arguments),
+    /// A sink at a tenth of its input's rate for a minute: memory, and what comes
+    Overload(overload::Arguments),
     /// Files to Kafka, beside plain producers and Flume; a steady load; S3's table; kills
     Kafka(kafka::Arguments),
 }
@@ -42,7 +54,11 @@ pub fn run(command: &Command) -> Result<ExitCode> {
         Command::Memory(arguments) => memory::run(arguments),
         Command::Backlog(arguments) => backlog::run(arguments),
         Command::Dedup(arguments) => dedup::run(arguments),
+        Command::Journal(arguments) => journal::run(arguments),
         Command::Plugins(arguments) => wasm::plugins(arguments),
+        Command::Load(arguments) => load::run(arguments),
+        Command::Tail(arguments) => tail::run(arguments),
+        Command::Overload(arguments) => overload::run(arguments),
         Command::Kafka(arguments) => kafka::run(arguments),
     }
 }

@@ -35,7 +35,7 @@ pub struct Arguments {
 /// If something does not build or run.
 pub fn plugins(arguments: &Arguments) -> Result<ExitCode> {
     build::plugins()?;
-    build::languages()?;
+    build::languages(&build::host(false)?)?;
     let (table, failed) = table()?;
     print!("{table}");
     if arguments.json {

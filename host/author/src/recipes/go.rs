@@ -1,4 +1,5 @@
-//! Go: its own toolchain, which makes a module for WASI; an adapter inside of the component answers for WASI.
+//! Go: its own toolchain, which makes a module for WASI; an adapter inside of it answers for WASI, and its runtime is
+//! started when it is built.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ pub(super) fn build(work: &Work<'_>) -> Result<Made> {
     command.args(["build", "-buildmode=c-shared", "-trimpath", "-ldflags=-checklinkname=0 -s -w", "-o"]);
     quietly(command.arg(&core).arg("."))?;
     let (resolve, world) = world::full(work.dir, work.manifest)?;
-    Ok(Made { component: wrap_go(fs::read(core)?, &resolve, world)?, toolchain: version })
+    Ok(Made { component: wrap_go(&fs::read(core)?, &resolve, world, work.run)?, toolchain: version })
 }
 
 fn toolchain() -> Result<(PathBuf, String)> {

@@ -16,8 +16,12 @@ const VERSION: &str = "0.23.0";
 const BUNDLER: &str = "esbuild";
 const BUNDLER_VERSION: &str = "0.28.2";
 /// What a plugin imports of the SDK, and the file. Powers are files of their own, since a bundle imports all that its files do.
-const MODULES: [(&str, &str); 3] =
-    [("flumen", "flumen.js"), ("flumen/state", "state.js"), ("flumen/http", "http.js")];
+const MODULES: [(&str, &str); 4] = [
+    ("flumen", "flumen.js"),
+    ("flumen/state", "state.js"),
+    ("flumen/http", "http.js"),
+    ("flumen/tcp", "tcp.js"),
+];
 /// Arguments: the module, the directory of the interface, the world, the component.
 const SCRIPT: &str = include_str!("componentize.mjs");
 

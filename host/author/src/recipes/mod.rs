@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::manifest::{Lang, Manifest};
 use crate::run::write_if_changed;
+use crate::snapshot::Run;
 
 /// Where tools are installed that belong to no project.
 const TOOLCHAINS_VAR: &str = "FLUMEN_TOOLCHAINS";
@@ -30,10 +31,11 @@ pub struct Options {
     pub work_dir: Option<PathBuf>,
     /// Where the component goes; absent: `NAME.wasm` in the plugin's directory.
     pub output: Option<PathBuf>,
-    /// Where tools are that belong to no project; absent: [`toolchains_dir`].
-    pub toolchains: Option<PathBuf>,
     /// Cargo's target directory, for plugins that share what they depend on; absent: one of the plugin's own.
     pub rust_target: Option<PathBuf>,
+    /// Runs the start of a language's runtime, which is then in the component as it is when it has started; absent: every
+    /// instance starts it.
+    pub run: Option<Run>,
 }
 
 /// What was built.
@@ -58,6 +60,7 @@ struct Work<'a> {
     install: bool,
     toolchains: PathBuf,
     rust_target: Option<&'a Path>,
+    run: Option<Run>,
 }
 
 impl Work<'_> {
@@ -89,10 +92,17 @@ pub fn build(dir: &Path, options: &Options) -> Result<Built> {
     let build = options.work_dir.clone().unwrap_or_else(|| dir.join(BUILD_DIR));
     fs::create_dir_all(&build).with_context(|| format!("cannot make {}", build.display()))?;
     let build = fs::canonicalize(build)?;
-    let toolchains = options.toolchains.clone().map_or_else(toolchains_dir, Ok)?;
+    let toolchains = toolchains_dir()?;
     let rust_target = options.rust_target.as_deref();
-    let work =
-        Work { dir: &dir, manifest: &manifest, build, install: options.install, toolchains, rust_target };
+    let work = Work {
+        dir: &dir,
+        manifest: &manifest,
+        build,
+        install: options.install,
+        toolchains,
+        rust_target,
+        run: options.run,
+    };
     let made = match manifest.lang {
         Lang::Rust => rust::build(&work),
         Lang::Python => python::build(&work),

@@ -1,4 +1,5 @@
-//! Python: componentize-py, which puts CPython and the plugin's modules into one component.
+//! Python: componentize-py, which puts CPython and the plugin's modules into one component; what they are made of is put
+//! together then.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::{Made, Work, apt_command, apt_install, missing, step};
+use crate::merge;
 use crate::run::{find, quietly, write_if_changed};
 use crate::world;
 
@@ -39,7 +41,7 @@ pub(super) fn build(work: &Work<'_>) -> Result<Made> {
     }
     quietly(command.args(["app", "-o"]).arg(&core))?;
     let version = quietly(Command::new(&tool).arg("--version"))?;
-    Ok(Made { component: fs::read(core)?, toolchain: version.trim().to_owned() })
+    Ok(Made { component: merge::merge(fs::read(core)?), toolchain: version.trim().to_owned() })
 }
 
 fn tool(work: &Work<'_>) -> Result<PathBuf> {

@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::error::{BridgeError, io_error};
+use super::faults::About;
 use super::manifest::FileEntry;
 use super::options::Output;
 use super::spool::{Block, Spooled};
@@ -131,8 +132,8 @@ fn ranges(spools: &[Spooled], group: &Group) -> Vec<(i32, i64, i64)> {
 
 /// Blocks of a group into a new file, durably. Gives its BLAKE3.
 fn copy(spools: &[Spooled], group: &Group, path: &Path) -> Result<String, BridgeError> {
-    let mut out =
-        OpenOptions::new().write(true).create_new(true).open(path).map_err(io_error("cannot make", path))?;
+    let create = || OpenOptions::new().write(true).create_new(true).open(path);
+    let mut out = About::File.step("created", create).map_err(io_error("cannot make", path))?;
     let mut hash = blake3::Hasher::new();
     let mut buffer = vec![0; COPY_BYTES];
     for run in group.chunk_by(|a, b| a.0 == b.0) {
@@ -152,12 +153,12 @@ fn copy(spools: &[Spooled], group: &Group, path: &Path) -> Result<String, Bridge
                     return Ok(());
                 };
                 hash.update(bytes);
-                out.write_all(bytes)?;
+                About::File.step("written", || out.write_all(bytes))?;
             }
         };
         copy().map_err(reading)?;
     }
-    out.sync_all().map_err(io_error("cannot sync", path))?;
+    About::File.step("synced", || out.sync_all()).map_err(io_error("cannot sync", path))?;
     Ok(hash.finalize().to_hex().to_string())
 }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::calendar::{Bucket, text_time};
 use super::durable::replace;
 use super::error::{BridgeError, io_error};
+use super::faults::About;
 use super::kafka::{Before, Known};
 use super::limits::{PAUSE, POLL};
 use super::manifest::{load_sealed, seal};
@@ -93,7 +94,7 @@ impl Bridge {
         let progress = Progress { name: held.name.clone(), next: next.label(), partitions };
         let bytes = seal(&progress)
             .map_err(|reason| io_error("cannot write", &path)(std::io::Error::other(reason)))?;
-        replace(&path, &bytes)
+        replace(&path, &bytes, About::Progress)
     }
 
     /// The first bucket, and where to read; `None`: asked to stop before there was any record.

@@ -18,6 +18,7 @@ mod arrange;
 mod calendar;
 mod durable;
 mod error;
+pub mod faults;
 mod follow;
 mod kafka;
 pub mod limits;

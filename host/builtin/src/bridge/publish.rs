@@ -18,6 +18,7 @@ use super::arrange::{Made, arrange};
 use super::calendar::Bucket;
 use super::durable::{make_directories, remove, rename, replace, sync_directory};
 use super::error::{BridgeError, io_error};
+use super::faults::About;
 use super::manifest::{self, Addition, FileEntry, LATE_DIR, MARKER, Manifest};
 use super::options::Settings;
 use super::spool::Spooled;
@@ -58,29 +59,29 @@ pub(super) fn publish(
     }
     if let Some(before) = again {
         check_same(&dir, &before, &manifest)?;
-        place(&own, &dir)?;
-        place(&side, &dir.join(LATE_DIR))?;
+        place(&own, &dir, About::File)?;
+        place(&side, &dir.join(LATE_DIR), About::Late)?;
         return Ok(before);
     }
     let additions = additions(settings, work, bucket, &manifest.name, parts)?;
-    clean(&dir, &own)?;
-    clean(&dir.join(LATE_DIR), &side)?;
+    clean(&dir, PART, &own, About::Stale)?;
+    clean(&dir.join(LATE_DIR), PART, &side, About::Stale)?;
     make_directories(&dir)?;
-    place(&own, &dir)?;
-    place(&side, &dir.join(LATE_DIR))?;
+    place(&own, &dir, About::File)?;
+    place(&side, &dir.join(LATE_DIR), About::Late)?;
     for (other, made, target) in additions {
         append(settings, other, &made, target, bucket)?;
     }
     manifest.records = manifest.files.iter().map(|file| file.records).sum();
-    write(&dir, &manifest)?;
+    write(&dir, &manifest, About::Success)?;
     Ok(manifest)
 }
 
-fn write(dir: &Path, manifest: &Manifest) -> Result<(), BridgeError> {
+fn write(dir: &Path, manifest: &Manifest, about: About) -> Result<(), BridgeError> {
     let path = dir.join(MARKER);
     let bytes = manifest::seal(manifest)
         .map_err(|reason| io_error("cannot write", &path)(std::io::Error::other(reason)))?;
-    replace(&path, &bytes)
+    replace(&path, &bytes, about)
 }
 
 /// What was read again must be what the bucket had: anything else is for a person to decide.
@@ -106,31 +107,33 @@ fn check_same(dir: &Path, before: &Manifest, now: &Manifest) -> Result<(), Bridg
     Ok(())
 }
 
-/// Removes files of ours that no `_SUCCESS` vouches for.
-fn clean(dir: &Path, keep: &[Made]) -> Result<(), BridgeError> {
+/// Removes files of ours that no `_SUCCESS` vouches for: those whose names begin with `prefix`. Says whether there were some.
+fn clean(dir: &Path, prefix: &str, keep: &[Made], about: About) -> Result<bool, BridgeError> {
     let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         entries => entries.map_err(io_error("cannot list", dir))?,
     };
+    let mut has_removed = false;
     for entry in entries {
         let name = entry.map_err(io_error("cannot list", dir))?.file_name();
-        let is_ours = name.to_str().is_some_and(|name| name.starts_with(PART));
+        let is_ours = name.to_str().is_some_and(|name| name.starts_with(prefix));
         if is_ours && !keep.iter().any(|made| OsStr::new(&made.entry.name) == name) {
-            remove(&dir.join(name))?;
+            remove(&dir.join(name), about)?;
+            has_removed = true;
         }
     }
-    Ok(())
+    Ok(has_removed)
 }
 
-fn place(files: &[Made], dir: &Path) -> Result<(), BridgeError> {
+fn place(files: &[Made], dir: &Path, about: About) -> Result<(), BridgeError> {
     if files.is_empty() {
         return Ok(());
     }
     make_directories(dir)?;
     for made in files {
-        rename(&made.path, &dir.join(&made.entry.name))?;
+        rename(&made.path, &dir.join(&made.entry.name), about, "placed")?;
     }
-    sync_directory(dir)
+    sync_directory(dir, about, "place-synced")
 }
 
 type Target = (Bucket, Vec<Made>, Manifest);
@@ -143,7 +146,6 @@ fn additions(
     name: &str,
     parts: &Parts,
 ) -> Result<Vec<Target>, BridgeError> {
-    let by: String = bucket.label().chars().filter(|c| !matches!(c, '-' | ':')).collect();
     let mut targets = Vec::new();
     for (start_ns, spools) in &parts.append {
         let other = settings.calendar.bucket(*start_ns);
@@ -151,9 +153,15 @@ fn additions(
         let Some(target) = manifest::load(&dir, name, other)? else { continue };
         let work = work.join(format!("append-{start_ns}"));
         make_directories(&work)?;
-        targets.push((other, arrange(spools, &settings.output, &work, &format!("late-{by}-"))?, target));
+        targets.push((other, arrange(spools, &settings.output, &work, &late_prefix(bucket))?, target));
     }
     Ok(targets)
+}
+
+/// How the names of late records' files begin in their own bucket: of those that came in the run of this one.
+fn late_prefix(by: Bucket) -> String {
+    let by: String = by.label().chars().filter(|c| !matches!(c, '-' | ':')).collect();
+    format!("late-{by}-")
 }
 
 fn append(
@@ -167,22 +175,19 @@ fn append(
     let addition = Addition { by: by.label(), files: made.iter().map(|made| made.entry.clone()).collect() };
     let earlier = target.added.iter().position(|earlier| earlier.by == addition.by);
     let earlier = earlier.map(|at| target.added.remove(at));
-    if earlier.as_ref() == Some(&addition) {
-        // An earlier attempt came this far. Its files may have been removed since: they are the same.
-        return place(made, &dir);
+    // If an earlier attempt came this far its files may have been removed since: they are the same.
+    place(made, &dir, About::Addition)?;
+    if earlier.as_ref() != Some(&addition) {
+        target.added.push(addition);
+        target.added.sort_by(|a, b| a.by.cmp(&b.by));
+        target.generation += 1;
+        let added = target.added.iter().flat_map(|addition| &addition.files);
+        target.records = target.files.iter().chain(added).map(|file| file.records).sum();
+        write(&dir, &target, About::Addition)?;
     }
-    place(made, &dir)?;
-    let old: Vec<FileEntry> = earlier.into_iter().flat_map(|earlier| earlier.files).collect();
-    let stale: Vec<_> =
-        old.iter().filter(|old| addition.files.iter().all(|new| new.name != old.name)).collect();
-    target.added.push(addition);
-    target.added.sort_by(|a, b| a.by.cmp(&b.by));
-    target.generation += 1;
-    let added = target.added.iter().flat_map(|addition| &addition.files);
-    target.records = target.files.iter().chain(added).map(|file| file.records).sum();
-    write(&dir, &target)?;
-    for file in stale {
-        remove(&dir.join(&file.name))?;
+    // Behind the `_SUCCESS` that no longer names them; an attempt that ended between the two left them here.
+    if clean(&dir, &late_prefix(by), made, About::Addition)? {
+        sync_directory(&dir, About::Addition, "removal-synced")?;
     }
     Ok(())
 }

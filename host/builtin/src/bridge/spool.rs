@@ -10,6 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::error::{BridgeError, io_error};
+use super::faults::About;
 use super::options::Output;
 use crate::sinks::encode::{Encoder, Encoding};
 use crate::sinks::file::compress::{Compression, Compressor};
@@ -98,12 +99,13 @@ impl Spool {
         let file = match &mut self.file {
             Some(file) => file,
             none => {
-                let file = OpenOptions::new().write(true).create_new(true).open(path);
+                let create = || OpenOptions::new().write(true).create_new(true).open(path);
+                let file = About::Spool.step("created", create);
                 none.insert(file.map_err(io_error("cannot make", path))?)
             }
         };
         let bytes = press.compressor.block(&self.buffer).map_err(io_error("cannot compress into", path))?;
-        file.write_all(bytes).map_err(io_error("cannot write", path))?;
+        About::Spool.step("written", || file.write_all(bytes)).map_err(io_error("cannot write", path))?;
         self.hash.update(bytes);
         block.bytes = bytes.len() as u64;
         self.blocks.push(block);
@@ -115,7 +117,7 @@ impl Spool {
     pub fn finish(mut self, press: &mut Press) -> Result<Option<Spooled>, BridgeError> {
         self.write_block(press)?;
         let Some(file) = self.file else { return Ok(None) };
-        file.sync_all().map_err(io_error("cannot sync", &self.path))?;
+        About::Spool.step("synced", || file.sync_all()).map_err(io_error("cannot sync", &self.path))?;
         let hash = self.hash.finalize().to_hex().to_string();
         Ok(Some(Spooled { path: self.path, partition: self.partition, blocks: self.blocks, hash }))
     }

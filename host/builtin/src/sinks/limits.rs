@@ -10,6 +10,10 @@ pub const WRITE_BYTES: usize = 256 << 10;
 /// level gains a few percent at most, and every open file may hold this much.
 pub const BLOCK_BYTES: usize = 1 << 20;
 
+/// Bytes written to a file at which its sync begins, before a flush waits for it: a quarter of a flush, so that the disk works while the next
+/// quarter is encoded, and each sync is still worth its commit.
+pub const SYNC_AHEAD_BYTES: usize = 2 << 20;
+
 /// Bytes of encoded text in all files of one sink together. When it is reached all of them are
 /// written: memory stays bounded however many files are open.
 pub const BUFFERED_BYTES_MAX: usize = 32 << 20;

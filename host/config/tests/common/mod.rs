@@ -88,6 +88,7 @@ pub fn env_of(dir: &Path) -> MemoryEnv {
     for (name, value) in [("HOST", "web1"), ("PASSWORD", "hunter22"), ("RATE", "250"), ("EMPTY", "")] {
         env.vars.insert(name.into(), value.into());
     }
+    env.vars.insert("OLD_KEY".into(), "5a".repeat(32));
     env
 }
 

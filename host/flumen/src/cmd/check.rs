@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use flumen_config::{Diagnostic, Sources as ConfigFiles};
 use flumen_pipeline::ComponentKind;
-use flumen_pipeline::plan::{AgentPlan, BridgePlan, ErrorPlan, OnError};
-use flumen_plugin::{HostConfig, PluginHost};
+use flumen_pipeline::plan::{
+    AgentPlan, BridgePlan, ChannelPlan, ErrorPlan, GroupKind, GroupPlan, OnError, PipelinePlan,
+};
+use flumen_pipeline::reliability::{Reliability, loss_window};
 use serde::Serialize;
 
-use crate::agent::{component_errors, open_plugins};
+use crate::agent::{component_errors, open_plugins, pipeline_dir};
 use crate::exit::{Failure, counted};
-use crate::{Output, bridges, cmd, registry};
+use crate::{Output, bridges, cmd, registry, secondaries};
 
 /// Arguments of `flumen check`.
 #[derive(Debug, clap::Args)]
@@ -43,8 +45,29 @@ struct PipelineReport {
     name: String,
     file: PathBuf,
     durable: bool,
+    channels: Vec<ChannelReport>,
     sinks: Vec<SinkReport>,
+    groups: Vec<GroupReport>,
     plugins: Vec<PluginReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct ChannelReport {
+    name: String,
+    kind: String,
+    reliability: &'static str,
+    /// What can be lost, and when.
+    loss_window: String,
+}
+
+#[derive(Debug, Serialize)]
+struct GroupReport {
+    name: String,
+    kind: &'static str,
+    sinks: Vec<String>,
+    delivery: &'static str,
+    /// What that means when a sink fails, in words.
+    failures: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -55,6 +78,9 @@ struct SinkReport {
     /// Why it is less than the sink alone would promise.
     #[serde(skip_serializing_if = "Option::is_none")]
     delivery_because: Option<&'static str>,
+    /// What becomes of what it has delivered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -85,6 +111,10 @@ pub fn run(args: Args, output: Output) -> Result<(), Failure> {
                 "  journal      durability = \"os\": a power cut can lose what was taken in the last half minute"
             );
         }
+        for channel in &pipeline.channels {
+            let ChannelReport { name, kind, reliability, loss_window } = channel;
+            println!("  channel      {name:<16} {reliability} ({kind}): {loss_window}");
+        }
         for plugin in &pipeline.plugins {
             println!("  plugin       {:<16} {:.12} {}", plugin.name, plugin.hash, plugin.path.display());
             println!("               {}", plugin.failures);
@@ -92,6 +122,12 @@ pub fn run(args: Args, output: Output) -> Result<(), Failure> {
         for sink in &pipeline.sinks {
             let why = sink.delivery_because.map(|why| format!(": {why}")).unwrap_or_default();
             println!("  sink         {:<16} {} ({}){why}", sink.name, sink.delivery, sink.kind);
+            sink.note.iter().for_each(|note| println!("               {note}"));
+        }
+        for group in &pipeline.groups {
+            let GroupReport { name, kind, sinks, delivery, failures } = group;
+            println!("  group        {name:<16} {delivery} ({kind} of {})", sinks.join(", "));
+            println!("               {failures}");
         }
     }
     for bridge in &report.bridges {
@@ -112,13 +148,16 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
     let (plan, files) = cmd::load(paths)?;
     let mut wrong = component_errors(&plan, &files);
     wrong.extend(file_errors(&plan, &files));
+    wrong.extend(left_behind(&plan, &files));
     wrong.extend(bridges::errors(&plan, &files));
     wrong.extend(bridges::file_errors(&plan, &files));
-    // A check leaves nothing behind, so it compiles into a directory of its own.
-    let cache = cmd::Scratch::new()?;
-    let config = HostConfig { cache_dir: cache.path().to_path_buf(), watch: false };
-    let host =
-        PluginHost::new(config).map_err(|error| anyhow::anyhow!("cannot start the plugin host: {error}"))?;
+    // Where the user's commands keep theirs, and the agent's is looked at: a large plugin takes seconds. Without such a place a check
+    // compiles into a directory of its own.
+    let scratch = cmd::Scratch::new()?;
+    let others = vec![plan.data_dir.join(crate::agent::CACHE_DIR)];
+    let own =
+        cmd::plugin::cache_dir().ok().and_then(|dir| cmd::plugin::one_command(dir, others.clone()).ok());
+    let host = own.map_or_else(|| cmd::plugin::one_command(scratch.path().join("compiled"), others), Ok)?;
     let bridges = plan.bridges.iter().map(bridge_report).collect();
     let mut report = Report { pipelines: Vec::new(), bridges };
     for pipeline in &plan.pipelines {
@@ -132,17 +171,55 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
             let (delivery, delivery_because) = registry::delivery(pipeline, sink, slot.as_deref());
             let plugin = sink.plugin.as_ref().map(|plugin| format!("plugin {}", plugin.plugin));
             let kind = plugin.unwrap_or_else(|| sink.kind.clone());
-            SinkReport { name: sink.name.clone(), kind, delivery, delivery_because }
+            let note = registry::note(sink);
+            SinkReport { name: sink.name.clone(), kind, delivery, delivery_because, note }
         };
+        let sinks: Vec<SinkReport> = pipeline.sinks.iter().zip(&opened.deliver).map(sink).collect();
         report.pipelines.push(PipelineReport {
             name: pipeline.name.clone(),
             file: pipeline.file.clone(),
             durable: pipeline.journal.durable,
-            sinks: pipeline.sinks.iter().zip(&opened.deliver).map(sink).collect(),
+            channels: pipeline.channels.iter().map(|channel| channel_report(channel, pipeline)).collect(),
+            groups: pipeline.groups.iter().map(|group| group_report(group, &sinks)).collect(),
+            sinks,
             plugins: plugins.collect(),
         });
     }
     if wrong.is_empty() { Ok(report) } else { Err(Failure::Config(wrong)) }
+}
+
+fn channel_report(channel: &ChannelPlan, pipeline: &PipelinePlan) -> ChannelReport {
+    ChannelReport {
+        name: channel.name.clone(),
+        kind: channel.kind.word().to_owned(),
+        reliability: Reliability::of(&channel.kind).word(),
+        loss_window: loss_window(channel, pipeline.journal.durable),
+    }
+}
+
+/// A group promises the least that its sinks do.
+fn group_report(group: &GroupPlan, sinks: &[SinkReport]) -> GroupReport {
+    let members = || sinks.iter().filter(|sink| group.sinks.contains(&sink.name));
+    let with = |promise: &str| members().find(|sink| sink.delivery == promise).map(|sink| sink.name.as_str());
+    let (delivery, failures) = match (with("at-most-once"), with("at-least-once")) {
+        (Some(sink), _) => ("at-most-once", format!("the sink {sink} may lose what it has when it fails")),
+        (None, Some(sink)) => {
+            let reason = format!(
+                "what the sink {sink} has when it fails may come twice; what others have waits for them"
+            );
+            ("at-least-once", reason)
+        }
+        (None, None) => {
+            let reason = "what a sink has when it fails waits until its destination says whether it is there; all else goes to the others, \
+                          and stays in the channel until then";
+            ("exactly-once", reason.to_owned())
+        }
+    };
+    let kind = match group.kind {
+        GroupKind::Failover => "failover",
+        GroupKind::LoadBalancing(_) => "load-balancing",
+    };
+    GroupReport { name: group.name.clone(), kind, sinks: group.sinks.clone(), delivery, failures }
 }
 
 /// What becomes of the events that a plugin fails on.
@@ -181,6 +258,16 @@ fn bridge_report(plan: &BridgePlan) -> BridgeReport {
         // Each record once, in its bucket or late: whatever was killed is made again with the same bytes.
         delivery: "exactly-once",
     }
+}
+
+/// Failovers that a start would leave with events in them.
+fn left_behind(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic> {
+    let of = |pipeline: &PipelinePlan| {
+        let dir = pipeline_dir(&plan.data_dir, &pipeline.name);
+        let (channel, error) = secondaries::left_behind(pipeline, &dir)?;
+        Some(files.diagnostic_for(&pipeline.name, ComponentKind::Channel, &channel, &error))
+    };
+    plan.pipelines.iter().filter_map(of).collect()
 }
 
 /// Files that options name and that are not there, or not what they should be.

@@ -83,14 +83,21 @@ pub fn run(command: Command, output: Output) -> Result<(), Failure> {
 
 /// A host for one command. Compiled plugins are kept in the user's own cache: a large one takes seconds.
 fn host() -> Result<Arc<PluginHost>, Failure> {
-    let cache_dir = flumen_author::toolchains_dir()?.with_file_name("compiled");
+    one_command(cache_dir().map_err(Failure::from)?, Vec::new())
+}
+
+/// Where the commands of this user keep compiled plugins.
+pub fn cache_dir() -> anyhow::Result<PathBuf> {
+    Ok(flumen_author::toolchains_dir()?.with_file_name("compiled"))
+}
+
+/// A host that watches nothing.
+pub fn one_command(cache_dir: PathBuf, other_caches: Vec<PathBuf>) -> Result<Arc<PluginHost>, Failure> {
     if let Some(parent) = cache_dir.parent() {
         std::fs::create_dir_all(parent)?;
     }
-    let config = HostConfig { cache_dir, watch: false };
-    let host =
-        PluginHost::new(config).map_err(|error| anyhow::anyhow!("cannot start the plugin host: {error}"))?;
-    Ok(host)
+    let host = PluginHost::new(HostConfig { watch: false, other_caches, ..HostConfig::new(cache_dir) });
+    Ok(host.map_err(|error| anyhow::anyhow!("cannot start the plugin host: {error}"))?)
 }
 
 fn inspect(host: &PluginHost, file: &Path, config: &str, output: Output) -> Result<(), Failure> {

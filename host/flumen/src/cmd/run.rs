@@ -87,7 +87,7 @@ pub fn run(args: Args, repeats: Repeats) -> Result<(), Failure> {
     }
 }
 
-/// Answers `flumen status`, `flumen reload`, `flumen plan` and `flumen quarantine`.
+/// Answers `flumen status`, `flumen reload`, `flumen plan`, `flumen quarantine` and `flumen journal replay`.
 fn serve(agent: &Arc<Agent>, reloader: &Reloader) -> anyhow::Result<()> {
     let (weak, reloader) = (Arc::downgrade(agent), reloader.clone());
     control::serve(&agent.plan().data_dir, move |request| match request {
@@ -100,6 +100,8 @@ fn serve(agent: &Arc<Agent>, reloader: &Reloader) -> anyhow::Result<()> {
         other if other.starts_with(shadow::REQUEST) => {
             weak.upgrade().and_then(|agent| shadow::answer(&agent, other))
         }
-        other => weak.upgrade().and_then(|agent| cmd::quarantine::answer(&agent, other)),
+        other => weak.upgrade().and_then(|agent| {
+            cmd::quarantine::answer(&agent, other).or_else(|| cmd::journal::answer(&agent, other))
+        }),
     })
 }

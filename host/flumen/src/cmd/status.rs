@@ -65,6 +65,7 @@ fn print(status: &Value) {
                 channel.get("fill_percent").and_then(Value::as_f64).unwrap_or(0.0),
                 oldest.map_or(String::new(), |age| format!(", oldest {age:.1} s"))
             );
+            at_risk(channel);
         }
         for sink in list(pipeline, "sinks") {
             for interceptor in list(sink, "interceptors") {
@@ -80,6 +81,7 @@ fn print(status: &Value) {
                 &format!("{events} events, {}, delivered to position {position}, {promise}", size(bytes)),
             );
         }
+        list(pipeline, "groups").iter().for_each(group_lines);
         for plugin in list(pipeline, "plugins") {
             plugin_line(plugin);
         }
@@ -88,24 +90,50 @@ fn print(status: &Value) {
         }
         if let Some(journal) = pipeline.get("journal") {
             println!(
-                "  journal      commit {}, {} in {} segments, {} damaged commits",
+                "  journal      commit {}, {} in {} segments, {} damaged commits, {} damaged blocks of state",
                 number(journal, "last_commit"),
                 size(number(journal, "segment_bytes")),
                 number(journal, "segments"),
-                number(journal, "damaged_commits")
+                number(journal, "damaged_commits"),
+                number(journal, "damaged_state_blocks")
             );
             for state in journal.get("state").and_then(Value::as_array).into_iter().flatten() {
                 let plugin = state.get("plugin").and_then(Value::as_str).unwrap_or_default();
                 // What the host itself remembers of a plugin is of no interest here.
                 if !plugin.starts_with('#') {
                     let (keys, bytes) = (number(state, "keys"), size(number(state, "bytes")));
-                    println!("  state        {plugin} remembers {keys} keys, {bytes} of memory");
+                    let left = if is_left_over(pipeline, plugin) { LEFT_OVER } else { "" };
+                    println!("  state        {plugin} remembers {keys} keys, {bytes} of memory{left}");
                 }
             }
             if let Some(reason) = journal.get("waiting_for").and_then(Value::as_str) {
                 println!("  journal      WAITING: {reason}");
             }
         }
+    }
+}
+
+/// A group, and each of its sinks: which one is at work, which one rests, and what waits for whom.
+fn group_lines(group: &Value) {
+    println!(
+        "  group        {:<16} {} on {}",
+        text(group, "name"),
+        text(group, "kind"),
+        text(group, "channel")
+    );
+    for member in list(group, "members") {
+        let (in_flight, in_doubt) = (number(member, "in_flight"), number(member, "in_doubt"));
+        let rests = member.get("rests_for_s").and_then(Value::as_f64).unwrap_or(0.0);
+        let rest = if rests > 0.0 { format!(", rests for {rests:.1} s") } else { String::new() };
+        let doubt = match in_doubt {
+            0 => String::new(),
+            events => format!(", {events} of them wait for its destination to say whether it has them"),
+        };
+        println!(
+            "               {:<16} {:<10} {in_flight} events not acknowledged{doubt}{rest}",
+            text(member, "sink"),
+            text(member, "state"),
+        );
     }
 }
 
@@ -123,6 +151,23 @@ fn bridge(bridge: &Value) {
         let open = sink.get("open_bucket").and_then(Value::as_str).unwrap_or("none yet");
         line("sink", sink, &format!("{records} records in {files} files, open bucket {open}"));
     }
+}
+
+/// Of a channel in memory: what would be lost now, and what was.
+fn at_risk(channel: &Value) {
+    let reliability = text(channel, "reliability");
+    if reliability == "end-to-end" || reliability == "?" {
+        return;
+    }
+    let counts = [
+        ("events_lost", "lost when the agent died"),
+        ("events_dropped", "dropped"),
+        ("events_overflowed", "went to disk"),
+    ];
+    let counted =
+        counts.iter().map(|(key, words)| (number(channel, key), words)).filter(|(count, _)| *count > 0);
+    let counted: String = counted.map(|(count, words)| format!(", {count} {words}")).collect();
+    println!("               {reliability}: {} events at risk{counted}", number(channel, "events_at_risk"));
 }
 
 fn line(kind: &str, component: &Value, figures: &str) {
@@ -248,9 +293,25 @@ pub fn size(bytes: u64) -> String {
     )
 }
 
+/// What is said of the state of an interceptor that was taken out: an edit that is taken back finds it.
+const LEFT_OVER: &str = "; no plugin here has this name now: it is kept for one that has";
+
+/// Whether no plugin of the pipeline has the name of what is remembered.
+fn is_left_over(pipeline: &Value, name: &str) -> bool {
+    !list(pipeline, "plugins").iter().any(|plugin| text(plugin, "name") == name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn state_without_a_plugin_is_left_over() {
+        let pipeline = serde_json::json!({ "plugins": [{ "name": "dedup" }] });
+        assert!(!is_left_over(&pipeline, "dedup"));
+        assert!(is_left_over(&pipeline, "count"));
+        assert!(is_left_over(&serde_json::json!({}), "dedup"));
+    }
 
     #[test]
     fn gauges_of_one_broker_stand_in_one_line() {

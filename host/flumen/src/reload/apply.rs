@@ -16,7 +16,7 @@ use flumen_pipeline::plan::{AgentPlan, InterceptorPlan, PipelinePlan, SinkPlan, 
 use flumen_pipeline::plan_diff::{Action, PlanDiff, Vanishing};
 use flumen_plugin::{PluginSlot, Role, SwapOutcome};
 
-use super::prepare::{Prepared, find, words};
+use super::prepare::{Prepared, find, leaves_failover, words};
 use super::refused;
 use crate::agent::{Agent, Plugins, sink_maker, source_maker};
 use crate::bridges::RunningBridge;
@@ -168,6 +168,7 @@ impl Turn<'_> {
             Err(ExchangeError::Held(held)) => return Err(held_after(&plan.name, &held, grace)),
             Err(error @ (ExchangeError::Stuck { .. } | ExchangeError::Reader(_))) => {
                 tracing::warn!(pipeline = plan.name, "{error}: the pipeline restarts as a whole");
+                self.notes.push(format!("pipeline {}: {error}, so it restarted as a whole", plan.name));
                 return self.restart(running, plan, plugins);
             }
         }
@@ -184,6 +185,7 @@ impl Turn<'_> {
         plugins: &Arc<Plugins>,
     ) -> Result<(), Failure> {
         let grace = self.grace();
+        running.wait_moved(plan, Instant::now() + grace);
         // A failure that it had is its own: the successor begins at what is committed.
         running.stop(Instant::now() + grace).ok();
         running.wait_ended()?;
@@ -325,7 +327,11 @@ impl Turn<'_> {
 
 /// Sinks that would end did not deliver in time what they still have to.
 fn held_after(pipeline: &str, held: &[(Vanishing, u64)], grace: Duration) -> Failure {
-    let (held, fix) = (words(pipeline, held), "mend the sink first, or reload with --drain");
+    let fix = match leaves_failover(held) {
+        true => "mend the channel's disk, or Kafka, first: what is in the failover is moved then",
+        false => "mend the sink first, or reload with --drain",
+    };
+    let held = words(pipeline, held);
     refused(format!("{held} after {} s; {fix}", grace.as_secs()))
 }
 

@@ -1,12 +1,12 @@
 //! The first half of a reload: everything that can be known and made before anything is touched.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flumen_config::Sources as ConfigFiles;
 use flumen_pipeline::ComponentKind;
 use flumen_pipeline::plan::{AgentPlan, InterceptorPlan, PipelinePlan};
-use flumen_pipeline::plan_diff::{Action, PipelineDiff, PlanDiff, Vanishing};
+use flumen_pipeline::plan_diff::{Action, PipelineDiff, PlanDiff, Vanishing, VanishingPart};
 use flumen_plugin::{LoadError, PluginSlot, Role};
 
 use super::refused;
@@ -28,6 +28,9 @@ pub struct Prepared {
     /// Plugins that stay, and whose files are new: each with its pipeline.
     pub(super) swaps: Vec<(String, Arc<PluginSlot>)>,
 }
+
+/// How often it is looked whether a failover was moved.
+const MOVED_LOOK: Duration = Duration::from_millis(20);
 
 /// Settings that are bound to what the process holds.
 const BOUND: &[&str] = &["name", "data_dir", "plugin_dir"];
@@ -127,25 +130,35 @@ impl RunningPipeline {
         slots.iter().find(|slot| slot.plan() == wanted).cloned()
     }
 
-    /// Queues that end with the present plan and hold events: each with their number.
+    /// Queues that end with the present plan and hold events: each with their number. A failover that is in use is one whatever it
+    /// holds: the positions of the sources are there.
     pub(super) fn held(&self, plan: &PipelinePlan) -> Vec<(Vanishing, u64)> {
         let status = self.pipeline.journal_status();
         let held = |vanishing: &Vanishing| {
             let channel = status.channels.iter().find(|channel| channel.name == vanishing.channel)?;
-            Some(match &vanishing.sink {
-                None => channel.events,
-                Some(sink) => {
+            let events = match &vanishing.part {
+                VanishingPart::Whole => channel.events,
+                VanishingPart::Sink(sink) => {
                     let reader = channel.readers.iter().find(|(name, _)| name == sink);
                     reader.map_or(0, |(_, cursor)| channel.head.saturating_sub(*cursor))
                 }
-            })
+                VanishingPart::Failover => {
+                    return status.is_away().then_some(status.failover_events);
+                }
+            };
+            (events > 0).then_some(events)
         };
-        let gone = PipelineDiff::vanishing(&self.pipeline.plan(), plan);
-        let counted = gone.into_iter().map(|vanishing| {
-            let events = held(&vanishing).unwrap_or(0);
-            (vanishing, events)
-        });
-        counted.filter(|(_, events)| *events > 0).collect()
+        let gone = PipelineDiff::vanishing(&self.pipeline.plan(), plan).into_iter();
+        gone.filter_map(|vanishing| held(&vanishing).map(|events| (vanishing, events))).collect()
+    }
+}
+
+impl RunningPipeline {
+    /// Where the new plan leaves a failover, waits until what is in it was moved: after a stop nothing moves it.
+    pub(super) fn wait_moved(&self, plan: &PipelinePlan, until: Instant) {
+        while leaves_failover(&self.held(plan)) && Instant::now() < until {
+            std::thread::sleep(MOVED_LOOK);
+        }
     }
 }
 
@@ -153,12 +166,32 @@ impl RunningPipeline {
 pub(super) fn words(pipeline: &str, held: &[(Vanishing, u64)]) -> String {
     let one = |(vanishing, events): &(Vanishing, u64)| {
         let channel = &vanishing.channel;
-        match &vanishing.sink {
-            None => format!("channel {channel} still holds {events} events"),
-            Some(sink) => format!("sink {sink} has not delivered {events} events of channel {channel}"),
+        match &vanishing.part {
+            VanishingPart::Whole => format!("channel {channel} still holds {events} events"),
+            VanishingPart::Sink(sink) => {
+                format!("sink {sink} has not delivered {events} events of channel {channel}")
+            }
+            VanishingPart::Failover => format!(
+                "the failover of channel {channel} is in use, and holds {events} events and the positions of the sources"
+            ),
         }
     };
     format!("pipeline {pipeline}: {}", held.iter().map(one).collect::<Vec<_>>().join(", "))
+}
+
+/// Whether what is held is in a failover.
+pub(super) fn leaves_failover(held: &[(Vanishing, u64)]) -> bool {
+    held.iter().any(|(vanishing, _)| vanishing.part == VanishingPart::Failover)
+}
+
+/// What a person does about what is held.
+fn to_drain(is_away: bool) -> &'static str {
+    match is_away {
+        true => {
+            "it is moved as soon as the channel's disk, or Kafka, is well (`failover` and `waiting_for` of the journal in `flumen status`):              `flumen reload --drain` waits for that, for `drain_timeout`"
+        }
+        false => "`flumen reload --drain` stops the sources and waits until all is delivered",
+    }
 }
 
 /// Refuses an edit that would leave events behind, or notes that they have to be drained. A sink that ends while its pipeline runs
@@ -176,15 +209,14 @@ fn held_back(
         if held.is_empty() {
             continue;
         }
+        let is_away = leaves_failover(&held);
         let held = words(&new.name, &held);
         if diff.pipeline(&new.name).is_some_and(|diff| diff.restart.is_empty()) {
             notes.push(format!("{held}: it delivers what is there before it ends"));
             continue;
         }
         if !may_drain {
-            return Err(refused(format!(
-                "{held}, and would end with them; `flumen reload --drain` stops the sources and waits until all is delivered"
-            )));
+            return Err(refused(format!("{held}, and would end with them; {}", to_drain(is_away))));
         }
         notes.push(format!("{held}: this has to be drained first (flumen reload --drain)"));
     }

@@ -12,7 +12,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::{By, Reloader};
 use crate::agent::Agent;
@@ -41,12 +42,20 @@ struct FileState {
 /// How coarse the times of files may be: the kernel's tick, and more.
 const CLOCK_GRAIN: Duration = Duration::from_millis(50);
 
+/// The one access that may have changed a file.
+const CLOSED_AFTER_WRITES: AccessKind = AccessKind::Close(AccessMode::Write);
+
 /// Starts the thread. It ends with the agent.
 pub fn start(agent: &Arc<Agent>, reloader: &Reloader) -> anyhow::Result<()> {
     // One waiting notice says as much as a thousand.
     let (wake, woken) = bounded(1);
-    let watcher = notify::recommended_watcher(move |_| {
-        wake.try_send(()).ok();
+    let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        // This thread reads the directories, which is told as well: each look would be the reason for the next one.
+        let is_read =
+            |event: &Event| matches!(event.kind, EventKind::Access(kind) if kind != CLOSED_AFTER_WRITES);
+        if !event.as_ref().is_ok_and(is_read) {
+            wake.try_send(()).ok();
+        }
     });
     let watcher = watcher
         .inspect_err(|error| tracing::warn!("configuration files are only looked at every second: {error}"))

@@ -1,6 +1,6 @@
 //! The caller's side of a commit: encode and checksum, wait for room, take a number in the queue.
 //!
-//! Encoding and checksums run in the calling thread, outside the lock, so several sources use several
+//! Encoding, compression, encryption and checksums run in the calling thread, outside the lock, so several sources use several
 //! cores; the committer only adds a head of some bytes.
 
 use std::collections::BTreeSet;
@@ -8,11 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use arrow_buffer::Buffer;
 use flumen_event::Batch;
-use flumen_event::layout::{self, Encoder};
+use flumen_event::layout::{self, Encoded, Encoder};
 use parking_lot::MutexGuard;
 
 use super::format::commit::{CommitHead, PutChannel, PutHead, encode_lists};
+use super::format::packed::{self, Compression};
+use super::format::sealed::Piece;
 use super::state::{FileTicket, Queued, Shared, State, TicketCell};
 use crate::api::{Ack, Commit, CommitError, Ticket};
 use crate::limits;
@@ -137,10 +140,10 @@ fn prepare(shared: &Shared, commit: Commit) -> Result<Prepared, CommitError> {
             return Err(CommitError::Failed(format!("the plan has no such reader: {ack:?}").into()));
         }
     }
+    let data = seal(shared, data.finish())?;
     if data.len() as u64 > limits::COMMIT_BYTES_MAX {
         return Err(too_large(data.len()));
     }
-    let data = data.finish();
     let data_crc = data.parts().iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part));
     let head = CommitHead {
         puts,
@@ -182,18 +185,48 @@ fn prepare_put(
         kept |= register.needed().is_some();
     }
     let data_offset = data.len() as u64;
-    if kept {
-        layout::encode_into(batch, data);
-        data.pad();
-    }
+    let compression = if kept { encode(shared.config.compression, batch, data) } else { Compression::None };
     let part = |index: &usize| PutChannel { channel: *index as u32, first: 0, bytes_before: 0 };
     Ok(PutHead {
         channels: channels.iter().map(part).collect(),
         rows: batch.rows() as u32,
         data_offset,
         data_bytes: data.len() as u64 - data_offset,
+        compression,
         bytes: batch.bytes() as u64,
     })
+}
+
+/// Encrypts the data, if they are to be.
+fn seal(shared: &Shared, data: Encoded) -> Result<Encoded, CommitError> {
+    let Some(sealer) = &shared.sealer else { return Ok(data) };
+    let parts = data.parts().iter().map(|part| part.as_slice());
+    let sealed = sealer.seal(Piece::Frame, data.len(), parts);
+    let sealed = sealed.map_err(|error| CommitError::Failed(error.to_string().into()))?;
+    let mut out = Encoder::default();
+    out.buffer(Buffer::from_vec(sealed));
+    Ok(out.finish())
+}
+
+/// Appends a batch, compressed if that pays; how it is.
+fn encode(compression: Compression, batch: &Batch, data: &mut Encoder) -> Compression {
+    if compression == Compression::None {
+        layout::encode_into(batch, data);
+        data.pad();
+        return Compression::None;
+    }
+    let plain = layout::encode(batch);
+    let packed = packed::pack(compression, &plain);
+    match packed {
+        Some(packed) => {
+            data.buffer(Buffer::from_vec(packed));
+            compression
+        }
+        None => {
+            plain.parts().iter().for_each(|part| data.buffer(part.clone()));
+            Compression::None
+        }
+    }
 }
 
 /// Gives event numbers and takes everything over into the registers: from here on it is handed in.

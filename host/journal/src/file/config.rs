@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::format::packed::Compression;
+use crate::keys::{KeyError, Keys};
 use crate::limits;
 
 /// What a durable commit has survived when its ticket says so.
@@ -31,6 +33,10 @@ pub struct FileConfig {
     pub window_bytes: u64,
     /// What a commit waits for.
     pub durability: Durability,
+    /// How batches are compressed from now on; what is there is read whatever it is.
+    pub compression: Compression,
+    /// Keys: from now on everything is encrypted with the first. What is there already is read with any of them.
+    pub keys: Keys,
     /// Bytes kept aside for acknowledgements on a full disk; 0: none.
     pub reserve_bytes: u64,
     /// Segment bytes between two snapshots.
@@ -47,6 +53,8 @@ impl Default for FileConfig {
             group_bytes_max: limits::GROUP_BYTES_MAX,
             window_bytes: limits::WINDOW_BYTES,
             durability: Durability::Durable,
+            compression: Compression::None,
+            keys: Keys::default(),
             reserve_bytes: limits::RESERVE_BYTES,
             snapshot_every_bytes: limits::SNAPSHOT_EVERY_BYTES,
             state_file_every_bytes: limits::STATE_FILE_EVERY_BYTES,
@@ -76,6 +84,14 @@ pub enum OpenError {
         /// Why not.
         reason: String,
     },
+    /// It is encrypted, and cannot be read with the keys that were given. Nothing was changed.
+    #[error("{what} is {error}")]
+    Key {
+        /// Which file.
+        what: String,
+        /// Why not.
+        error: KeyError,
+    },
     /// The disk refused.
     #[error("{what}: {source}")]
     Io {
@@ -87,8 +103,14 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// For `map_err`.
+    /// For `map_err`. An error of a key is told as one.
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> OpenError {
-        move |source| OpenError::Io { what: what.into(), source }
+        move |source| {
+            let what = what.into();
+            match source.get_ref().and_then(|inner| inner.downcast_ref::<KeyError>()) {
+                Some(error) => OpenError::Key { what, error: *error },
+                None => OpenError::Io { what, source },
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::segment::{SegmentFile, segment_name};
 use crate::disk::{Disk, write_all_at};
@@ -10,6 +10,36 @@ use crate::limits;
 
 /// The directory in the journal's directory that damaged ranges are copied to.
 pub const DAMAGED_DIR: &str = "damaged";
+
+/// Numbers of commits that are known to be lost: each is counted once, whoever finds it missing and where.
+#[derive(Debug, Clone, Default)]
+pub struct Lost {
+    /// In order, without overlaps.
+    ranges: Vec<Range<u64>>,
+}
+
+impl Lost {
+    /// Adds numbers; returns how many of them are new.
+    pub fn add(&mut self, range: &Range<u64>) -> u64 {
+        if range.is_empty() {
+            return 0;
+        }
+        let before = self.count();
+        let touches = |other: &Range<u64>| other.start <= range.end && range.start <= other.end;
+        let (joined, mut rest): (Vec<_>, Vec<_>) = self.ranges.drain(..).partition(touches);
+        let start = joined.iter().map(|other| other.start).min().unwrap_or(range.start).min(range.start);
+        let end = joined.iter().map(|other| other.end).max().unwrap_or(range.end).max(range.end);
+        rest.push(start..end);
+        rest.sort_by_key(|range| range.start);
+        self.ranges = rest;
+        self.count() - before
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.ranges.iter().map(|range| range.end - range.start).sum()
+    }
+}
 
 /// Copies a range aside (once), and says what is missing. Never an error: the damage is already done.
 pub fn report(disk: &dyn Disk, dir: &Path, file: &SegmentFile, range: Range<u64>, missing: &Range<u64>) {
@@ -28,6 +58,13 @@ pub fn report(disk: &dyn Disk, dir: &Path, file: &SegmentFile, range: Range<u64>
     }
 }
 
+/// The directory for what is damaged.
+pub fn make_dir(disk: &dyn Disk, dir: &Path) -> io::Result<PathBuf> {
+    let damaged = dir.join(DAMAGED_DIR);
+    disk.create_dir(&damaged)?;
+    Ok(damaged)
+}
+
 fn copy_aside(
     disk: &dyn Disk,
     dir: &Path,
@@ -35,8 +72,7 @@ fn copy_aside(
     range: &Range<u64>,
     name: &str,
 ) -> io::Result<()> {
-    let to_dir = dir.join(DAMAGED_DIR);
-    disk.create_dir(&to_dir)?;
+    let to_dir = make_dir(disk, dir)?;
     let to = match disk.create(&to_dir.join(name)) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         other => other?,
@@ -59,4 +95,20 @@ fn copy_aside(
     }
     to.sync_data()?;
     disk.sync_dir(&to_dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lost;
+
+    #[test]
+    fn each_number_is_counted_once() {
+        let mut lost = Lost::default();
+        let added =
+            [(5..8, 3), (20..21, 1), (5..8, 0), (7..10, 2), (1..3, 2), (3..5, 2), (0..30, 20), (4..4, 0)];
+        for (range, new) in added {
+            assert_eq!(lost.add(&range), new, "{range:?}");
+        }
+        assert_eq!(lost.count(), 30);
+    }
 }

@@ -8,18 +8,18 @@
 //! costs its head only. When the next event is in the window, the walk ends.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
-
-use flumen_event::layout;
 
 use super::damage;
 use super::format::commit::{CommitHead, Location, PutChannel, PutHead};
 use super::format::frame::Kind;
 use super::format::segment::SEGMENT_HEADER_BYTES;
-use super::segment::{Frame, SegmentFile};
+use super::segment::{Frame, SegmentFile, segment_name};
 use super::state::{Delivered, Phase, Shared, State};
 use crate::api::{Delivery, ReadError, Reader};
+use crate::disk::is_damage;
 use crate::limits;
 
 /// First byte of a mark: then the journal's id (16 bytes) and the cursor (8), little-endian.
@@ -43,6 +43,9 @@ struct Walk {
     file: SegmentFile,
     /// Index of the channel in this segment's frames.
     channel: Option<u32>,
+    /// Events and bytes of the channel that the segment may hold, where its own names of the channels are damaged: the index
+    /// is that of today then, and what is not within was another channel's.
+    within: Option<Range<(u64, u64)>>,
     offset: u64,
     /// Number of the last commit seen in this segment.
     last_commit: Option<u64>,
@@ -140,6 +143,12 @@ impl FileReader {
             }
             let frame = match walk.file.frame(walk.offset, end, false)? {
                 Some(frame) => frame,
+                // What is missing is told from the frame before, which is not known yet.
+                None if walk.last_commit.is_none() => {
+                    self.rewind(&mut walk);
+                    self.walk = Some(walk);
+                    continue;
+                }
                 None => match self.skip_damage(&mut walk, end, void_from)? {
                     Some(frame) => frame,
                     None => {
@@ -178,6 +187,7 @@ impl FileReader {
             let mut parts = puts.flat_map(|put| put.channels.iter().map(move |part| (put, *part)));
             parts.find(|(put, part)| {
                 Some(part.channel) == walk.channel
+                    && walk.within.as_ref().is_none_or(|within| is_within(put, part, within))
                     && part.first.saturating_add(u64::from(put.rows)) > self.cursor
             })
         });
@@ -193,20 +203,16 @@ impl FileReader {
             return Ok(None);
         }
         let loaded = frame.data.is_some() || walk.file.load(&mut frame, end)?;
-        let batch = frame.data.as_ref().filter(|_| loaded).and_then(|data| {
-            let (at, bytes) = (usize::try_from(put.data_offset).ok()?, usize::try_from(put.data_bytes).ok()?);
-            let sound = bytes > 0 && at.checked_add(bytes)? <= data.len();
-            let batch = layout::decode(sound.then(|| data.slice_with_length(at, bytes))?).ok()?;
-            (batch.rows() == put.rows as usize).then_some(batch)
-        });
-        let Some(batch) = batch else {
+        let Some(batch) = loaded.then(|| frame.batch(put)).flatten() else {
             // The head is sound, so what is lost is known exactly.
             let missing = frame.header.commit..frame.header.commit + 1;
             self.damaged(walk, frame.offset, frame.end(), missing);
             walk.last_commit = Some(frame.header.commit);
             walk.offset = frame.end();
             if frame.header.commit < void_from {
-                self.lose_until(part.first.saturating_add(u64::from(put.rows)));
+                // Where recovery did not know of them, their numbers were given again.
+                let behind = self.held_by(walk.file.id).map_or(u64::MAX, |held| held.end.0);
+                self.lose_until(part.first.saturating_add(u64::from(put.rows)).min(behind));
             }
             return Ok(None);
         };
@@ -230,14 +236,14 @@ impl FileReader {
         }
     }
 
-    fn damaged(&self, walk: &Walk, from: u64, to: u64, missing: std::ops::Range<u64>) {
+    fn damaged(&self, walk: &Walk, from: u64, to: u64, missing: Range<u64>) {
         let place = Location { segment: walk.file.id, offset: from };
         {
             let mut state = self.shared.state.lock();
             if !state.damage_seen.insert(place) {
                 return;
             }
-            state.status.damaged_commits += missing.end.saturating_sub(missing.start);
+            state.count_lost(&missing);
         }
         damage::report(self.shared.disk.as_ref(), &self.shared.dir, &walk.file, from..to, &missing);
     }
@@ -284,29 +290,68 @@ impl FileReader {
     fn enter(&self, place: Location) -> io::Result<Option<Walk>> {
         let Some((end, _)) = self.view(place.segment) else { return self.enter_next(place.segment) };
         let low = Some(self.shared.journal as u64);
-        let mut file =
-            match SegmentFile::open(self.shared.disk.as_ref(), &self.shared.dir, place.segment, low) {
-                Ok(file) => file,
-                // Deleted by hand: its events are lost, and the next frame tells how many.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return self.enter_next(place.segment);
-                }
-                Err(error) => return Err(error),
-            };
-        let own = {
-            let state = self.shared.state.lock();
-            (state.registers.names_crc(), Some(self.channel as u32))
+        let (disk, dir) = (self.shared.disk.as_ref(), &self.shared.dir);
+        let is_last_try = self.failures >= limits::READ_FAILURES_MAX;
+        let open = if is_last_try { SegmentFile::open_tolerant } else { SegmentFile::open };
+        let mut file = match open(disk, dir, place.segment, low) {
+            Ok(file) => file.with_keys(&self.shared.config.keys),
+            // Deleted by hand: its events are lost, and the next frame tells how many.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || (is_last_try && is_damage(&error)) => {
+                self.missing(place.segment, &error);
+                return self.enter_next(place.segment);
+            }
+            Err(error) => return Err(error),
         };
-        if self.failures >= limits::READ_FAILURES_MAX {
-            file.tolerate_bad_sectors();
-        }
-        let channel = match (file.checkpoint(end)?, &file.header) {
-            (Some((registers, _)), _) => registers.channel(&self.name).map(|index| index as u32),
-            (None, Ok((header, _))) if header.names_crc == own.0 => own.1,
-            (None, _) => None,
+        let names_crc = self.shared.state.lock().registers.names_crc();
+        let (channel, within) = match (file.checkpoint(end)?, &file.header) {
+            (Some((registers, _)), _) => (registers.channel(&self.name).map(|index| index as u32), None),
+            (None, Ok((header, _))) if header.names_crc == names_crc => (Some(self.channel as u32), None),
+            // Its own names are damaged, and those of today may be others: a reader came meanwhile, or the plan has changed.
+            (None, _) => (Some(self.channel as u32), Some(self.held_by(place.segment).unwrap_or_default())),
         };
         let offset = place.offset.max(SEGMENT_HEADER_BYTES as u64);
-        Ok(Some(Walk { file, channel, offset, last_commit: None }))
+        let mut walk = Walk { file, channel, within, offset, last_commit: None };
+        if offset == SEGMENT_HEADER_BYTES as u64 {
+            self.rewind(&mut walk);
+        }
+        Ok(Some(walk))
+    }
+
+    /// Events and bytes of this channel that a segment may hold.
+    fn held_by(&self, id: u64) -> Option<Range<(u64, u64)>> {
+        let state = self.shared.state.lock();
+        let at = state.segments.iter().position(|segment| segment.id == id)?;
+        let heads = |index: usize| state.segments.get(index)?.heads.get(self.channel).copied();
+        let register = state.registers.channels.get(self.channel)?;
+        // What is known of a damaged segment's own beginning may be its end, and that of one before it then too.
+        let own = heads(at)?;
+        let low = (0..at).rev().filter_map(heads).find(|before| *before != own).unwrap_or_default();
+        Some(low..heads(at + 1).unwrap_or((register.head, register.head_bytes)))
+    }
+
+    /// To the segment's first frame: from there on it is known which commits have to come.
+    fn rewind(&self, walk: &mut Walk) {
+        let state = self.shared.state.lock();
+        let info = state.segments.iter().find(|segment| segment.id == walk.file.id);
+        walk.last_commit = Some(info.map_or(0, |segment| segment.first_commit.saturating_sub(1)));
+        walk.offset = SEGMENT_HEADER_BYTES as u64;
+    }
+
+    /// A segment that should be there is not.
+    fn missing(&self, id: u64, error: &io::Error) {
+        let commits = {
+            let mut state = self.shared.state.lock();
+            let at = state.segments.iter().position(|segment| segment.id == id);
+            let place = Location { segment: id, offset: 0 };
+            // Deleted by the committer just now, or told already.
+            let Some(at) = at.filter(|_| state.damage_seen.insert(place)) else { return };
+            let first = state.segments.get(at).map_or(0, |segment| segment.first_commit);
+            let next =
+                state.segments.get(at + 1).map_or(state.status.last_commit + 1, |next| next.first_commit);
+            state.count_lost(&(first..next))
+        };
+        tracing::error!(dir = %self.shared.dir.display(), segment = %segment_name(id), commits, %error,
+            "a segment is not there: its commits are lost");
     }
 
     /// Where a segment's durable frames end, and from which commit number on its frames are void.
@@ -317,6 +362,12 @@ impl FileReader {
         let void_from = void_from.unwrap_or(state.status.last_commit + 1);
         Some((state.segments.get(at)?.end, void_from))
     }
+}
+
+fn is_within(put: &PutHead, part: &PutChannel, within: &Range<(u64, u64)>) -> bool {
+    let end = (part.first.saturating_add(u64::from(put.rows)), part.bytes_before.saturating_add(put.bytes));
+    let (low, high) = (within.start, within.end);
+    part.first >= low.0 && part.bytes_before >= low.1 && end.0 <= high.0 && end.1 <= high.1
 }
 
 fn delivered(put: &PutHead, part: &PutChannel, time_ns: i64, location: Location) -> Delivered {

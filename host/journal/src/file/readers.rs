@@ -46,7 +46,7 @@ impl Reply {
         self.arrived.notify_all();
     }
 
-    fn wait(&self) -> Result<ReaderId, AddReaderError> {
+    pub fn wait(&self) -> Result<ReaderId, AddReaderError> {
         let mut outcome = self.outcome.lock();
         loop {
             match outcome.take() {
@@ -59,6 +59,11 @@ impl Reply {
 
 /// `Journal::add_reader`.
 pub fn add(shared: &Shared, channel: ChannelId, name: &str) -> Result<ReaderId, AddReaderError> {
+    ask(shared, channel, name)?.wait()
+}
+
+/// Asks the committer for it.
+pub fn ask(shared: &Shared, channel: ChannelId, name: &str) -> Result<Arc<Reply>, AddReaderError> {
     let reply = Arc::new(Reply::default());
     {
         let mut state = shared.state.lock();
@@ -68,7 +73,7 @@ pub fn add(shared: &Shared, channel: ChannelId, name: &str) -> Result<ReaderId, 
         state.reader_changes.push(change);
     }
     shared.work.notify_one();
-    reply.wait()
+    Ok(reply)
 }
 
 /// `Journal::retire_reader`.
@@ -150,6 +155,11 @@ impl Writer {
         }
         if let Some(channel) = state.channels.get_mut(channel) {
             channel.delivered.resize_with(channel.delivered.len().max(index + 1), VecDeque::new);
+        }
+        drop(state);
+        // The checkpoint alone has its name: were that damaged, nothing would say whose numbers the segment's frames have.
+        if let Err(error) = self.snapshot() {
+            tracing::error!(dir = %self.shared.dir.display(), %error, "no snapshot with a new reader");
         }
         u16::try_from(index).map(ReaderId).map_err(|_| refused("it has no place"))
     }

@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::format::commit::Location;
+use super::format::sealed::{Piece, Sealer};
 use super::format::segment::SEGMENT_HEADER_BYTES;
 use super::format::state::{STATE_HEADER_BYTES, StateHeader, encode_block};
 use super::format::wire::put_blob;
@@ -40,7 +41,7 @@ pub fn state_file_commit(name: &str) -> Option<u64> {
 }
 
 /// While it is written.
-pub(super) const UNFINISHED: &str = "state.new";
+pub(crate) const UNFINISHED: &str = "state.new";
 
 /// A written file.
 pub(super) struct Written {
@@ -76,6 +77,8 @@ pub(super) struct StateFiles {
     is_short: bool,
     /// After a failure: when to try again.
     pub retry_at: Option<Instant>,
+    /// The view has what will never be durable.
+    is_over: bool,
 }
 
 impl StateFiles {
@@ -136,14 +139,16 @@ impl Writer {
 
     fn begin_saving(&mut self) {
         let now = self.shared.clock.now();
-        if self.state_files.retry_at.is_some_and(|at| now < at) {
+        if self.state_files.is_over || self.state_files.retry_at.is_some_and(|at| now < at) {
             return;
         }
         let scan = match &self.active {
             Some(active) => active.place(),
             None => Location { segment: self.next_segment, offset: SEGMENT_HEADER_BYTES as u64 },
         };
-        let header = StateHeader { journal: self.shared.journal, commit: self.next_commit - 1, scan };
+        let is_sealed = self.shared.sealer.is_some();
+        let header =
+            StateHeader { journal: self.shared.journal, commit: self.next_commit - 1, scan, is_sealed };
         let cancelled = Arc::new(AtomicBool::new(false));
         let (shared, stop) = (self.shared.clone(), cancelled.clone());
         let save = move || {
@@ -156,6 +161,10 @@ impl Writer {
         };
         match std::thread::Builder::new().name("journal-state".into()).spawn(save) {
             Ok(thread) => {
+                #[cfg(test)]
+                while self.is_stepped && !thread.is_finished() {
+                    std::thread::yield_now();
+                }
                 let since_segment = header.scan.segment;
                 let thread = Some(thread);
                 self.state_files.since_bytes = 0;
@@ -199,12 +208,9 @@ impl Writer {
     }
 
     fn name_file(&mut self, saving: &Saving) -> io::Result<()> {
-        if self.shared.config.durability == super::config::Durability::Os
-            && let Some(active) = &self.active
-        {
-            // The file must not be younger on disk than the commits in it.
-            active.sync()?;
-        }
+        // The commits in the file are durable, and from now on a snapshot says so: should damage take them, they are
+        // missed, not cut off as never written while the state has them. It also syncs what is not synced by itself.
+        self.snapshot()?;
         let (disk, dir) = (&self.shared.disk, &self.shared.dir);
         disk.rename(&dir.join(UNFINISHED), &dir.join(state_file_name(saving.header.commit)))?;
         disk.sync_dir(dir)?;
@@ -237,6 +243,12 @@ impl Writer {
         self.state_files.retry_at = Some(self.shared.clock.now() + limits::STATE_FILE_RETRY);
     }
 
+    /// Commits were given up that the view has: from now on it is written to no file.
+    pub fn give_up_saving(&mut self) {
+        self.state_files.is_over = true;
+        self.cancel_saving();
+    }
+
     /// At the end of the journal: the thread stops, the next start does without its file.
     pub fn cancel_saving(&mut self) {
         let Some(mut saving) = self.state_files.saving.take() else { return };
@@ -251,7 +263,8 @@ impl Writer {
 fn write_file(shared: &Shared, header: &StateHeader, cancelled: &AtomicBool) -> io::Result<Written> {
     let path = shared.dir.join(UNFINISHED);
     let file = open_or_create(shared, &path)?;
-    let mut out = Out { file: file.as_ref(), commit: header.commit, at: 0, synced: 0, blocks: 0 };
+    let sealer = shared.sealer.as_ref();
+    let mut out = Out { file: file.as_ref(), sealer, commit: header.commit, at: 0, synced: 0, blocks: 0 };
     out.write(&header.encode())?;
     let now_ns = shared.clock.wall_ns();
     let mut walk = Walk::default();
@@ -302,6 +315,7 @@ fn push(part: &mut Vec<(Arc<str>, Vec<u8>)>, plugin: &Arc<str>, op: StateOp<'_>)
 
 struct Out<'a> {
     file: &'a dyn DiskFile,
+    sealer: Option<&'a Sealer>,
     commit: u64,
     at: u64,
     synced: u64,
@@ -320,8 +334,14 @@ impl Out<'_> {
     }
 
     fn block(&mut self, is_end: bool, payload: &[u8]) -> io::Result<()> {
-        let mut bytes = Vec::with_capacity(payload.len() + 32);
-        encode_block(is_end, payload, self.commit, &mut bytes);
+        let mut bytes = Vec::with_capacity(payload.len() + 128);
+        match self.sealer {
+            Some(sealer) => {
+                let sealed = sealer.seal(Piece::State, payload.len(), [payload])?;
+                encode_block(is_end, &sealed, self.commit, &mut bytes);
+            }
+            None => encode_block(is_end, payload, self.commit, &mut bytes),
+        }
         self.blocks += 1;
         self.write(&bytes)
     }

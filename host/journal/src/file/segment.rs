@@ -1,22 +1,28 @@
 //! One segment file, read: frames by offset, and the search for the next valid one behind damage.
 //!
 //! Constraints: reads in chunks into 8-byte aligned memory, never past the `end` that the caller names
-//! (bytes behind it may still be changing); a frame is handed out only when all its CRCs are right.
+//! (bytes behind it may still be changing); a frame is handed out only when all its CRCs are right. Data that
+//! cannot be decrypted with the keys that were given are an error ([`crate::KeyError`]), never damage.
 
 use std::io;
 use std::path::Path;
 
 use arrow_buffer::{Buffer, MutableBuffer};
+use flumen_event::{Batch, layout};
 
+use super::format::commit::PutHead;
 use super::format::frame::{FRAME_HEADER_BYTES, FrameHeader, Kind, MAGIC};
+use super::format::packed;
 use super::format::registers::Registers;
+use super::format::sealed::{Opener, Piece};
 use super::format::segment::{HeaderFault, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::format::wire::Fields;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, read_again, try_again};
+use crate::keys::{KeyName, Keys};
 use crate::limits;
 
-/// What is given up around a place that the disk cannot read.
-const SECTOR_BYTES: usize = 4096;
+/// What is given up around a place that the disk cannot read: what the system reads at once.
+const PAGE_BYTES: u64 = 4096;
 
 /// The file name of a segment.
 pub fn segment_name(id: u64) -> String {
@@ -55,6 +61,16 @@ impl Frame {
         let data = self.data.as_ref().filter(|_| self.header.kind == Kind::Checkpoint)?;
         Registers::decode(&mut Fields::new(data))
     }
+
+    /// The batch of a put of this commit; `None` if its data were not read, or are none.
+    pub fn batch(&self, put: &PutHead) -> Option<Batch> {
+        let data = self.data.as_ref()?;
+        let (at, bytes) = (usize::try_from(put.data_offset).ok()?, usize::try_from(put.data_bytes).ok()?);
+        let is_inside = bytes > 0 && at.checked_add(bytes)? <= data.len();
+        let stored = is_inside.then(|| data.slice_with_length(at, bytes))?;
+        let batch = layout::decode(packed::unpack(put.compression, stored)?).ok()?;
+        (batch.rows() == put.rows as usize).then_some(batch)
+    }
 }
 
 /// An open segment file.
@@ -65,26 +81,75 @@ pub struct SegmentFile {
     /// Its header, and the header's CRC.
     pub header: Result<(SegmentHeader, u32), HeaderFault>,
     journal_low: u64,
+    opener: Opener,
     chunk: Buffer,
     chunk_offset: u64,
     tolerant: bool,
+    /// Behind the last place that the disk could not read.
+    unreadable_until: u64,
 }
 
 #[allow(clippy::len_without_is_empty, reason = "a length that has to be asked for, and may fail")]
 impl SegmentFile {
     /// Opens a segment of a journal; a damaged header is not an error here.
     pub fn open(disk: &dyn Disk, dir: &Path, id: u64, journal_low: Option<u64>) -> io::Result<SegmentFile> {
-        let file = disk.open(&dir.join(segment_name(id)), false)?;
+        SegmentFile::open_file(disk.open(&dir.join(segment_name(id)), false)?, id, journal_low, false)
+    }
+
+    /// As [`SegmentFile::open`], but what the disk cannot read counts as damage, not as an error.
+    pub fn open_tolerant(
+        disk: &dyn Disk,
+        dir: &Path,
+        id: u64,
+        journal_low: Option<u64>,
+    ) -> io::Result<SegmentFile> {
+        let path = dir.join(segment_name(id));
+        SegmentFile::open_file(try_again(|| disk.open(&path, false))?, id, journal_low, true)
+    }
+
+    fn open_file(
+        file: Box<dyn DiskFile>,
+        id: u64,
+        journal_low: Option<u64>,
+        tolerant: bool,
+    ) -> io::Result<SegmentFile> {
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
-        file.read_at(0, &mut bytes)?;
-        let header = match SegmentHeader::decode(&bytes) {
+        let (header, chunk) = (Err(HeaderFault::Invalid), Buffer::from_vec(Vec::<u8>::new()));
+        let journal_low = journal_low.unwrap_or_default();
+        let mut segment = SegmentFile {
+            file,
+            id,
+            header,
+            journal_low,
+            opener: Opener::new(&Keys::default()),
+            chunk,
+            chunk_offset: 0,
+            tolerant,
+            unreadable_until: 0,
+        };
+        match segment.file.read_at(0, &mut bytes) {
+            Err(_) if tolerant => drop(segment.read_around_bad_pages(0, &mut bytes)),
+            other => drop(other?),
+        }
+        segment.header = match SegmentHeader::decode(&bytes) {
             Ok((header, _)) if header.segment != id => Err(HeaderFault::Invalid),
             other => other,
         };
-        let own = header.as_ref().map(|(header, _)| header.journal as u64).unwrap_or_default();
-        let journal_low = journal_low.unwrap_or(own);
-        let chunk = Buffer::from_vec(Vec::<u8>::new());
-        Ok(SegmentFile { file, id, header, journal_low, chunk, chunk_offset: 0, tolerant: false })
+        if let (Ok((header, _)), 0) = (&segment.header, journal_low) {
+            segment.journal_low = header.journal as u64;
+        }
+        Ok(segment)
+    }
+
+    /// With these keys for what is encrypted.
+    pub fn with_keys(mut self, keys: &Keys) -> SegmentFile {
+        self.opener = Opener::new(keys);
+        self
+    }
+
+    /// The key of the frames that were read, if they are encrypted: a segment has one.
+    pub fn key(&self) -> Option<KeyName> {
+        self.opener.name()
     }
 
     /// Length of the file.
@@ -130,13 +195,21 @@ impl SegmentFile {
     pub fn load(&mut self, frame: &mut Frame, end: u64) -> io::Result<bool> {
         let at = frame.offset + FRAME_HEADER_BYTES as u64 + u64::from(frame.header.head_bytes);
         let data = self.read(at, u64::from(frame.header.data_bytes), end)?;
-        frame.data = data.filter(|data| crc32c::crc32c(data) == frame.header.data_crc);
+        let data = data.filter(|data| crc32c::crc32c(data) == frame.header.data_crc);
+        frame.data = match data {
+            Some(sealed) if frame.header.is_sealed => {
+                self.opener.open(Piece::Frame, self.journal_low, &sealed).map_err(io::Error::other)?
+            }
+            data => data,
+        };
         Ok(frame.data.is_some())
     }
 
     /// The first valid frame at or behind `from`, with its data.
     pub fn search(&mut self, from: u64, end: u64) -> io::Result<Option<Frame>> {
         let mut at = from.next_multiple_of(8);
+        // A file that lost its end has a part of what was there.
+        let end = end.min(self.file.len()?);
         while at + FRAME_HEADER_BYTES as u64 <= end {
             let bytes = (limits::READ_AHEAD_BYTES as u64).min(end - at) / 8 * 8;
             let Some(chunk) = self.read(at, bytes, end)? else { return Ok(None) };
@@ -152,10 +225,12 @@ impl SegmentFile {
         Ok(None)
     }
 
-    /// The checkpoint that the segment begins with.
+    /// The checkpoint that the segment begins with. It names segment and journal itself, so it counts with a damaged header too.
     pub fn checkpoint(&mut self, end: u64) -> io::Result<Option<(Registers, Frame)>> {
         let frame = self.frame(SEGMENT_HEADER_BYTES as u64, end, true)?;
-        let frame = frame.filter(|frame| self.header.is_ok_and(|(_, crc)| crc == frame.header.previous_crc));
+        let frame = frame.filter(|frame| {
+            self.header.is_ok_and(|(_, crc)| crc == frame.header.previous_crc) || self.header.is_err()
+        });
         Ok(frame.and_then(|frame| Some((frame.registers()?, frame))))
     }
 
@@ -177,34 +252,43 @@ impl SegmentFile {
         let wanted = usize::try_from(wanted.min(end - offset)).unwrap_or(usize::MAX);
         let mut memory = MutableBuffer::from_len_zeroed(wanted);
         let read = match self.file.read_at(offset, memory.as_slice_mut()) {
-            Err(_) if self.tolerant => self.read_around_bad_sectors(offset, memory.as_slice_mut()),
+            Err(_) if self.tolerant => self.read_around_bad_pages(offset, memory.as_slice_mut()),
             other => other?,
         };
+        if in_order {
+            // What comes is fetched while this is worked on.
+            let behind = offset + wanted as u64;
+            self.file.will_need(behind, (wanted as u64).min(end.saturating_sub(behind)));
+        }
         memory.truncate(read);
         self.chunk = memory.into();
         self.chunk_offset = offset;
         Ok(self.cached(offset, bytes))
     }
 
-    /// From now on what the disk cannot read counts as damage, not as an error.
-    pub fn tolerate_bad_sectors(&mut self) {
-        self.tolerant = true;
+    /// From this offset on everything could be read so far.
+    pub fn unreadable_until(&self) -> u64 {
+        self.unreadable_until
     }
 
-    fn read_around_bad_sectors(&self, offset: u64, into: &mut [u8]) -> usize {
-        let mut at = offset;
-        for sector in into.chunks_mut(SECTOR_BYTES) {
-            match self.file.read_at(at, sector) {
-                Ok(read) if read < sector.len() => return (at - offset) as usize + read,
+    /// Page by page: one that cannot be read is zeros, which are no frame.
+    fn read_around_bad_pages(&mut self, offset: u64, into: &mut [u8]) -> usize {
+        let (mut at, mut rest) = (offset, into);
+        while !rest.is_empty() {
+            let wanted = (PAGE_BYTES - at % PAGE_BYTES).min(rest.len() as u64) as usize;
+            let (page, behind) = std::mem::take(&mut rest).split_at_mut(wanted);
+            match read_again(self.file.as_ref(), at, page) {
+                Ok(read) if read < wanted => return (at - offset) as usize + read,
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::error!(segment = %segment_name(self.id), offset = at, %error, "a sector cannot be read");
-                    sector.fill(0);
+                    tracing::error!(segment = %segment_name(self.id), offset = at, %error, "a page cannot be read");
+                    page.fill(0);
+                    self.unreadable_until = self.unreadable_until.max(at + wanted as u64);
                 }
             }
-            at += sector.len() as u64;
+            (at, rest) = (at + wanted as u64, behind);
         }
-        into.len()
+        (at - offset) as usize
     }
 
     fn cached(&self, offset: u64, bytes: u64) -> Option<Buffer> {

@@ -4,12 +4,11 @@
 //! configured reader is past it, a file of the plugins' state covers it, both slots begin to scan behind it, and a snapshot without it is durable.
 
 use std::io::{self, IoSlice};
-use std::sync::Arc;
 
 use super::config::Durability;
 use super::format::commit::Location;
-use super::format::snapshot::{SLOT_NAMES, Snapshot};
-use super::segment::segment_name;
+use super::format::snapshot::{SLOT_NAMES, SegmentInfo, Snapshot};
+use super::state::Queued;
 use super::writer::Writer;
 use crate::disk::write_all_at;
 use crate::limits;
@@ -37,24 +36,42 @@ impl Snapshots {
 
     /// Segments before this one are needed by no slot.
     fn scan_segment(&self) -> u64 {
-        let [a, b] = self.slots.map(|slot| slot.map(|slot| slot.scan_segment).unwrap_or_default());
+        let [a, b] = self.scans();
         a.min(b)
+    }
+
+    /// Segments before this one are needed by no slot once one more snapshot is written.
+    fn next_scan_segment(&self) -> u64 {
+        let [a, b] = self.scans();
+        a.max(b)
+    }
+
+    fn scans(&self) -> [u64; 2] {
+        self.slots.map(|slot| slot.map(|slot| slot.scan_segment).unwrap_or_default())
     }
 }
 
 impl Writer {
     /// After each group: snapshots when enough was written, deletion when enough was acknowledged.
-    pub fn maintain(&mut self) -> Result<(), Arc<str>> {
+    ///
+    /// While much waits, the snapshot that is due records what is deleted as well: each one is a sync that the others wait for.
+    pub fn maintain(&mut self) {
         if self.since_snapshot >= self.shared.config.snapshot_every_bytes {
             // A failure is reported, and tried again after as many bytes: the other slot is still good.
             self.since_snapshot = 0;
-            if let Err(error) = self.snapshot() {
+            let mut gone = self.no_longer_needed();
+            gone.retain(|segment| segment.id < self.snapshots.next_scan_segment());
+            if self.delete(&gone) == 0
+                && let Err(error) = self.snapshot()
+            {
                 tracing::error!(dir = %self.shared.dir.display(), %error, "no snapshot: the next start scans more");
             }
         }
         self.maintain_state();
-        self.collect();
-        Ok(())
+        let waiting: u64 = self.shared.state.lock().queue.iter().map(Queued::frame_bytes).sum();
+        if waiting < limits::MUCH_WAITS_BYTES {
+            self.collect();
+        }
     }
 
     /// Makes the slots' files and their space, so that a full disk does not stop a small journal's snapshots.
@@ -102,7 +119,10 @@ impl Writer {
         let slot = slot.ok_or_else(|| io::Error::other("no such slot"))?;
         *slot = None;
         let path = self.shared.dir.join(name);
-        let bytes = snapshot.encode();
+        let bytes = match &self.shared.sealer {
+            Some(sealer) => snapshot.encode_sealed(sealer)?,
+            None => snapshot.encode(),
+        };
         let file = match self.shared.disk.open(&path, true) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -128,16 +148,17 @@ impl Writer {
     /// Deletes the oldest segments that nobody needs; returns how many.
     pub fn collect(&mut self) -> usize {
         let gone = self.no_longer_needed();
-        let Some(last) = gone.last().copied() else { return 0 };
-        if let Err(error) = self.record_deletion(&gone, last) {
+        self.delete(&gone)
+    }
+
+    fn delete(&mut self, gone: &[SegmentInfo]) -> usize {
+        let Some(last) = gone.last().map(|segment| segment.id) else { return 0 };
+        if let Err(error) = self.record_deletion(gone, last) {
             tracing::warn!(dir = %self.shared.dir.display(), %error, "segments that are done with stay for now");
             return 0;
         }
-        for id in &gone {
-            let path = self.shared.dir.join(segment_name(*id));
-            if let Err(error) = self.shared.disk.unlink(&path) {
-                tracing::warn!(path = %path.display(), %error, "a segment that is done with cannot be deleted");
-            }
+        for segment in gone {
+            self.let_go(segment);
         }
         if let Err(error) = self.shared.disk.sync_dir(&self.shared.dir) {
             tracing::warn!(dir = %self.shared.dir.display(), %error, "deleted segments may come back after a crash");
@@ -145,9 +166,9 @@ impl Writer {
         gone.len()
     }
 
-    /// Ids of the oldest segments that end before every cursor. Never the newest: its checkpoint is the
+    /// The oldest segments that end before every cursor. Never the newest: its checkpoint is the
     /// third copy of the registers, should both slots be damaged.
-    fn no_longer_needed(&self) -> Vec<u64> {
+    fn no_longer_needed(&self) -> Vec<SegmentInfo> {
         let state_needs = self.state_files.needs_from();
         let state = self.shared.state.lock();
         let ends = state.segments.iter().skip(1).map(|segment| &segment.heads);
@@ -160,15 +181,15 @@ impl Writer {
             .iter()
             .zip(ends)
             .take_while(|(segment, end)| done(end) && state_needs.is_none_or(|needed| segment.id < needed))
-            .map(|(segment, _)| segment.id)
+            .map(|(segment, _)| segment.clone())
             .collect()
     }
 
-    fn record_deletion(&mut self, gone: &[u64], last: u64) -> io::Result<()> {
+    fn record_deletion(&mut self, gone: &[SegmentInfo], last: u64) -> io::Result<()> {
         let before = {
             let mut state = self.shared.state.lock();
             let before = state.segments.clone();
-            state.segments.retain(|segment| !gone.contains(&segment.id));
+            state.segments.retain(|segment| !gone.contains(segment));
             before
         };
         for attempt in 0..3 {

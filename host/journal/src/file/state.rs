@@ -3,6 +3,7 @@
 //! Constraints: one lock, held for bookkeeping only: never over I/O, encoding or checksums.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,8 +14,10 @@ use flumen_event::layout::Encoded;
 use parking_lot::{Condvar, Mutex};
 
 use super::config::FileConfig;
+use super::damage::Lost;
 use super::format::commit::{AckRecord, CommitHead, Location};
 use super::format::registers::Registers;
+use super::format::sealed::Sealer;
 use super::format::snapshot::SegmentInfo;
 use super::readers::ReaderChange;
 use crate::api::{Ack, ChannelSpec, CommitError, JournalStatus, Ticket};
@@ -31,6 +34,8 @@ pub struct Shared {
     pub config: FileConfig,
     pub dir: PathBuf,
     pub journal: u128,
+    /// Encrypts what is written from now on.
+    pub sealer: Option<Sealer>,
     pub state: Mutex<State>,
     /// What plugins remember, with everything handed in. Its lock comes before that of `state`, and is not held over waits.
     pub view: Arc<MemoryState>,
@@ -74,6 +79,8 @@ pub struct State {
     pub window_bytes: u64,
     /// Damaged places already reported.
     pub damage_seen: BTreeSet<Location>,
+    /// Commits that damage took.
+    pub lost: Lost,
     pub status: JournalStatus,
 }
 
@@ -82,6 +89,8 @@ pub struct Channel {
     pub spec: ChannelSpec,
     /// Events that readers may see.
     pub durable_head: u64,
+    /// Their bytes.
+    pub durable_bytes: u64,
     /// Recent batches, without gaps up to `durable_head`.
     pub window: VecDeque<Recent>,
     /// Per reader: what was delivered and not acknowledged.
@@ -141,9 +150,10 @@ impl Queued {
         super::format::frame::FRAME_HEADER_BYTES as u64 + self.head.encoded_bytes() + self.data.len() as u64
     }
 
-    /// It may pass puts that wait for space: only what a reader finished with, and what goes with it.
+    /// It may pass puts that wait for space: what a reader finished with, and what little goes with it.
     pub fn may_overtake(&self) -> bool {
-        self.head.puts.is_empty() && !self.head.acks.is_empty()
+        let is_small = self.head.puts.is_empty() || self.data.len() as u64 <= limits::OVERTAKING_BYTES_MAX;
+        is_small && !self.head.acks.is_empty()
     }
 }
 
@@ -232,10 +242,11 @@ impl State {
                 record.bytes = place.bytes_at(cursor);
                 record.location = place.location;
             }
-            // Not delivered since the start (a destination knew its cursor): by proportion.
+            // Not delivered since the start (a destination knew its cursor): by proportion of what is durable. With what is on its way
+            // the channel could seem to have more bytes than it ever had.
             _ => {
-                let events = u128::from(register.head.saturating_sub(reader.cursor)).max(1);
-                let bytes = u128::from(register.head_bytes.saturating_sub(reader.bytes));
+                let events = u128::from(channel.durable_head.saturating_sub(reader.cursor)).max(1);
+                let bytes = u128::from(channel.durable_bytes.saturating_sub(reader.bytes));
                 record.bytes += (bytes * u128::from(cursor - reader.cursor) / events) as u64;
             }
         }
@@ -258,6 +269,7 @@ impl State {
         let needed = self.registers.channels.get(channel).and_then(|register| register.needed());
         let Some(channel) = self.channels.get_mut(channel) else { return };
         channel.durable_head = recent.place.end();
+        channel.durable_bytes = recent.place.bytes_before + recent.place.bytes;
         if needed.is_some_and(|needed| needed < recent.place.end()) {
             self.window_bytes += recent.place.bytes;
             channel.window.push_back(recent);
@@ -296,6 +308,13 @@ impl State {
             places.iter().rev().find(|place| place.first <= cursor).map(|place| place.location)
         });
         Some(start.max(known).max(near.unwrap_or_default()))
+    }
+
+    /// Counts commits that are found missing; returns how many of them nobody knew of.
+    pub fn count_lost(&mut self, missing: &Range<u64>) -> u64 {
+        let new = self.lost.add(missing);
+        self.status.damaged_commits += new;
+        new
     }
 
     /// Wakes nobody; the caller does.

@@ -9,6 +9,7 @@
 //! too, the journal has failed: every ticket and every later commit gets the reason.
 
 use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,12 +18,13 @@ use super::config::Durability;
 use super::format::commit::Location;
 use super::format::frame::{FrameHeader, Kind};
 use super::format::registers::Registers;
+use super::format::sealed::{Piece, Sealer};
 use super::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::format::snapshot::SegmentInfo;
 use super::saver::StateFiles;
 use super::segment::segment_name;
 use super::snapshots::Snapshots;
-use super::space::Full;
+use super::space::{Full, Pause};
 use super::state::{Delivered, Phase, Queued, Recent, Shared};
 use parking_lot::MutexGuard;
 
@@ -103,10 +105,15 @@ pub(super) struct Writer {
     pub snapshots: Snapshots,
     /// Segment bytes since the last snapshot.
     pub since_snapshot: u64,
+    /// Deleted segments that are written again.
+    pub spares: Vec<PathBuf>,
     /// The reserve file is there.
     pub reserve: bool,
     pub full: Option<Full>,
     pub state_files: StateFiles,
+    /// A test takes the steps one by one: nothing goes on beside them.
+    #[cfg(test)]
+    pub is_stepped: bool,
 }
 
 impl Writer {
@@ -135,15 +142,17 @@ impl Writer {
                     }
                 }
             }
-            if let Err(reason) = self.work() {
-                return self.fail(&reason);
+            match self.work() {
+                Ok(None) => {}
+                Ok(Some(pause)) => self.wait(&pause),
+                Err(reason) => return self.fail(&reason),
             }
         }
         self.close();
     }
 
-    /// Writes what can be written; waits a while when nothing can. `Err`: the journal has failed.
-    fn work(&mut self) -> Result<(), Arc<str>> {
+    /// Writes what can be written; says how long to wait when nothing can. `Err`: the journal has failed.
+    pub fn work(&mut self) -> Result<Option<Pause>, Arc<str>> {
         self.change_readers();
         if self.may_try_in_order() {
             match self.write_retrying(Select::InOrder)? {
@@ -151,7 +160,8 @@ impl Writer {
                     if written.puts > 0 {
                         self.no_longer_full();
                     }
-                    return self.maintain();
+                    self.maintain();
+                    return Ok(None);
                 }
                 Err(error) => self.now_full(&error)?,
             }
@@ -237,6 +247,7 @@ impl Writer {
             queued.head.encode(&mut head);
             let header = FrameHeader {
                 kind: Kind::Commit,
+                is_sealed: self.shared.sealer.is_some(),
                 data_bytes: queued.data.len() as u32,
                 head_bytes: head.len() as u32,
                 commit,
@@ -337,6 +348,9 @@ impl Writer {
         {
             return Ok(active.allocated - active.end);
         }
+        if !from_reserve {
+            self.reserve_before_puts()?;
+        }
         match self.roll(bytes, self.shared.config.segment_bytes, false) {
             // Half of the reserve: the other half is for the snapshots that deletion needs.
             Err(WriteError::Full(_)) if from_reserve && self.release_reserve() => {
@@ -352,6 +366,9 @@ impl Writer {
         let mut checkpoint = Vec::new();
         self.applied.encode(&mut checkpoint);
         super::format::wire::pad(&mut checkpoint);
+        if let Some(sealer) = &self.shared.sealer {
+            checkpoint = sealer.seal(Piece::Frame, checkpoint.len(), [checkpoint.as_slice()])?;
+        }
         let id = self.next_segment;
         self.next_segment += 1;
         let start = SEGMENT_HEADER_BYTES as u64 + 64 + checkpoint.len() as u64;
@@ -365,23 +382,37 @@ impl Writer {
             created_ns,
             names_crc: self.applied.names_crc(),
         };
-        let file = self.shared.disk.create(&path)?;
-        match self.begin_segment(file.as_ref(), &header, &checkpoint, allocated) {
+        let (file, made) = match self.take_spare() {
+            Some(spare) => spare,
+            None => (self.shared.disk.create(&path)?, path.clone()),
+        };
+        match self.begin_segment(file.as_ref(), &made, &header, &checkpoint, allocated) {
             Ok(crc) => {
                 let ended = self.active.replace(Active { file, id, end: start, allocated, crc, reserved });
                 self.ended(ended);
             }
             Err(error) => {
                 drop(file);
-                if let Err(error) = self.shared.disk.unlink(&path) {
+                // By either name: a spare may have got the segment's. Its header would make void what is written meanwhile.
+                let mut gone = Ok(());
+                for name in [&made, &path] {
+                    let unlinked = self.shared.disk.unlink(name);
+                    gone = gone.and(unlinked.or_else(|error| match error.kind() {
+                        io::ErrorKind::NotFound => Ok(()),
+                        _ => Err(error),
+                    }));
+                }
+                if let Err(error) = gone.and_then(|()| self.shared.disk.sync_dir(&self.shared.dir)) {
                     tracing::warn!(path = %path.display(), %error, "an unfinished segment stays behind");
+                    self.active = None;
                 }
                 return Err(error);
             }
         }
         self.since_snapshot += start;
         let heads = self.applied.channels.iter().map(|channel| (channel.head, channel.head_bytes)).collect();
-        let info = SegmentInfo { id, first_commit: self.next_commit, created_ns, end: start, heads };
+        let key = self.shared.sealer.as_ref().map(Sealer::name);
+        let info = SegmentInfo { id, first_commit: self.next_commit, created_ns, end: start, heads, key };
         self.shared.state.lock().segments.push(info);
         Ok(())
     }
@@ -389,6 +420,7 @@ impl Writer {
     fn begin_segment(
         &self,
         file: &dyn DiskFile,
+        made: &Path,
         header: &SegmentHeader,
         checkpoint: &[u8],
         allocated: u64,
@@ -400,6 +432,7 @@ impl Writer {
         };
         let frame = FrameHeader {
             kind: Kind::Checkpoint,
+            is_sealed: self.shared.sealer.is_some(),
             data_bytes: checkpoint.len() as u32,
             head_bytes: 0,
             commit: self.next_commit - 1,
@@ -414,6 +447,12 @@ impl Writer {
         write_all_at(file, 0, &mut [IoSlice::new(&bytes), IoSlice::new(checkpoint)])?;
         if self.shared.config.durability == Durability::Durable {
             file.sync_data()?;
+        }
+        let path = self.shared.dir.join(segment_name(header.segment));
+        if made != path {
+            self.shared.disk.rename(made, &path)?;
+        }
+        if self.shared.config.durability == Durability::Durable {
             self.shared.disk.sync_dir(&self.shared.dir)?;
         }
         Ok(crc)
@@ -440,14 +479,14 @@ impl Writer {
         }
     }
 
-    fn fail(&mut self, reason: &Arc<str>) {
+    pub fn fail(&mut self, reason: &Arc<str>) {
         self.cancel_saving();
         tracing::error!(dir = %self.shared.dir.display(), %reason, "the journal has failed and takes no more commits");
         self.shared.state.lock().fail(reason);
         self.wake_everyone();
     }
 
-    fn drop_queue(&mut self) {
+    pub fn drop_queue(&mut self) {
         self.cancel_saving();
         let queue = {
             let mut state = self.shared.state.lock();
@@ -459,7 +498,7 @@ impl Writer {
     }
 
     /// After the last commit: a snapshot, so that the next start scans nothing.
-    fn close(&mut self) {
+    pub fn close(&mut self) {
         self.cancel_saving();
         let snapshot = self.snapshot();
         if let Some(active) = self.active.take()

@@ -52,6 +52,20 @@ pub fn questioner(
     Ok(consumer)
 }
 
+/// A [`questioner`] that reads partitions: it joins no group and commits nothing; `group` is whose offsets it can ask for.
+pub fn partition_reader(
+    who: &str,
+    settings: &Arc<Settings>,
+    group: &str,
+    isolation: &str,
+) -> KafkaResult<BaseConsumer<Context>> {
+    let mut config = settings.config(who);
+    config.set("group.id", group).set("enable.auto.commit", "false");
+    config.set("allow.auto.create.topics", "false").set("auto.offset.reset", "error");
+    config.set("isolation.level", isolation).set("enable.partition.eof", "true");
+    questioner(who, settings, &config)
+}
+
 /// Gives a client its first token, if it logs in with one.
 pub fn give_token(client: &Client<Context>, settings: &Settings) -> KafkaResult<()> {
     if settings.sasl != Some(Sasl::OauthBearer) {

@@ -112,6 +112,11 @@ pub(super) fn newest(
     Ok(true)
 }
 
+/// The state in one record of [`TOPIC`], if it is of this id and can be read.
+pub(crate) fn of_record(key: Option<&[u8]>, value: Option<&[u8]>, id: &str) -> Option<Transaction> {
+    read_key(key?).filter(|of| of == id).and_then(|id| read_value(&id, value?))
+}
+
 fn read_key(bytes: &[u8]) -> Option<String> {
     let mut bytes = Reader(bytes);
     (bytes.i16()? == 0).then_some(())?;

@@ -1,22 +1,33 @@
-//! The committer while Kafka is away, and on its way back: see [`super::failover`].
+//! The committer while Kafka is away, and on its way back: see [`flumen_journal::failover`]. The secondary is the journal on this machine;
+//! its channels have the names of the Kafka channels.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use arrow_array::UInt32Array;
 use flumen_event::Batch;
+use flumen_journal::failover::{Away, AwayError, CURSOR, Moved, Primary, SOURCES};
 use flumen_journal::{ChannelId, Commit, CommitError, Put, StateWrites};
 use rdkafka::producer::Producer;
 
 use super::committer::{Committer, Trouble, puts, send_batch, send_register, too_large, too_large_rows};
 use super::connection::ReadBack;
-use super::failover::{CURSOR, Moved, SOURCES, StatePlace};
+use super::limbo;
 use super::queue::{Pending, Positions};
 use super::topics::{POSITIONS, Topic};
 use crate::limits;
 
 fn fatal(error: CommitError) -> Trouble {
-    Trouble::Fatal(format!("the file that takes events while Kafka is away: {error}"))
+    Trouble::Fatal(format!("what takes events while Kafka is away: {error}"))
+}
+
+impl From<AwayError> for Trouble {
+    fn from(error: AwayError) -> Trouble {
+        match error {
+            AwayError::Lost(error) => fatal(error),
+            AwayError::Unread(reason) => Trouble::Unknown(reason),
+        }
+    }
 }
 
 impl Committer {
@@ -32,12 +43,18 @@ impl Committer {
     }
 
     fn say(&self) {
+        let Some(plan) = &self.options.failover else { return };
         let word = match (self.is_away, &self.connection) {
             (false, _) => "shared",
-            (true, None) => "file",
+            (true, None) => plan.kind.word(),
             (true, Some(_)) => "returning",
         };
-        *self.figures.failover.lock() = self.failover.as_ref().map(|_| word.to_owned());
+        *self.figures.failover.lock() = Some(word.to_owned());
+    }
+
+    /// What takes the events meanwhile.
+    fn word(&self) -> &'static str {
+        self.options.failover.as_ref().map_or("", |plan| plan.kind.word())
     }
 
     /// What a connection found of the way back.
@@ -52,12 +69,12 @@ impl Committer {
     pub fn merge(&mut self, kafka: Positions) -> Positions {
         let mut positions: Positions = kafka.into_iter().filter(|(_, value)| !value.is_empty()).collect();
         if self.is_away {
-            let is_source = |key: &Vec<u8>| key.starts_with(SOURCES);
-            if let Some(failover) = &mut self.failover {
-                failover.kafka_keys = positions.keys().filter(|key| is_source(key)).cloned().collect();
-            }
-            positions.retain(|key, _| !is_source(key));
-            positions.extend(self.queue.durable(SOURCES));
+            positions.retain(|key, _| !key.starts_with(SOURCES));
+            let (gone, known) = self.failover.as_ref().map_or_else(Default::default, |failover| {
+                (failover.gone(b"").collect::<Vec<_>>(), failover.positions(b"").collect::<Vec<_>>())
+            });
+            positions.retain(|key, _| !gone.contains(key));
+            positions.extend(known);
         }
         positions
     }
@@ -83,9 +100,11 @@ impl Committer {
             commits.push(large);
         }
         let sources = self.queue.durable(SOURCES);
-        let Some(failover) = &mut self.failover else { return Ok(()) };
-        failover.kafka_keys = sources.keys().cloned().collect();
-        failover.open(sources, doubt, commits).map_err(fatal)?;
+        let Some(failover) = &self.failover else { return Ok(()) };
+        let commits = commits.into_iter().map(|commit| (doubt, commit)).collect();
+        // What the group in doubt quarantines is here now, whether it counts or not.
+        let settled = (limbo::KEY.to_vec(), Vec::new());
+        failover.open(sources, commits, vec![settled]).map_err(fatal)?;
         match doubt {
             Some(number) => self.held_in_doubt = (number, with_acks),
             None => self.held.extend(with_acks),
@@ -94,7 +113,11 @@ impl Committer {
         self.answer(&group);
         self.figures.failovers.fetch_add(1, Ordering::Relaxed);
         self.say();
-        tracing::error!(pipeline = &*self.options.pipeline, "Kafka cannot be reached: events go to the file");
+        tracing::error!(
+            pipeline = &*self.options.pipeline,
+            "Kafka cannot be reached: events go to the {}",
+            self.word()
+        );
         Ok(())
     }
 
@@ -143,6 +166,7 @@ impl Committer {
         let (with_acks, group) = split(std::mem::take(&mut self.group));
         self.held.extend(with_acks);
         let Some(failover) = &self.failover else { return Ok(()) };
+        let word = self.word();
         let mut group = group.into_iter();
         let (mut put, mut tickets) = (Vec::new(), Vec::new());
         while let Some(pending) = group.next() {
@@ -153,7 +177,9 @@ impl Committer {
                 }
                 // What comes after it waits too, and the way back makes room.
                 Err(CommitError::Full { .. }) => {
-                    *self.figures.waiting_for.lock() = Some("Kafka is away, and the file is full (`events` and `bytes` of failover): sources wait".into());
+                    *self.figures.waiting_for.lock() = Some(format!(
+                        "Kafka is away, and the {word} is full (`events` and `bytes` of failover): sources wait"
+                    ));
                     self.group = std::iter::once(pending).chain(group).collect();
                     break;
                 }
@@ -165,7 +191,8 @@ impl Committer {
         }
         self.answer(&put);
         if self.group.is_empty() {
-            *self.figures.waiting_for.lock() = Some("Kafka cannot be reached; events go to the file".into());
+            *self.figures.waiting_for.lock() =
+                Some(format!("Kafka cannot be reached; events go to the {word}"));
             return Ok(());
         }
         if self.queue.is_closing() {
@@ -187,7 +214,8 @@ impl Committer {
         }
         tracing::info!(
             pipeline = &*self.options.pipeline,
-            "Kafka answers: the file's events are moved to it"
+            "Kafka answers: the {}'s events are moved to it",
+            self.word()
         );
         Ok(())
     }
@@ -210,51 +238,42 @@ impl Committer {
         sent
     }
 
-    /// Moves a part of the file; its bytes.
+    /// Moves a part of the file; its bytes. 0: that was all.
     fn move_some(&mut self) -> Result<usize, Trouble> {
-        let Some(failover) = &mut self.failover else { return Ok(0) };
-        let moved = failover.read().map_err(Trouble::Unknown)?;
-        if moved.is_empty() {
-            return Ok(0);
-        }
-        let keys = moved.iter().map(|one| (failover.mark_key(one.channel), one.mark.clone()));
-        let keys: Vec<(Vec<u8>, Vec<u8>)> = keys.collect();
-        self.transact(&moved, &keys, &[])?;
-        if let Some(failover) = &mut self.failover {
-            failover.marks.extend(keys);
-            failover.moved(&moved).map_err(fatal)?;
-        }
-        Ok(moved.iter().map(|one| one.batch.bytes()).sum())
+        self.with_away(|away, committer| away.move_some(committer))
+    }
+
+    /// The secondary's side, which is not the committer's meanwhile.
+    fn with_away<T: Default>(
+        &mut self,
+        step: impl FnOnce(&mut Away, &mut Committer) -> Result<T, Trouble>,
+    ) -> Result<T, Trouble> {
+        let Some(mut away) = self.failover.take() else { return Ok(T::default()) };
+        let outcome = step(&mut away, self);
+        self.failover = Some(away);
+        outcome
     }
 
     /// The file is empty: its state and its positions go to Kafka, it is closed, and Kafka takes the next commit.
     fn come_back(&mut self) -> Result<(), Trouble> {
-        // The file is open until its positions are there: what a crash leaves half done is done again.
-        let mut place = StatePlace::default();
-        while let Some(part) = self.failover.as_ref().and_then(|failover| failover.state_part(&mut place)) {
-            self.transact(&[], &[], &[part])?;
-        }
-        let sources = self.queue.durable(SOURCES);
-        let gone = self.failover.iter().flat_map(|failover| &failover.kafka_keys);
-        let gone = gone.filter(|key| !sources.contains_key(*key)).map(|key| (key.clone(), Vec::new()));
-        let mut positions: Vec<(Vec<u8>, Vec<u8>)> = gone.collect();
-        positions.extend(sources.clone());
-        self.transact(&[], &positions, &[])?;
-        if let Some(failover) = &mut self.failover {
-            failover.close().map_err(fatal)?;
-        }
+        self.with_away(|away, committer| away.come_back(committer))?;
         self.is_away = false;
         *self.figures.waiting_for.lock() = None;
         self.say();
         tracing::info!(
             pipeline = &*self.options.pipeline,
-            "everything in the file was moved: events go to Kafka again"
+            "everything in the {} was moved: events go to Kafka again",
+            self.word()
         );
         Ok(())
     }
+}
 
-    /// One transaction of a step of the way back.
-    fn transact(
+impl Primary for Committer {
+    type Trouble = Trouble;
+
+    /// One transaction.
+    fn step(
         &mut self,
         moved: &[Moved],
         positions: &[(Vec<u8>, Vec<u8>)],

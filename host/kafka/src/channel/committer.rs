@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use flumen_event::Batch;
+use flumen_journal::failover::{Away, Health, StatePlace};
 use flumen_journal::{Clock, Commit, CommitError, OsClock, StateWrites};
 use flumen_pipeline::{Quarantined, quarantine};
 use parking_lot::Mutex;
@@ -20,17 +21,17 @@ use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::connection::{Connection, ReadBack, in_slices};
-use super::failover::{Failover, StatePlace};
 use super::handover::{is_membership, send_offsets};
 use super::limbo::Limbo;
-use super::options::JournalOptions;
+use super::options::{ChannelTopic, JournalOptions};
 use super::queue::{Pending, Queue};
-use super::record::Encoder;
+use super::record::{Encoder, FLUME_NOTHING, NOTHING};
 use super::registers::{CommitRecord, Owner};
 use super::remembered::records;
 use super::share::{ReaderAck, ReaderShared};
 use super::topics::{POSITIONS, STATE, Topic};
 use crate::context::Context;
+use crate::ends::{self, Nature};
 use crate::{limits, words};
 
 /// What the committer tells `status`.
@@ -81,7 +82,9 @@ pub(super) struct Committer {
     pub group: Vec<Pending>,
     /// A transaction with the group was begun, and nobody knows whether it counts.
     pub is_in_doubt: bool,
-    pub failover: Option<Failover>,
+    pub failover: Option<Away>,
+    /// Whether the brokers answer, if there is a failover.
+    health: Option<Arc<Health>>,
     /// Events go to the file.
     pub is_away: bool,
     /// Acknowledgements that wait for Kafka.
@@ -90,6 +93,10 @@ pub(super) struct Committer {
     pub held_in_doubt: (u64, Vec<Pending>),
     /// When expired state was looked for.
     swept: Instant,
+    /// When a group counted last.
+    worked: Instant,
+    /// It was to be seen, or was looked after.
+    is_looked_after: bool,
 }
 
 impl Committer {
@@ -98,11 +105,12 @@ impl Committer {
         queue: Arc<Queue>,
         limbo: Limbo,
         figures: Arc<Figures>,
-        failover: Option<Failover>,
+        failover: Option<(Arc<Health>, Away)>,
     ) -> Committer {
         let owner = Owner::new(&options.agent, &options.pipeline);
         let session = RandomState::new().build_hasher().finish();
         let (held, held_in_doubt) = Default::default();
+        let (health, failover) = failover.unzip();
         Committer {
             options,
             owner,
@@ -116,10 +124,13 @@ impl Committer {
             group: Vec::new(),
             is_in_doubt: false,
             failover,
+            health,
             is_away: false,
             held,
             held_in_doubt,
             swept: Instant::now(),
+            worked: Instant::now(),
+            is_looked_after: true,
         }
     }
 
@@ -211,6 +222,7 @@ impl Committer {
             if let Some(connection) = &self.connection {
                 connection.producer.poll(Duration::ZERO);
             }
+            self.look_after_idle();
             return Ok(!self.queue.is_closing() || !self.queue.is_empty());
         }
         self.drop_late();
@@ -233,7 +245,7 @@ impl Committer {
 
     /// The brokers are thought to be away, and there is somewhere else to go.
     pub fn is_given_up(&self) -> bool {
-        self.failover.as_ref().is_some_and(|failover| failover.health.is_down())
+        self.health.as_ref().is_some_and(|health| health.is_down())
     }
 
     fn disconnect(&mut self) {
@@ -246,6 +258,7 @@ impl Committer {
     /// The last transaction counts.
     pub fn count(&mut self) -> Result<(), Trouble> {
         self.number += 1;
+        (self.worked, self.is_looked_after) = (Instant::now(), false);
         self.limbo.settle(self.number).map_err(|error| Trouble::Fatal(error.to_string()))
     }
 
@@ -255,6 +268,7 @@ impl Committer {
         let give_up = || self.queue.is_closing() || self.is_given_up();
         let connection = Connection::open(&self.options, &self.owner, is_first, &give_up);
         let connection = connection.map_err(Trouble::Unknown)?;
+        self.end_lost(&connection, &give_up).map_err(Trouble::Unknown)?;
         let read = connection.read_back(&self.options, &self.owner, self.read_from, &give_up);
         let read = read.map_err(Trouble::Unknown)?;
         if is_first && self.options.keeps_state {
@@ -274,6 +288,64 @@ impl Committer {
             tracing::info!(pipeline = &*self.options.pipeline, "Kafka journal works again");
         }
         Ok(())
+    }
+
+    /// Ends what a broker may have left open of ours, before anything is read or written: see [`ends`].
+    fn end_lost(&self, connection: &Connection, give_up: &dyn Fn() -> bool) -> Result<(), String> {
+        let id = self.options.transactional_id();
+        let settled = self
+            .with_owner(&id, |owner| ends::settle(owner, connection.producer.clone(), Arc::as_ref, give_up));
+        if let (_, Err(reason)) = settled? {
+            let pipeline = &*self.options.pipeline;
+            tracing::info!(pipeline, "whether a broker lost the end of a transaction is not known: {reason}");
+        }
+        Ok(())
+    }
+
+    /// Of the transactions of this journal.
+    fn with_owner<T>(&self, id: &str, then: impl FnOnce(&ends::Owner<'_>) -> T) -> T {
+        let is_own = |key: &[u8]| self.owner.own(key).is_some();
+        let nature = |topic: &str| match topic {
+            POSITIONS | STATE => Nature::Registers(&is_own),
+            topic => {
+                let is_flume = self.options.channels.iter().any(|c| c.topic == topic && c.is_flume);
+                Nature::Events(Some((NOTHING, if is_flume { FLUME_NOTHING } else { b"" })))
+            }
+        };
+        let readers = |channel: &ChannelTopic| {
+            let topic = channel.topic.clone();
+            channel.readers.iter().map(move |(_, group)| (group.clone(), topic.clone())).collect::<Vec<_>>()
+        };
+        let groups: Vec<(String, String)> = self.options.channels.iter().flat_map(readers).collect();
+        then(&ends::Owner {
+            who: &format!("journal {}", self.options.pipeline),
+            settings: &self.options.settings,
+            transactional_id: id,
+            nature: &nature,
+            groups: &groups,
+            anchor: POSITIONS,
+        })
+    }
+
+    /// Nothing has come for a while: is what was written last to be seen? If not, a broker may have lost its end while this
+    /// producer lived, and nothing would end it before the next event.
+    fn look_after_idle(&mut self) {
+        if self.is_looked_after || self.worked.elapsed() < limits::IDLE_LOOK {
+            return;
+        }
+        let Some(connection) = &self.connection else { return };
+        let mut places = vec![(POSITIONS.to_owned(), connection.positions_partition)];
+        for topic in &connection.topics {
+            places.extend((0..topic.partitions).map(|number| (topic.name.clone(), number)));
+        }
+        let give_up = || !self.queue.is_empty() || self.queue.is_closing();
+        let id = self.options.transactional_id();
+        let hidden = self.with_owner(&id, |owner| owner.hidden(places.iter(), &give_up));
+        self.is_looked_after = hidden.is_ok();
+        if hidden.is_ok_and(|hidden| !hidden.is_empty()) {
+            // The way back looks for it.
+            self.disconnect();
+        }
     }
 
     /// What plugins remember, before any of them is asked.
@@ -580,12 +652,11 @@ pub(super) fn send_batch(
             continue;
         }
         let partition = i32::try_from(mix(batch.stream().value(row)) % partitions).unwrap_or(0);
-        let (headers, key, time) = (encoder.headers(row), encoder.key(row), encoder.timestamp_ms(row));
+        let (headers, key) = (encoder.headers(row), encoder.key(row));
         let value = encoder.value(row);
         let mut record: BaseRecord<'_, [u8], [u8], usize> =
             BaseRecord::with_opaque_to(&topic.name, row).partition(partition).payload(value).headers(headers);
         record.key = key;
-        record.timestamp = Some(time);
         send(producer, record)?;
     }
     Ok(())

@@ -155,7 +155,7 @@ fn read_partition(
 
 /// A step of a transaction that may take long: asked again until it is done, [`limits::TRANSACTION`] passed, or
 /// nobody wants it any more.
-pub(super) fn in_slices(
+pub(crate) fn in_slices(
     producer: &BaseProducer<Context>,
     give_up: &dyn Fn() -> bool,
     step: impl Fn(std::time::Duration) -> Result<(), KafkaError>,
@@ -204,7 +204,7 @@ fn producer(
     let smallest =
         topics.iter().map(|topic| topic.record_bytes).min().unwrap_or(limits::RECORD_BYTES_DEFAULT);
     let mut config = options.settings.config(&format!("{}/journal", options.id()));
-    config.set("transactional.id", format!("{}/journal", options.id()));
+    config.set("transactional.id", options.transactional_id());
     config.set("transaction.timeout.ms", limits::TRANSACTION.as_millis().to_string());
     config.set("message.max.bytes", largest.clamp(1_000, 1_000_000_000).to_string());
     config.set("batch.size", smallest.clamp(1, limits::RECORD_BYTES_DEFAULT).to_string());

@@ -55,6 +55,11 @@ impl Acknowledger {
         Arc::new(Acknowledger { shared, settings, cluster: OnceLock::new() })
     }
 
+    /// The group, and the topic that it reads.
+    pub fn group(&self) -> (String, String) {
+        (self.shared.group.clone(), self.shared.topic.clone())
+    }
+
     /// The cluster's own name; `None` if no broker says it in time.
     pub fn cluster_id(&self) -> Option<String> {
         if let Some(known) = self.cluster.get() {
@@ -165,7 +170,7 @@ pub(super) fn is_membership(error: &KafkaError) -> bool {
 /// Sends offsets into the transaction. librdkafka's call has no end while no broker answers, whatever timeout it is
 /// given: it is made on a thread of its own, which is left behind, with the producer, when nobody wants the outcome any
 /// more. What it may still do then is no commit: the transaction ends with the id's next `init_transactions`.
-pub(super) fn send_offsets<T: Send + 'static>(
+pub(crate) fn send_offsets<T: Send + 'static>(
     owner: T,
     producer: fn(&T) -> &BaseProducer<Context>,
     offsets: TopicPartitionList,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use flumen_journal::failover::{self, Away, Health, SOURCES};
 use flumen_journal::{
     ChannelId, ChannelSpec, ChannelStatus, Commit, CommitError, Journal, JournalStatus, Reader, ReaderId,
     StateOp, StateStore, StateWrites, Ticket,
@@ -15,7 +16,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 
 use super::committer::{Committer, Figures};
-use super::failover::{self, Failover, Health, SOURCES};
+use super::health;
 use super::limbo::Limbo;
 use super::monitor::{Ends, Monitor};
 use super::options::JournalOptions;
@@ -61,17 +62,17 @@ pub struct KafkaJournal {
 }
 
 impl KafkaJournal {
-    /// The channels that the file journal beside must have.
+    /// The channels that the journal beside must have for the failover, besides the quarantine's.
     pub fn local_channels(options: &JournalOptions) -> Vec<ChannelSpec> {
-        let plans = options.channels.iter().zip(std::iter::repeat(&options.failover));
-        let files =
-            plans.filter_map(|(channel, plan)| Some(failover::channel_spec(&channel.name, plan.as_ref()?)));
-        files.chain([quarantine::channel_spec()]).collect()
+        let specs = options.failover.iter().flat_map(|plan| {
+            options.channels.iter().map(|channel| failover::channel_spec(&channel.name, plan))
+        });
+        specs.collect()
     }
 
     /// Begins to open: the cluster is reached from a thread. `local` is a file journal with the quarantine's
     /// channel ([`quarantine::channel_spec`]); it is closed with this one.
-    /// With a failover, it has the channels of [`KafkaJournal::local_channels`] too.
+    /// With a failover, it has the channels of [`KafkaJournal::local_channels`] too, in a file or in memory.
     pub fn open(
         options: JournalOptions,
         local: Arc<dyn Journal>,
@@ -93,12 +94,11 @@ impl KafkaJournal {
             .collect();
         let limbo = Limbo { journal: local.clone(), channel: local_quarantine };
         let (wake, ends) = (Wake::default(), Arc::new(Mutex::new(Vec::new())));
-        let health = options.failover.map(|plan| Health::new(plan, options.clone(), wake.clone()));
-        let failover = health
-            .clone()
-            .map(|health| Failover::new(health, local.clone(), local_quarantine, &options))
-            .map(|failover| failover.ok_or(KafkaOpenError::NoQuarantine))
-            .transpose()?;
+        let health = options.failover.as_ref().map(|plan| Arc::new(Health::new(plan)));
+        let names: Vec<String> = options.channels.iter().map(|channel| channel.name.clone()).collect();
+        let away = |health| Some((health, Away::new(local.clone(), &names, Some(local_quarantine))?));
+        let failover = health.clone().map(|health| away(health).ok_or(KafkaOpenError::NoQuarantine));
+        let failover = failover.transpose()?;
         let committer = Committer::new(options.clone(), queue.clone(), limbo, figures.clone(), failover);
         let monitor = Monitor {
             options: options.clone(),
@@ -108,8 +108,10 @@ impl KafkaJournal {
         };
         let thread = |name: String| std::thread::Builder::new().name(name);
         thread(format!("watch-{}", options.pipeline)).spawn(move || monitor.run())?;
-        if let Some(health) = health {
-            thread(format!("health-{}", options.pipeline)).spawn(move || health.run())?;
+        if let Some((health, plan)) = health.zip(options.failover.as_ref()) {
+            let (options, wake, interval) = (options.clone(), wake.clone(), plan.check_interval);
+            thread(format!("health-{}", options.pipeline))
+                .spawn(move || health::run(&health, &options, interval, &wake))?;
         }
         let committer = thread(format!("kafka-{}", options.pipeline)).spawn(move || committer.run())?;
         let committer = Mutex::new(Some(committer));
@@ -217,6 +219,15 @@ impl Journal for KafkaJournal {
         Ok(Box::new(QueueTicket(slot)))
     }
 
+    fn is_over(&self) -> bool {
+        self.queue.is_closing()
+    }
+
+    fn takes_acknowledgements(&self) -> bool {
+        let word = self.options.failover.as_ref().map(|plan| plan.kind.word());
+        word.is_none() || self.figures.failover.lock().as_deref() != word
+    }
+
     fn position(&self, key: &[u8]) -> Option<Vec<u8>> {
         let mut placed = key.to_vec();
         self.place.mark(&mut placed);
@@ -254,12 +265,15 @@ impl Journal for KafkaJournal {
     fn status(&self) -> JournalStatus {
         let mut channels: Vec<ChannelStatus> =
             (0..self.options.channels.len()).map(|index| self.channel_status(index)).collect();
-        let mut local = self.local.status().channels;
+        let JournalStatus { channels: mut local, memory, damaged_commits, damaged_state_blocks, .. } =
+            self.local.status();
         // What waits in the file is of the channel.
+        let mut failover_events = 0;
         for channel in &mut channels {
-            let file = local.iter().find(|file| file.name == channel.name);
-            channel.events += file.map_or(0, |file| file.events);
-            channel.bytes += file.map_or(0, |file| file.bytes);
+            let Some(file) = local.iter().find(|file| file.name == channel.name) else { continue };
+            channel.events += file.events;
+            channel.bytes += file.bytes;
+            failover_events += file.events;
         }
         local.retain(|file| file.name == quarantine::CHANNEL);
         channels.extend(local);
@@ -275,9 +289,14 @@ impl Journal for KafkaJournal {
             sync_ns: get(&figures.commit_ns),
             failover: figures.failover.lock().clone(),
             failovers: get(&figures.failovers),
+            failover_events,
+            // On this machine; what is damaged in Kafka its brokers say.
+            damaged_commits,
+            damaged_state_blocks,
             waiting_for: failed.or_else(|| figures.waiting_for.lock().clone()),
             channels,
             state: self.queue.remembered.sizes(),
+            memory,
             ..JournalStatus::default()
         }
     }

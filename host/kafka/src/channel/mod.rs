@@ -27,8 +27,8 @@ mod assignment;
 mod away;
 mod committer;
 mod connection;
-mod failover;
 mod handover;
+mod health;
 mod journal;
 mod limbo;
 mod mark;
@@ -43,6 +43,8 @@ mod remembered;
 mod share;
 mod topics;
 
+pub(crate) use connection::in_slices;
+pub(crate) use handover::send_offsets;
 pub use handover::{Acknowledgement, Acknowledger, Taken};
 pub use journal::{KafkaJournal, KafkaOpenError};
 pub use options::{ChannelTopic, JournalOptions, SPEC};

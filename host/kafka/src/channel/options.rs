@@ -170,6 +170,11 @@ impl JournalOptions {
     pub(crate) fn id(&self) -> String {
         format!("flumen/{}/{}", self.agent, self.pipeline)
     }
+
+    /// The id of its transactions.
+    pub(crate) fn transactional_id(&self) -> String {
+        format!("{}/journal", self.id())
+    }
 }
 
 fn channel_topic(

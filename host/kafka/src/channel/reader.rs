@@ -29,7 +29,7 @@ use super::handover::Acknowledger;
 use super::mark::{self, Offsets};
 use super::options::JournalOptions;
 use super::queue::Queue;
-use super::record::Decoder;
+use super::record::{Decoder, is_nothing};
 use super::share::ReaderShared;
 use crate::context::Context;
 use crate::{limits, words};
@@ -130,6 +130,10 @@ impl KafkaReader {
     /// A record of a partition that is ours and was not handed out: moves the place behind it.
     fn take(&mut self, message: &impl Message, decoder: &mut Decoder) -> u64 {
         let (number, next) = (message.partition(), message.offset() + 1);
+        if is_nothing(message) {
+            // As the end of a transaction: what follows covers its offset.
+            return 0;
+        }
         let covered = {
             let mut state = self.shared.state();
             let Some(partition) = state.partitions.get_mut(&number) else { return 0 };

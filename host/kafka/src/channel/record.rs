@@ -1,6 +1,7 @@
 //! An event as a Kafka record and back.
 //!
-//! Plain: the value is the body, the record's headers are the event's, its timestamp the event's time in milliseconds.
+//! Plain: the value is the body, the record's headers are the event's. The record's timestamp is when it was put, not the event's
+//! time: a topic's retention counts from it, and would take an old event before anybody has read it.
 //! Flume's: the value is a bare Avro datum of `AvroFlumeEvent` (a map of strings, then bytes; no magic, no schema id),
 //! the key is the header `key`. Both carry the record header [`ID`]: u64 stream, u64 position, i64 time in ns,
 //! little-endian, so that identity and time survive; Flume does not look at record headers. A record without it (of
@@ -21,6 +22,10 @@ use rdkafka::message::{Header, Headers, OwnedHeaders};
 
 /// The record header that holds identity and time.
 pub(super) const ID: &str = "flumen.id";
+/// The record header of a record that is no event: it ends a transaction whose end a broker lost ([`crate::ends`]).
+pub(super) const NOTHING: &str = "flumen.nothing";
+/// The value of such a record in a topic of Flume's events: an event without headers and body, for those that do not know it.
+pub(super) const FLUME_NOTHING: &[u8] = &[0, 0];
 /// The event header that says why a record could not be read as what it should be.
 pub(super) const PROBLEM: &str = "flumen.problem";
 /// The event header that is the key of a record in Flume's form.
@@ -97,11 +102,6 @@ impl<'a> Encoder<'a> {
         headers
     }
 
-    /// Milliseconds since the epoch.
-    pub fn timestamp_ms(&self, row: usize) -> i64 {
-        self.batch.time().value(row).div_euclid(1_000_000).max(0)
-    }
-
     /// What the record takes on the wire, at most.
     pub fn bytes(&self, row: usize) -> usize {
         let headers: usize = Self::headers_of(self.batch, row)
@@ -109,6 +109,15 @@ impl<'a> Encoder<'a> {
             .sum();
         self.batch.body().value(row).len() + headers + self.key(row).map_or(0, <[u8]>::len) + OVERHEAD_BYTES
     }
+}
+
+/// True if a record is no event.
+pub(super) fn is_nothing<M: Message>(message: &M) -> bool {
+    // Few records are as short, and only of those the headers are looked at twice.
+    let may_be = message.payload().is_none_or(|value| value.is_empty() || value == FLUME_NOTHING);
+    let is_marked = || message.headers().is_some_and(|h| h.iter().any(|header| header.key == NOTHING));
+    // See `Decoder::push`.
+    may_be && catch_unwind(AssertUnwindSafe(is_marked)).unwrap_or(false)
 }
 
 /// Collects records into a batch.
@@ -308,7 +317,7 @@ mod tests {
         let mut encoder = Encoder::new(batch, is_flume);
         for row in 0..batch.rows() {
             let (headers, key) = (encoder.headers(row), encoder.key(row).map(<[u8]>::to_vec));
-            let time = Timestamp::CreateTime(encoder.timestamp_ms(row));
+            let time = Timestamp::CreateTime(1);
             let value = Some(encoder.value(row).to_vec());
             decoder.push(&OwnedMessage::new(value, key, "t".into(), time, 0, 5, Some(headers)), 77);
         }
@@ -332,6 +341,17 @@ mod tests {
         // A block with its size, as Avro allows.
         let sized = b"\x01\x14\x08host\x08web1\x00\x0ahello";
         assert_eq!(flume_event(sized), Some((vec![(&b"host"[..], &b"web1"[..])], &b"hello"[..])));
+    }
+
+    #[test]
+    fn what_is_no_event_is_known() {
+        let time = Timestamp::CreateTime(3);
+        let record = |value: &[u8], header| {
+            let headers = OwnedHeaders::new().insert(Header { key: header, value: Some(b"") });
+            OwnedMessage::new(Some(value.to_vec()), None, "t".into(), time, 0, 5, Some(headers))
+        };
+        assert!(is_nothing(&record(b"", NOTHING)) && is_nothing(&record(FLUME_NOTHING, NOTHING)));
+        assert!(!is_nothing(&record(b"", ID)) && !is_nothing(&record(b"text", NOTHING)));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use flumen_pipeline::deliver::MakeSink;
 use flumen_pipeline::exchange::{ExchangeError, Makers};
 use flumen_pipeline::feed::MakeSource;
 use flumen_pipeline::plan::{PipelinePlan, SinkPlan, SourcePlan};
+use flumen_pipeline::plan_diff::VanishingPart;
 use flumen_pipeline::{ComponentMetrics, StopOutcome};
 
 use crate::support::destination::Destination;
@@ -112,7 +113,7 @@ fn a_sink_that_holds_events_stays() {
     parts.feed(1_000, "a", 0);
     let held = parts.exchange(&running, &["a", "c"], Duration::from_millis(50));
     let Err(ExchangeError::Held(held)) = held else { panic!("{held:?}") };
-    assert_eq!((held.len(), held[0].0.sink.as_deref()), (1, Some("b")));
+    assert_eq!((held.len(), &held[0].0.part), (1, &VanishingPart::Sink("b".to_owned())));
     assert!(held[0].1 > 0);
     let names: Vec<_> = running.pipeline.status().sinks.into_iter().map(|sink| sink.component.name).collect();
     assert_eq!(names, ["a", "b"]);

@@ -188,6 +188,7 @@ fn what_was_replayed_before_a_crash_is_taken_over_as_it_is_on_record() {
         flumen_journal::ChannelId(0),
         vec![out(&batch(9, 0, 20), "judge", true, |_| true)],
         "interceptor",
+        None,
     );
     let channel = kept_journal.channel(quarantine::KEPT_CHANNEL).unwrap();
     let puts = events.into_iter().map(|put| flumen_journal::Put { channels: vec![channel], ..put }).collect();

@@ -1,6 +1,7 @@
 //! Sinks that fail at any step, and sinks that take a part.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flumen_journal::Journal;
 use flumen_pipeline::plan::OnReject;
@@ -31,6 +32,18 @@ fn a_failing_sink_recovers_exactly_once_in_order() {
         assert_exactly(&bad.records(), &[1, 2], TOTAL, |_| true, &format!("seed {seed}, bad"));
     }
     assert!(errors > 15, "the faults happened: {errors}");
+}
+
+/// What is left of a burst when nothing comes any more is flushed at once, however long a trickle would wait.
+#[test]
+fn the_end_of_a_burst_does_not_wait() {
+    let world = World::new(plan(&["one"], &[("main", 10_000)], &[("a", "main")]));
+    let mut destination = Destination::new();
+    destination.policy.linger = Duration::from_secs(3_600);
+    let running = world.start(vec![Script::new(1, TOTAL, 40).make()], Vec::new(), vec![destination.sink()]);
+    until("all is acknowledged", || running.cursors("main") == [TOTAL]);
+    running.finish();
+    assert_exactly(&destination.records(), &[1], TOTAL, |_| true, "burst");
 }
 
 /// A sink's own chain decides what it gets; the cursor counts what the channel holds.
@@ -88,6 +101,43 @@ fn a_destination_that_knows_its_cursor_gets_nothing_twice() {
         }
         world.start(vec![script.make()], Vec::new(), vec![destination.sink()]).finish();
         assert_exactly(&destination.records(), &[1], TOTAL, |_| true, &format!("seed {seed}"));
+    }
+}
+
+/// A destination says what it holds, and then carries out what it was asked for before: what went to quarantine with that is not lost
+/// with the record of what was flushed next.
+#[test]
+fn quarantine_beside_a_flush_that_is_late_is_exactly_once() {
+    const ROWS: u64 = 800;
+    let bad = |position: u64| position % 20 == 7;
+    for every in [1, 2, 3] {
+        let mut plan = plan(&["one"], &[("main", 800)], &[("a", "main")]);
+        plan.sinks[0].interceptors = vec![interceptor("part", OnReject::Quarantine)];
+        let world = World::new(plan);
+        let mut destination = Destination::new();
+        destination.policy.bytes = 400;
+        destination.set_late(every);
+        let plugin = Plugin::new("part", move |batch| Processed {
+            kept: rows_where(&batch, |position| !bad(position)),
+            quarantined: vec![out(&batch, "part", true, bad)],
+            dropped: 0,
+        });
+        let script = Script::new(1, ROWS, 40);
+        let start = || {
+            let sink = (destination.make(), vec![plugin.clone() as Arc<dyn Interceptor>]);
+            world.start(vec![script.make()], Vec::new(), vec![sink])
+        };
+        for rows in [100, 200] {
+            let running = start();
+            destination.wait_for_rows(rows);
+            running.stop_within(Duration::from_millis(1));
+        }
+        let running = start();
+        until("all is acknowledged", || running.cursors("main") == [ROWS]);
+        running.finish();
+        assert!(destination.late_done() > 0, "{} were late", destination.late_done());
+        assert_exactly(&destination.records(), &[1], ROWS, |position| !bad(position), "at the destination");
+        assert_exactly(&world.quarantined(), &[1], ROWS, bad, "in quarantine");
     }
 }
 

@@ -22,10 +22,12 @@ const TOTAL: u64 = 2_000;
 fn what_a_slow_sink_did_not_deliver_is_left_and_delivered_next_time() {
     let world = World::new(plan(&["one"], &[("main", 1_500)], &[("a", "main"), ("slow", "main")]));
     let (fast, slow) = (Destination::new(), Destination::new());
-    slow.set_pause(Duration::from_millis(20));
+    // So long that the source is far ahead of it on the busiest machine.
+    slow.set_pause(Duration::from_millis(100));
     let script = Script::new(1, TOTAL, 20);
     let running = world.start(vec![script.make()], Vec::new(), vec![fast.sink(), slow.sink()]);
     slow.wait_for_rows(30);
+    crate::support::until("a long way ahead", || running.head("main") >= 1_000);
     let journal = running.journal.clone();
     let outcome = running.stop_within(Duration::from_millis(100));
     let channel = journal.status().channels.swap_remove(0);
@@ -77,6 +79,8 @@ fn a_waiting_source_stops_at_once() {
 struct Late {
     journal: Arc<dyn Journal>,
     finish: Arc<OnceLock<Wake>>,
+    /// It has ended, and knows no position.
+    is_over: bool,
 }
 
 struct LateReader {
@@ -121,14 +125,17 @@ impl Journal for Late {
     fn commit(&self, commit: Commit, deadline: Option<Instant>) -> Result<Box<dyn Ticket>, CommitError> {
         self.journal.commit(commit, deadline)
     }
+    fn is_over(&self) -> bool {
+        self.is_over
+    }
     fn position(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.journal.position(key)
+        self.journal.position(key).filter(|_| !self.is_over)
     }
     fn positions(&self, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
         self.journal.positions(prefix)
     }
     fn open_reader(&self, channel: ChannelId, reader: ReaderId) -> Box<dyn Reader> {
-        let late = Late { journal: self.journal.clone(), finish: self.finish.clone() };
+        let late = Late { journal: self.journal.clone(), finish: self.finish.clone(), is_over: self.is_over };
         Box::new(LateReader { reader: self.journal.open_reader(channel, reader), late, channel })
     }
     fn status(&self) -> JournalStatus {
@@ -144,10 +151,12 @@ impl Journal for Late {
 fn events_that_come_just_before_the_end_are_delivered() {
     let world = World::new(plan(&["one"], &[("main", 500)], &[("a", "main")]));
     let finish = Arc::new(OnceLock::new());
-    let journal: Arc<dyn Journal> = Arc::new(Late { journal: world.open_journal(), finish: finish.clone() });
+    let journal: Arc<dyn Journal> =
+        Arc::new(Late { journal: world.open_journal(), finish: finish.clone(), is_over: false });
     let (channel, quarantine) = (journal.channel("main").unwrap(), journal.channel("quarantine").unwrap());
     let reader = journal.reader_id(channel, "a").unwrap();
-    let place = OutletPlace { journal: journal.clone(), channel, reader, quarantine };
+    let (reader_name, member) = ("sink".into(), None);
+    let place = OutletPlace { journal: journal.clone(), channel, reader, reader_name, member, quarantine };
     let destination = Destination::new();
     let outlet =
         Outlet::start("a", destination.make(), Default::default(), place, Default::default()).unwrap();
@@ -155,5 +164,25 @@ fn events_that_come_just_before_the_end_are_delivered() {
     until("the sink ends", || outlet.finished());
     assert_exactly(&destination.records(), &[1], 20, |_| true, "what came last");
     assert_eq!(journal.status().channels[0].events, 0);
+    journal.close().unwrap();
+}
+
+/// A journal that ended before it had read its positions knows none: that is no reason to cut a destination back.
+#[test]
+fn a_destination_stays_as_it_is_when_the_journal_ends_before_its_positions_are_known() {
+    let world = World::new(plan(&["one"], &[("main", 500)], &[("a", "main")]));
+    let (destination, script) = (Destination::new(), Script::new(1, 100, 20));
+    world.start(vec![script.make()], Vec::new(), vec![destination.sink()]).finish();
+    let late = Late { journal: world.open_journal(), finish: Arc::new(OnceLock::new()), is_over: true };
+    let journal: Arc<dyn Journal> = Arc::new(late);
+    let (channel, quarantine) = (journal.channel("main").unwrap(), journal.channel("quarantine").unwrap());
+    let reader = journal.reader_id(channel, "a").unwrap();
+    let (reader_name, member) = ("sink".into(), None);
+    let place = OutletPlace { journal: journal.clone(), channel, reader, reader_name, member, quarantine };
+    let outlet =
+        Outlet::start("a", destination.make(), Default::default(), place, Default::default()).unwrap();
+    outlet.wake.stop();
+    until("the sink ends", || outlet.finished());
+    assert_exactly(&destination.records(), &[1], 100, |_| true, "what was there");
     journal.close().unwrap();
 }

@@ -14,11 +14,10 @@ use wasmtime::component::{ComponentNamedList, Instance, InstancePre, Lift, Lower
 use wasmtime::{Engine, PoolConcurrencyLimitError, ResourceLimiter, Store, Trap};
 
 use super::egress::Connections;
-use crate::engine::ticks;
 use crate::error::LoadError;
 use crate::failure::{Failure, OpenFailure, printable};
-use crate::limits;
 use crate::services::Services;
+use crate::{limits, ticker};
 
 /// What a store holds beside the guest.
 pub(crate) struct HostSide {
@@ -168,7 +167,7 @@ impl Room {
         store.limiter(|side| &mut side.limiter);
         store.set_hostcall_fuel(usize::try_from(limits.answer_bytes).unwrap_or(usize::MAX));
         // A start function runs here already.
-        store.set_epoch_deadline(ticks(limits.time));
+        ticker::set_deadline(&mut store, limits.time);
         let made = ready.instantiate(&mut store).and_then(|instance| functions(&mut store, &instance));
         match made {
             Ok(functions) => Ok((Room { store, limits: *limits }, functions)),
@@ -207,7 +206,7 @@ impl Room {
         Params: ComponentNamedList + Lower,
         Return: ComponentNamedList + Lift,
     {
-        self.store.set_epoch_deadline(ticks(time));
+        ticker::set_deadline(&mut self.store, time);
         let side = self.store.data_mut();
         side.call_bytes_left = self.limits.host_call_bytes;
         side.deadline = Instant::now() + time;

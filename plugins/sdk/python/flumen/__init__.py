@@ -28,8 +28,8 @@ What the class is made of is the `kind` in plugin.toml:
 | codec | Codec, or Decoder or Encoder alone | decode; begin, encode, end |
 | sink | Sink | deliver, recover |
 
-Host powers are flumen.state, flumen.http, and modules of wit_world.imports (log, metrics, clock, random, tcp). Name them in
-plugin.toml (`imports = ["state", "log"]`), and let the pipeline grant them.
+Host powers are flumen.state, flumen.http, flumen.tcp, and modules of wit_world.imports (log, metrics, clock, random). Name them
+in plugin.toml (`imports = ["state", "log"]`), and let the pipeline grant them.
 """
 
 from .aggregator import Aggregation, Aggregator

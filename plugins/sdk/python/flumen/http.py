@@ -8,26 +8,14 @@ status is no failure. A secret is a name: the host puts the value where the name
 
 from componentize_py_types import Err
 
+from .egress import Failure, Secret, failure, parts
+
 try:
-    from wit_world.imports import egress
     from wit_world.imports import http as host
 except ImportError:
     raise ImportError('flumen.http: name the power in plugin.toml: imports = ["http"]') from None
 
-
-class Secret:
-    """The secret of this name, from the pipeline's file."""
-
-    def __init__(self, name):
-        self.name = name
-
-
-class Failure(Exception):
-    """There is no answer. `kind`: denied, invalid, unreachable, timed-out or too-large."""
-
-    def __init__(self, kind, words):
-        super().__init__(words)
-        self.kind = kind
+__all__ = ["Failure", "Response", "Secret", "get", "post", "put", "request"]
 
 
 class Response:
@@ -54,11 +42,11 @@ def request(method, url, body=b"", headers=None, timeout_ms=None):
     `body`, and each value in `headers`: bytes, str, a Secret, or a list of these, which are joined. `timeout_ms`: less than
     the pipeline allows.
     """
-    wire_headers = [host.Header(name, _parts(value)) for name, value in (headers or {}).items()]
+    wire_headers = [host.Header(name, parts(value)) for name, value in (headers or {}).items()]
     try:
-        answer = host.send(host.Request(method, url, wire_headers, _parts(body), timeout_ms))
+        answer = host.send(host.Request(method, url, wire_headers, parts(body), timeout_ms))
     except Err as error:
-        raise _failure(error.value) from None
+        raise failure(error.value) from None
     return Response(answer.status, answer.headers, answer.body)
 
 
@@ -75,27 +63,3 @@ def post(url, body, headers=None, timeout_ms=None):
 def put(url, body, headers=None, timeout_ms=None):
     """A PUT; the rest as for `request`."""
     return request("PUT", url, body, headers, timeout_ms)
-
-
-def _parts(value):
-    return [_part(part) for part in (value if isinstance(value, list) else [value])]
-
-
-def _part(part):
-    if isinstance(part, Secret):
-        return egress.Part_Secret(part.name)
-    return egress.Part_Text(part) if isinstance(part, str) else egress.Part_Bytes(part)
-
-
-def _failure(failure):
-    match failure:
-        case egress.Failure_Denied(words):
-            return Failure("denied", f"not allowed: {words}")
-        case egress.Failure_Invalid(words):
-            return Failure("invalid", f"the request is wrong: {words}")
-        case egress.Failure_Unreachable(words):
-            return Failure("unreachable", words)
-        case egress.Failure_TimedOut():
-            return Failure("timed-out", "no answer in time")
-        case egress.Failure_TooLarge(limit):
-            return Failure("too-large", f"the answer has more than {limit} bytes")

@@ -78,7 +78,11 @@ fn sink(root: &Path, place: &Place) -> FileSink {
     let path = Value::Text(root.join("a.log").display().to_string());
     let options = Options([("path".to_owned(), path)].into());
     let codec = EncoderLink::new(Arc::new(place.clone()), OnReject::Quarantine);
-    FileSink::new(Settings::with_codec(&options, codec).unwrap(), Box::new(SystemDisk), Box::new(|| 0))
+    FileSink::new(
+        Settings::with_codec(&options, codec).unwrap(),
+        Box::<SystemDisk>::default(),
+        Box::new(|| 0),
+    )
 }
 
 impl Scene {

@@ -8,6 +8,8 @@ use std::path::Path;
 
 use rustix::fs::{CWD, OFlags, RenameFlags};
 
+use super::ahead::Ahead;
+
 /// What the file sink asks of a file system.
 pub(super) trait Disk: Send {
     /// Creates a file that must not exist, with these permissions.
@@ -33,7 +35,10 @@ pub(super) trait Disk: Send {
 }
 
 /// The file system of the machine.
-pub(super) struct SystemDisk;
+#[derive(Default)]
+pub(super) struct SystemDisk {
+    ahead: Ahead,
+}
 
 impl Disk for SystemDisk {
     fn create(&mut self, path: &Path, mode: u32) -> io::Result<File> {
@@ -55,11 +60,14 @@ impl Disk for SystemDisk {
         }
     }
 
-    fn write_at(&mut self, _: &Path, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        file.write_all_at(bytes, offset)
+    fn write_at(&mut self, path: &Path, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        file.write_all_at(bytes, offset)?;
+        self.ahead.wrote(path, bytes.len());
+        Ok(())
     }
 
-    fn sync(&mut self, _: &Path, file: &File) -> io::Result<()> {
+    fn sync(&mut self, path: &Path, file: &File) -> io::Result<()> {
+        self.ahead.synced(path);
         file.sync_data()
     }
 

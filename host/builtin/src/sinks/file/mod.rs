@@ -41,10 +41,12 @@ use flumen_journal::Delivery;
 use flumen_pipeline::sink::{Cursors, Sink, SinkContext, Stored};
 use flumen_pipeline::{BuildError, FlushPolicy, Metric, Options, SinkError};
 
+mod ahead;
 mod codec;
 pub(crate) mod compress;
 mod disk;
 mod durable;
+pub mod faults;
 mod files;
 mod options;
 pub mod position;
@@ -59,7 +61,7 @@ mod writing;
 pub use options::SPEC;
 pub(crate) use options::zone;
 
-use disk::{Disk, SystemDisk};
+use disk::Disk;
 use files::{Clock, Files, Phase};
 use options::Settings;
 use position::Position;
@@ -69,7 +71,7 @@ use crate::sinks::SinkCodec;
 
 /// Makes one.
 pub fn build(options: &Options) -> Result<Box<dyn Sink>, BuildError> {
-    Ok(Box::new(FileSink::new(Settings::from_options(options)?, Box::new(SystemDisk), Box::new(now_ms))))
+    Ok(Box::new(FileSink::new(Settings::from_options(options)?, faults::system_disk(), Box::new(now_ms))))
 }
 
 /// What a codec does here.
@@ -77,7 +79,7 @@ pub const CODEC: SinkCodec = SinkCodec {
     instead_of: &["encoding"],
     build: |options, codec| {
         let settings = Settings::with_codec(options, codec)?;
-        Ok(Box::new(FileSink::new(settings, Box::new(SystemDisk), Box::new(now_ms))))
+        Ok(Box::new(FileSink::new(settings, faults::system_disk(), Box::new(now_ms))))
     },
 };
 

@@ -173,24 +173,24 @@ fn then<T>(fails: bool, value: T) -> io::Result<T> {
 impl Disk for TroubledDisk {
     fn create(&mut self, path: &Path, mode: u32) -> io::Result<File> {
         let fails = self.call()?;
-        let file = SystemDisk.create(path, mode)?;
+        let file = SystemDisk::default().create(path, mode)?;
         self.0.lock().synced.insert(path.to_owned(), 0);
         self.changed(path, NameChange::Created(path.to_owned()));
         then(fails, file)
     }
 
     fn open(&mut self, path: &Path) -> io::Result<File> {
-        then(self.call()?, SystemDisk.open(path)?)
+        then(self.call()?, SystemDisk::default().open(path)?)
     }
 
     fn exists(&mut self, path: &Path) -> io::Result<bool> {
-        then(self.call()?, SystemDisk.exists(path)?)
+        then(self.call()?, SystemDisk::default().exists(path)?)
     }
 
     fn write_at(&mut self, path: &Path, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         let fails = self.call()?;
         let part = if fails { self.0.lock().random.random_range(0..=bytes.len()) } else { bytes.len() };
-        SystemDisk.write_at(path, file, &bytes[..part], offset)?;
+        SystemDisk::default().write_at(path, file, &bytes[..part], offset)?;
         then(fails, ())
     }
 
@@ -225,7 +225,7 @@ impl Disk for TroubledDisk {
 
     fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         let fails = self.call()?;
-        SystemDisk.rename(from, to)?;
+        SystemDisk::default().rename(from, to)?;
         let mut trouble = self.0.lock();
         let synced = trouble.synced.remove(from).unwrap_or(0);
         trouble.synced.insert(to.to_owned(), synced);
@@ -248,7 +248,7 @@ impl Disk for TroubledDisk {
 
     fn create_directory(&mut self, path: &Path) -> io::Result<()> {
         let fails = self.call()?;
-        SystemDisk.create_directory(path)?;
+        SystemDisk::default().create_directory(path)?;
         self.changed(path, NameChange::Created(path.to_owned()));
         then(fails, ())
     }

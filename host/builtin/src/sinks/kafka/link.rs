@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow_buffer::ScalarBuffer;
 use flumen_event::Batch;
@@ -17,6 +17,7 @@ use flumen_kafka::words;
 use flumen_pipeline::SinkError;
 use flumen_pipeline::sink::SinkContext;
 
+use super::faults;
 use super::options::{Delivery, Settings};
 use super::patience::Patience;
 use super::routes::{LaneOf, Routes};
@@ -171,7 +172,9 @@ impl Link {
     fn put_progress(&mut self, lane: usize, mark: &[u8]) -> Result<(), SinkError> {
         let progress = Progress { mark: mark.to_vec(), lanes: self.used as u16, since: self.since.clone() };
         let key = self.who.lane_key(lane as u16);
-        self.put(lane, &key, progress.encode(&self.by))
+        self.put(lane, &key, progress.encode(&self.by))?;
+        faults::passed("progress.handed-over");
+        Ok(())
     }
 
     /// As [`Link::commit_transactions`] in the one lane, with the channel's acknowledgement in the same transaction. A
@@ -219,6 +222,7 @@ impl Link {
             Some(reason) => SinkError::Moved(reason),
             None => self.error(&error),
         })?;
+        faults::passed("offsets.sent");
         self.end_lanes(patience)?;
         acknowledgement.counts();
         self.stored_mark = mark.to_vec();
@@ -242,9 +246,9 @@ impl Link {
     fn end_lanes(&mut self, patience: &Patience) -> Result<(), SinkError> {
         let timeout = self.settings.transaction_timeout;
         let ended: Vec<Result<(), KafkaError>> = match self.lanes.as_mut_slice() {
-            [only] => vec![only.lane.commit(timeout, &|| patience.go_on())],
+            [only] => vec![end(&mut only.lane, timeout, patience)],
             lanes => std::thread::scope(|scope| {
-                let spawn = |lane: &'_ mut LaneState| lane.lane.commit(timeout, &|| patience.go_on());
+                let spawn = |lane: &'_ mut LaneState| end(&mut lane.lane, timeout, patience);
                 let threads: Vec<_> = lanes.iter_mut().map(|lane| scope.spawn(move || spawn(lane))).collect();
                 let failed = KafkaError::Flush(Code::Fatal);
                 threads.into_iter().map(|thread| thread.join().unwrap_or(Err(failed.clone()))).collect()
@@ -274,4 +278,17 @@ impl Link {
         };
         SinkError::Retry(explained)
     }
+}
+
+/// Ends what is open in a lane: everything is at the brokers, and then it counts.
+fn end(lane: &mut Lane, timeout: Duration, patience: &Patience) -> Result<(), KafkaError> {
+    let go_on = || patience.go_on();
+    if !lane.is_open() {
+        return lane.commit(timeout, &go_on);
+    }
+    lane.flush(timeout, &go_on)?;
+    faults::passed("progress.acknowledged");
+    lane.commit(timeout, &go_on)?;
+    faults::passed("transaction.committed");
+    Ok(())
 }

@@ -44,6 +44,7 @@ use flumen_kafka::progress::By;
 use flumen_pipeline::sink::{Cursors, Sink, SinkContext, Stored};
 use flumen_pipeline::{BuildError, FlushPolicy, Metric, Options, SinkError};
 
+pub mod faults;
 mod link;
 mod options;
 mod outbox;
@@ -158,14 +159,18 @@ impl Sink for KafkaSink {
         self.step(context, |link, context, patience| {
             link.reach(delivery.next);
             link.deliver(context, delivery.batch.clone(), patience)
-        })
+        })?;
+        faults::passed("records.handed-over");
+        Ok(())
     }
 
     fn prepare(&mut self, context: &mut SinkContext) -> Result<(), SinkError> {
         if self.settings.delivery == Delivery::AtMostOnce {
             return Ok(());
         }
-        self.step(context, |link, context, patience| link.settle(context, patience))
+        self.step(context, |link, context, patience| link.settle(context, patience))?;
+        faults::passed("records.acknowledged");
+        Ok(())
     }
 
     fn flush(&mut self, context: &mut SinkContext, mark: &[u8]) -> Result<Vec<u8>, SinkError> {
@@ -196,6 +201,10 @@ impl Sink for KafkaSink {
                 Err(error)
             }
         }
+    }
+
+    fn forgets(&self) -> bool {
+        self.settings.delivery == Delivery::AtLeastOnce
     }
 
     fn flush_policy(&self) -> FlushPolicy {

@@ -6,15 +6,18 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use flumen_kafka::channel::Acknowledger;
+use flumen_kafka::ends::{self, Nature};
 use flumen_kafka::lane::Lane;
 use flumen_kafka::produce::Record;
 use flumen_kafka::progress::{self, By, Found, Progress, ReadError, Who};
 use flumen_kafka::rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use flumen_kafka::rdkafka::producer::BaseProducer;
 use flumen_kafka::topics::Topics;
-use flumen_kafka::words;
+use flumen_kafka::{Context, words};
 use flumen_pipeline::SinkError;
 use flumen_pipeline::sink::{Cursors, SinkContext, Stored};
 
+use super::faults;
 use super::link::{LaneState, Link, PROGRESS_ID, Sizes};
 use super::options::{Delivery, Settings};
 use super::patience::Patience;
@@ -68,7 +71,9 @@ pub(super) fn recover(
         (claim.join().unwrap_or(Err(KafkaError::Flush(Code::Fatal))), added)
     });
     added?;
+    faults::passed("start.taken-over");
     link.claim(claim, patience)?;
+    faults::passed("start.claimed");
     tracing::info!(sink = link.who.sink, id = transactional_id(&link.who, 0), "takes over");
     let mut found = link.read_progress(patience)?;
     let recorded = found.lanes.get(&0).map_or(0, |progress| usize::from(progress.lanes));
@@ -139,8 +144,42 @@ fn transactional_id(who: &Who, lane: usize) -> String {
 fn claim_lane(settings: &Arc<Settings>, who: &Who, patience: &Patience) -> Result<Lane, KafkaError> {
     let name = format!("sink {}", who.sink);
     let id = format!("{}claim", transactional_id(who, 0).trim_end_matches('0'));
-    let mut lane = Lane::new(&name, &settings.client, &settings.producer(&name), Some(id), None)?;
+    let mut lane = Lane::new(&name, &settings.client, &settings.producer(&name), Some(id.clone()), None)?;
     lane.take_over(limits::TAKE_OVER, &|| !patience.is_stopping())?;
+    let key = who.claim_key();
+    end_lost(settings, (&name, &id), lane, |lane| lane.producer.client(), &key, None, patience)
+        .map_err(|_| KafkaError::Flush(Code::OperationTimedOut))
+}
+
+/// Ends what a broker may have left open of a lane that was just taken over: see [`ends`]. An error: the lane is of no use.
+fn end_lost<T: Send + 'static>(
+    settings: &Arc<Settings>,
+    (name, id): (&str, &str),
+    lane: T,
+    client: fn(&T) -> &BaseProducer<Context>,
+    key: &[u8],
+    group: Option<&Acknowledger>,
+    patience: &Patience,
+) -> Result<T, String> {
+    let is_own = |of: &[u8]| of == key;
+    let nature = |topic: &str| match topic == settings.progress_topic {
+        true => Nature::Registers(&is_own),
+        false => Nature::Events(None),
+    };
+    let groups: Vec<(String, String)> = group.iter().map(|group| group.group()).collect();
+    let owner = ends::Owner {
+        who: name,
+        settings: &settings.client,
+        transactional_id: id,
+        nature: &nature,
+        groups: &groups,
+        anchor: &settings.progress_topic,
+    };
+    let give_up = || patience.is_stopping() || !patience.go_on();
+    let (lane, settled) = ends::settle(&owner, lane, client, &give_up)?;
+    if let Err(reason) = settled {
+        tracing::info!(id, "whether a broker lost the end of a transaction is not known: {reason}");
+    }
     Ok(lane)
 }
 
@@ -264,10 +303,43 @@ impl Link {
             threads.into_iter().map(|thread| thread.join().unwrap_or(Err(failed.clone()))).collect()
         });
         match taken.into_iter().find_map(Result::err) {
-            None => Ok(()),
+            None => self.end_lost(first, &name, patience),
             Some(_) if patience.is_stopping() => Err(SinkError::Stopped),
             Some(error) => Err(self.take_over_error(&error)),
         }
+    }
+
+    /// Of the lanes from this one on, side by side: each asks the coordinators.
+    fn end_lost(&mut self, first: usize, name: &str, patience: &Patience) -> Result<(), SinkError> {
+        if self.settings.delivery != Delivery::ExactlyOnce {
+            return Ok(());
+        }
+        let fresh: Vec<LaneState> = self.lanes.drain(first..).collect();
+        let (settings, who, group) = (&self.settings, &self.who, self.group.as_deref());
+        let settled: Vec<Result<LaneState, String>> = std::thread::scope(|scope| {
+            let settle = |(number, lane): (usize, LaneState)| {
+                let id = transactional_id(who, first + number);
+                let key = who.lane_key(u16::try_from(first + number).unwrap_or(u16::MAX));
+                scope.spawn(move || {
+                    end_lost(
+                        settings,
+                        (name, &id),
+                        lane,
+                        |lane| lane.lane.producer.client(),
+                        &key,
+                        group,
+                        patience,
+                    )
+                })
+            };
+            let threads: Vec<_> = fresh.into_iter().enumerate().map(settle).collect();
+            let failed = || Err("a thread of it failed".to_owned());
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| failed())).collect()
+        });
+        for lane in settled {
+            self.lanes.push(lane.map_err(SinkError::Retry)?);
+        }
+        Ok(())
     }
 
     /// The same lanes with fresh producers: what is open is aborted.

@@ -12,6 +12,7 @@ use flumen_kafka::rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use flumen_pipeline::SinkError;
 use flumen_pipeline::sink::SinkContext;
 
+use super::faults;
 use super::link::Link;
 use super::options::Delivery;
 use super::patience::Patience;
@@ -60,9 +61,11 @@ impl Link {
     /// sequence numbers are ahead of the broker's then, and the transactions that follow an abort fail by that.
     fn begin_anew(&mut self, context: &SinkContext, patience: &Patience) -> Result<(), SinkError> {
         match self.settings.delivery {
-            Delivery::ExactlyOnce => self.renew_lanes(context, patience),
-            _ => Ok(()),
+            Delivery::ExactlyOnce => self.renew_lanes(context, patience)?,
+            _ => return Ok(()),
         }
+        faults::passed("refusal.taken-back");
+        Ok(())
     }
 
     /// Waits for the brokers; stops at the first failure. Returns the failures.

@@ -11,6 +11,7 @@ use flumen_kafka::rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use flumen_pipeline::SinkError;
 use flumen_pipeline::sink::SinkContext;
 
+use super::faults;
 use super::link::{Delivered, Link};
 use super::options::{Delivery, Partitioner, Settings};
 use super::patience::Patience;
@@ -315,8 +316,13 @@ impl Link {
     ) -> Result<(), Broken> {
         let is_transactional = self.settings.delivery == Delivery::ExactlyOnce;
         let Some(state) = self.lanes.get_mut(lane) else { return Ok(()) };
-        if let Err(error) = state.lane.begin() {
-            return Err(self.error(&error).into());
+        if !state.lane.is_open() {
+            if let Err(error) = state.lane.begin() {
+                return Err(self.error(&error).into());
+            }
+            if is_transactional {
+                faults::passed("transaction.begun");
+            }
         }
         let mut waiting_since: Option<Instant> = None;
         loop {

@@ -34,8 +34,8 @@ pub struct Globs {
 /// What a walk found.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Regular files.
-    pub files: BTreeMap<PathBuf, Metadata>,
+    /// Regular files by their paths: as bytes, since a comparison of paths name by name was half of what a walk cost.
+    pub files: BTreeMap<OsString, Metadata>,
     /// Directories that were looked into: where new matches would appear.
     pub directories: BTreeSet<PathBuf>,
     /// What could not be looked at.
@@ -129,7 +129,7 @@ impl Globs {
     }
 
     fn candidate(&self, path: PathBuf, named: bool, found: &mut Found) {
-        if found.files.contains_key(&path) || self.excluded(&path) {
+        if found.files.contains_key(path.as_os_str()) || self.excluded(&path) {
             return;
         }
         match std::fs::metadata(&path) {
@@ -139,7 +139,7 @@ impl Globs {
                         io::Error::other(format!("more than {FILES_MAX} files match; this one waits"));
                     return found.problems.push((path, error));
                 }
-                found.files.insert(path, meta);
+                found.files.insert(path.into_os_string(), meta);
             }
             Ok(meta) if meta.is_dir() && named => {
                 found.problems.push((path, io::ErrorKind::IsADirectory.into()));
@@ -204,7 +204,7 @@ mod tests {
             assert!(walk.problems.is_empty());
             walk.files
                 .keys()
-                .map(|path| path.strip_prefix(root.path()).unwrap().display().to_string())
+                .map(|path| Path::new(path).strip_prefix(root.path()).unwrap().display().to_string())
                 .collect()
         };
         assert_eq!(found(&["a/*.log"], &[]), ["a/x.log"]);

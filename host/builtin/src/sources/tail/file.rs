@@ -8,7 +8,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use super::input::Input;
 use super::limits::{HEAD_BYTES, TAIL_BYTES};
@@ -72,6 +72,8 @@ pub struct TailFile {
     pub presence: Presence,
     /// It is gone, and was looked for by its inode.
     pub looked_for: bool,
+    /// The last walk that found it.
+    pub found_by: u64,
     /// Its stream; none before its first byte.
     pub stream: Option<u64>,
     /// How often the inode began anew.
@@ -132,6 +134,7 @@ impl TailFile {
             label,
             presence: Presence::Matched,
             looked_for: false,
+            found_by: 0,
             stream: None,
             generation: 0,
             replaces: None,
@@ -385,11 +388,6 @@ impl TailFile {
             }),
         };
         meta.is_ok_and(|meta| meta.len() != self.read_offset)
-    }
-
-    /// True if nothing came for this long.
-    pub fn idle_for(&self, time: Duration) -> bool {
-        self.grown.elapsed() >= time
     }
 }
 

@@ -27,7 +27,7 @@ pub const NOTIFIED_PATHS_MAX: usize = 8_192;
 pub const RESCAN_MIN: Duration = Duration::from_millis(20);
 
 /// A walk may take one part in this many of the time: 10,000 files are scanned less often than 10.
-pub const RESCAN_SHARE: u32 = 50;
+pub const RESCAN_SHARE: u32 = 200;
 
 /// Pause after a round that reached the end of all files: bounds wakes per second, not throughput.
 pub const ROUND_PAUSE: Duration = Duration::from_millis(2);

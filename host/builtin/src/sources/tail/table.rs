@@ -3,7 +3,8 @@
 //! Files are recognised by inode, never by path. A known file that no glob matches any more is
 //! looked for by its inode; while it exists it is read on.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
 use std::fs::Metadata;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -24,7 +25,7 @@ impl Tailer<'_> {
         self.next_id += 1;
         let id = self.next_id;
         self.by_inode.insert(file.inode, id);
-        self.by_path.insert(file.path.clone(), id);
+        self.by_path.insert(file.path.clone().into_os_string(), id);
         self.files.insert(id, file);
         id
     }
@@ -46,13 +47,13 @@ impl Tailer<'_> {
         for (path, error) in &found.problems {
             self.complaints.file(path, error);
         }
-        let mut seen = BTreeSet::new();
+        self.scans += 1;
         for (path, meta) in &found.files {
-            let id = self.found(path, meta, &found.files);
-            seen.insert(id);
-            self.look(id, meta);
+            let id = self.found(Path::new(path), meta, &found.files);
+            self.look(id, meta, start);
         }
-        let missing: Vec<FileId> = self.files.keys().filter(|id| !seen.contains(id)).copied().collect();
+        let missing = self.files.iter().filter(|(_, file)| file.found_by != self.scans);
+        let missing: Vec<FileId> = missing.map(|(id, _)| *id).collect();
         self.locate(&missing, &found.directories);
         self.forget(&missing);
         self.scanned_at = Some(Instant::now());
@@ -60,33 +61,33 @@ impl Tailer<'_> {
     }
 
     /// The file at a path: known by its inode, or new.
-    fn found(
-        &mut self,
-        path: &Path,
-        meta: &Metadata,
-        all: &std::collections::BTreeMap<PathBuf, Metadata>,
-    ) -> FileId {
+    fn found(&mut self, path: &Path, meta: &Metadata, all: &BTreeMap<OsString, Metadata>) -> FileId {
         let inode = Inode::of(meta);
         let unborn = Inode { birth: None, ..inode };
         let id = self.by_inode.get(&inode).or_else(|| self.by_inode.get(&unborn)).copied();
         if let Some(id) = id
             && let Some(file) = self.files.get_mut(&id)
         {
-            let linked_twice = all.get(&file.path).is_some_and(|other| Inode::of(other) == inode);
-            if file.path != path && !linked_twice {
+            let mut is_at_path = file.path.as_os_str() == path.as_os_str();
+            let is_linked_twice = || all.get(file.path.as_os_str()).is_some_and(|it| Inode::of(it) == inode);
+            if !is_at_path && !is_linked_twice() {
                 if file.presence == Presence::Matched {
                     self.context.metrics.add(Metric::SourceRotations, 1);
                 }
                 file.path = path.to_path_buf();
+                is_at_path = true;
             }
             file.presence = Presence::Matched;
             file.looked_for = false;
-            if file.path == path {
-                self.by_path.insert(path.to_path_buf(), id);
+            file.found_by = self.scans;
+            if is_at_path && self.by_path.get(path.as_os_str()) != Some(&id) {
+                self.by_path.insert(path.as_os_str().to_owned(), id);
             }
             return id;
         }
-        let id = self.add(TailFile::new(path.to_path_buf(), inode));
+        let mut file = TailFile::new(path.to_path_buf(), inode);
+        file.found_by = self.scans;
+        let id = self.add(file);
         self.fresh.push(id);
         id
     }
@@ -102,12 +103,12 @@ impl Tailer<'_> {
         before.max_by_key(|(other, file)| order(**other, file)).map(|(other, _)| *other)
     }
 
-    /// Decides by its metadata whether a file has something to read.
-    fn look(&mut self, id: FileId, meta: &Metadata) {
+    /// Decides by its metadata, which are of `now` or younger, whether a file has something to read.
+    fn look(&mut self, id: FileId, meta: &Metadata, now: Instant) {
         let Some(file) = self.files.get_mut(&id) else { return };
         let modified = meta.modified().ok();
         let changed = file.modified.replace(meta.modified().unwrap_or(std::time::UNIX_EPOCH)) != modified;
-        let due = file.retry_at.is_none_or(|at| at <= Instant::now());
+        let due = file.retry_at.is_none_or(|at| at <= now);
         let ready = if file.finished || (file.kind.is_archive() && file.archive_bytes > 0) {
             meta.len() != file.archive_bytes && due
         } else if file.kind.is_archive() {
@@ -186,9 +187,9 @@ impl Tailer<'_> {
             if let Some(path) = path {
                 file.path = path;
             }
-            self.by_path.insert(file.path.clone(), id);
+            self.by_path.insert(file.path.clone().into_os_string(), id);
         }
-        self.look(id, meta);
+        self.look(id, meta, Instant::now());
     }
 
     /// Lets go of files that are gone for good, and after a while of their positions.

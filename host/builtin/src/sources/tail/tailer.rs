@@ -4,8 +4,8 @@
 //! `emit` waits: that is the back-pressure. Reads and splits are timed per chunk, never per event.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use flumen_pipeline::codec::Origin;
@@ -14,7 +14,7 @@ use flumen_pipeline::{Metric, SourceContext, SourceError, Stopped};
 use super::complaints::Complaints;
 use super::file::{Change, FileId, Presence, TailFile};
 use super::input::Input;
-use super::limits::{CHUNK_BYTES, ROUND_PAUSE};
+use super::limits::{ACTIVE_FOR, CHUNK_BYTES, ROUND_PAUSE};
 use super::lines::{End, Splitter, State};
 use super::options::Settings;
 use super::out::{Out, Place};
@@ -30,7 +30,7 @@ pub struct Tailer<'a> {
     /// The birth time is part of the key: positions of a deleted file and of the one that got its
     /// inode number next are kept side by side.
     pub(super) by_inode: HashMap<Inode, FileId>,
-    pub(super) by_path: HashMap<PathBuf, FileId>,
+    pub(super) by_path: HashMap<OsString, FileId>,
     pub(super) next_id: FileId,
     /// Files found since the last [`Tailer::announce_all`].
     pub(super) fresh: Vec<FileId>,
@@ -45,6 +45,8 @@ pub struct Tailer<'a> {
     pub(super) watch: Watch,
     pub(super) complaints: Complaints,
     pub(super) scan_wanted: bool,
+    /// Walks so far.
+    pub(super) scans: u64,
     pub(super) scanned_at: Option<Instant>,
     pub(super) scan_took: Duration,
     timers_at: Instant,
@@ -82,6 +84,7 @@ impl<'a> Tailer<'a> {
             watch: Watch::new(context.wake.clone()),
             complaints: Complaints::new(context.name.clone(), metrics),
             scan_wanted: true,
+            scans: 0,
             scanned_at: None,
             scan_took: Duration::ZERO,
             timers_at: Instant::now(),
@@ -111,7 +114,7 @@ impl<'a> Tailer<'a> {
             let notified = self.watch.take();
             self.scan_wanted |= notified.scan;
             for path in notified.changed {
-                match self.by_path.get(&path) {
+                match self.by_path.get(path.as_os_str()) {
                     Some(id) => {
                         self.ready.insert(*id);
                     }
@@ -433,9 +436,13 @@ impl<'a> Tailer<'a> {
         }
         for id in self.open.clone() {
             let Some(file) = self.files.get(&id) else { continue };
-            if !file.kind.is_archive() && file.has_more() {
+            let idle = now.saturating_duration_since(file.grown);
+            let is_idle = idle >= self.settings.close_idle_after;
+            // Each walk looks at what it finds: what did not grow for a while waits for that. Before it is closed it is looked at as well.
+            let waits = file.presence == Presence::Matched && idle >= ACTIVE_FOR && !is_idle;
+            if !file.kind.is_archive() && !waits && file.has_more() {
                 self.ready.insert(id);
-            } else if file.at_end && file.pending() == 0 && file.idle_for(self.settings.close_idle_after) {
+            } else if file.at_end && file.pending() == 0 && is_idle {
                 self.close(id);
             }
         }

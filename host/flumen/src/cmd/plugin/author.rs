@@ -48,6 +48,23 @@ pub struct BuildArgs {
     /// Install what is missing of the toolchain.
     #[arg(long)]
     install: bool,
+    /// Where what is made on the way is kept; `build` in the directory if not given.
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+    /// Cargo's target directory, for Rust plugins that share what they depend on.
+    #[arg(long, value_name = "DIR", hide = true)]
+    rust_target: Option<PathBuf>,
+}
+
+/// Starts a language's runtime in the sandbox, for a component that begins with what that left.
+pub fn started(module: &[u8]) -> anyhow::Result<flumen_author::State> {
+    let names = flumen_plugin::Names {
+        initialize: flumen_author::INITIALIZE,
+        memory: flumen_author::MEMORY,
+        global: flumen_author::GLOBAL,
+    };
+    let (memory, globals) = flumen_plugin::started(module, names)?;
+    Ok(flumen_author::State { memory, globals })
 }
 
 /// Makes a directory.
@@ -67,7 +84,13 @@ pub fn new(args: NewArgs, output: Output) -> Result<(), Failure> {
 
 /// Builds a directory.
 pub fn build(args: BuildArgs, output: Output) -> Result<(), Failure> {
-    let options = Options { install: args.install, output: args.to, ..Options::default() };
+    let options = Options {
+        install: args.install,
+        output: args.to,
+        work_dir: args.work_dir,
+        rust_target: args.rust_target,
+        run: Some(started),
+    };
     let built = flumen_author::build(&args.dir, &options)?;
     if output == Output::Json {
         let ms = u64::try_from(built.took.as_millis()).unwrap_or(u64::MAX);

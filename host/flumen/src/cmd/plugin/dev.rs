@@ -105,6 +105,7 @@ impl<'a> Session<'a> {
         let options = flumen_author::Options {
             install: self.args.install,
             output: Some(fresh.clone()),
+            run: Some(super::author::started),
             ..flumen_author::Options::default()
         };
         let built = flumen_author::build(&self.args.dir, &options)?;

@@ -57,7 +57,7 @@ impl Chosen {
 }
 
 /// Nanoseconds since the Unix epoch of a time, or of how long ago.
-fn time(text: &str, now: Timestamp) -> Result<i64> {
+pub fn time(text: &str, now: Timestamp) -> Result<i64> {
     let at = match (text.parse::<Timestamp>(), text.parse::<SignedDuration>()) {
         (Ok(at), _) => at,
         (_, Ok(ago)) => now.checked_sub(ago).with_context(|| format!("{text} ago is before all time"))?,
@@ -66,7 +66,8 @@ fn time(text: &str, now: Timestamp) -> Result<i64> {
     i64::try_from(at.as_nanosecond()).with_context(|| format!("{text} is out of range"))
 }
 
-fn numbers(text: &str) -> Result<(u64, u64)> {
+/// The first number of a range, and the one behind its last.
+pub fn numbers(text: &str) -> Result<(u64, u64)> {
     let number = |text: &str| text.trim_start_matches('#').parse::<u64>().ok();
     let range = match text.split_once("..") {
         Some((from, to)) => number(from).zip(number(to)),

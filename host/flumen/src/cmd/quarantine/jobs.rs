@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use flumen_journal::inspect::Inspector;
 use flumen_journal::{FileJournal, Journal, OpenError, OsClock, OsDisk};
 use flumen_pipeline::kept::filter::Filter;
 use flumen_pipeline::kept::{Action, JobReport, Kept, Request, job_key};
@@ -147,7 +146,7 @@ fn without_agent(place: &Place, pipeline: &str, request: &Request) -> Result<Opt
     if !dir.join(QUARANTINE_DIR).exists() {
         return Ok(None);
     }
-    let files = quarantine_files(&dir, flumen_journal::Durability::Durable);
+    let files = quarantine_files(&dir, flumen_journal::Durability::Durable, &place.keys(pipeline));
     let opened = FileJournal::open(files, vec![q::kept_channel_spec()], Arc::new(OsDisk), Arc::new(OsClock));
     let journal = match opened {
         Err(OpenError::Locked(_)) => {
@@ -157,7 +156,7 @@ fn without_agent(place: &Place, pipeline: &str, request: &Request) -> Result<Opt
         other => other.map_err(anyhow::Error::new)?,
     };
     let kept = Kept::new(journal.clone()).context("it is no quarantine")?;
-    catch_up(&kept, &dir)?;
+    catch_up(&kept, place, pipeline)?;
     let id = kept.request(request.clone()).map_err(refused)?;
     if request.action == Action::Drop {
         let job = kept.jobs().remove(&id).context("the job is gone")?;
@@ -169,12 +168,12 @@ fn without_agent(place: &Place, pipeline: &str, request: &Request) -> Result<Opt
 }
 
 /// What a replay that was cut short has in the pipeline's journal already is not there to be dropped.
-fn catch_up(kept: &Kept, dir: &std::path::Path) -> Result<()> {
+fn catch_up(kept: &Kept, place: &Place, pipeline: &str) -> Result<()> {
     let jobs = kept.jobs();
     if jobs.is_empty() {
         return Ok(());
     }
-    let journal = Inspector::open(Arc::new(OsDisk), dir.join(JOURNAL_DIR))?.present()?;
+    let journal = place.inspector(pipeline, JOURNAL_DIR)?.present()?;
     for (id, job) in jobs {
         let done = journal.positions.get(job_key(replay::POSITIONS, id).as_slice());
         if let Some(done) = replay::replayed_to(done.map(|value| value.to_vec())) {

@@ -5,12 +5,17 @@ mod chosen;
 mod jobs;
 mod view;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use flumen_journal::inspect::{InspectError, Inspector};
+use flumen_journal::{Keys, OsDisk};
 use flumen_pipeline::kept::Action;
 
-pub use self::chosen::Chosen;
+pub use self::chosen::{Chosen, numbers, time};
 pub use self::jobs::answer;
+use crate::agent::pipeline_dir;
 use crate::exit::Failure;
 use crate::{Output, cmd};
 
@@ -79,13 +84,31 @@ pub struct Which {
 struct Place {
     data_dir: PathBuf,
     pipelines: Vec<String>,
+    /// Of pipelines with a configuration at hand: the keys of their journals.
+    keys: BTreeMap<String, Keys>,
+}
+
+impl Place {
+    fn keys(&self, pipeline: &str) -> Keys {
+        self.keys.get(pipeline).cloned().unwrap_or_default()
+    }
+
+    /// For one of a pipeline's journals, by the name of its directory.
+    fn inspector(&self, pipeline: &str, journal: &str) -> Result<Inspector, InspectError> {
+        let dir = pipeline_dir(&self.data_dir, pipeline).join(journal);
+        Ok(Inspector::open(Arc::new(OsDisk), dir)?.with_keys(&self.keys(pipeline)))
+    }
 }
 
 impl Which {
     fn place(self) -> Result<Place, Failure> {
-        let data_dir = match self.data_dir {
-            Some(data_dir) => data_dir,
-            None => cmd::load(&self.paths)?.0.data_dir,
+        let (data_dir, keys) = match self.data_dir {
+            Some(data_dir) => (data_dir, BTreeMap::new()),
+            None => {
+                let agent = cmd::load(&self.paths)?.0;
+                let keys = agent.pipelines.into_iter().map(|pipeline| (pipeline.name, pipeline.journal.keys));
+                (agent.data_dir, keys.collect())
+            }
         };
         let known = cmd::pipelines_in(&data_dir)?;
         let pipelines = match self.pipeline {
@@ -95,7 +118,7 @@ impl Which {
             }
             None => known,
         };
-        Ok(Place { data_dir, pipelines })
+        Ok(Place { data_dir, pipelines, keys })
     }
 }
 

@@ -1,12 +1,9 @@
 //! `list` and `show`: read from the files, without a word to the agent.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
 
 use arrow_array::Array;
 use flumen_event::Batch;
-use flumen_journal::OsDisk;
 use flumen_journal::inspect::{InspectError, Inspector};
 use flumen_pipeline::kept::filter::Filter;
 use flumen_pipeline::kept::gone::Gone;
@@ -16,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::Place;
 use crate::Output;
-use crate::agent::{JOURNAL_DIR, QUARANTINE_DIR, pipeline_dir};
+use crate::agent::{JOURNAL_DIR, QUARANTINE_DIR};
 use crate::cmd::{event_json, print_json};
 use crate::exit::Failure;
 
@@ -41,7 +38,7 @@ impl Left {
     }
 }
 
-fn left(kept: &Inspector, pipeline: &Path) -> Result<Left, Failure> {
+fn left(kept: &Inspector, place: &Place, pipeline: &str) -> Result<Left, Failure> {
     let registers = kept.present()?;
     let channel = registers.channels.iter().find(|channel| channel.name == q::KEPT_CHANNEL);
     let cursor = channel.and_then(|channel| channel.readers.first()).map_or(0, |reader| reader.cursor);
@@ -50,7 +47,7 @@ fn left(kept: &Inspector, pipeline: &Path) -> Result<Left, Failure> {
     let jobs: Vec<(u64, Job)> = jobs.collect();
     let mut replayed = Vec::new();
     if !jobs.is_empty() {
-        let journal = Inspector::open(Arc::new(OsDisk), pipeline.join(JOURNAL_DIR))?.present()?;
+        let journal = place.inspector(pipeline, JOURNAL_DIR)?.present()?;
         for (id, job) in jobs {
             let done = journal.positions.get(job_key(replay::POSITIONS, id).as_slice());
             if let Some(until) = replay::replayed_to(done.map(|value| value.to_vec())) {
@@ -69,13 +66,12 @@ fn each(
     mut visit: impl FnMut(&str, u64, &Batch, &[u32]) -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
     for name in &place.pipelines {
-        let dir = pipeline_dir(&place.data_dir, name);
-        let inspector = match Inspector::open(Arc::new(OsDisk), dir.join(QUARANTINE_DIR)) {
+        let inspector = match place.inspector(name, QUARANTINE_DIR) {
             // It has not been started yet.
             Err(InspectError::NotAJournal(_)) => continue,
             other => other?,
         };
-        let left = left(&inspector, &dir)?;
+        let left = left(&inspector, place, name)?;
         let mut events = match inspector.events(q::KEPT_CHANNEL, left.cursor) {
             Ok(events) => events,
             Err(InspectError::NoChannel { .. }) => continue,

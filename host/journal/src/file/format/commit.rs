@@ -7,8 +7,9 @@
 //!   8  8  when, ns since the Unix epoch
 //!  16  4  bytes of the lists at the start of the data (without padding)
 //!  20  4  flags: 1 plugin state was written
-//!   per put:  u32 channels, u32 rows, u64 offset of the batch in the data, u64 its bytes (0: kept by no
-//!             channel), u64 bytes that count in a channel's capacity;
+//!   per put:  u16 channels, u8 compression (0 none, 1 LZ4, 2 Zstandard), u8 zero, u32 rows, u64 offset of the
+//!             batch in the data, u64 its bytes there (0: kept by no channel), u64 bytes that count in a
+//!             channel's capacity;
 //!             per channel: u32 index, u32 zero, u64 number of the first event, u64 bytes ever put before
 //!   per ack:  u16 channel, u16 reader, u32 zero, u64 cursor, u64 bytes ever put before the cursor,
 //!             u64 segment and u64 offset of a frame at or before the one that holds the cursor
@@ -16,10 +17,11 @@
 //!   lists:    u32 positions, per position: blob key, blob value (empty: removed);
 //!             u32 state writes, per write: blob plugin, blob key, u8 flags (1 value, 2 expiry),
 //!             i64 expiry, blob value;   blob: u32 length, bytes
-//!   padding to 8, then the batches (see `flumen_event::layout`)
+//!   padding to 8, then the batches (see `flumen_event::layout`; compressed ones: [`super::packed`])
 //! ```
 //! Channel and reader indexes are those of the checkpoint of the same segment.
 
+use super::packed::Compression;
 use super::wire::{Fields, put_blob};
 use crate::state::{StateWrite, StateWrites, decode_op, encode_op};
 
@@ -52,8 +54,10 @@ pub struct PutHead {
     pub rows: u32,
     /// Where the batch begins in the data.
     pub data_offset: u64,
-    /// Its encoded bytes; zero when no channel keeps it.
+    /// Its bytes there; zero when no channel keeps it.
     pub data_bytes: u64,
+    /// How they are compressed.
+    pub compression: Compression,
     /// What it counts in a channel's capacity.
     pub bytes: u64,
 }
@@ -103,7 +107,8 @@ impl CommitHead {
         out.extend_from_slice(&self.lists_bytes.to_le_bytes());
         out.extend_from_slice(&u32::from(self.has_state).to_le_bytes());
         for put in &self.puts {
-            out.extend_from_slice(&(put.channels.len() as u32).to_le_bytes());
+            out.extend_from_slice(&(put.channels.len() as u16).to_le_bytes());
+            out.extend_from_slice(&[put.compression.number(), 0]);
             out.extend_from_slice(&put.rows.to_le_bytes());
             for number in [put.data_offset, put.data_bytes, put.bytes] {
                 out.extend_from_slice(&number.to_le_bytes());
@@ -142,7 +147,8 @@ impl CommitHead {
 }
 
 fn decode_put(fields: &mut Fields<'_>) -> Option<PutHead> {
-    let channels = fields.count(24)?;
+    let channels = fields.u16()?;
+    let (compression, zero) = (Compression::of(fields.u8()?)?, fields.u8()?);
     let rows = fields.u32()?;
     let (data_offset, data_bytes, bytes) = (fields.u64()?, fields.u64()?, fields.u64()?);
     let channels = (0..channels)
@@ -151,7 +157,7 @@ fn decode_put(fields: &mut Fields<'_>) -> Option<PutHead> {
             Some(PutChannel { channel, first: fields.u64()?, bytes_before: fields.u64()? })
         })
         .collect::<Option<Vec<_>>>()?;
-    Some(PutHead { channels, rows, data_offset, data_bytes, bytes })
+    (zero == 0).then_some(PutHead { channels, rows, data_offset, data_bytes, compression, bytes })
 }
 
 fn decode_ack(fields: &mut Fields<'_>) -> Option<AckRecord> {

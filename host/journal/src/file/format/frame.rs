@@ -5,7 +5,8 @@
 //!      0    4  "FLMF"
 //!      4    1  version
 //!      5    1  kind: 1 commit, 2 checkpoint
-//!      6    2  zero
+//!      6    1  1: the data are encrypted ([`super::sealed`])
+//!      7    1  zero
 //!      8    4  data bytes, a multiple of 8
 //!     12    4  head bytes, a multiple of 8
 //!     16    8  commit number; of a checkpoint, that of the last commit before it
@@ -47,6 +48,8 @@ pub enum Kind {
 pub struct FrameHeader {
     /// What the frame holds.
     pub kind: Kind,
+    /// Its data are encrypted.
+    pub is_sealed: bool,
     /// Bytes of the data.
     pub data_bytes: u32,
     /// Bytes of the head.
@@ -81,7 +84,7 @@ impl FrameHeader {
             Kind::Commit => 1,
             Kind::Checkpoint => 2,
         };
-        out.extend_from_slice(&[VERSION, kind, 0, 0]);
+        out.extend_from_slice(&[VERSION, kind, u8::from(self.is_sealed), 0]);
         out.extend_from_slice(&self.data_bytes.to_le_bytes());
         out.extend_from_slice(&self.head_bytes.to_le_bytes());
         for number in [self.commit, self.durable, self.segment, self.journal] {
@@ -99,7 +102,7 @@ impl FrameHeader {
     pub fn decode(bytes: &[u8]) -> Option<(FrameHeader, u32)> {
         let covered = bytes.get(..FRAME_HEADER_BYTES - 4)?;
         let mut fields = Fields::new(bytes);
-        if fields.bytes(4)? != MAGIC || fields.u8()? != VERSION {
+        if fields.bytes(4)? != MAGIC || !(1..=VERSION).contains(&fields.u8()?) {
             return None;
         }
         let kind = match fields.u8()? {
@@ -107,9 +110,10 @@ impl FrameHeader {
             2 => Kind::Checkpoint,
             _ => return None,
         };
-        let zero = fields.u16()?;
+        let (sealed, zero) = (fields.u8()?, fields.u8()?);
         let header = FrameHeader {
             kind,
+            is_sealed: sealed == 1,
             data_bytes: fields.u32()?,
             head_bytes: fields.u32()?,
             commit: fields.u64()?,
@@ -121,9 +125,10 @@ impl FrameHeader {
             data_crc: fields.u32()?,
         };
         let crc = fields.u32()?;
-        let aligned = header.data_bytes.is_multiple_of(8) && header.head_bytes.is_multiple_of(8) && zero == 0;
+        let aligned = header.data_bytes.is_multiple_of(8) && header.head_bytes.is_multiple_of(8);
         let small = u64::from(header.data_bytes) <= limits::COMMIT_BYTES_MAX
             && u64::from(header.head_bytes) <= limits::RECORD_BYTES_MAX;
-        (aligned && small && crc == crc32c::crc32c(covered)).then_some((header, crc))
+        let known = sealed <= 1 && zero == 0;
+        (aligned && small && known && crc == crc32c::crc32c(covered)).then_some((header, crc))
     }
 }

@@ -12,18 +12,25 @@
 //! | commits of an abandoned segment that were written again | first commit number of the next segment | void |
 //! | a snapshot slot | its CRC | the other slot, then the newest checkpoint |
 //! | a block of a file of the state | its CRCs | its keys are lost, named and counted; the others are taken |
+//! | a compressed batch under a valid CRC | its sizes, or the decompressor | as damage: its program had a fault |
+//! | a key that is not given, or another one of its id | id and fingerprint, under a valid CRC | refused by name; nothing is damaged |
+//! | an encrypted piece under a valid CRC and key | its tag | as damage |
 //! | a newer format | version, under a valid CRC | refused by name |
 //!
-//! Files: [`wire`] checked reading; [`segment`] header; [`frame`] the envelope; [`commit`] and [`registers`] the two payloads;
-//! [`snapshot`] the slots; [`state`] what plugins remember.
+//! Version 1 had no compressed batches, nothing encrypted, and no keys in a snapshot's list of segments; its files are read as they are.
+//!
+//! Files: [`wire`] checked reading; [`segment`] header; [`frame`] the envelope; [`commit`] and [`registers`] the two payloads; [`packed`] a
+//! compressed batch; [`sealed`] an encrypted piece; [`snapshot`] the slots; [`state`] what plugins remember.
 
 pub mod commit;
 pub mod frame;
+pub mod packed;
 pub mod registers;
+pub mod sealed;
 pub mod segment;
 pub mod snapshot;
 pub mod state;
 pub mod wire;
 
-/// The version that this code writes and the newest that it reads.
-pub const VERSION: u8 = 1;
+/// The version that this code writes and the newest that it reads; it reads all before it.
+pub const VERSION: u8 = 2;

@@ -109,6 +109,12 @@ impl Registers {
         if head.has_state {
             self.state_generation = commit;
         }
+        self.count(head);
+        head.acks.iter().for_each(|ack| self.acknowledge(ack));
+    }
+
+    /// Only the numbers that a commit gave to its events: they are not used again.
+    pub fn count(&mut self, head: &CommitHead) {
         for put in &head.puts {
             for part in &put.channels {
                 if let Some(channel) = self.channels.get_mut(part.channel as usize) {
@@ -117,7 +123,6 @@ impl Registers {
                 }
             }
         }
-        head.acks.iter().for_each(|ack| self.acknowledge(ack));
     }
 
     /// CRC-32C of all names in order: equal means that indexes mean the same.

@@ -13,8 +13,11 @@
 //!     60    4  CRC-32C of bytes 0..60; the chain of the segment's frames begins with it
 //! ```
 
+use thiserror::Error;
+
 use super::VERSION;
 use super::wire::Fields;
+use crate::keys::KeyError;
 
 /// Bytes of the header.
 pub const SEGMENT_HEADER_BYTES: usize = 64;
@@ -37,12 +40,17 @@ pub struct SegmentHeader {
 }
 
 /// Why bytes are not a header that this code reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum HeaderFault {
     /// No valid header at all.
+    #[error("damaged, or cut off while it was written")]
     Invalid,
     /// A valid one, of a newer format.
+    #[error("of the newer format {0}")]
     Newer(u8),
+    /// A valid one; what is behind it cannot be decrypted with the keys that were given.
+    #[error(transparent)]
+    Key(#[from] KeyError),
 }
 
 impl SegmentHeader {

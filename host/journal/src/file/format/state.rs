@@ -4,7 +4,8 @@
 //! header, 64 bytes
 //!   0  8  "FLUMENST"
 //!   8  1  version
-//!   9  7  zero
+//!   9  1  1: the payloads are encrypted ([`super::sealed`])
+//!  10  6  zero
 //!  16 16  journal id
 //!  32  8  number of a commit: everything up to it is in the file, and nothing that is younger than the file's name
 //!  40  8  segment and
@@ -46,6 +47,8 @@ pub struct StateHeader {
     pub commit: u64,
     /// Where the commits behind it begin.
     pub scan: Location,
+    /// The payloads are encrypted.
+    pub is_sealed: bool,
 }
 
 /// A block's header.
@@ -64,7 +67,7 @@ impl StateHeader {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(STATE_HEADER_BYTES);
         out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&[VERSION, 0, 0, 0, 0, 0, 0, 0]);
+        out.extend_from_slice(&[VERSION, u8::from(self.is_sealed), 0, 0, 0, 0, 0, 0]);
         out.extend_from_slice(&self.journal.to_le_bytes());
         for number in [self.commit, self.scan.segment, self.scan.offset] {
             out.extend_from_slice(&number.to_le_bytes());
@@ -83,10 +86,11 @@ impl StateHeader {
             let mut fields = Fields::new(covered);
             let is_magic = fields.bytes(8)? == MAGIC;
             let version = fields.u8()?;
-            fields.bytes(7)?;
+            let is_sealed = fields.u8()? == 1;
+            fields.bytes(6)?;
             let journal = fields.u128()?;
             let (commit, segment, offset) = (fields.u64()?, fields.u64()?, fields.u64()?);
-            let header = StateHeader { journal, commit, scan: Location { segment, offset } };
+            let header = StateHeader { journal, commit, scan: Location { segment, offset }, is_sealed };
             (is_magic && version != 0 && crc == crc32c::crc32c(covered)).then_some((version, header))
         };
         match fields() {

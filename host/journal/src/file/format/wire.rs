@@ -70,6 +70,12 @@ impl<'a> Fields<'a> {
         std::str::from_utf8(self.blob()?).ok()
     }
 
+    /// True when exactly these many bytes are left, and zeros up to a multiple of 8.
+    pub fn has_padded(&self, bytes: usize) -> bool {
+        let padding = self.rest.get(bytes..);
+        padding.is_some_and(|padding| padding.len() < 8 && padding.iter().all(|byte| *byte == 0))
+    }
+
     /// True when all was read.
     pub fn is_empty(&self) -> bool {
         self.rest.is_empty()

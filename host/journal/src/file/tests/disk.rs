@@ -1,4 +1,8 @@
 //! A disk in memory with a volatile and a durable image, and faults on demand.
+//!
+//! Of what was not synced, a power cut leaves any subset: each sector (512 bytes) of each file as it was at the last sync or at
+//! any write since, each file's length old or new, each name of a directory old or new. A sync that fails leaves the pages clean, as
+//! Linux does: what is read is what was written, what a later sync makes durable is not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
@@ -13,8 +17,40 @@ use crate::disk::{Disk, DiskFile, DiskLock};
 
 const SECTOR: usize = 512;
 
+/// A kind of call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    List,
+    Create,
+    Open,
+    Rename,
+    Unlink,
+    SyncDir,
+    Read,
+    Write,
+    Sync,
+    Preallocate,
+    Truncate,
+}
+
+/// Some coming calls of a kind fail.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    pub call: Call,
+    /// So many of them are still fine.
+    pub skip: u32,
+    /// So many fail then.
+    pub times: u32,
+    /// The system's number of the error.
+    pub code: i32,
+}
+
 #[derive(Default)]
 pub struct Faults {
+    /// Calls that are to fail.
+    pub armed: Vec<Fault>,
+    /// Calls that failed for that.
+    pub fired: u32,
     /// Bytes that files may take together.
     pub capacity: Option<u64>,
     /// This many coming syncs of segments fail.
@@ -33,6 +69,85 @@ struct Inode {
     durable: Vec<u8>,
     /// Sectors that a failed sync left clean in memory and old on disk: a later sync skips them.
     dropped: BTreeSet<usize>,
+    /// Sectors as they were between the last sync and now, if they were written more than once.
+    between: Vec<(usize, Vec<u8>)>,
+    /// Sectors written since the last sync.
+    dirty: BTreeSet<usize>,
+    /// Sectors that cannot be read.
+    bad: BTreeSet<usize>,
+}
+
+impl Inode {
+    fn new(bytes: Vec<u8>) -> Node {
+        Arc::new(Mutex::new(Inode {
+            durable: bytes.clone(),
+            now: bytes,
+            dropped: BTreeSet::new(),
+            between: Vec::new(),
+            dirty: BTreeSet::new(),
+            bad: BTreeSet::new(),
+        }))
+    }
+
+    fn sector(bytes: &[u8], index: usize) -> &[u8] {
+        bytes.get(index * SECTOR..).map(|rest| &rest[..rest.len().min(SECTOR)]).unwrap_or_default()
+    }
+
+    /// What the power leaves of it.
+    fn cut(&mut self, random: &mut SmallRng) {
+        let len = if random.random_bool(0.5) { self.now.len() } else { self.durable.len() };
+        let mut after = self.durable.clone();
+        after.resize(len, 0);
+        let mode = random.random_range(0..3);
+        for (index, sector) in after.chunks_mut(SECTOR).enumerate() {
+            let keeps = match mode {
+                0 => false,
+                1 => true,
+                _ => random.random_bool(0.5),
+            };
+            if !keeps {
+                continue;
+            }
+            let older = self.between.iter().filter(|(at, _)| *at == index && mode == 2);
+            let versions: Vec<&[u8]> = older.map(|(_, bytes)| bytes.as_slice()).collect();
+            let chosen = if versions.is_empty() { 0 } else { random.random_range(0..=versions.len()) };
+            let from = versions.get(chosen).copied().unwrap_or(Inode::sector(&self.now, index));
+            let n = from.len().min(sector.len());
+            sector[..n].copy_from_slice(&from[..n]);
+        }
+        self.now = after.clone();
+        self.durable = after;
+        self.forget();
+    }
+
+    /// What differs stays so: its pages are clean from now on.
+    fn fail_to_sync(&mut self) {
+        let all = 0..self.now.len().div_ceil(SECTOR);
+        let differs =
+            |index: &usize| Inode::sector(&self.now, *index) != Inode::sector(&self.durable, *index);
+        let differ: Vec<usize> = all.filter(differs).collect();
+        self.dropped.extend(differ);
+    }
+
+    fn sync(&mut self) {
+        let mut durable = self.now.clone();
+        for index in &self.dropped {
+            let range = index * SECTOR..((index + 1) * SECTOR).min(self.durable.len()).min(durable.len());
+            if range.start < range.end {
+                durable[range.clone()].copy_from_slice(&self.durable[range]);
+            }
+        }
+        self.durable = durable;
+        self.between.clear();
+        self.dirty.clear();
+    }
+
+    /// Nothing is only in memory.
+    fn forget(&mut self) {
+        self.dropped.clear();
+        self.between.clear();
+        self.dirty.clear();
+    }
 }
 
 type Node = Arc<Mutex<Inode>>;
@@ -79,7 +194,8 @@ impl Image {
         self.names.values().map(|node| node.lock().now.len() as u64).sum()
     }
 
-    fn tick(&mut self) -> io::Result<()> {
+    fn tick(&mut self, call: Call) -> io::Result<()> {
+        self.fault(call)?;
         match &mut self.faults.power_left {
             Some(0) => Err(os(5)),
             Some(left) => {
@@ -88,6 +204,22 @@ impl Image {
             }
             None => Ok(()),
         }
+    }
+
+    fn fault(&mut self, call: Call) -> io::Result<()> {
+        let Some(at) = self.faults.armed.iter().position(|fault| fault.call == call) else { return Ok(()) };
+        let fault = &mut self.faults.armed[at];
+        if fault.skip > 0 {
+            fault.skip -= 1;
+            return Ok(());
+        }
+        let code = fault.code;
+        fault.times = fault.times.saturating_sub(1);
+        if fault.times == 0 {
+            self.faults.armed.remove(at);
+        }
+        self.faults.fired += 1;
+        Err(os(code))
     }
 }
 
@@ -111,24 +243,7 @@ impl MemDisk {
             }
         }
         for node in names.values() {
-            let mut inode = node.lock();
-            let len = if random.random_bool(0.5) { inode.now.len() } else { inode.durable.len() };
-            let mut after = inode.durable.clone();
-            after.resize(len, 0);
-            let mode = random.random_range(0..3);
-            for (index, sector) in after.chunks_mut(SECTOR).enumerate() {
-                let keep = match mode {
-                    0 => false,
-                    1 => true,
-                    _ => random.random_bool(0.5),
-                };
-                if let Some(now) = inode.now.get(index * SECTOR..).filter(|_| keep) {
-                    let n = now.len().min(sector.len());
-                    sector[..n].copy_from_slice(&now[..n]);
-                }
-            }
-            inode.now = after.clone();
-            inode.durable = after;
+            node.lock().cut(&mut random);
         }
         image.names = names.clone();
         image.durable_names = names;
@@ -149,18 +264,55 @@ impl MemDisk {
         let mut inode = image.names[Path::new(path)].lock();
         inode.now = bytes.clone();
         inode.durable = bytes;
+        inode.forget();
+    }
+
+    /// A file that is there, durable.
+    pub fn add(&self, path: &str, bytes: Vec<u8>) {
+        let mut image = self.0.lock();
+        let node = Inode::new(bytes);
+        image.names.insert(path.into(), node.clone());
+        image.durable_names.insert(path.into(), node);
+    }
+
+    /// A file that is gone, durably.
+    pub fn take(&self, path: &str) {
+        let mut image = self.0.lock();
+        image.names.remove(Path::new(path));
+        image.durable_names.remove(Path::new(path));
+    }
+
+    /// A page (4 KiB: what the system reads at once) that cannot be read any more.
+    pub fn spoil(&self, path: &str, offset: usize) {
+        let first = offset / 4096 * 4096 / SECTOR;
+        self.0.lock().names[Path::new(path)].lock().bad.extend(first..first + 4096 / SECTOR);
+    }
+
+    /// Bytes that files take together.
+    pub fn used(&self) -> u64 {
+        self.0.lock().used()
+    }
+
+    fn forget_all(&self) {
+        self.0.lock().names.values().for_each(|node| node.lock().forget());
+    }
+
+    /// Everything that was written becomes durable: the process ended, the machine did not.
+    pub fn write_back(&self) {
+        let mut image = self.0.lock();
+        image.durable_names = image.names.clone();
+        for node in image.names.values() {
+            let mut inode = node.lock();
+            inode.durable = inode.now.clone();
+        }
+        drop(image);
+        self.forget_all();
     }
 
     /// Another disk with the same content.
     pub fn copy(&self) -> MemDisk {
         let image = self.0.lock();
-        let copy = |(path, node): (&PathBuf, &Node)| {
-            let now = node.lock().now.clone();
-            (
-                path.clone(),
-                Arc::new(Mutex::new(Inode { durable: now.clone(), now, dropped: BTreeSet::new() })),
-            )
-        };
+        let copy = |(path, node): (&PathBuf, &Node)| (path.clone(), Inode::new(node.lock().now.clone()));
         let names: BTreeMap<PathBuf, Node> = image.names.iter().map(copy).collect();
         let image = Image { durable_names: names.clone(), names, ..Image::default() };
         MemDisk(Arc::new(Mutex::new(image)))
@@ -173,16 +325,16 @@ impl Disk for MemDisk {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let image = self.0.lock();
+        let mut image = self.0.lock();
+        image.fault(Call::List)?;
         let here = image.names.keys().filter(|path| path.parent() == Some(dir));
         Ok(here.map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect())
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let node =
-            Arc::new(Mutex::new(Inode { now: Vec::new(), durable: Vec::new(), dropped: BTreeSet::new() }));
+        let node = Inode::new(Vec::new());
         let mut image = self.0.lock();
-        image.tick()?;
+        image.tick(Call::Create)?;
         if image.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -192,7 +344,8 @@ impl Disk for MemDisk {
     }
 
     fn open(&self, path: &Path, write: bool) -> io::Result<Box<dyn DiskFile>> {
-        let image = self.0.lock();
+        let mut image = self.0.lock();
+        image.fault(Call::Open)?;
         let node = image.names.get(path).ok_or(io::ErrorKind::NotFound)?.clone();
         let segment = path.extension().is_some_and(|e| e == "seg");
         Ok(Box::new(MemFile { disk: self.clone(), node, segment, writable: write }))
@@ -200,7 +353,7 @@ impl Disk for MemDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut image = self.0.lock();
-        image.tick()?;
+        image.tick(Call::Rename)?;
         let node = image.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         image.names.insert(to.to_path_buf(), node);
         Ok(())
@@ -208,14 +361,14 @@ impl Disk for MemDisk {
 
     fn unlink(&self, path: &Path) -> io::Result<()> {
         let mut image = self.0.lock();
-        image.tick()?;
+        image.tick(Call::Unlink)?;
         image.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
         Ok(())
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut image = self.0.lock();
-        image.tick()?;
+        image.tick(Call::SyncDir)?;
         let Image { names, durable_names, .. } = &mut *image;
         durable_names.retain(|path, _| path.parent() != Some(dir));
         let here = names.iter().filter(|(path, _)| path.parent() == Some(dir));
@@ -231,9 +384,14 @@ impl Disk for MemDisk {
 
 impl DiskFile for MemFile {
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        self.disk.0.lock().fault(Call::Read)?;
         let inode = self.node.lock();
         let from = inode.now.get(offset as usize..).unwrap_or_default();
         let n = from.len().min(into.len());
+        let sectors = offset as usize / SECTOR..(offset as usize + n).div_ceil(SECTOR);
+        if n > 0 && inode.bad.range(sectors).next().is_some() {
+            return Err(os(5));
+        }
         into[..n].copy_from_slice(&from[..n]);
         Ok(n)
     }
@@ -243,7 +401,7 @@ impl DiskFile for MemFile {
         assert!(from.len() <= 1024);
         let mut bytes: Vec<u8> = from.iter().flat_map(|slice| slice.to_vec()).collect();
         let mut image = self.disk.0.lock();
-        image.tick()?;
+        image.tick(Call::Write)?;
         if self.segment && image.faults.write_errors > 0 {
             image.faults.write_errors -= 1;
             return Err(os(5));
@@ -258,39 +416,35 @@ impl DiskFile for MemFile {
         if inode.now.len() < end {
             inode.now.resize(end, 0);
         }
+        for index in offset as usize / SECTOR..end.div_ceil(SECTOR) {
+            if !inode.dirty.insert(index) {
+                let before = Inode::sector(&inode.now, index).to_vec();
+                inode.between.push((index, before));
+            }
+            inode.dropped.remove(&index);
+            inode.bad.remove(&index);
+        }
         inode.now[offset as usize..end].copy_from_slice(&bytes);
-        inode.dropped.retain(|index| !(offset as usize / SECTOR..end.div_ceil(SECTOR)).contains(index));
         Ok(bytes.len())
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let mut image = self.disk.0.lock();
-        image.tick()?;
+        let fails = self.segment && image.faults.sync_errors > 0;
+        image.faults.sync_errors -= u32::from(fails);
+        let outcome = image.tick(Call::Sync).and(if fails { Err(os(5)) } else { Ok(()) });
+        if let Err(error) = outcome {
+            self.node.lock().fail_to_sync();
+            return Err(error);
+        }
         image.faults.syncs += 1;
-        let mut inode = self.node.lock();
-        if self.segment && image.faults.sync_errors > 0 {
-            image.faults.sync_errors -= 1;
-            let sector = |bytes: &[u8], index: usize| bytes.chunks(SECTOR).nth(index).map(<[u8]>::to_vec);
-            let all = 0..inode.now.len().div_ceil(SECTOR);
-            let differ: Vec<usize> =
-                all.filter(|i| sector(&inode.now, *i) != sector(&inode.durable, *i)).collect();
-            inode.dropped.extend(differ);
-            return Err(os(5));
-        }
-        let mut durable = inode.now.clone();
-        for index in &inode.dropped {
-            let range = index * SECTOR..((index + 1) * SECTOR).min(inode.durable.len()).min(durable.len());
-            if range.start < range.end {
-                durable[range.clone()].copy_from_slice(&inode.durable[range]);
-            }
-        }
-        inode.durable = durable;
+        self.node.lock().sync();
         Ok(())
     }
 
     fn preallocate(&self, bytes: u64) -> io::Result<()> {
         let mut image = self.disk.0.lock();
-        image.tick()?;
+        image.tick(Call::Preallocate)?;
         let grows = bytes.saturating_sub(self.node.lock().now.len() as u64);
         if image.faults.capacity.is_some_and(|capacity| grows > 0 && image.used() + grows > capacity) {
             return Err(os(28));
@@ -303,7 +457,7 @@ impl DiskFile for MemFile {
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
-        self.disk.0.lock().tick()?;
+        self.disk.0.lock().tick(Call::Truncate)?;
         self.node.lock().now.resize(bytes as usize, 0);
         Ok(())
     }

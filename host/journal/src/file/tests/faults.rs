@@ -1,12 +1,14 @@
 //! A disk that is full, and a disk that fails.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::basic::*;
 use super::disk::MemDisk;
-use crate::file::FileConfig;
-use crate::{Ack, Commit, CommitError, Journal};
+use super::sim::world::SimClock;
+use crate::file::{FileConfig, FileJournal};
+use crate::{Ack, Commit, CommitError, Journal, limits};
 
 #[test]
 fn an_error_on_sync_moves_on_to_a_fresh_segment() {
@@ -120,6 +122,52 @@ fn a_full_disk_makes_puts_wait_and_lets_acks_pass() {
     let journal = open_with(&disk, config, vec![spec("a", &["r0"], u64::MAX)]).unwrap();
     assert_eq!(journal.position(b"source").unwrap(), b"late");
     assert_eq!(drain(journal.open_reader(A, R0).as_mut()), [n]);
+}
+
+/// What acknowledgements leave of the reserve is not for puts, however often they are tried meanwhile.
+#[test]
+fn puts_that_are_tried_again_take_nothing_of_the_reserve() {
+    let (disk, clock) = (MemDisk::default(), Arc::new(SimClock::new()));
+    let config = FileConfig { reserve_bytes: 24 << 10, ..config() };
+    let specs = vec![spec("a", &["r0"], u64::MAX)];
+    let (journal, mut writer) =
+        FileJournal::prepare(config, specs, Arc::new(disk.clone()), clock.clone()).unwrap();
+    disk.faults(|faults| faults.capacity = Some(400 << 10));
+    let mut n = 0_u64;
+    while journal.status().waiting_for.is_none() {
+        let position = (b"source".to_vec(), n.to_le_bytes().to_vec());
+        let commit = Commit { positions: vec![position], ..put(&[A], batch(n, 1, 2000)) };
+        journal.commit(commit, None).unwrap();
+        writer.work().unwrap();
+        n += 1;
+    }
+    let before = journal.status().last_commit;
+    for nth in 1..=60 {
+        clock.pass(limits::FULL_RETRY_MAX);
+        let mark = (b"sink".to_vec(), vec![nth as u8; 100]);
+        let ticket = journal.commit(Commit { positions: vec![mark], ..ack(A, R0, nth / 30) }, None).unwrap();
+        writer.work().unwrap();
+        assert!(matches!(ticket.wait(Some(Duration::ZERO)), Some(Ok(_))), "acknowledgement {nth}");
+    }
+    assert_eq!(journal.status().last_commit, before + 60);
+    assert!(journal.status().waiting_for.is_some());
+}
+
+/// What waits for space is nothing of which it is a share.
+#[test]
+fn an_acknowledgement_counts_bytes_that_are_there() {
+    let disk = MemDisk::default();
+    let specs = || vec![spec("a", &["r0"], u64::MAX)];
+    let journal = open_with(&disk, config(), specs()).unwrap();
+    durable(&journal, put(&[A], batch(0, 2, 10)));
+    let bytes = journal.status().channels[0].bytes;
+    disk.faults(|faults| faults.capacity = Some(0));
+    let waiting = journal.commit(put(&[A], batch(2, 1, 20_000)), None).unwrap();
+    durable(&journal, ack(A, R0, 1));
+    drop(journal);
+    assert!(waiting.wait(Some(Duration::ZERO)).unwrap().is_err());
+    disk.faults(|faults| faults.capacity = None);
+    assert_eq!(open_with(&disk, config(), specs()).unwrap().status().channels[0].bytes, bytes / 2);
 }
 
 #[test]

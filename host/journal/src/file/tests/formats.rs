@@ -3,6 +3,9 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::basic::*;
+use super::disk::MemDisk;
+use crate::disk::Disk;
 use crate::file::format::commit::{
     AckRecord, CommitHead, Location, PutChannel, PutHead, decode_lists, encode_lists,
 };
@@ -11,12 +14,20 @@ use crate::file::format::registers::{ChannelRegister, ReaderRegister, Registers}
 use crate::file::format::segment::SegmentHeader;
 use crate::file::format::snapshot::{SegmentInfo, Snapshot};
 use crate::file::format::wire::Fields;
-use crate::{StateOp, StateWrite, StateWrites};
+use crate::file::{Compression, FileConfig};
+use crate::{Journal, StateOp, StateWrite, StateWrites};
 
 fn head() -> CommitHead {
     let channels = vec![PutChannel { channel: 3, first: 9, bytes_before: 100 }; 2];
     CommitHead {
-        puts: vec![PutHead { channels, rows: 5, data_offset: 16, data_bytes: 800, bytes: 700 }],
+        puts: vec![PutHead {
+            channels,
+            rows: 5,
+            data_offset: 16,
+            data_bytes: 800,
+            compression: Compression::Lz4,
+            bytes: 700,
+        }],
         acks: vec![AckRecord {
             channel: 1,
             reader: 2,
@@ -43,7 +54,14 @@ fn snapshot() -> Snapshot {
         scan_crc: 1,
         durable: 3,
         next_segment: 8,
-        segments: vec![SegmentInfo { id: 7, first_commit: 1, created_ns: 2, end: 3, heads: vec![(4, 5)] }],
+        segments: vec![SegmentInfo {
+            id: 7,
+            first_commit: 1,
+            created_ns: 2,
+            end: 3,
+            heads: vec![(4, 5)],
+            key: None,
+        }],
     }
 }
 
@@ -76,7 +94,7 @@ proptest! {
     fn a_changed_header_is_never_accepted(at in 0usize..64, flip in 1u8..=255, numbers in any::<[u64; 4]>()) {
         let [commit, durable, segment, journal] = numbers;
         let header = FrameHeader {
-            kind: Kind::Commit, data_bytes: 8, head_bytes: 16, commit, durable, segment, journal,
+            kind: Kind::Commit, is_sealed: segment % 2 == 1, data_bytes: 8, head_bytes: 16, commit, durable, segment, journal,
             previous_crc: 1, head_crc: 2, data_crc: 3,
         };
         let mut bytes = Vec::new();
@@ -112,5 +130,35 @@ proptest! {
         let _ = (CommitHead::decode(&bytes), decode_lists(&bytes), FrameHeader::decode(&bytes));
         let _ = Registers::decode(&mut Fields::new(&bytes));
         let _ = (Snapshot::decode(&bytes), SegmentHeader::decode(&bytes));
+    }
+}
+
+/// Written by the last program of version 1, which then crashed: 60 commits, acknowledgements, positions, state.
+#[test]
+fn a_journal_of_version_1_is_read_and_goes_on() {
+    let from = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1");
+    let disk = MemDisk::default();
+    disk.create_dir("/j".as_ref()).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let name = format!("/j/{}", path.file_name().unwrap().to_str().unwrap());
+        drop(disk.create(name.as_ref()).unwrap());
+        disk.set_bytes(&name, std::fs::read(path).unwrap());
+    }
+    for compression in [Compression::None, Compression::Zstd] {
+        let journal = open_with(&disk, FileConfig { compression, ..config() }, specs()).unwrap();
+        assert_eq!(journal.status().damaged_commits, 0);
+        let more = journal.status().last_commit - 62;
+        let all = 300 + more;
+        assert_eq!(drain(journal.open_reader(A, R0).as_mut()), (150..all).collect::<Vec<_>>());
+        assert_eq!(drain(journal.open_reader(A, R1).as_mut()), (0..all).collect::<Vec<_>>());
+        assert_eq!(journal.position(b"file").unwrap(), [59]);
+        let mut keys = Vec::new();
+        journal.state().unwrap().scan("dedup", b"", None, 0, &mut |key, value| {
+            keys.push((key[0], value.to_vec()));
+            true
+        });
+        assert_eq!(keys, (0..60).map(|n| (n, vec![n])).collect::<Vec<_>>());
+        durable(&journal, put(&[A], batch(all, 1, 400)));
     }
 }

@@ -3,11 +3,17 @@
 #![allow(clippy::let_underscore_must_use, reason = "tests that look for panics only")]
 
 mod basic;
+mod compressed;
 mod damage;
-mod disk;
+pub mod disk;
 mod faults;
 mod formats;
+mod hard;
 mod inspect;
-mod model;
 mod readers;
+mod sealed;
+mod sim;
+mod spares;
 mod state;
+mod threads;
+mod tools;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::basic::*;
 use super::disk::MemDisk;
+use crate::file::format::snapshot::{SLOT_NAMES, Snapshot};
+use crate::file::segment_name;
 use crate::{ChannelSpec, Journal, ReaderId};
 
 fn with_late() -> Vec<ChannelSpec> {
@@ -37,6 +39,40 @@ fn a_new_reader_begins_at_the_end() {
     let journal = open_with(&disk, config(), with_late()).unwrap();
     let late = journal.reader_id(A, "late").unwrap();
     assert_eq!(drain(journal.open_reader(A, late).as_mut()), (500..2_000).collect::<Vec<_>>());
+}
+
+/// An older snapshot says that it reads still, and has what was deleted because it does not. That is not missing.
+#[test]
+fn what_went_with_a_reader_is_not_missing() {
+    let disk = MemDisk::default();
+    let journal = open(&disk);
+    let late = journal.add_reader(A, "late").unwrap();
+    for n in 0..40 {
+        durable(&journal, put(&[A], batch(n, 1, 1_000)));
+    }
+    for reader in [R0, R1] {
+        durable(&journal, ack(A, reader, 40));
+    }
+    let before = journal.status().segments;
+    journal.retire_reader(A, late);
+    // The change is taken over before the next commit is written.
+    durable(&journal, ack(A, R0, 40));
+    assert!(journal.status().segments < before);
+    drop(journal);
+    let read = |slot: &&str| Snapshot::decode(&disk.bytes(&format!("/j/{slot}"))).unwrap();
+    let newest = *SLOT_NAMES.iter().max_by_key(|slot| read(slot).generation).unwrap();
+    let older = SLOT_NAMES.iter().map(read).min_by_key(|slot| slot.generation).unwrap();
+    let names = disk.names();
+    let mut named = older.segments.iter();
+    assert!(
+        named.any(|segment| !names.contains(&segment_name(segment.id))),
+        "nothing to be taken for missing"
+    );
+    let path = format!("/j/{newest}");
+    let mut bytes = disk.bytes(&path);
+    bytes[70] ^= 1;
+    disk.set_bytes(&path, bytes);
+    assert_eq!(open(&disk).status().damaged_commits, 0);
 }
 
 /// Nothing is kept for it any more, nobody waits for it; if it comes back, it goes on where it was.

@@ -143,6 +143,8 @@ fn a_damaged_block_costs_its_own_keys() {
     drop(journal);
     let path = format!("/j/{}", state_files(&disk)[0]);
     let whole = disk.bytes(&path);
+    let damaged = || open_with(&disk.copy(), small(), specs()).unwrap().status().damaged_state_blocks;
+    assert_eq!(damaged(), 0);
     for place in [70, 64, whole.len() / 2, whole.len() - 4] {
         let mut bytes = whole.clone();
         bytes[place] ^= 0x10;
@@ -150,15 +152,16 @@ fn a_damaged_block_costs_its_own_keys() {
         let journal = open_with(&disk.copy(), small(), specs()).unwrap();
         let keys = journal.status().state.first().map(|size| size.keys).unwrap_or_default();
         assert!((4_900..=5_000).contains(&keys), "{keys} keys after damage at {place}");
+        assert_eq!((damaged(), journal.status().damaged_commits), (1, 0), "damage at {place}");
     }
     // Without a header there is no telling.
     let mut bytes = whole.clone();
     bytes[20] ^= 1;
     disk.set_bytes(&path, bytes);
-    assert!(open_with(&disk.copy(), small(), specs()).is_ok());
+    assert_eq!(damaged(), 1);
     for length in [0, 10, 64, 80, whole.len() / 3] {
         disk.set_bytes(&path, whole[..length].to_vec());
-        assert!(open_with(&disk.copy(), small(), specs()).is_ok(), "{length}");
+        assert_eq!(damaged(), 1, "{length}");
     }
 }
 

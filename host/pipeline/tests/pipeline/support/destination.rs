@@ -39,6 +39,20 @@ struct Inner {
     lanes: Option<[Lane; 2]>,
     /// It remembers nothing: at least once.
     is_forgetful: bool,
+    /// The next flush is done, its answer is lost, and then the destination cannot be reached.
+    dies_at_flush: bool,
+    /// One flush in so many gets no answer, and is carried out when the destination was asked what it holds: before the next one.
+    late_every: u64,
+    flushes: u64,
+    late: Option<Late>,
+    late_done: u64,
+}
+
+/// A flush on its way: it counts if it follows what the destination holds.
+struct Late {
+    follows: Vec<u8>,
+    mark: Vec<u8>,
+    rows: Vec<Record>,
 }
 
 impl Destination {
@@ -56,6 +70,11 @@ impl Destination {
             mark: Vec::new(),
             lanes: None,
             is_forgetful: false,
+            dies_at_flush: false,
+            late_every: 0,
+            flushes: 0,
+            late: None,
+            late_done: 0,
         };
         let policy = FlushPolicy { bytes: 2_000, linger: Duration::from_millis(5) };
         Destination { inner: Arc::new((Mutex::new(inner), Condvar::new())), policy }
@@ -128,6 +147,18 @@ impl Destination {
         inner.lanes = Some(Default::default());
     }
 
+    /// Stores the cursor, and carries one flush in so many out late.
+    pub fn set_late(&self, every: u64) {
+        let mut inner = self.inner.0.lock();
+        inner.cursor_stored = true;
+        inner.late_every = every;
+    }
+
+    /// Flushes that were carried out late.
+    pub fn late_done(&self) -> u64 {
+        self.inner.0.lock().late_done
+    }
+
     /// The destination remembers nothing, like a terminal: events may come twice.
     pub fn set_forgetful(&self) {
         self.inner.0.lock().is_forgetful = true;
@@ -136,6 +167,14 @@ impl Destination {
     pub fn set_held(&self, held: bool) {
         self.inner.0.lock().held = held;
         self.inner.1.notify_all();
+    }
+
+    pub fn dies_at_flush(&self) {
+        self.inner.0.lock().dies_at_flush = true;
+    }
+
+    pub fn is_down(&self) -> bool {
+        self.inner.0.lock().down
     }
 
     pub fn set_down(&self, down: bool) {
@@ -187,6 +226,24 @@ struct Lane {
 struct DestinationSink(Destination);
 
 impl Inner {
+    /// What is on its way to a destination that is late, before what is flushed now.
+    fn flush_late(&mut self, mark: &[u8]) -> Result<(), SinkError> {
+        let unflushed = self.written.split_off(self.flushed);
+        if let Some(late) = self.late.take_if(|late| late.follows == self.mark) {
+            self.written.extend(late.rows);
+            (self.flushed, self.mark) = (self.written.len(), late.mark);
+            self.late_done += 1;
+            return Err(SinkError::Retry("this does not follow what is here".into()));
+        }
+        self.flushes += 1;
+        if self.flushes.is_multiple_of(self.late_every) {
+            self.late = Some(Late { follows: self.mark.clone(), mark: mark.to_vec(), rows: unflushed });
+            return Err(SinkError::Retry("no answer".into()));
+        }
+        self.written.extend(unflushed);
+        Ok(())
+    }
+
     fn recover_lanes(&mut self, cursors: &mut Cursors<'_>) -> Option<Stored> {
         let acknowledged = cursors.acknowledged();
         let lanes = self.lanes.as_mut()?;
@@ -291,12 +348,22 @@ impl Sink for DestinationSink {
         if self.0.inner.0.lock().lanes.is_some() {
             return Ok(Vec::new());
         }
+        if self.0.inner.0.lock().late_every > 0 {
+            self.0.inner.0.lock().flush_late(mark)?;
+        }
         let length = {
             let mut inner = self.0.inner.0.lock();
             inner.flushed = inner.written.len();
             inner.mark = mark.to_vec();
             if !inner.cursor_stored && !inner.is_forgetful { Some(inner.flushed as u64) } else { None }
         };
+        {
+            let mut inner = self.0.inner.0.lock();
+            if std::mem::take(&mut inner.dies_at_flush) {
+                inner.down = true;
+                return Err(SinkError::Retry("the answer of a flush is lost".into()));
+            }
+        }
         let Some(length) = length else {
             self.0.maybe_fail("after a flush")?;
             return Ok(Vec::new());
@@ -319,6 +386,16 @@ impl Sink for DestinationSink {
     }
 
     fn flush_policy(&self) -> FlushPolicy {
-        self.0.policy
+        // What is flushed behind a late one is not the same: more has come.
+        let times = if self.0.inner.0.lock().late.is_some() { 3 } else { 1 };
+        FlushPolicy { bytes: self.0.policy.bytes * times, ..self.0.policy }
+    }
+
+    fn settles(&self) -> bool {
+        self.0.inner.0.lock().late_every == 0
+    }
+
+    fn forgets(&self) -> bool {
+        self.0.inner.0.lock().is_forgetful
     }
 }

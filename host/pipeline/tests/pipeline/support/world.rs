@@ -4,15 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flumen_journal::{ChannelSpec, FileConfig, FileJournal, Journal, OsClock};
+use flumen_journal::inspect::Inspector;
+use flumen_journal::{ChannelSpec, FileConfig, FileJournal, Journal, OsClock, OsDisk};
 use flumen_pipeline::component::Options;
 use flumen_pipeline::deliver::MakeSink;
 use flumen_pipeline::feed::MakeSource;
 use flumen_pipeline::kept::gone;
+use flumen_pipeline::limits::KEEP_ALIVE;
 use flumen_pipeline::pipeline::CodecMetrics;
 use flumen_pipeline::plan::{
     BatchPlan, ChannelKind, ChannelPlan, ErrorPlan, InterceptorPlan, JournalPlan, OnReject, PipelinePlan,
-    PluginLimits, SinkPlan, SourcePlan,
+    PluginLimits, SelectorPlan, SinkPlan, SourcePlan,
 };
 use flumen_pipeline::status::ComponentStatus;
 use flumen_pipeline::{Interceptor, Parts, Pipeline, StopOutcome, channel_specs, quarantine};
@@ -45,6 +47,7 @@ pub fn plan(sources: &[&str], channels: &[(&str, u64)], sinks: &[(&str, &str)]) 
                 kind: "script".into(),
                 codec: None,
                 options: Options::default(),
+                selector: SelectorPlan::default(),
             })
             .collect(),
         interceptors: Vec::new(),
@@ -54,8 +57,10 @@ pub fn plan(sources: &[&str], channels: &[(&str, u64)], sinks: &[(&str, &str)]) 
             .map(|(name, events)| ChannelPlan {
                 name: name.to_string(),
                 kind: ChannelKind::File,
+                failover: None,
                 capacity_events: *events,
                 capacity_bytes: u64::MAX,
+                keep_alive: KEEP_ALIVE,
             })
             .collect(),
         sinks: sinks
@@ -70,6 +75,7 @@ pub fn plan(sources: &[&str], channels: &[(&str, u64)], sinks: &[(&str, &str)]) 
                 plugin: None,
             })
             .collect(),
+        groups: Vec::new(),
         batch: BatchPlan::default(),
         journal: JournalPlan::default(),
     }
@@ -109,6 +115,11 @@ impl World {
 
     pub fn open_journal(&self) -> Arc<FileJournal> {
         self.open("journal", channel_specs(&self.plan))
+    }
+
+    /// Looks at the journal's files, whether it is open or not.
+    pub fn inspect(&self) -> Inspector {
+        Inspector::open(Arc::new(OsDisk), self.dir.path().join("journal")).unwrap()
     }
 
     pub fn open_quarantine(&self) -> Arc<FileJournal> {

@@ -1,34 +1,16 @@
-//! `flumen journal`: what is on disk, read-only, also while the agent runs.
+//! `inspect`: segments, commits, cursors, positions and rates.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-
-use flumen_journal::OsDisk;
 use flumen_journal::inspect::{FrameView, Inspector};
 use serde_json::{Value, json};
 
+use super::shown_time;
 use crate::cmd::print_json;
 use crate::exit::Failure;
 use crate::{Output, cmd};
 
-/// What to do with a journal.
-#[derive(Debug, clap::Subcommand)]
-pub enum Command {
-    /// Show segments, commits, cursors and positions.
-    Inspect {
-        /// A journal's directory (`DATA_DIR/pipelines/NAME/journal`).
-        dir: PathBuf,
-        /// Show every commit, not only counts.
-        #[arg(long)]
-        commits: bool,
-    },
-}
-
-/// Does it.
-pub fn run(command: Command, output: Output) -> Result<(), Failure> {
-    let Command::Inspect { dir, commits } = command;
-    let inspector = Inspector::open(Arc::new(OsDisk), &dir)?;
-    let report = report(&inspector, commits)?;
+/// Prints what is on disk.
+pub fn run(inspector: &Inspector, commits: bool, output: Output) -> Result<(), Failure> {
+    let report = report(inspector, commits)?;
     if output == Output::Json {
         return print_json(&report);
     }
@@ -36,15 +18,46 @@ pub fn run(command: Command, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What went through the journal in a time.
+#[derive(Default)]
+struct Rates {
+    /// When the first and the last commit were made, ns since the Unix epoch.
+    span: Option<(i64, i64)>,
+    commits: u64,
+    events: u64,
+    bytes: u64,
+}
+
+impl Rates {
+    fn add(&mut self, time_ns: i64, events: u64, bytes: u64) {
+        self.span = Some(self.span.map_or((time_ns, time_ns), |(a, b)| (a.min(time_ns), b.max(time_ns))));
+        self.commits += 1;
+        self.events += events;
+        self.bytes += bytes;
+    }
+
+    /// Per second over the whole span; nothing to say of less than two commits.
+    fn report(&self) -> Value {
+        let Some((from, to)) = self.span.filter(|(from, to)| from < to) else { return Value::Null };
+        let seconds = (to - from) as f64 / 1e9;
+        let rate = |amount: u64| amount as f64 / seconds;
+        json!({
+            "from": shown_time(from), "to": shown_time(to), "commits_per_s": rate(self.commits),
+            "events_per_s": rate(self.events), "bytes_per_s": rate(self.bytes),
+        })
+    }
+}
+
 fn report(inspector: &Inspector, commits: bool) -> Result<Value, Failure> {
-    let registers = inspector.registers()?.unwrap_or_default();
+    let registers = inspector.present()?;
+    let mut rates = Rates::default();
     let channels: Vec<Value> = registers
         .channels
         .iter()
         .map(|channel| {
             let readers: Vec<Value> =
-                channel.readers.iter().map(|r| json!({ "reader": r.name, "cursor": r.cursor })).collect();
-            json!({ "channel": channel.name, "head": channel.head, "readers": readers })
+                channel.readers.iter().map(|r| json!({ "reader": r.name, "cursor": r.cursor, "live": r.live, "behind": channel.head.saturating_sub(r.cursor) })).collect();
+            json!({ "channel": channel.name, "head": channel.head, "live": channel.live, "readers": readers })
         })
         .collect();
     let key = |key: &[u8]| key.escape_ascii().to_string();
@@ -62,9 +75,10 @@ fn report(inspector: &Inspector, commits: bool) -> Result<Value, Failure> {
                     bytes += commit.bytes;
                     let rows: u64 = commit.puts.iter().map(|put| u64::from(put.rows)).sum();
                     events += rows;
+                    rates.add(commit.time_ns, rows, commit.bytes);
                     if commits {
                         listed.push(json!({
-                            "commit": commit.commit, "offset": commit.offset, "bytes": commit.bytes,
+                            "commit": commit.commit, "time": shown_time(commit.time_ns), "offset": commit.offset, "bytes": commit.bytes,
                             "durable": commit.durable, "puts": commit.puts.len(), "events": rows,
                             "acks": commit.acks.len(), "positions": commit.positions.len(),
                         }));
@@ -78,7 +92,7 @@ fn report(inspector: &Inspector, commits: bool) -> Result<Value, Failure> {
         }
         segments.push(json!({
             "segment": segment.name, "file_bytes": segment.file_bytes, "used_bytes": bytes, "commits": count,
-            "events": events, "valid_header": segment.header.is_some(), "damage": damage, "frames": listed,
+            "key": segment.key.map(|key| key.id.to_string()), "events": events, "valid_header": segment.header.is_some(), "damage": damage, "frames": listed,
         }));
     }
     let snapshots: Vec<Value> = inspector
@@ -96,7 +110,7 @@ fn report(inspector: &Inspector, commits: bool) -> Result<Value, Failure> {
         .collect();
     Ok(json!({
         "last_commit": registers.last_commit, "channels": channels, "positions": positions,
-        "segments": segments, "snapshots": snapshots, "damaged": damaged,
+        "rates": rates.report(), "segments": segments, "snapshots": snapshots, "damaged": damaged,
     }))
 }
 
@@ -106,17 +120,28 @@ fn print(report: &Value, commits: bool) {
     let number = |value: &Value, key: &str| value.get(key).and_then(Value::as_u64).unwrap_or(0);
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or("?").to_string();
     let size = |value: &Value, key: &str| cmd::status::size(number(value, key));
-    println!(
-        "cursors and positions as of commit {} (the newest snapshot or checkpoint)",
-        number(report, "last_commit")
-    );
+    println!("cursors and positions as of commit {}", number(report, "last_commit"));
+    if let Some(rates) = report.get("rates").filter(|rates| !rates.is_null()) {
+        let rate = |key: &str| rates.get(key).and_then(Value::as_f64).unwrap_or(0.0);
+        println!(
+            "rates     {:.1} commits/s, {:.0} events/s, {}/s ({} to {})",
+            rate("commits_per_s"),
+            rate("events_per_s"),
+            cmd::status::size(rate("bytes_per_s") as u64),
+            text(rates, "from"),
+            text(rates, "to")
+        );
+    }
     for channel in list(report, "channels") {
         println!("channel   {:<16} {} events put", text(&channel, "channel"), number(&channel, "head"));
         for reader in list(&channel, "readers") {
+            let is_live = reader.get("live").and_then(Value::as_bool).unwrap_or(true);
             println!(
-                "  reader  {:<16} acknowledged up to {}",
+                "  reader  {:<16} acknowledged up to {}, {} behind{}",
                 text(&reader, "reader"),
-                number(&reader, "cursor")
+                number(&reader, "cursor"),
+                number(&reader, "behind"),
+                if is_live { "" } else { " (gone)" }
             );
         }
     }
@@ -125,20 +150,22 @@ fn print(report: &Value, commits: bool) {
     }
     for segment in list(report, "segments") {
         println!(
-            "segment   {}  {} commits, {} events, {} used of {}",
+            "segment   {}  {} commits, {} events, {} used of {}{}",
             text(&segment, "segment"),
             number(&segment, "commits"),
             number(&segment, "events"),
             size(&segment, "used_bytes"),
-            size(&segment, "file_bytes")
+            size(&segment, "file_bytes"),
+            segment.get("key").and_then(Value::as_str).map(|key| format!(", key {key}")).unwrap_or_default()
         );
         for damage in list(&segment, "damage") {
             println!("  DAMAGE  at {}, {} bytes", number(&damage, "offset"), number(&damage, "bytes"));
         }
         for frame in list(&segment, "frames").iter().filter(|_| commits) {
             println!(
-                "  commit  {} at {}: {} bytes, {} puts, {} events, {} acks, {} positions",
+                "  commit  {} {} at {}: {} bytes, {} puts, {} events, {} acks, {} positions",
                 number(frame, "commit"),
+                text(frame, "time"),
                 number(frame, "offset"),
                 number(frame, "bytes"),
                 number(frame, "puts"),

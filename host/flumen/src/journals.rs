@@ -1,0 +1,176 @@
+//! Which journal a pipeline's channels need, and opening it.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use flumen_journal::failover::{self, DiskProbe, FailoverJournal, FailoverPlan, Parts, SecondaryKind};
+use flumen_journal::faults::system_disk;
+use flumen_journal::{
+    ChannelSpec, Durability, FileConfig, FileJournal, Journal, MemoryJournal, MemorySpec, OpenError, OsClock,
+    SourceBackedJournal, WhenFull,
+};
+use flumen_kafka::channel::{JournalOptions, KafkaJournal};
+use flumen_pipeline::plan::{ChannelKind, ChannelPlan, PipelinePlan};
+use flumen_pipeline::{BuildError, channel_specs, quarantine};
+
+use crate::exit::Failure;
+use crate::secondaries;
+
+/// The journal of a pipeline whose channels are its own. `pipeline_dir`: where its failover is on record.
+pub fn open_own(
+    config: FileConfig,
+    plan: &PipelinePlan,
+    pipeline_dir: &Path,
+) -> Result<Arc<dyn Journal>, Failure> {
+    let (dir, specs) = (config.dir.clone(), channel_specs(plan));
+    // The configuration has seen that all are alike.
+    let failover = plan.channels.iter().find_map(|channel| channel.failover.clone());
+    let opened = match failover {
+        None => open_kind(config, plan, specs),
+        Some(failover) => return open_with_failover(config, plan, failover, specs, pipeline_dir),
+    };
+    let journal = opened.map_err(|error| failure(error, &dir))?;
+    secondaries::note(plan, pipeline_dir)?;
+    Ok(journal)
+}
+
+/// A journal of the kind of the plan's channels. `specs`: of these, and then of the quarantine.
+fn open_kind(
+    config: FileConfig,
+    plan: &PipelinePlan,
+    specs: Vec<ChannelSpec>,
+) -> Result<Arc<dyn Journal>, OpenError> {
+    let (disk, clock) = (system_disk(&config.dir), Arc::new(OsClock));
+    let mut specs = specs.into_iter();
+    // All channels of a pipeline are of one kind, or in memory in one way.
+    if plan.channels.iter().any(|channel| channel.kind == ChannelKind::SourceBacked) {
+        let channels = specs.by_ref().take(plan.channels.len()).collect();
+        let opened = SourceBackedJournal::open(config, channels, specs.collect(), disk, clock);
+        return opened.map(|journal| journal as Arc<dyn Journal>);
+    }
+    if !plan.channels.iter().any(|channel| channel.kind.is_in_memory()) {
+        let opened = FileJournal::open(config, specs.collect(), disk, clock);
+        return opened.map(|journal| journal as Arc<dyn Journal>);
+    }
+    let memory =
+        plan.channels.iter().zip(specs.by_ref()).map(|(plan, spec)| memory_spec(plan, spec)).collect();
+    // What is in memory alone promises nothing over a power cut, so nothing waits for the disk.
+    let is_memory_alone = |channel: &ChannelPlan| matches!(channel.kind, ChannelKind::Memory { .. });
+    let durability =
+        if plan.channels.iter().all(is_memory_alone) { Durability::Os } else { config.durability };
+    let config = FileConfig { durability, ..config };
+    let opened = MemoryJournal::open(config, memory, specs.collect(), disk, clock);
+    opened.map(|journal| journal as Arc<dyn Journal>)
+}
+
+fn open_with_failover(
+    config: FileConfig,
+    plan: &PipelinePlan,
+    failover: FailoverPlan,
+    specs: Vec<ChannelSpec>,
+    pipeline_dir: &Path,
+) -> Result<Arc<dyn Journal>, Failure> {
+    let dir = failover.dir.clone().unwrap_or_default().join(&plan.name);
+    let channels = specs.iter().map(|spec| failover::channel_spec(&spec.name, &failover)).collect();
+    let elsewhere = FileConfig { dir, ..config.clone() };
+    let secondary = open_secondary(elsewhere, &failover, channels, Vec::new())?;
+    secondaries::note(plan, pipeline_dir)?;
+    let probe = DiskProbe::new(system_disk(&config.dir), config.dir.clone(), config.segment_bytes);
+    let (dir, own) = (config.dir.clone(), plan.clone());
+    let opened = FailoverJournal::open(Parts {
+        name: plan.name.clone(),
+        plan: failover,
+        opener: Box::new(move |specs| open_kind(config.clone(), &own, specs)),
+        channels: specs,
+        probe: Box::new(move |has_room| probe.is_good(has_room)),
+        secondary,
+        clock: Arc::new(OsClock),
+    });
+    opened.map(|journal| journal as Arc<dyn Journal>).map_err(|error| failure(error, &dir))
+}
+
+/// What takes the events meanwhile. `others` are in a file in any case.
+fn open_secondary(
+    config: FileConfig,
+    plan: &FailoverPlan,
+    channels: Vec<ChannelSpec>,
+    others: Vec<ChannelSpec>,
+) -> Result<Arc<dyn Journal>, Failure> {
+    if plan.kind == SecondaryKind::File {
+        return open_file(config, channels.into_iter().chain(others).collect());
+    }
+    let dir = config.dir.clone();
+    let in_memory = |channel| MemorySpec { channel, full: WhenFull::Wait };
+    let channels = channels.into_iter().map(in_memory).collect();
+    let opened = MemoryJournal::open(config, channels, others, system_disk(&dir), Arc::new(OsClock));
+    opened.map(|journal| journal as Arc<dyn Journal>).map_err(|error| failure(error, &dir))
+}
+
+/// The journal on this machine beside a Kafka journal. `pipeline_dir`: where its failover is on record.
+pub fn open_beside(
+    config: FileConfig,
+    plan: &PipelinePlan,
+    options: &JournalOptions,
+    pipeline_dir: &Path,
+) -> Result<Arc<dyn Journal>, Failure> {
+    let quarantine = vec![quarantine::channel_spec()];
+    let local = match &options.failover {
+        None => open_file(config, quarantine)?,
+        Some(failover) => {
+            open_secondary(config, failover, KafkaJournal::local_channels(options), quarantine)?
+        }
+    };
+    secondaries::note(plan, pipeline_dir)?;
+    Ok(local)
+}
+
+fn memory_spec(plan: &ChannelPlan, spec: ChannelSpec) -> MemorySpec {
+    match plan.kind {
+        ChannelKind::Spillable { memory_events, memory_bytes } => {
+            let full = WhenFull::Overflow { events: spec.capacity_events, bytes: spec.capacity_bytes };
+            let channel =
+                ChannelSpec { capacity_events: memory_events, capacity_bytes: memory_bytes, ..spec };
+            MemorySpec { channel, full }
+        }
+        ChannelKind::Memory { drop_after: Some(after) } => {
+            MemorySpec { channel: spec, full: WhenFull::Drop(after) }
+        }
+        _ => MemorySpec { channel: spec, full: WhenFull::Wait },
+    }
+}
+
+/// A file journal.
+pub fn open_file(config: FileConfig, channels: Vec<ChannelSpec>) -> Result<Arc<dyn Journal>, Failure> {
+    let dir = config.dir.clone();
+    let opened = FileJournal::open(config, channels, system_disk(&dir), Arc::new(OsClock));
+    opened.map(|journal| journal as Arc<dyn Journal>).map_err(|error| failure(error, &dir))
+}
+
+/// A failover on the disk of its channel, which a disk cannot take over from. With the channel's name.
+pub fn same_disk(plan: &PipelinePlan, journal: &Path) -> Option<(String, BuildError)> {
+    let channel = plan.channels.iter().find(|channel| channel.failover.is_some())?;
+    let dir = channel.failover.as_ref()?.dir.as_ref()?;
+    if device(dir)? != device(journal)? {
+        return None;
+    }
+    let reason = format!(
+        "`dir` of `failover` ({}) is on the disk of the channel itself: it would fail together with it",
+        dir.display()
+    );
+    Some((channel.name.clone(), BuildError::new("failover", reason, "name a directory on another disk")))
+}
+
+/// The device that a path is on, or will be.
+fn device(path: &Path) -> Option<u64> {
+    let path = std::path::absolute(path).ok()?;
+    let known = path.ancestors().find_map(|part| std::fs::metadata(part).ok());
+    known.map(|metadata| metadata.dev())
+}
+
+fn failure(error: OpenError, dir: &Path) -> Failure {
+    match error {
+        OpenError::Locked(_) => Failure::Locked(crate::agent::locked(dir)),
+        error => anyhow::Error::new(error).into(),
+    }
+}

@@ -1,0 +1,423 @@
+//! The secondary's side of a failover: see [`super`].
+//!
+//! In the secondary's journal: [`STATE`] (u64 number of this failover; absent: not open), [`DOUBT`] ([`doubt`]), [`POSITION`] and a
+//! position's key, or [`GONE`] and the key of one that was removed; state of [`PLUGIN`] and a plugin's name, each key with its expiry and
+//! value ([`state_value`]), or an empty one if it was removed. In the primary's: [`CURSOR`] and a channel's name.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use super::doubt::{self, Doubt};
+use super::{FailoverPlan, Positions, Primary};
+use crate::api::{Ack, ChannelId, ChannelSpec, Commit, CommitError, Journal, Reader, ReaderId, Ticket};
+use crate::limits;
+use crate::state::{StateOp, StateWrites};
+
+/// The position in the secondary's journal that is there as long as it is open.
+pub const STATE: &[u8] = b"failover/state";
+const DOUBT: &[u8] = b"failover/doubt";
+const POSITION: &[u8] = b"failover/p/";
+const GONE: &[u8] = b"failover/g/";
+pub(super) const PLUGIN: &str = "failover/";
+/// The position in the primary that says how far a channel of the secondary was moved.
+pub const CURSOR: &[u8] = b"failover/cursor/";
+/// Positions that go with the events: those of sources. A sink's belong to what it read of the primary.
+pub const SOURCES: &[u8] = b"source/";
+/// The reader of the secondary's channels.
+pub const READER: &str = "return";
+
+/// Why the way out or back does not go on.
+#[derive(Debug, Clone, Error)]
+pub enum AwayError {
+    /// The secondary takes nothing.
+    #[error("where events go meanwhile: {0}")]
+    Lost(#[from] CommitError),
+    /// Its events cannot be read now.
+    #[error("reading what is to be moved back: {0}")]
+    Unread(String),
+}
+
+/// The secondary's channel for a channel of the primary.
+pub fn channel_spec(name: &str, plan: &FailoverPlan) -> ChannelSpec {
+    let FailoverPlan { capacity_events, capacity_bytes, .. } = *plan;
+    ChannelSpec { name: name.into(), readers: vec![READER.into()], capacity_events, capacity_bytes }
+}
+
+/// One channel of the secondary.
+struct Channel {
+    channel: ChannelId,
+    reader: ReaderId,
+    name: String,
+    open: Option<Box<dyn Reader>>,
+}
+
+/// What was read of the secondary, to be moved.
+pub struct Moved {
+    /// Index of the channel.
+    pub channel: usize,
+    /// The events.
+    pub batch: flumen_event::Batch,
+    /// Behind them.
+    mark: Vec<u8>,
+    cursor: u64,
+}
+
+/// The secondary's side.
+pub struct Away {
+    journal: Arc<dyn Journal>,
+    /// Where puts go to channels that are not among `channels`.
+    fallback: Option<ChannelId>,
+    channels: Vec<Channel>,
+    /// Marks that the primary has.
+    pub marks: Positions,
+    /// What was read, and found no room in the primary.
+    unmoved: Vec<Moved>,
+}
+
+impl Away {
+    /// `channels` are the primary's, by index, and the secondary's by name ([`channel_spec`]); puts to others go to `fallback`.
+    pub fn new(journal: Arc<dyn Journal>, channels: &[String], fallback: Option<ChannelId>) -> Option<Away> {
+        let known = |name: &String| {
+            let channel = journal.channel(name)?;
+            let reader = journal.reader_id(channel, READER)?;
+            Some(Channel { channel, reader, name: name.clone(), open: None })
+        };
+        let channels = channels.iter().map(known).collect::<Option<_>>()?;
+        let (marks, unmoved) = Default::default();
+        Some(Away { journal, fallback, channels, marks, unmoved })
+    }
+
+    /// True: events go here.
+    pub fn is_open(&self) -> bool {
+        self.number().is_some()
+    }
+
+    /// The positions, if the secondary is open. Takes a new number: what is put from now on is of this life.
+    pub fn reopen(&self) -> Result<Option<Positions>, CommitError> {
+        let Some(number) = self.number() else { return Ok(None) };
+        self.settle(Commit { positions: vec![state(number + 1)], ..Commit::default() })?;
+        Ok(Some(self.positions(b"").collect()))
+    }
+
+    fn number(&self) -> Option<u64> {
+        let state = self.journal.position(STATE)?;
+        state.as_slice().try_into().ok().map(u64::from_le_bytes)
+    }
+
+    /// Positions that are whole here, and those that were written since the secondary is open.
+    pub fn positions(&self, prefix: &[u8]) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + use<> {
+        under(self.journal.as_ref(), POSITION, prefix)
+    }
+
+    /// Keys of positions that were removed since the secondary is open.
+    pub fn gone(&self, prefix: &[u8]) -> impl Iterator<Item = Vec<u8>> + use<> {
+        under(self.journal.as_ref(), GONE, prefix).map(|(key, _)| key)
+    }
+
+    /// What is known here of one position: `Some(None)`: it was removed; `None`: nothing.
+    pub fn position(&self, key: &[u8]) -> Option<Option<Vec<u8>>> {
+        let value = self.journal.position(&[POSITION, key].concat());
+        let gone = || self.journal.position(&[GONE, key].concat()).map(|_| None);
+        value.map(Some).or_else(gone)
+    }
+
+    /// Opens the secondary with the sources' positions and with commits that did not get into the primary, or perhaps did: those
+    /// have the number by which it will tell. `own` are positions of the secondary's journal itself. [`CommitError::Full`]: they found no
+    /// room, and nothing has changed.
+    pub fn open(
+        &self,
+        positions: Positions,
+        commits: Vec<(Option<u64>, Commit)>,
+        own: Vec<(Vec<u8>, Vec<u8>)>,
+    ) -> Result<(), CommitError> {
+        let mut ends = self.forget_stale()?;
+        let mut last = Commit { positions: vec![state(self.number().unwrap_or(0) + 1)], ..Commit::default() };
+        last.positions.extend(own);
+        last.positions.extend(positions.into_iter().flat_map(|(key, value)| local_position(&key, value)));
+        let (mut doubts, mut parts) = (Vec::new(), vec![Commit::default()]);
+        let mut bytes = 0;
+        for (number, mut commit) in commits {
+            self.localise(&mut commit);
+            last.positions.append(&mut commit.positions);
+            for (channel, end) in self.channels.iter().zip(&mut ends) {
+                let puts = commit.puts.iter().filter(|put| put.channels.contains(&channel.channel));
+                *end += puts.map(|put| put.batch.rows() as u64).sum::<u64>();
+            }
+            doubts.extend(number.map(|number| Doubt { number, ends: ends.clone() }));
+            // As few as can be: what is put into an empty channel never waits for room.
+            let own: usize = commit.puts.iter().map(|put| put.batch.bytes()).sum();
+            if bytes + own > limits::FAILOVER_OPEN_BYTES {
+                parts.push(Commit::default());
+                bytes = 0;
+            }
+            bytes += own;
+            if let Some(part) = parts.last_mut() {
+                part.puts.append(&mut commit.puts);
+                part.state.append(&mut commit.state);
+            }
+        }
+        let deadline = Instant::now() + limits::FAILOVER_OPEN_WAIT;
+        let parts = parts.into_iter().map(|part| self.journal.commit(part, Some(deadline)));
+        for ticket in parts.collect::<Result<Vec<_>, _>>()? {
+            ticket.wait(None).unwrap_or(Err(CommitError::Closing))?;
+        }
+        if !doubts.is_empty() {
+            last.positions.push((DOUBT.to_vec(), doubt::encode(self.channels.len(), &doubts)));
+        }
+        // Nothing of it counts before this.
+        self.settle(last)
+    }
+
+    /// What an opening or a closing left that ended in a crash. Returns the end of each channel.
+    fn forget_stale(&self) -> Result<Vec<u64>, CommitError> {
+        self.clear_state()?;
+        let ends: Vec<u64> = self.channels.iter().map(|channel| self.head(channel.channel)).collect();
+        let ack = |(channel, end): (&Channel, &u64)| Ack {
+            channel: channel.channel,
+            reader: channel.reader,
+            cursor: *end,
+        };
+        let acks = self.channels.iter().zip(&ends).map(ack).collect();
+        let mut positions = vec![(DOUBT.to_vec(), Vec::new())];
+        for prefix in [POSITION, GONE] {
+            positions.extend(self.journal.positions(prefix).into_iter().map(|(key, _)| (key, Vec::new())));
+        }
+        self.settle(Commit { acks, positions, ..Commit::default() })?;
+        Ok(ends)
+    }
+
+    /// Puts a commit here. The ticket waits for its sync.
+    pub fn put(&self, mut commit: Commit, deadline: Instant) -> Result<Box<dyn Ticket>, CommitError> {
+        self.localise(&mut commit);
+        self.journal.commit(commit, Some(deadline))
+    }
+
+    /// Channels and keys of the secondary's journal for those of the primary's.
+    fn localise(&self, commit: &mut Commit) {
+        for put in &mut commit.puts {
+            let local = |channel: &ChannelId| {
+                let known = self.channels.get(usize::from(channel.0)).map(|channel| channel.channel);
+                known.or(self.fallback)
+            };
+            put.channels = put.channels.iter().filter_map(local).collect();
+        }
+        let positions = std::mem::take(&mut commit.positions);
+        commit.positions =
+            positions.into_iter().flat_map(|(key, value)| local_position(&key, value)).collect();
+        commit.state = commit.state.iter().map(local_state).collect();
+    }
+
+    /// The next part of what plugins wrote while the secondary was open, the newest write of each key; `None`: that was all.
+    pub fn state_part(&self, place: &mut StatePlace) -> Option<StateWrites> {
+        let store = self.journal.state()?;
+        loop {
+            let plugins = place.plugins.get_or_insert_with(|| {
+                let names = store.sizes().into_iter().map(|size| size.plugin);
+                names.filter(|name| name.starts_with(PLUGIN)).collect()
+            });
+            let local = plugins.last()?.clone();
+            let mut part = StateWrites::new(local.strip_prefix(PLUGIN)?.into());
+            let after = place.after.take();
+            store.scan(&local, b"", after.as_deref(), 0, &mut |key, value| {
+                let (value, expiry) = read_state_value(value).map_or((None, None), |(v, e)| (Some(v), e));
+                part.push(StateOp { key, value, expiry });
+                place.after = Some(key.to_vec());
+                part.bytes() < limits::FAILOVER_STEP_BYTES
+            });
+            if !part.is_empty() {
+                return Some(part);
+            }
+            plugins.pop();
+        }
+    }
+
+    fn clear_state(&self) -> Result<(), CommitError> {
+        let mut place = StatePlace::default();
+        while let Some(part) = self.state_part(&mut place) {
+            let mut removals = StateWrites::new(local_plugin(part.plugin()));
+            for op in part.iter() {
+                removals.push(StateOp { key: op.key, value: None, expiry: None });
+            }
+            self.settle(Commit { state: vec![removals], ..Commit::default() })?;
+        }
+        Ok(())
+    }
+
+    fn head(&self, channel: ChannelId) -> u64 {
+        self.journal.status().channels.get(usize::from(channel.0)).map_or(0, |status| status.head)
+    }
+
+    fn settle(&self, commit: Commit) -> Result<(), CommitError> {
+        let ticket = self.journal.commit(commit, None)?;
+        ticket.wait(None).unwrap_or(Err(CommitError::Closing)).map(|_| ())
+    }
+
+    /// The primary is well: the secondary is read from where the primary has it. `number` is the last that counts there.
+    pub fn begin_return(&mut self, number: u64) -> Result<(), CommitError> {
+        let doubts = self.journal.position(DOUBT).and_then(|record| doubt::decode(&record));
+        let counts = doubts.into_iter().flatten().filter(|doubt| doubt.number <= number);
+        let counts: Vec<Doubt> = counts.collect();
+        let mut acks = Vec::new();
+        for (index, channel) in self.channels.iter_mut().enumerate() {
+            let mut reader = self.journal.open_reader(channel.channel, channel.reader);
+            let mark = self.marks.get(&cursor_key(&channel.name));
+            let moved = mark.and_then(|mark| reader.resolve(mark)).unwrap_or(0);
+            let behind = counts.iter().filter_map(|doubt| doubt.ends.get(index)).max();
+            let begin = reader.acknowledged().max(moved).max(behind.copied().unwrap_or(0));
+            if let Err(error) = reader.seek(begin) {
+                return Err(CommitError::Failed(error.to_string().into()));
+            }
+            acks.push(Ack { channel: channel.channel, reader: channel.reader, cursor: begin });
+            channel.open = Some(reader);
+        }
+        let positions = vec![(DOUBT.to_vec(), Vec::new())];
+        self.settle(Commit { acks, positions, ..Commit::default() })
+    }
+
+    /// Waits until everything that was put here can be read: what is on its way cannot, and would look as if it had been moved.
+    pub fn settle_puts(&self) -> Result<(), CommitError> {
+        self.settle(Commit { positions: vec![state(self.number().unwrap_or(0))], ..Commit::default() })
+    }
+
+    /// The primary is away again.
+    pub fn break_return(&mut self) {
+        self.unmoved.clear();
+        self.channels.iter_mut().for_each(|channel| channel.open = None);
+    }
+
+    /// The next events, up to a bound; none: everything was moved.
+    fn read(&mut self) -> Result<Vec<Moved>, AwayError> {
+        let (mut moved, mut bytes) = (Vec::new(), 0);
+        for (index, channel) in self.channels.iter_mut().enumerate() {
+            let Some(reader) = &mut channel.open else { continue };
+            while bytes < limits::FAILOVER_STEP_BYTES {
+                let next = reader.next(Duration::ZERO).map_err(|error| AwayError::Unread(error.to_string()));
+                let Some(delivery) = next? else { break };
+                bytes += delivery.batch.bytes();
+                let (mark, cursor) = (reader.mark(delivery.next), delivery.next);
+                moved.push(Moved { channel: index, batch: delivery.batch, mark, cursor });
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Moves the next events to the primary; their bytes. 0: everything was moved. After an error the same are tried again, or it
+    /// begins anew ([`Away::break_return`]) if nobody knows what became of them.
+    pub fn move_some<P: Primary>(&mut self, primary: &mut P) -> Result<usize, P::Trouble> {
+        let mut moved = std::mem::take(&mut self.unmoved);
+        if moved.is_empty() {
+            moved = self.read()?;
+        }
+        if moved.is_empty() {
+            return Ok(0);
+        }
+        let key = |one: &Moved| {
+            let channel = self.channels.get(one.channel)?;
+            Some((cursor_key(&channel.name), one.mark.clone()))
+        };
+        let keys: Vec<(Vec<u8>, Vec<u8>)> = moved.iter().filter_map(key).collect();
+        if let Err(trouble) = primary.step(&moved, &keys, &[]) {
+            self.unmoved = moved;
+            return Err(trouble);
+        }
+        self.marks.extend(keys);
+        self.acknowledge(&moved).map_err(AwayError::Lost)?;
+        Ok(moved.iter().map(|one| one.batch.bytes()).sum())
+    }
+
+    /// These events are in the primary.
+    fn acknowledge(&self, moved: &[Moved]) -> Result<(), CommitError> {
+        let ack = |one: &Moved| {
+            let channel = self.channels.get(one.channel)?;
+            Some(Ack { channel: channel.channel, reader: channel.reader, cursor: one.cursor })
+        };
+        let acks = moved.iter().filter_map(ack).collect();
+        self.settle(Commit { acks, ..Commit::default() })
+    }
+
+    /// Everything was moved: state and positions go to the primary, and the secondary is closed.
+    pub fn come_back<P: Primary>(&mut self, primary: &mut P) -> Result<(), P::Trouble> {
+        // It is open until its positions are there: what a crash leaves half done is done again.
+        let mut place = StatePlace::default();
+        while let Some(part) = self.state_part(&mut place) {
+            primary.step(&[], &[], &[part])?;
+        }
+        let mut positions: Vec<(Vec<u8>, Vec<u8>)> = self.gone(b"").map(|key| (key, Vec::new())).collect();
+        positions.extend(self.positions(b""));
+        primary.step(&[], &positions, &[])?;
+        self.close().map_err(AwayError::Lost)?;
+        Ok(())
+    }
+
+    /// Everything is in the primary, state and positions too.
+    fn close(&mut self) -> Result<(), CommitError> {
+        self.break_return();
+        let mut positions = vec![(STATE.to_vec(), Vec::new())];
+        for prefix in [POSITION, GONE] {
+            positions.extend(self.journal.positions(prefix).into_iter().map(|(key, _)| (key, Vec::new())));
+        }
+        self.settle(Commit { positions, ..Commit::default() })?;
+        self.clear_state()
+    }
+}
+
+/// Where [`Away::state_part`] is.
+#[derive(Default)]
+pub struct StatePlace {
+    plugins: Option<Vec<String>>,
+    after: Option<Vec<u8>>,
+}
+
+fn under(
+    journal: &dyn Journal,
+    place: &'static [u8],
+    prefix: &[u8],
+) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + use<> {
+    let all = journal.positions(&[place, prefix].concat()).into_iter();
+    all.filter_map(move |(key, value)| Some((key.strip_prefix(place)?.to_vec(), value)))
+}
+
+pub(super) fn local_plugin(plugin: &str) -> Arc<str> {
+    format!("{PLUGIN}{plugin}").into()
+}
+
+/// Removals and expiries are values here: the primary has to hear of both.
+fn local_state(writes: &StateWrites) -> StateWrites {
+    let mut local = StateWrites::new(local_plugin(writes.plugin()));
+    for op in writes.iter() {
+        let value = op.value.map(|value| state_value(value, op.expiry)).unwrap_or_default();
+        local.push(StateOp { key: op.key, value: Some(&value), expiry: None });
+    }
+    local
+}
+
+/// The same of positions.
+fn local_position(key: &[u8], value: Vec<u8>) -> [(Vec<u8>, Vec<u8>); 2] {
+    let gone = if value.is_empty() { vec![1] } else { Vec::new() };
+    [([POSITION, key].concat(), value), ([GONE, key].concat(), gone)]
+}
+
+fn state(number: u64) -> (Vec<u8>, Vec<u8>) {
+    (STATE.to_vec(), number.to_le_bytes().to_vec())
+}
+
+fn cursor_key(channel: &str) -> Vec<u8> {
+    [CURSOR, channel.as_bytes()].concat()
+}
+
+/// u8 whether it expires, i64 when, the value. Little-endian.
+fn state_value(value: &[u8], expiry: Option<i64>) -> Vec<u8> {
+    let mut bytes = vec![u8::from(expiry.is_some())];
+    bytes.extend(expiry.unwrap_or(0).to_le_bytes());
+    bytes.extend(value);
+    bytes
+}
+
+/// Value and expiry; `None`: removed.
+pub(super) fn read_state_value(bytes: &[u8]) -> Option<(&[u8], Option<i64>)> {
+    let (flag, rest) = bytes.split_first()?;
+    let (expiry, value) = rest.split_first_chunk::<8>()?;
+    Some((value, (*flag == 1).then(|| i64::from_le_bytes(*expiry))))
+}

@@ -1,0 +1,263 @@
+//! The hard cases, each by name. `sim` meets them in the middle of everything else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::basic::*;
+use super::disk::{Call, Fault, MemDisk};
+use crate::clock::OsClock;
+use crate::file::{FileConfig, FileJournal, OpenError};
+use crate::{CommitError, Disk, Journal, OsDisk, StateOp, StateWrites};
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+const EROFS: i32 = 30;
+
+fn arm(disk: &MemDisk, call: Call, skip: u32, times: u32, code: i32) {
+    disk.faults(|faults| faults.armed.push(Fault { call, skip, times, code }));
+}
+
+fn segments(disk: &MemDisk) -> Vec<String> {
+    disk.names().into_iter().filter(|name| name.ends_with(".seg")).map(|name| format!("/j/{name}")).collect()
+}
+
+/// A dropped journal with a backlog of `commits` events over some segments.
+fn backlog(commits: u64) -> MemDisk {
+    let disk = MemDisk::default();
+    let journal = open(&disk);
+    for n in 0..commits {
+        durable(&journal, put(&[A], batch(n, 1, 1_000)));
+    }
+    drop(journal);
+    disk
+}
+
+#[test]
+fn a_missing_segment_is_named_counted_and_survived() {
+    let disk = backlog(60);
+    let gone = segments(&disk)[1].clone();
+    disk.take(&gone);
+    for _ in 0..2 {
+        let journal = open(&disk);
+        let there = drain(journal.open_reader(A, R0).as_mut());
+        let damaged = journal.status().damaged_commits;
+        assert!(damaged > 5 && there.last() == Some(&59), "{damaged} {there:?}");
+        assert_eq!(there.len() as u64 + damaged, 60);
+        journal.close().unwrap();
+    }
+}
+
+#[test]
+fn a_segment_that_is_deleted_while_the_journal_is_open_is_counted() {
+    let disk = backlog(60);
+    let journal = open(&disk);
+    disk.take(&segments(&disk)[1].clone());
+    for reader in [R0, R1] {
+        let there = drain(journal.open_reader(A, reader).as_mut());
+        assert_eq!(there.len() as u64 + journal.status().damaged_commits, 60);
+    }
+}
+
+#[test]
+fn a_segment_of_another_journal_is_neither_read_nor_deleted() {
+    let (disk, other) = (backlog(60), backlog(60));
+    let place = segments(&disk)[1].clone();
+    let foreign = other.bytes(&place);
+    disk.set_bytes(&place, foreign.clone());
+    let journal = open(&disk);
+    let there = drain(journal.open_reader(A, R0).as_mut());
+    assert_eq!(there.len() as u64 + journal.status().damaged_commits, 60);
+    for reader in [R0, R1] {
+        durable(&journal, ack(A, reader, 60));
+    }
+    durable(&journal, put(&[A], batch(60, 1, 20_000)));
+    assert!(segments(&disk).len() < 4, "what is done with is deleted: {:?}", disk.names());
+    assert_eq!(disk.bytes(&place), foreign);
+}
+
+#[test]
+fn a_segment_of_a_newer_version_is_refused_and_left_alone() {
+    let disk = backlog(3);
+    let path = segments(&disk).pop().unwrap();
+    let mut bytes = disk.bytes(&path);
+    bytes[8] = 9;
+    let crc = crc32c::crc32c(&bytes[..60]);
+    bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+    disk.set_bytes(&path, bytes.clone());
+    let error = open_with(&disk, config(), specs()).err().unwrap();
+    assert!(matches!(error, OpenError::NewerVersion { version: 9, .. }), "{error}");
+    assert_eq!(disk.bytes(&path), bytes);
+}
+
+#[test]
+fn a_segment_of_which_nothing_can_be_read_is_kept() {
+    let disk = backlog(3);
+    let path = segments(&disk).pop().unwrap();
+    disk.set_bytes(&path, vec![0x5a; 16 << 10]);
+    let journal = open(&disk);
+    assert!(disk.0.lock().file(&path).is_none());
+    assert_eq!(disk.bytes(&path.replace("/j/", "/j/damaged/")), vec![0x5a; 16 << 10]);
+    assert_eq!(durable(&journal, put(&[A], batch(0, 1, 1))), 1);
+}
+
+/// After a failed sync the system shows pages that are not on the disk: what a start finds there is written once more.
+#[test]
+fn what_is_only_in_memory_after_a_failed_sync_does_not_count() {
+    for seed in 0..20 {
+        let disk = MemDisk::default();
+        let journal = open(&disk);
+        disk.faults(|faults| faults.sync_errors = 0);
+        // The roll's sync is fine, that of the group and both fresh segments fail.
+        arm(&disk, Call::Sync, 1, 3, EIO);
+        let ticket = journal.commit(put(&[A], batch(0, 1, 500)), None).unwrap();
+        assert!(matches!(ticket.wait(None), Some(Err(CommitError::Failed(_)))));
+        drop(journal);
+        let journal = open(&disk);
+        let found = drain(journal.open_reader(A, R0).as_mut());
+        drop(journal);
+        disk.crash(seed);
+        assert_eq!(drain(open(&disk).open_reader(A, R0).as_mut()), found);
+    }
+}
+
+/// A fresh segment that failed on a full disk may come back after a power cut: it must not make void what was
+/// written to the old one since.
+#[test]
+fn a_segment_that_was_given_up_does_not_come_back() {
+    for seed in 0..30 {
+        let disk = MemDisk::default();
+        let journal = open(&disk);
+        durable(&journal, put(&[A], batch(0, 1, 10_000)));
+        arm(&disk, Call::SyncDir, 0, 1, ENOSPC);
+        arm(&disk, Call::Preallocate, 1, 100_000, ENOSPC);
+        let waits = journal.commit(put(&[A], batch(1, 1, 10_000)), None).unwrap();
+        while journal.status().waiting_for.is_none() {
+            std::thread::yield_now();
+        }
+        assert_eq!(durable(&journal, ack(A, R0, 1)), 2);
+        assert!(waits.wait(Some(Duration::ZERO)).is_none());
+        drop(journal);
+        disk.crash(seed);
+        disk.faults(|faults| faults.armed.clear());
+        let journal = open(&disk);
+        assert_eq!(journal.open_reader(A, R0).acknowledged(), 1, "seed {seed}");
+    }
+}
+
+/// An acknowledgement says that all before it is done, what the reader put elsewhere included.
+#[test]
+fn on_a_full_disk_no_acknowledgement_passes_a_put_of_its_reader() {
+    let disk = MemDisk::default();
+    let journal = open(&disk);
+    durable(&journal, put(&[A], batch(0, 10, 10)));
+    disk.faults(|faults| faults.capacity = Some(0));
+    let big = journal.commit(put(&[A, B], batch(10, 1, 30_000)), None).unwrap();
+    // Behind it in B, so it waits; and what the same reader acknowledges later waits with it.
+    let mut rejected = put(&[B], batch(5, 1, 10));
+    rejected.acks = ack(A, R0, 5).acks;
+    let rejected = journal.commit(rejected, None).unwrap();
+    let later = journal.commit(ack(A, R0, 9), None).unwrap();
+    let other = journal.commit(ack(A, R1, 9), None).unwrap();
+    assert!(other.wait(Some(Duration::from_secs(20))).unwrap().is_ok());
+    for waits in [&big, &rejected, &later] {
+        assert!(waits.wait(Some(Duration::ZERO)).is_none());
+    }
+    disk.faults(|faults| faults.capacity = None);
+    for ticket in [big, rejected, later] {
+        ticket.wait(Some(Duration::from_secs(20))).unwrap().unwrap();
+    }
+}
+
+#[test]
+fn what_a_stop_on_a_full_disk_gives_up_is_not_remembered() {
+    let disk = MemDisk::default();
+    let journal = open(&disk);
+    let remember = |key: &[u8]| {
+        let mut writes = StateWrites::new("dedup".into());
+        writes.push(StateOp { key, value: Some(b"1"), expiry: None });
+        vec![writes]
+    };
+    let mut first = put(&[A], batch(0, 1, 10));
+    first.state = remember(b"kept");
+    durable(&journal, first);
+    disk.faults(|faults| faults.capacity = Some(0));
+    let mut second = put(&[A], batch(1, 1, 30_000));
+    second.state = remember(b"given up");
+    let second = journal.commit(second, None).unwrap();
+    while journal.status().waiting_for.is_none() {
+        std::thread::yield_now();
+    }
+    journal.close().unwrap();
+    assert!(matches!(second.wait(None), Some(Err(CommitError::Failed(_)))));
+    disk.faults(|faults| faults.capacity = None);
+    let journal = open(&disk);
+    let mut known = Vec::new();
+    journal.state().unwrap().scan("dedup", b"", None, 0, &mut |key, _| {
+        known.push(key.to_vec());
+        true
+    });
+    assert_eq!(known, [b"kept".to_vec()]);
+}
+
+#[test]
+fn a_journal_that_was_begun_on_a_full_disk_and_never_finished_opens() {
+    let disk = MemDisk::default();
+    disk.faults(|faults| faults.capacity = Some(0));
+    drop(open(&disk));
+    // The first segment has a name, and nothing of it is on the disk.
+    disk.add("/j/0000000000000001.seg", vec![0; 16 << 10]);
+    disk.faults(|faults| faults.capacity = None);
+    let journal = open(&disk);
+    assert_eq!(durable(&journal, put(&[A], batch(0, 1, 1))), 1);
+}
+
+#[test]
+fn a_page_that_cannot_be_read_costs_its_commits_only() {
+    let disk = backlog(30);
+    let path = segments(&disk)[0].clone();
+    disk.spoil(&path, 0);
+    let journal = open(&disk);
+    let mut reader = journal.open_reader(A, R0);
+    let (mut there, mut failures) = (Vec::new(), 0);
+    loop {
+        match reader.next(Duration::ZERO) {
+            Ok(Some(delivery)) => there.extend(numbers(&delivery)),
+            Ok(None) => break,
+            Err(_) => failures += 1,
+        }
+        assert!(failures < 10, "it does not come to an end");
+    }
+    // Header, checkpoint and the first commits lie in that page.
+    assert!(failures > 0 && there.len() >= 26 && there.last() == Some(&29), "{there:?}");
+    assert_eq!(there.len() as u64 + journal.status().damaged_commits, 30);
+}
+
+#[test]
+fn a_read_only_disk_is_told_and_nothing_is_lost_by_it() {
+    let disk = MemDisk::default();
+    let journal = open(&disk);
+    durable(&journal, put(&[A], batch(0, 1, 10)));
+    for call in [Call::Write, Call::Create, Call::Sync, Call::Unlink, Call::Rename, Call::Preallocate] {
+        arm(&disk, call, 0, 100_000, EROFS);
+    }
+    let ticket = journal.commit(put(&[A], batch(1, 1, 10)), None).unwrap();
+    let outcome = ticket.wait(Some(Duration::from_secs(20))).unwrap();
+    let words = outcome.unwrap_err().to_string();
+    assert!(words.contains("/j") && words.contains("Read-only file system"), "{words}");
+    drop(journal);
+    let error = open_with(&disk, config(), specs()).err().unwrap().to_string();
+    assert!(error.contains("Read-only file system"), "{error}");
+    disk.faults(|faults| faults.armed.clear());
+    assert_eq!(drain(open(&disk).open_reader(A, R0).as_mut())[0], 0);
+}
+
+#[test]
+fn a_new_directory_is_made_with_those_above_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let deep = dir.path().join("a/b/c");
+    OsDisk.create_dir(&deep).unwrap();
+    OsDisk.create_dir(&deep).unwrap();
+    let config = FileConfig { dir: deep.clone(), ..config() };
+    FileJournal::open(config, specs(), Arc::new(OsDisk), Arc::new(OsClock)).unwrap();
+    assert!(deep.join("snapshot.a").is_file());
+}
