@@ -211,6 +211,18 @@ impl Scene {
         poll::until_some("an answer to `flumen status`", limits::CONDITION, || self.status())
     }
 
+    /// What `flumen status` of an agent that runs tells people, waited for as in [`Scene::answered`].
+    ///
+    /// # Errors
+    /// As [`Scene::answered`].
+    pub fn shown(&self) -> Result<String> {
+        let data = self.data.display().to_string();
+        poll::until_some("an answer to `flumen status`", limits::CONDITION, || {
+            let answer = self.flumen(&["status", "--data-dir", &data])?;
+            Ok(answer.status.success().then_some(answer.stdout))
+        })
+    }
+
     /// `flumen quarantine show`: the events as JSON objects.
     ///
     /// # Errors

@@ -67,6 +67,7 @@ fn check(misdeed: &str, trigger: &str, reason: &[&str]) {
     writeln!(file, "line after").unwrap();
     poll::until("the line after", limits::CONDITION, || Ok(delivered(&scene).len() > innocent.len()))
         .unwrap();
+    poll::until("the guilty rows", limits::CONDITION, || Ok(quarantined(&scene)?.len() >= 3)).unwrap();
     agent.expect_running().unwrap();
     agent.stop().unwrap();
     let expected: Vec<String> = innocent.into_iter().chain(["line after".to_owned()]).collect();

@@ -293,7 +293,11 @@ fn files_by_an_encoder_across_kills_and_swaps() {
         let lines = output::lines(&scene.output)?;
         Ok(lines.iter().filter(|line| line.starts_with(b"> ")).count() as u64)
     };
-    poll::until(&format!("{next} events"), limits::CONDITION, || Ok(events().unwrap_or(0) >= next)).unwrap();
+    poll::until_counted("events", limits::CONDITION, next, || Ok(events().unwrap_or(0))).unwrap();
+    poll::until("the quarantine", limits::CONDITION, || {
+        Ok(scene.quarantine()?.len() as u64 >= rejected + trapped)
+    })
+    .unwrap();
     agent.stop().unwrap();
 
     let (mut bodies, mut seeds, mut files) = (Vec::new(), BTreeSet::new(), 0);

@@ -137,9 +137,9 @@ fn dies(server: &mut OpenSearch) {
     let events = rounds * ROUND_EVENTS;
     let bad = (0..events).filter(|number| is_conflict(*number)).count();
     let mut agent = scene.start_ready().unwrap();
-    poll::until("every document", limits::CONDITION * 2, || {
+    poll::until_counted("every document", limits::CONDITION * 2, (events - bad) as u64, || {
         agent.expect_running()?;
-        Ok(server.count("logs")? >= (events - bad) as u64)
+        server.count("logs")
     })
     .unwrap();
     poll::until("every refused one", limits::CONDITION, || Ok(scene.quarantine()?.len() >= bad)).unwrap();

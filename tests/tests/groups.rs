@@ -55,6 +55,10 @@ fn delivered(scene: &Scene, sink: &str) -> Vec<usize> {
     all
 }
 
+fn line_number(line: &str) -> usize {
+    line.strip_prefix("line ").unwrap().parse().unwrap()
+}
+
 fn everything(scene: &Scene) -> Vec<usize> {
     let mut all: Vec<usize> = SINKS.iter().flat_map(|sink| delivered(scene, sink)).collect();
     all.sort_unstable();
@@ -99,6 +103,12 @@ fn members(scene: &Scene) -> Vec<Value> {
     status["pipelines"][0]["groups"][0]["members"].as_array().unwrap().clone()
 }
 
+/// Until a member would get what comes.
+fn wait_member(scene: &Scene, member: usize) {
+    let is_ready = || Ok(members(scene)[member]["state"] == "ready");
+    poll::until(&format!("member {member} to be ready"), limits::CONDITION, is_ready).unwrap();
+}
+
 /// Kills at random moments; before each start, each sink's destination is there or away.
 fn kills(group: &str) {
     let seed = seed();
@@ -126,7 +136,8 @@ fn kills(group: &str) {
     SINKS.iter().for_each(|sink| bring_back(&scene, sink));
     write(&scene, written..LINES);
     let agent = scene.start_ready().unwrap();
-    poll::until("all lines", limits::CONDITION, || Ok(everything(&scene).len() >= LINES)).unwrap();
+    let count = || Ok(everything(&scene).len() as u64);
+    poll::until_counted("all lines", limits::CONDITION, LINES as u64, count).unwrap();
     agent.stop().unwrap();
     assert!(everything(&scene) == (0..LINES).collect::<Vec<_>>(), "seed {seed}: not each line once");
 }
@@ -152,15 +163,16 @@ fn the_best_sink_is_used_while_it_is_well_and_status_and_check_say_so() {
     assert!(check.contains("waits until its destination says whether it is there"), "{check}");
     fs::create_dir(dir(&scene, "a")).unwrap();
     take_away(&scene, "a");
-    write(&scene, 0..1_000);
     let agent = scene.start_ready().unwrap();
+    // One that has just begun is waited for, but not as long as a busy machine may let its thread stand still.
+    wait_member(&scene, 1);
+    write(&scene, 0..1_000);
     poll::until("the second has them", limits::CONDITION, || Ok(delivered(&scene, "b").len() == 1_000))
         .unwrap();
-    let shown = scene.flumen(&["status", "--data-dir", scene.data.to_str().unwrap()]).unwrap().stdout;
+    let shown = scene.shown().unwrap();
     assert!(shown.contains("group        all              failover on main"), "{shown}");
     bring_back(&scene, "a");
-    poll::until("the best is well", limits::CONDITION, || Ok(members(&scene)[0]["state"] == "ready"))
-        .unwrap();
+    wait_member(&scene, 0);
     write(&scene, 1_000..2_000);
     poll::until("the best has them", limits::CONDITION, || Ok(delivered(&scene, "a").len() == 1_000))
         .unwrap();
@@ -177,6 +189,8 @@ fn the_best_sink_is_used_while_it_is_well_and_status_and_check_say_so() {
         .unwrap();
     let plan = scene.flumen(&["reload", scene.config().to_str().unwrap()]).unwrap();
     assert!(plan.status.success(), "{}{}", plan.stdout, plan.stderr);
+    // It began anew.
+    wait_member(&scene, 0);
     write(&scene, 2_000..3_000);
     poll::until("the best has these too", limits::CONDITION, || Ok(delivered(&scene, "a").len() == 2_000))
         .unwrap();
@@ -214,12 +228,13 @@ fn a_plugin_and_a_file_share_the_load_and_stand_in_for_each_other() {
 
     appender.server.down(true);
     write_until(&scene, &mut agent, &mut written, "the plugin to fail", || is_unwell(&scene, 1));
-    let (before, at_web) = (delivered(&scene, "a").len(), appender.len());
+    let (before, at_web, first) = (delivered(&scene, "a").len(), appender.len(), written);
     write(&scene, written..written + 1_000);
     written += 1_000;
     let has_all = || Ok(delivered(&scene, "a").len() >= before + 1_000);
     poll::until("the file has what comes", limits::CONDITION, has_all).unwrap();
-    assert_eq!(appender.len(), at_web);
+    // A request that was being stored when the server went down may be stored late; none of these lines was in one.
+    assert!(appender.lines().iter().all(|line| line_number(line) < first));
     agent.kill().unwrap();
     agent = scene.start_ready().unwrap();
     appender.server.down(false);
@@ -236,7 +251,7 @@ fn a_plugin_and_a_file_share_the_load_and_stand_in_for_each_other() {
     bring_back(&scene, "a");
     let total = || {
         let lines = appender.lines();
-        let at_web = lines.iter().map(|line| line.strip_prefix("line ").unwrap().parse().unwrap());
+        let at_web = lines.iter().map(|line| line_number(line));
         let mut all: Vec<usize> = delivered(&scene, "a").into_iter().chain(at_web).collect();
         all.sort_unstable();
         all

@@ -214,6 +214,8 @@ fn every_record_is_in_its_hour_once_and_a_run_can_be_repeated() {
         ..Message::value("undone")
     }];
     world.client.produce_txn(world.topic, "bridge-undone", &undone, TxnEnd::Abort).unwrap();
+    // What comes behind it can be read then: a partition that seems to be silent is closed by the clock.
+    world.client.wait_ended(world.topic).unwrap();
     world.produce(RECORDS);
     let config = world.config("out", "", "workers = 2");
     world.make(&config, 0..3);

@@ -103,10 +103,7 @@ impl World {
     }
 
     fn words(&self) -> String {
-        let answer =
-            self.scene.flumen(&["status", "--data-dir", &self.scene.data.display().to_string()]).unwrap();
-        assert!(answer.status.success(), "{}", answer.stderr);
-        answer.stdout
+        self.scene.shown().unwrap()
     }
 }
 
@@ -134,8 +131,16 @@ fn an_agent_closes_hours_beside_its_pipeline_each_record_once_through_kills() {
     world.produce("agenthours", &[(0, 255, "end"), (1, 255, "end")]);
     world.wait_hour("agenthours", 3);
     let open = jiff::Timestamp::from_millisecond(world.base + 4 * HOUR).unwrap().to_string();
+    // All at once: figures are taken one after the other while it works, and a broker that stands still for a moment is a trouble.
     let bridge = world.wait_status("the fifth hour", "agenthours", |bridge| {
-        bridge["sinks"][0]["open_bucket"].as_str().is_some_and(|bucket| bucket.starts_with(&open[..13]))
+        let (source, sink) = (&bridge["sources"][0], &bridge["sinks"][0]);
+        let has = |part: &Value, name: &str, least: u64| {
+            part["metrics"][name].as_u64().is_some_and(|figure| figure >= least)
+        };
+        sink["open_bucket"].as_str().is_some_and(|bucket| bucket.starts_with(&open[..13]))
+            && source["state"] == "running"
+            && has(source, "events_out", 4)
+            && has(sink, "events_delivered", 3)
     });
     let (source, sink) = (&bridge["sources"][0], &bridge["sinks"][0]);
     assert_eq!((&bridge["kind"], &bridge["failure"]), (&"bridge".into(), &Value::Null), "{bridge}");
@@ -182,13 +187,18 @@ fn brokers_that_are_down_are_shown_and_waited_for() {
     world.bridge("agentoutage", "");
     world.produce("agentoutage", &[(0, 1, "a1"), (0, 75, "a75"), (1, 2, "b2")]);
     let agent = world.scene.start_ready().unwrap();
-    let has_read = |bridge: &Value| bridge["sources"][0]["metrics"]["events_out"] == 3;
+    // After an error of a busy broker they are read again, and counted.
+    let has_read = |bridge: &Value| {
+        bridge["sources"][0]["metrics"]["events_out"].as_u64().is_some_and(|events| events >= 3)
+    };
     world.wait_status("the first records", "agentoutage", has_read);
     broker.kill().unwrap();
     let retrying = |bridge: &Value| bridge["sources"][0]["state"] == "retrying";
-    let bridge = world.wait_status("the outage", "agentoutage", retrying);
-    let error = bridge["sources"][0]["error"].as_str().unwrap();
-    assert!(error.contains("agentoutage") && error.contains("127.0.0.1"), "{error}");
+    // The first error may be a question that was under way, without the broker's address.
+    world.wait_status("the outage", "agentoutage", |bridge| {
+        let error = bridge["sources"][0]["error"].as_str().unwrap_or_default();
+        retrying(bridge) && error.contains("agentoutage") && error.contains("127.0.0.1")
+    });
     let pipelines = world.scene.answered().unwrap().0["pipelines"].clone();
     assert_eq!(pipelines[0]["sources"][0]["state"], "running", "the pipeline does not care: {pipelines}");
     assert!(world.words().contains("error for"), "{}", world.words());
@@ -218,9 +228,11 @@ fn a_bridge_that_fails_for_good_leaves_the_others_alone() {
     fs::create_dir_all(&state).unwrap();
     fs::write(state.join("agentbad.progress"), "{}").unwrap();
     let mut agent = world.scene.start_ready().unwrap();
-    let bridge = world.wait_status("the failure", "agentbad", |bridge| !bridge["failure"].is_null());
+    let bridge = world.wait_status("the failure", "agentbad", |bridge| {
+        // The state is looked at before the failure is.
+        !bridge["failure"].is_null() && bridge["sinks"][0]["state"] == "failed"
+    });
     assert!(bridge["failure"].as_str().unwrap().contains("agentbad.progress cannot be trusted"), "{bridge}");
-    assert_eq!(bridge["sinks"][0]["state"], "failed");
     assert!(world.words().contains("FAILED:"));
     world.produce("agentgood", &[(0, 1, "one"), (0, 75, "end"), (1, 75, "end")]);
     world.wait_hour("agentgood", 0);

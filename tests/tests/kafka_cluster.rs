@@ -30,7 +30,8 @@ fn wait_moved(client: &Client, topic: &str, from: u16) {
 /// Waits until the sink is in a state and says why in `status`; with no words: until it says nothing.
 fn wait_state(scene: &Scene, state: &str, words: &str) {
     let mut said = String::new();
-    poll::until(&format!("{state} with {words:?} in status"), DELIVERED, || {
+    // A take-over that is in vain takes half a minute, and the one before may fail for another reason.
+    poll::until(&format!("{state} with {words:?} in status"), DELIVERED * 2, || {
         let Some(status) = scene.status()? else { return Ok(false) };
         let sink = status.0.pointer("/pipelines/0/sinks/0").unwrap();
         said = format!("{} {}", sink["state"], sink["error"]);
@@ -43,7 +44,8 @@ fn wait_state(scene: &Scene, state: &str, words: &str) {
 
 /// Lets the leaders of `topic` move in every way, with work under way each time.
 fn move_leaders(cluster: &mut Cluster, topic: &str, out: &Scene) {
-    let client = cluster.client();
+    // One call waits until all replicas are in sync again.
+    let client = cluster.client().within(DELIVERED);
     // By death, of the leader of two and of the leader of one; then back by election, with nobody dead.
     for node in [2, 3] {
         wait_progress(&[out], 1_000).unwrap();

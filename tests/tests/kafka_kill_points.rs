@@ -344,7 +344,7 @@ impl Hours {
         let mut agent = self.follow(scene, options, faults);
         let progress = scene.output.join(format!("_flumen/{}.progress", self.topic));
         let last = format!("\"next\": \"{}\"", self.hour(HOURS));
-        poll::until("all hours", limits::CONDITION, || {
+        poll::until("all hours", flow::DELIVERED, || {
             agent.expect_running()?;
             Ok(fs::read_to_string(&progress).is_ok_and(|text| text.contains(&last)))
         })

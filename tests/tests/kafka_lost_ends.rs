@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use flumen_tests::agent::Agent;
 use flumen_tests::flow::{DELIVERED, wait_lines};
@@ -18,6 +19,8 @@ use flumen_tests::{limits, output, poll};
 const ENDED: &str = "a broker had lost the end of a transaction";
 /// Topics of a channel's transactions.
 const CHANNEL: [&str; 4] = ["flumen-positions", "flumen-state", "events", "__consumer_offsets"];
+/// A journal that had nothing to do for this long looks whether what it wrote last is to be seen, once (`IDLE_LOOK`).
+const IDLE_LOOK: Duration = Duration::from_secs(5);
 
 struct Flow {
     broker: Broker,
@@ -60,6 +63,12 @@ impl Flow {
         self.written += lines;
     }
 
+    /// Waits until the ends are in the files that are to be cut out of them: an agent is told of an end before it is there.
+    fn wait_ended(&self, topics: &[&str]) {
+        let client = self.broker.client();
+        topics.iter().for_each(|topic| client.wait_ended(topic).unwrap());
+    }
+
     /// Kills the broker, cuts ends out of its files, and starts it again: how many commits and aborts.
     fn lose(&mut self, topics: &[&str]) -> (usize, usize) {
         self.broker.kill().unwrap();
@@ -99,6 +108,7 @@ impl Flow {
         let message = |partition| Message { partition: Some(partition), ..Message::value("taken back") };
         let messages: Vec<Message> = (0..partitions).map(message).collect();
         self.broker.client().produce_txn(topic, id, &messages, TxnEnd::Abort).unwrap();
+        self.wait_ended(&[topic]);
     }
 }
 
@@ -113,6 +123,7 @@ fn a_channel_ends_its_lost_commits() {
     }
     // Killed, it could have a transaction under way: its abort would end what is lost before anybody can look.
     agent.stop().unwrap();
+    flow.wait_ended(&["flumen-positions", "events", "__consumer_offsets"]);
     let (commits, aborts) = flow.lose(&CHANNEL);
     assert!(commits >= 2 && aborts == 0, "{commits} commits, {aborts} aborts");
     let mut agent = flow.scene.start_ready().unwrap();
@@ -143,12 +154,19 @@ fn a_channel_ends_its_lost_aborts() {
 #[test]
 fn a_channel_that_is_idle_ends_what_was_lost() {
     let mut flow = Flow::with_channel();
-    let agent = flow.scene.start_ready().unwrap();
-    flow.write(10);
-    let mut agent = agent;
-    flow.expect_in_file(&mut agent);
-    // Only the reader stands still: its group has all of this, and the last line is to be hidden before it sees it.
-    agent.signal(rustix::process::Signal::STOP).unwrap();
+    let mut agent = flow.scene.start_ready().unwrap();
+    loop {
+        let begun = Instant::now();
+        flow.write(10);
+        flow.expect_in_file(&mut agent);
+        // Only the reader stands still: its group has all of this, and the last line is to be hidden before it sees it.
+        agent.signal(rustix::process::Signal::STOP).unwrap();
+        if begun.elapsed() < IDLE_LOOK {
+            break;
+        }
+        // It may have looked already, which it does once: with more lines it looks again.
+        agent.signal(rustix::process::Signal::CONT).unwrap();
+    }
     let (commits, _) = flow.lose(&["events", "flumen-positions"]);
     assert!(commits > 0);
     agent.signal(rustix::process::Signal::CONT).unwrap();
@@ -167,6 +185,7 @@ fn a_sink_ends_its_lost_commits() {
     flow.write(200);
     flow.expect_in_topic();
     agent.kill().unwrap();
+    flow.wait_ended(&["flumen-progress", "events"]);
     assert_eq!(flow.lose(&["flumen-progress", "events"]), (2, 0));
     let mut agent = flow.scene.start_ready().unwrap();
     agent.wait_log(ENDED, DELIVERED).unwrap();

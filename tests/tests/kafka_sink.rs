@@ -81,18 +81,23 @@ impl Flow {
     }
 
     fn count(&self) -> u64 {
-        let offsets = self.client.offsets(&self.topic).unwrap();
+        // A broker that has just come back may know who leads a partition a moment before the partition does: asked again.
+        let offsets = poll::until_some("the topic's offsets", limits::CONDITION, || {
+            Ok(self.client.offsets(&self.topic).map_err(|error| eprintln!("{error:#}")).ok())
+        });
+        let offsets = offsets.unwrap();
         offsets.iter().map(|partition| (partition.end - partition.begin).unsigned_abs()).sum()
     }
 
     /// Waits until each line is there, and checks that each is there once; `in_order`: within its partition.
     fn expect_all(&self, in_order: bool) {
         // Offsets count markers of transactions too, so that this is only where the looking begins.
-        poll::until("the topic to fill", limits::CONDITION, || Ok(self.count() >= self.written)).unwrap();
+        let (what, written) = (format!("{} lines", self.written), self.written);
+        poll::until_counted("the topic to fill", limits::CONDITION, written, || Ok(self.count())).unwrap();
         let mut records = Vec::new();
-        poll::until(&format!("{} lines", self.written), limits::CONDITION, || {
+        poll::until_counted(&what, limits::CONDITION, written, || {
             records = self.records();
-            Ok(records.len() as u64 >= self.written)
+            Ok(records.len() as u64)
         })
         .unwrap_or_else(|error| panic!("{error}: {}", self.verdict(&records, in_order)));
         assert_eq!(self.verdict(&records, in_order), "");
@@ -126,7 +131,8 @@ impl Flow {
     }
 
     fn wait_error(&self, text: &str) {
-        poll::until(&format!("{text:?} in status"), limits::CONDITION, || {
+        // Before some of them the sink waits for 35 s.
+        poll::until(&format!("{text:?} in status"), limits::CONDITION * 2, || {
             Ok(self.scene.status()?.is_some_and(|status| status.mentions(text)))
         })
         .unwrap_or_else(|error| panic!("{error}: {:?}", self.scene.status()));
@@ -380,8 +386,9 @@ fn a_connection_that_hangs_beyond_the_transaction_is_no_second_agent() {
     let broker = Broker::shared().unwrap();
     let _alone = PROXY.lock().unwrap();
     let proxy = broker.proxy().unwrap();
-    // What is sent at the transaction's end, after the half of its time, is given up after the broker's look at it.
-    let options = "transaction_timeout = \"20s\"\ntransaction_interval = \"10s\"";
+    // What is sent at the transaction's end, after the half of its time, is given up another 40 s later: a while after the
+    // broker, which looks for old transactions every 10 s, has aborted it, so that the connection is back in time.
+    let options = "transaction_timeout = \"40s\"\ntransaction_interval = \"20s\"";
     let mut flow = Flow::of(broker.client(), &broker.bootstrap_proxied(), "hangs", "hangs", options);
     flow.client.create_topic("hangs", 1, &[]).unwrap();
     let mut agent = flow.scene.start_ready().unwrap();
@@ -391,23 +398,23 @@ fn a_connection_that_hangs_beyond_the_transaction_is_no_second_agent() {
     uncommitted.is_uncommitted = true;
     // A busy machine may come to the pause behind the transaction's end: then there is another one.
     let end = |flow: &Flow| flow.client.offsets("hangs").unwrap()[0].end;
-    let before = poll::until_some("a pause within a transaction", limits::CONDITION * 3, || {
-        let (before, committed) = (end(&flow), flow.written as usize);
+    poll::until_some("a pause within a transaction", limits::CONDITION * 6, || {
+        let (before, committed, there) = (end(&flow), flow.written, client::consume(&uncommitted)?.len());
         flow.write(1_000);
-        poll::until("records of an open transaction", limits::CONDITION, || {
-            Ok(client::consume(&uncommitted)?.len() > committed)
+        poll::until("all records in the open transaction", limits::CONDITION, || {
+            Ok(client::consume(&uncommitted)?.len() >= there + 1_000)
         })?;
         proxy.pause()?;
-        let is_open = client::consume(&uncommitted)?.len() > flow.records().len();
-        if !is_open {
+        // What is aborted hides the end no longer: all records and a marker.
+        poll::until("the end of the transaction", limits::CONDITION * 2, || Ok(end(&flow) > before + 1_000))?;
+        let is_aborted = flow.records().len() as u64 == committed;
+        if !is_aborted {
             proxy.resume()?;
             flow.expect_all(true);
         }
-        Ok(is_open.then_some(before))
+        Ok(is_aborted.then_some(()))
     })
     .unwrap();
-    // The broker looks for such transactions every 10 s; what is aborted hides the end no longer: all records and a marker.
-    poll::until("the abort", limits::CONDITION, || Ok(end(&flow) > before + 1_000)).unwrap();
     proxy.resume().unwrap();
     agent.wait_log("the broker aborted a transaction of ours", limits::CONDITION).unwrap();
     flow.write(1_000);
@@ -428,8 +435,8 @@ impl Flow {
     fn journal_unacknowledged(&mut self, partitions: u32, lines: u64) -> std::path::PathBuf {
         self.write(lines);
         let agent = self.scene.start_ready().unwrap();
-        poll::until("the lines in the journal", limits::CONDITION, || {
-            Ok(self.scene.status()?.is_some_and(|status| status.metric("source", "events_out") == lines))
+        poll::until_counted("the lines in the journal", limits::CONDITION, lines, || {
+            Ok(self.scene.status()?.map_or(0, |status| status.metric("source", "events_out")))
         })
         .unwrap();
         agent.kill().unwrap();
@@ -445,6 +452,11 @@ impl Flow {
     }
 }
 
+/// A producer whose open transaction is not ended by the broker before the test is done with it.
+fn patient(client: &Client) -> Client {
+    client.clone().with([("transaction.timeout.ms".to_owned(), "900000".to_owned())])
+}
+
 /// Another producer's open transaction stands before our newest progress: it is waited for, not overlooked.
 #[test]
 fn progress_behind_an_open_transaction_is_not_overlooked() {
@@ -454,12 +466,13 @@ fn progress_behind_an_open_transaction_is_not_overlooked() {
     let options = "progress_topic = \"hidden-progress\"\ntransaction_bytes = \"8 KiB\"";
     let mut flow = Flow::of(broker.client(), &broker.bootstrap_proxied(), "hidden", "hidden", options);
     let copy = flow.journal_unacknowledged(1, 400_000);
+    // By itself, whatever stands still here meanwhile: some of the lines, which take several MB compressed, are there then.
+    proxy.pause_after(1 << 20);
     let agent = flow.scene.start_ready().unwrap();
-    poll::until("the first lines", limits::CONDITION, || Ok(flow.count() > 0)).unwrap();
-    proxy.pause().unwrap();
+    poll::until("the pause", limits::CONDITION, || Ok(proxy.is_paused())).unwrap();
     assert!((flow.records().len() as u64) < flow.written, "everything was delivered before the pause");
     let other = [Message { key: Some("k".into()), partition: Some(0), ..Message::value("of another") }];
-    flow.client.produce_txn("hidden-progress", "other", &other, TxnEnd::Open).unwrap();
+    patient(&flow.client).produce_txn("hidden-progress", "other", &other, TxnEnd::Open).unwrap();
     proxy.resume().unwrap();
     flow.expect_all(true);
     agent.kill().unwrap();
@@ -483,9 +496,10 @@ fn a_hanging_transaction_on_the_progress_topic_is_named_and_can_be_ended() {
     flow.write(100);
     flow.expect_all(true);
     agent.stop().unwrap();
+    flow.client.wait_ended("hung-progress").unwrap();
     let from = flow.client.offsets("hung-progress").unwrap()[0].end;
     let other = [Message { key: Some("k".into()), partition: Some(0), ..Message::value("of another") }];
-    flow.client.produce_txn("hung-progress", "hung-other", &other, TxnEnd::Open).unwrap();
+    patient(&flow.client).produce_txn("hung-progress", "hung-other", &other, TxnEnd::Open).unwrap();
     let agent = flow.scene.start_ready().unwrap();
     flow.write(100);
     let abort = format!("abort --topic hung-progress --partition 0 --start-offset {from}");

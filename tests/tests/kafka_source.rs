@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -14,6 +14,14 @@ use flumen_tests::scene::Scene;
 use flumen_tests::{limits, output, poll};
 use rustix::process::Signal;
 use serde_json::Value;
+
+/// A scene with an agent of that name. The group is named after the agent where none is given, and tests share a broker:
+/// agents of two tests would be members of one group.
+fn scene_of(agent: &str) -> Scene {
+    let mut scene = Scene::new().unwrap();
+    scene.agent_name = agent.to_owned();
+    scene
+}
 
 /// A pipeline from the source to files of its own, one file, as text.
 fn pipeline(scene: &Scene, brokers: &str, options: &str) {
@@ -52,9 +60,9 @@ fn lines(scene: &Scene) -> Vec<String> {
 }
 
 fn wait_lines(scene: &Scene, agent: &mut Agent, count: usize) -> Vec<String> {
-    let waited = poll::until(&format!("{count} lines"), limits::CONDITION, || {
+    let waited = poll::until_counted(&format!("{count} lines"), limits::CONDITION, count as u64, || {
         agent.expect_running()?;
-        Ok(lines(scene).len() >= count)
+        Ok(lines(scene).len() as u64)
     });
     waited.unwrap_or_else(|error| panic!("{error:#}: {} lines\n{}", lines(scene).len(), agent.log_tail()));
     lines(scene)
@@ -111,8 +119,9 @@ fn committed_records_arrive_once_with_their_place() {
     client.produce("plain", &messages(0, 0..50)).unwrap();
     client.produce_txn("plain", "plain-1", &messages(1, 0..50), TxnEnd::Commit).unwrap();
     client.produce_txn("plain", "plain-1", &messages(1, 900..950), TxnEnd::Abort).unwrap();
-    let scene = Scene::new().unwrap();
-    let options = "topics = [\"plain\"]\nsession_timeout = \"6s\"";
+    let scene = scene_of("plain");
+    // So long that the group is not empty because of its end.
+    let options = "topics = [\"plain\"]\nsession_timeout = \"60s\"";
     sink(&scene, &broker.bootstrap(), options, "encoding = \"json\"");
     let mut agent = scene.start_ready().unwrap();
     let all = wait_lines(&scene, &mut agent, 100);
@@ -122,7 +131,7 @@ fn committed_records_arrive_once_with_their_place() {
     assert!(headers["partition"].is_string() && headers["timestamp"].is_string(), "{first}");
     client.produce_txn("plain", "plain-1", &messages(1, 50..60), TxnEnd::Commit).unwrap();
     let all = wait_lines(&scene, &mut agent, 110);
-    let group = "flumen/test/main/main";
+    let group = "flumen/plain/main/main";
     poll::until("the group's offsets", limits::CONDITION, || {
         let offsets = client.group_offsets(group)?;
         Ok(offsets.iter().map(|o| o.offset).sum::<i64>() >= 50 + 50 + 1 + 50 + 1 + 10)
@@ -134,7 +143,10 @@ fn committed_records_arrive_once_with_their_place() {
     .unwrap();
     agent.stop().unwrap();
     assert_eq!(all.len(), 110);
-    assert_eq!(client.members(group).unwrap().members.len(), 0);
+    poll::until("the agent to have left its group", limits::CONDITION / 2, || {
+        Ok(client.members(group)?.members.is_empty())
+    })
+    .unwrap();
     // Nothing new: nothing comes again.
     let mut agent = scene.start_ready().unwrap();
     client.produce("plain", &[message(0, 50)]).unwrap();
@@ -155,6 +167,12 @@ fn produce_until(client: &Client, topic: &str, partitions: i32, stop: &AtomicBoo
         }
         number += 1;
     }
+}
+
+/// Waits until the last transaction of [`produce_until`] is over: a broker answers that it ended one before it has written
+/// that to the partitions, and until then readers do not see it. Who takes the id over waits for it.
+fn settle(client: &Client, topic: &str) {
+    client.produce_txn(topic, "producer", &[], TxnEnd::Abort).unwrap();
 }
 
 /// Ends the producer also when the test fails.
@@ -202,7 +220,9 @@ fn bodies(lines: &[String]) -> BTreeMap<i32, Vec<String>> {
 fn each_record_once_over_kills_of_agent_and_broker() {
     let mut broker = Broker::start(&BrokerOptions::default()).unwrap();
     let client = client(&broker, "kills", 3);
-    let scene = Scene::new().unwrap();
+    let mut scene = Scene::new().unwrap();
+    // What a stop that waits for the broker would take.
+    scene.drain_timeout = "55s".to_owned();
     pipeline(
         &scene,
         &broker.bootstrap(),
@@ -229,6 +249,7 @@ fn each_record_once_over_kills_of_agent_and_broker() {
         }
         stop.store(true, Ordering::Relaxed);
     });
+    settle(&client, "kills");
     let expected = oracle(&client, "kills");
     let count: usize = expected.values().map(Vec::len).sum();
     let mut agent = scene.start_ready().unwrap();
@@ -239,7 +260,7 @@ fn each_record_once_over_kills_of_agent_and_broker() {
     agent.wait_log("nothing listens there", limits::CONDITION).unwrap();
     let begun = std::time::Instant::now();
     agent.stop().unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
     assert_eq!(lines(&scene).len(), count);
 }
 
@@ -252,7 +273,8 @@ fn agents_of_a_group_come_and_go_and_each_record_is_read_once() {
         pipeline(
             scene,
             &broker.bootstrap(),
-            "topics = [\"shared\"]\ngroup = \"sharers\"\nsession_timeout = \"6s\"",
+            // Nobody dies here. Who stands still for a whole session loses partitions, and records may come twice.
+            "topics = [\"shared\"]\ngroup = \"sharers\"\nsession_timeout = \"30s\"",
         );
     }
     scenes.iter().for_each(small_batches);
@@ -281,11 +303,12 @@ fn agents_of_a_group_come_and_go_and_each_record_is_read_once() {
         stop.store(true, Ordering::Relaxed);
         second.stop().unwrap();
     });
+    settle(&client, "shared");
     let expected = oracle(&client, "shared");
     let count: usize = expected.values().map(Vec::len).sum();
     let mut last = scenes[0].start_ready().unwrap();
     let both = || [lines(&scenes[0]), lines(&scenes[1])].concat();
-    poll::until("all lines", limits::CONDITION, || Ok(both().len() >= count)).unwrap();
+    poll::until_counted("all lines", limits::CONDITION, count as u64, || Ok(both().len() as u64)).unwrap();
     last.expect_running().unwrap();
     last.stop().unwrap();
     let sorted = |mut all: BTreeMap<i32, Vec<String>>| {
@@ -309,7 +332,8 @@ fn an_agent_that_stood_still_says_what_may_come_twice() {
     let client = client(broker, "still", 2);
     let scenes = [Scene::new().unwrap(), Scene::new().unwrap()];
     for scene in &scenes {
-        let options = "topics = [\"still\"]\ngroup = \"still\"\nsession_timeout = \"6s\"";
+        // Short, as the second waits for its end, and longer than a busy machine lets the second stand still.
+        let options = "topics = [\"still\"]\ngroup = \"still\"\nsession_timeout = \"20s\"";
         pipeline(scene, &broker.bootstrap(), options);
     }
     client.produce("still", &[messages(0, 0..50), messages(1, 0..50)].concat()).unwrap();
@@ -321,6 +345,8 @@ fn an_agent_that_stood_still_says_what_may_come_twice() {
     .unwrap();
     first.signal(Signal::STOP).unwrap();
     let mut second = scenes[1].start_ready().unwrap();
+    // Not before: what the first asked the broker for when it was stopped could be answered with these.
+    second.wait_log("partitions=2", limits::CONDITION).unwrap();
     client.produce("still", &[messages(0, 50..60), messages(1, 50..60)].concat()).unwrap();
     wait_lines(&scenes[1], &mut second, 20);
     first.signal(Signal::CONT).unwrap();
@@ -329,19 +355,18 @@ fn an_agent_that_stood_still_says_what_may_come_twice() {
     first.wait_log("partitions=1", limits::CONDITION).unwrap();
     client.produce("still", &[messages(0, 60..70), messages(1, 60..70)].concat()).unwrap();
     let both = || [lines(&scenes[0]), lines(&scenes[1])].concat();
-    poll::until("all lines", limits::CONDITION, || Ok(both().len() >= 140)).unwrap();
-    let mut found = both();
-    found.sort();
-    let mut expected = [messages(0, 0..70), messages(1, 0..70)].concat();
-    expected.sort_by_key(|message| message.value.as_ref().unwrap().text());
-    assert_eq!(
-        found,
-        expected.iter().map(|message| message.value.as_ref().unwrap().text()).collect::<Vec<_>>()
-    );
-    // All it had read was known to the group.
-    assert_eq!(gauge(&scenes[0], "records_perhaps_twice"), 0);
+    let once = || both().into_iter().collect::<BTreeSet<_>>();
+    poll::until("all lines", limits::CONDITION, || Ok(once().len() >= 140)).unwrap();
+    let twice = gauge(&scenes[0], "records_perhaps_twice");
     first.stop().unwrap();
     second.stop().unwrap();
+    let expected = [messages(0, 0..70), messages(1, 0..70)].concat();
+    let expected: BTreeSet<_> =
+        expected.iter().map(|message| message.value.as_ref().unwrap().text()).collect();
+    assert_eq!(once(), expected);
+    // All it had read was known to the group. Where the thread that learns of the group's decision was late, it read on
+    // for a moment after it woke: then it says so.
+    assert_eq!((both().len() - expected.len()) as u64, twice);
 }
 
 #[test]
@@ -367,8 +392,12 @@ fn two_agents_of_one_instance_do_not_take_the_partitions_from_each_other_for_eve
     .unwrap();
     client.produce("rivals", &messages(0, 20..40)).unwrap();
     let both = || [lines(&scenes[0]), lines(&scenes[1])].concat();
-    poll::until("the record behind", limits::CONDITION, || Ok(both().contains(&text(0, 39)))).unwrap();
-    assert!((0..40).all(|number| both().contains(&text(0, number))));
+    // All: what the other read last may come behind the last record.
+    poll::until("the records behind", limits::CONDITION, || {
+        let both = both();
+        Ok((0..40).all(|number| both.contains(&text(0, number))))
+    })
+    .unwrap();
     first.stop().unwrap();
     second.stop().unwrap();
 }
@@ -377,7 +406,7 @@ fn two_agents_of_one_instance_do_not_take_the_partitions_from_each_other_for_eve
 fn topics_and_partitions_that_come_later_are_read_from_their_first_record() {
     let broker = Broker::shared().unwrap();
     let client = broker.client();
-    let scene = Scene::new().unwrap();
+    let scene = scene_of("later");
     let options = "topics = [\"later\", \"^later[.].*\"]\nstart = \"latest\"\nsession_timeout = \"6s\"";
     pipeline(&scene, &broker.bootstrap(), options);
     let mut agent = scene.start_ready().unwrap();
@@ -389,7 +418,11 @@ fn topics_and_partitions_that_come_later_are_read_from_their_first_record() {
         .unwrap();
     client.create_topic("later", 1, &[]).unwrap();
     agent.wait_log("partition=\"later:0\"", limits::CONDITION).unwrap();
-    assert!(!scene.answered().unwrap().mentions("waiting for topics"));
+    // The line comes before the state that it tells of.
+    poll::until("the trouble to be over", limits::CONDITION, || {
+        Ok(scene.status()?.is_some_and(|status| !status.mentions("waiting for topics")))
+    })
+    .unwrap();
     client.produce("later", &messages(0, 0..10)).unwrap();
     wait_lines(&scene, &mut agent, 10);
     client.add_partitions("later", 2).unwrap();
@@ -407,7 +440,7 @@ fn deleted_records_are_named_and_counted_and_the_policy_decides() {
     let broker = Broker::shared().unwrap();
     let client = client(broker, "overrun", 1);
     client.produce("overrun", &messages(0, 0..10)).unwrap();
-    let scene = Scene::new().unwrap();
+    let scene = scene_of("overrun");
     let options = "topics = [\"overrun\"]\nsession_timeout = \"6s\"\non_gap = ";
     pipeline(&scene, &broker.bootstrap(), &format!("{options}\"stop\""));
     let mut agent = scene.start_ready().unwrap();
@@ -419,8 +452,12 @@ fn deleted_records_are_named_and_counted_and_the_policy_decides() {
     agent
         .wait_log("overrun:0 before they were read: offsets 10 to 24, at most 15 records", limits::CONDITION)
         .unwrap();
+    // The line comes before the state that it tells of.
+    poll::until("the reason in status", limits::CONDITION, || {
+        Ok(scene.status()?.is_some_and(|status| status.mentions("on_gap is")))
+    })
+    .unwrap();
     assert_eq!(gauge(&scene, "records_lost"), 0);
-    assert!(scene.answered().unwrap().mentions("on_gap is"));
     agent.stop().unwrap();
     assert_eq!(lines(&scene).len(), 10);
     pipeline(&scene, &broker.bootstrap(), &format!("{options}\"continue\""));
@@ -478,10 +515,12 @@ fn start_decides_where_nothing_is_stored() {
     }
     // What it meant is in the journal: a crash before the first record does not ask again.
     let latest = &scenes[2];
-    poll::until("the start in the group", limits::CONDITION, || {
-        Ok(client.group_offsets("starts-2")?.first().is_some_and(|offset| offset.offset == 3))
-    })
-    .unwrap();
+    for group in ["starts-2", "starts-4"] {
+        poll::until("the start in the group", limits::CONDITION, || {
+            Ok(client.group_offsets(group)?.first().is_some_and(|offset| offset.offset == 3))
+        })
+        .unwrap();
+    }
     agents.remove(2).kill().unwrap();
     client.produce("starts", &[at(minute(3), 3)]).unwrap();
     agents.insert(2, latest.start_ready().unwrap());
@@ -501,7 +540,7 @@ fn values_of_flume_become_events_and_poison_goes_to_quarantine() {
     let tombstone = Message { key: Some("gone".into()), ..Message::default() };
     let records = [Message::value(golden), Message::value("plain text"), odd, tombstone];
     client.produce("flume", &records).unwrap();
-    let scene = Scene::new().unwrap();
+    let scene = scene_of("flume");
     let options = "topics = [\"flume\"]\nvalue = \"flume-avro\"\nheaders = [\"offset\", \"key\"]\nsession_timeout = \"6s\"";
     sink(&scene, &broker.bootstrap(), options, "encoding = \"json\"");
     let mut agent = scene.start_ready().unwrap();

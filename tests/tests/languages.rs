@@ -43,7 +43,8 @@ fn swap(scene: &Scene, agent: &mut Agent, plugin: &str, version: u8) {
     let fresh = path.with_extension("fresh");
     std::fs::write(&fresh, component).unwrap();
     std::fs::rename(&fresh, &path).unwrap();
-    agent.wait_log("plugin swapped", limits::CONDITION).unwrap();
+    // It is compiled before.
+    agent.wait_log("plugin swapped", limits::READY * 5).unwrap();
 }
 
 #[test]
@@ -105,7 +106,7 @@ fn each_event_counts_once(seed: u64, plugins: [&str; 3], has_swaps: bool) {
     }
     let agent = ready(&scene);
     let total = KILLS as u64 * EVENTS;
-    let all = poll::until("all counts", limits::CONDITION, || Ok(counted(&appender) >= total));
+    let all = poll::until_counted("all counts", limits::CONDITION, total, || Ok(counted(&appender)));
     agent.stop().unwrap();
     let (requests, conflicts) = appender.counted();
     eprintln!("seed {seed}: {} counts in {requests} requests, {conflicts} refused", appender.len());

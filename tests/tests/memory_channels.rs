@@ -133,7 +133,7 @@ fn a_kill_costs_what_was_in_memory_and_says_how_much() {
     let mut agent = world.scene.start_ready().unwrap();
     let lost = number(&world.channel(), "events_lost");
     assert!((1..=20_000).contains(&lost), "{lost}");
-    let text = world.ask(&["status"]).stdout;
+    let text = world.scene.shown().unwrap();
     assert!(text.contains(&format!("{lost} lost when the agent died")), "{text}");
     world.wait_output(&mut agent, world.total() - lost);
     agent.stop().unwrap();
@@ -166,7 +166,11 @@ fn a_clean_stop_keeps_what_is_in_memory() {
 fn what_finds_no_room_goes_to_disk_and_is_drained_first() {
     let world = World::new(&format!("reliability = \"store-on-failure\"\n[channel]\nmemory = {MEMORY}"));
     let mut agent = world.scene.start_ready().unwrap();
-    let channel = world.wait_read(world.total());
+    // What the source has read is on its way to the channel for a moment.
+    let channel = world.wait("everything in the channel", |pipeline| {
+        pipeline["sinks"][0]["state"] == "retrying"
+            && number(&pipeline["channels"][0], "head") == world.total()
+    });
     assert_eq!(channel["reliability"], "store-on-failure");
     assert!((1..=20_000).contains(&number(&channel, "events_at_risk")), "{channel}");
     assert!(number(&channel, "events_overflowed") >= LINES / 2, "{channel}");

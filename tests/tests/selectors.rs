@@ -139,7 +139,7 @@ fn an_optional_channel_that_is_full_is_told_of_and_an_edit_takes_it_out() {
     assert!((1_000..1_500).contains(&put), "{put}");
     poll::until("all lines", limits::CONDITION, || Ok(numbers(&scene.output, "main").len() == LINES))
         .unwrap();
-    let shown = scene.flumen(&["status", "--data-dir", scene.data.to_str().unwrap()]).unwrap().stdout;
+    let shown = scene.shown().unwrap();
     assert!(
         shown.contains(&format!("optional channel side: skipped {} events", LINES as u64 - put)),
         "{shown}"

@@ -262,7 +262,7 @@ fn a_file_is_finished_by_time_without_events() {
     let begin = Instant::now();
     // On a busy machine it may be due by the first flush.
     while !root.path().join("a-000001.log").exists() {
-        assert!(begin.elapsed() < Duration::from_secs(10));
+        assert!(begin.elapsed() < Duration::from_secs(60));
         std::thread::sleep(Duration::from_millis(5));
         if outlet.sink.due() {
             outlet.flush().unwrap();

@@ -91,6 +91,9 @@ pub fn ask_within(data_dir: &Path, request: &str, patience: Duration) -> Result<
     stream.write_all(b"\n")?;
     let mut reply = String::new();
     stream.read_to_string(&mut reply)?;
+    if reply.is_empty() {
+        bail!("the agent in {} ended without an answer", data_dir.display());
+    }
     Ok(reply)
 }
 

@@ -210,7 +210,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, b"first").unwrap();
-        let hashes = Hashes::open(dir.path());
+        // A moment that is longer than this thread may stand still.
+        let boot = Some(blake3::hash(b"one"));
+        let hashes = Hashes::open_with(dir.path(), boot, Duration::from_secs(3_600));
         of(&hashes, &path);
         assert_eq!(of(&hashes, &path).0, None);
     }

@@ -205,10 +205,7 @@ impl PluginSlot {
             // What was rolled back stays told while its file is there.
             Ok(SwapOutcome::Unchanged) if state.refused.is_some() => {}
             Ok(SwapOutcome::Unchanged) => state.last_swap_error = None,
-            Ok(SwapOutcome::Swapped { from, to }) => {
-                state.last_swap_error = None;
-                tracing::info!(plugin, from, to, generation = state.generation, "plugin swapped");
-            }
+            Ok(SwapOutcome::Swapped { .. }) => {}
             Err(error @ LoadError::Missing { .. }) => {
                 // Taken out on purpose, perhaps: no error yet.
                 tracing::warn!(plugin, "the plugin's file is gone, what was loaded works on");
@@ -265,7 +262,7 @@ impl PluginSlot {
         host.check_options(&loaded, self.role, &plan.config)?;
         let version =
             host.open_loaded(&loaded, self.role, &self.services, &plan.config, &plan.grants, plan.limits)?;
-        let outcome = SwapOutcome::Swapped { from: old.hash().to_owned(), to: version.hash().to_owned() };
+        let (from, to) = (old.hash().to_owned(), version.hash().to_owned());
         let mut state = self.state.lock();
         // A version that has not stood its own probation is not what the next one is measured by.
         let proven = self.stamp.load().proven().unwrap_or_else(|| self.stamp.load_full());
@@ -274,9 +271,12 @@ impl PluginSlot {
         let stamp = Stamp::new(version, Origin::of(loaded), trial, self.shadow.clone(), self.this.clone());
         self.stamp.store(Arc::new(stamp));
         state.path = path.to_owned();
+        // With it: a version that is rolled back at once tells so afterwards.
+        state.last_swap_error = None;
         state.generation += 1;
         state.swaps += 1;
-        Ok(outcome)
+        tracing::info!(plugin = plan.name, from, to, generation = state.generation, "plugin swapped");
+        Ok(SwapOutcome::Swapped { from, to })
     }
 
     /// A version did not stand its probation: the one before it is back from the next batch on.

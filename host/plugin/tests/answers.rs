@@ -253,8 +253,7 @@ fn a_case_passes_or_shows_the_difference() {
 #[test]
 fn headers_cross_from_the_middle_of_a_batch_and_when_there_are_none() {
     let sandbox = Sandbox::new();
-    let open =
-        |rule: &str| sandbox.open("filter", &format!(r#"{{"keep":{rule}}}"#), Default::default()).unwrap();
+    let open = |rule: &str| sandbox.open("filter", &format!(r#"{{"keep":{rule}}}"#), patient()).unwrap();
     let kept = |rule: &str, batch: &Batch| {
         let processed = flumen_pipeline::InterceptorVersion::process(&*open(rule), batch.clone());
         assert!(processed.quarantined.is_empty(), "{:?}", processed.quarantined);
@@ -279,7 +278,7 @@ fn headers_cross_from_the_middle_of_a_batch_and_when_there_are_none() {
 #[test]
 fn an_access_log_goes_all_the_way() {
     let sandbox = Sandbox::new();
-    let version = sandbox.open("access_log", "{}", Default::default()).unwrap();
+    let version = sandbox.open("access_log", "{}", patient()).unwrap();
     let good = r#"192.0.2.7 - bob [01/Jan/2026:00:00:00 +0000] "GET /a?b HTTP/1.1" 200 17 "-" "curl/8""#;
     let input = batch(&[good, "nonsense", good]);
     let processed = flumen_pipeline::InterceptorVersion::process(&*version, input);

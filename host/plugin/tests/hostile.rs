@@ -141,13 +141,13 @@ fn a_plugin_that_fails_on_every_row_has_an_end() {
 #[test]
 fn an_open_that_says_no_or_never_returns() {
     let sandbox = Sandbox::new();
-    let error = sandbox.open("hostile", r#"{"do":"open-error"}"#, quick()).unwrap_err();
+    let error = sandbox.open("hostile", r#"{"do":"open-error"}"#, patient()).unwrap_err();
     assert!(matches!(error, LoadError::Refused { .. }), "{error}");
     assert!(error.to_string().contains("`open-error` was asked for; use another value"), "{error}");
     let error = sandbox.open("hostile", r#"{"do":"open-loop"}"#, quick()).unwrap_err();
     assert_eq!(error.code(), "plugin-open");
     assert!(error.to_string().contains("took longer than 200 ms"), "{error}");
-    let error = sandbox.open("hostile", r#"{"does":"loop"}"#, quick()).unwrap_err();
+    let error = sandbox.open("hostile", r#"{"does":"loop"}"#, patient()).unwrap_err();
     assert!(error.to_string().contains("unknown key `does`"), "{error}");
 }
 

@@ -48,7 +48,7 @@ fn a_core_module_and_a_component_both_load() {
         assert!(inspection.reads.as_ref().unwrap().body && inspection.needs.is_empty());
         assert!(inspection.compile_ms.is_some());
         assert!(sandbox.host.inspect(&path, "{}").unwrap().compile_ms.is_none());
-        let version = sandbox.host.open(&path, "guest", "{}", &[], PluginLimits::default()).unwrap();
+        let version = sandbox.host.open(&path, "guest", "{}", &[], patient()).unwrap();
         check_isolated(&version, &batch_with(100, &[], ""), &[], "");
     }
 }
@@ -183,7 +183,7 @@ fn wasi_imports_of_any_version_load() {
     let sandbox = Sandbox::new();
     let path = sandbox
         .write("guest.wasm", &importing(&sandbox, &["wasi:cli/environment@0.2.3", "wasi:clocks/x@0.3.0"]));
-    let version = sandbox.host.open(&path, "guest", "{}", &[], PluginLimits::default()).unwrap();
+    let version = sandbox.host.open(&path, "guest", "{}", &[], patient()).unwrap();
     check_isolated(&version, &batch_with(100, &[], ""), &[], "");
 }
 
@@ -192,7 +192,7 @@ fn imports_have_to_be_granted() {
     let sandbox = Sandbox::new();
     let open = |grants: &[&str]| {
         let grants: Vec<String> = grants.iter().map(|grant| grant.to_string()).collect();
-        sandbox.host.open(&guest("greedy"), "greedy", "{}", &grants, PluginLimits::default())
+        sandbox.host.open(&guest("greedy"), "greedy", "{}", &grants, patient())
     };
     let text = open(&[]).unwrap_err().to_string();
     assert!(text.contains("grant = ["), "{text}");
@@ -267,6 +267,6 @@ fn a_second_start_compiles_nothing_and_a_damaged_entry_is_made_again() {
 fn a_cache_that_cannot_be_written_stops_nothing() {
     let sandbox = Sandbox::new();
     std::fs::remove_dir_all(sandbox.dir.path().join("cache")).unwrap();
-    let version = sandbox.open("noop", "{}", PluginLimits::default()).unwrap();
+    let version = sandbox.open("noop", "{}", patient()).unwrap();
     check_isolated(&version, &batch_with(10, &[], ""), &[], "");
 }

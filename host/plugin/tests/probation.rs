@@ -150,7 +150,7 @@ fn a_version_that_costs_too_much_is_rolled_back() {
 }
 
 fn shadow(slot: &Arc<PluginSlot>, file: &Path, feed: Vec<Batch>) -> flumen_plugin::ShadowReport {
-    let bounds = ShadowBounds { time: Duration::from_secs(20), rows: 3_000, examples: 2 };
+    let bounds = ShadowBounds { time: Duration::from_secs(60), rows: 3_000, examples: 2 };
     let (running, file) = (slot.clone(), file.to_owned());
     let shadow = std::thread::spawn(move || running.shadow(&file, bounds).unwrap());
     let mut next = feed.iter().cycle();

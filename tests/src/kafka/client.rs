@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::install;
 use super::record::{Message, Record};
-use crate::{limits, locate, scene};
+use crate::{limits, locate, poll, scene};
 
 /// Whom to ask, and with which settings.
 #[derive(Debug, Clone)]
@@ -264,6 +264,16 @@ impl Client {
     /// If there is no such topic.
     pub fn offsets(&self, topic: &str) -> Result<Vec<PartitionOffsets>> {
         Ok(serde_json::from_str(&self.call(&["offsets", topic])?)?)
+    }
+
+    /// Waits until no transaction is open in a topic: a coordinator answers before it writes an end into the partitions.
+    ///
+    /// # Errors
+    /// If there is no such topic, or one stays open.
+    pub fn wait_ended(&self, topic: &str) -> Result<()> {
+        let all = self.clone().with([("isolation.level".to_owned(), "read_uncommitted".to_owned())]);
+        let has_ended = || Ok(self.offsets(topic)? == all.offsets(topic)?);
+        poll::until(&format!("the end of all transactions in {topic}"), limits::CONDITION, has_ended)
     }
 
     /// What a group has committed; empty for a group that is not known.

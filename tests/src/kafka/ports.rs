@@ -1,7 +1,9 @@
 //! The ports of one broker: a block on the loopback, so that one number says them all.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use rand::rngs::SmallRng;
@@ -42,6 +44,10 @@ impl Ports {
     }
 }
 
+/// First ports of the blocks that this process has given out: nobody listens on those of a broker between two of its lives, and it
+/// must find them again.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
 /// A block of ports that nobody listens on. Below the ports that the kernel gives to outgoing
 /// connections: a broker that restarts must find its own again.
 pub(crate) fn free_ports(first: Option<u16>) -> Result<Ports> {
@@ -58,7 +64,9 @@ pub(crate) fn free_ports(first: Option<u16>) -> Result<Ports> {
     let mut random = SmallRng::seed_from_u64(RandomState::new().hash_one(std::process::id()));
     poll::until_some("free ports", limits::CONDITION, || {
         let ports = Ports { first: random.random_range(1_500..4_000) * PORTS };
-        Ok(ports.all().all(|port| is_free(port).is_ok()).then_some(ports))
+        let is_free = ports.all().all(|port| is_free(port).is_ok());
+        let is_new = || GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(ports.first);
+        Ok((is_free && is_new()).then_some(ports))
     })
 }
 

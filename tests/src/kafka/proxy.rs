@@ -42,6 +42,8 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     moved_bytes: AtomicU64,
+    /// See [`Proxy::pause_after`].
+    pause_at: AtomicU64,
 }
 
 /// A running proxy. Dropped, it closes its port and its connections.
@@ -64,6 +66,7 @@ impl Proxy {
             state: Mutex::new(state),
             changed: Condvar::new(),
             moved_bytes: AtomicU64::new(0),
+            pause_at: AtomicU64::new(u64::MAX),
         });
         let acceptor = thread::spawn({
             let shared = Arc::clone(&shared);
@@ -81,6 +84,17 @@ impl Proxy {
     pub fn pause(&self) -> Result<()> {
         self.shared.set(Mode::Paused);
         self.wait(|state| state.is_listening)
+    }
+
+    /// As [`Proxy::pause`], once, by itself, when so many more bytes were passed on: a test that looks may look too late.
+    pub fn pause_after(&self, bytes: u64) {
+        self.shared.pause_at.store(self.moved_bytes().saturating_add(bytes), Ordering::Relaxed);
+    }
+
+    /// Whether bytes are held back.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.shared.mode() == Mode::Paused
     }
 
     /// Bytes flow again, first those that were held back.
@@ -257,14 +271,27 @@ impl Shared {
             match to.write(rest) {
                 Ok(0) => bail!("closed"),
                 Ok(written) => {
-                    self.moved_bytes.fetch_add(written as u64, Ordering::Relaxed);
+                    let before = self.moved_bytes.fetch_add(written as u64, Ordering::Relaxed);
                     rest = rest.get(written..).unwrap_or_default();
+                    self.pause_if_due(before + written as u64);
                 }
                 Err(error) if is_nothing_yet(error.kind()) => {}
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(())
+    }
+
+    fn pause_if_due(&self, moved: u64) {
+        let at = self.pause_at.load(Ordering::Relaxed);
+        let is_first = || self.pause_at.compare_exchange(at, u64::MAX, Ordering::Relaxed, Ordering::Relaxed);
+        if moved >= at && is_first().is_ok() {
+            self.change(|state| {
+                if state.mode == Mode::Flowing {
+                    state.mode = Mode::Paused;
+                }
+            });
+        }
     }
 
     /// Waits while the proxy is paused; whether bytes may go on then.

@@ -18,6 +18,9 @@ use flumen_pipeline::{
 };
 use parking_lot::{Condvar, Mutex};
 
+/// No wait is longer: far over what a busy machine needs for 50 MB.
+const DEADLINE: Duration = Duration::from_secs(90);
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     pub identity: Identity,
@@ -135,7 +138,7 @@ impl Journal {
 
     /// Waits until the events are as wanted, or a crash.
     pub fn wait(&self, what: &str, wanted: impl Fn(&[Seen]) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + DEADLINE;
         loop {
             let events = self.events();
             let mut state = self.0.0.lock();
@@ -161,7 +164,7 @@ impl Journal {
 
     /// Waits until so many emissions came, in all runs together.
     pub fn wait_emissions(&self, count: usize) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + DEADLINE;
         let mut state = self.0.0.lock();
         while state.emissions < count {
             assert!(
@@ -287,7 +290,7 @@ impl Run {
     }
 
     pub fn wait_metric(&self, metric: Metric, least: u64) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + DEADLINE;
         while self.metrics.get(metric) < least {
             assert!(Instant::now() < deadline, "waited in vain for {metric:?} >= {least}");
             std::thread::yield_now();

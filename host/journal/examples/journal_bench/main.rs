@@ -6,6 +6,7 @@
 
 mod journal;
 mod lines;
+mod plain;
 mod raw;
 mod ring;
 mod series;
@@ -141,6 +142,8 @@ fn group_commit(dir: &Path, rounds: usize, name: &str, prefix: &str, load: Load)
         "raw_fallocated_mb_s",
         "ratio_to_raw_fallocated",
         "group_kb",
+        "plain_mb_s",
+        "ratio_to_plain",
     ];
     let parts = ["encode_ns_per_event", "write_ns_per_event", "sync_ns_per_event"];
     let mut figures: Vec<Vec<f64>> = vec![Vec::new(); names.len() + of_raw.len() + parts.len()];
@@ -150,6 +153,10 @@ fn group_commit(dir: &Path, rounds: usize, name: &str, prefix: &str, load: Load)
         // Blocks that were written before, as the journal's: the faster of the two ways.
         let raw = raw::run(dir, Method::WriteSync, Fill::Zeros, chunk, load.bytes_max, load.limit)?;
         let fresh = raw::run(dir, Method::WriteSync, Fill::Fallocated, chunk, load.bytes_max, load.limit)?;
+        let plain = match load.in_flight {
+            1 => plain::run(dir, load.producers, chunk_of(&run), load.bytes_max, load.limit)?.mb_s(),
+            _ => f64::NAN,
+        };
         let Run { commits, status, .. } = &run;
         let values = [
             run.written_mb_s(),
@@ -163,6 +170,8 @@ fn group_commit(dir: &Path, rounds: usize, name: &str, prefix: &str, load: Load)
             fresh.mb_s(),
             run.written_mb_s() / fresh.mb_s(),
             chunk as f64 / 1e3,
+            plain,
+            run.written_mb_s() / plain,
             run.ns_per_event(status.encode_ns),
             run.ns_per_event(status.write_ns),
             run.ns_per_event(status.sync_ns),
@@ -171,9 +180,17 @@ fn group_commit(dir: &Path, rounds: usize, name: &str, prefix: &str, load: Load)
     }
     println!("\n{name}");
     for (figure, values) in names.iter().chain(&of_raw).chain(&parts).zip(&figures) {
+        if values.iter().all(|value| value.is_nan()) {
+            continue;
+        }
         println!("figure {prefix}{figure} {:.3}", median(values));
     }
     Ok(())
+}
+
+/// Bytes on disk of one commit.
+fn chunk_of(run: &Run) -> usize {
+    (run.status.bytes_written as usize).checked_div(run.commits.len()).unwrap_or_default()
 }
 
 /// What compression and encryption cost, and what they save.

@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, OFlags};
@@ -85,8 +85,10 @@ pub fn run(
     file_bytes: usize,
     limit: Duration,
 ) -> io::Result<Series> {
-    let path = dir.join(if fill == Fill::Zeros { "zeros" } else { "raw" });
-    prepare(&path, fill, file_bytes)?;
+    let path = match fill {
+        Fill::Zeros => zeros(dir, file_bytes)?,
+        Fill::Fallocated => fallocated(dir, file_bytes)?,
+    };
     let file = OpenOptions::new().read(true).write(true).custom_flags(method.flags()).open(&path)?;
     let mut ring = matches!(method, Method::Ring | Method::RingDirect).then(Ring::new).transpose()?;
     // Past the page cache a chunk takes whole blocks.
@@ -117,22 +119,27 @@ pub fn run(
     Ok(series)
 }
 
-/// A file of zeros is made once; it is overwritten by every run.
-fn prepare(path: &Path, fill: Fill, bytes: usize) -> io::Result<()> {
-    if fill == Fill::Fallocated {
-        let file = File::create(path)?;
-        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes as u64)?;
-        return file.sync_all();
+fn fallocated(dir: &Path, bytes: usize) -> io::Result<PathBuf> {
+    let path = dir.join("raw");
+    let file = File::create(&path)?;
+    rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes as u64)?;
+    file.sync_all()?;
+    Ok(path)
+}
+
+/// A file of zeros: it is made once, and overwritten by every run.
+pub fn zeros(dir: &Path, bytes: usize) -> io::Result<PathBuf> {
+    let path = dir.join("zeros");
+    if std::fs::metadata(&path).is_ok_and(|there| there.len() >= bytes as u64) {
+        return Ok(path);
     }
-    if std::fs::metadata(path).is_ok_and(|there| there.len() >= bytes as u64) {
-        return Ok(());
-    }
-    let file = File::create(path)?;
+    let file = File::create(&path)?;
     let zeros = vec![0; 1 << 20];
     for offset in (0..bytes as u64).step_by(zeros.len()) {
         file.write_all_at(&zeros, offset)?;
     }
-    file.sync_all()
+    file.sync_all()?;
+    Ok(path)
 }
 
 /// Bytes that a disk cannot shrink.

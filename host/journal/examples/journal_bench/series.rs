@@ -21,6 +21,10 @@ impl Series {
         self.latencies.is_empty()
     }
 
+    pub fn len(&self) -> usize {
+        self.latencies.len()
+    }
+
     pub fn append(&mut self, other: Series) {
         self.latencies.extend(other.latencies);
         self.bytes += other.bytes;

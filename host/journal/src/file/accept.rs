@@ -16,13 +16,20 @@ use parking_lot::MutexGuard;
 use super::format::commit::{CommitHead, PutChannel, PutHead, encode_lists};
 use super::format::packed::{self, Compression};
 use super::format::sealed::Piece;
-use super::state::{FileTicket, Queued, Shared, State, TicketCell};
+use super::state::{Position, Queued, Shared, State};
+use super::ticket::{FileTicket, TicketCell};
 use crate::api::{Ack, Commit, CommitError, Ticket};
 use crate::limits;
+use crate::state::StateWrites;
 
 /// A commit that is encoded but has no numbers yet.
 struct Prepared {
-    queued: Queued,
+    head: CommitHead,
+    data: Encoded,
+    data_crc: u32,
+    batches: Vec<Batch>,
+    positions: Vec<Position>,
+    plugin_state: Arc<[StateWrites]>,
     acks: Vec<Ack>,
     targets: Vec<usize>,
 }
@@ -49,7 +56,8 @@ pub fn commit(
     let took = shared.clock.now().saturating_duration_since(started);
     spent.0.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
 
-    let ticket = if prepared.queued.head.has_state {
+    let has_acks = !prepared.acks.is_empty();
+    let ticket = if prepared.head.has_state {
         // Both locks together give one order to the commits and to the view; neither is held while it waits for room.
         loop {
             drop(with_room(shared, &prepared.targets, deadline)?);
@@ -57,9 +65,9 @@ pub fn commit(
             let mut state = shared.state.lock();
             state.check_open()?;
             if state.full_channel(&prepared.targets).is_none() {
-                let now_ns = prepared.queued.head.time_ns;
-                let writes = prepared.queued.plugin_state.clone();
-                let ticket = hand_in(&mut state, prepared.queued, &prepared.acks);
+                let now_ns = prepared.head.time_ns;
+                let writes = prepared.plugin_state.clone();
+                let ticket = hand_in(&mut state, prepared);
                 drop(state);
                 writes.iter().for_each(|writes| view.apply(writes, now_ns, &mut |_| {}));
                 break ticket;
@@ -67,10 +75,10 @@ pub fn commit(
         }
     } else {
         let mut state = with_room(shared, &prepared.targets, deadline)?;
-        hand_in(&mut state, prepared.queued, &prepared.acks)
+        hand_in(&mut state, prepared)
     };
     shared.work.notify_one();
-    if !prepared.acks.is_empty() {
+    if has_acks {
         shared.space.notify_all();
     }
     Ok(Box::new(ticket))
@@ -99,11 +107,17 @@ fn with_room<'a>(
     }
 }
 
-fn hand_in(state: &mut State, mut queued: Queued, acks: &[Ack]) -> FileTicket {
-    number(state, &mut queued, acks);
-    let ticket = FileTicket(queued.ticket.clone());
+/// Gives numbers and a place in the queue: from here on it is handed in.
+fn hand_in(state: &mut State, prepared: Prepared) -> FileTicket {
+    let Prepared { mut head, data, data_crc, batches, positions, plugin_state, acks, .. } = prepared;
+    number(state, &mut head, &positions, &acks);
+    let ticket = Arc::new(TicketCell::new(state.bell.clone()));
+    let order = state.next_order;
+    state.next_order += 1;
+    let queued =
+        Queued { order, head, data, data_crc, batches, positions, plugin_state, ticket: ticket.clone() };
     state.queue.push_back(queued);
-    ticket
+    FileTicket(ticket)
 }
 
 fn prepare(shared: &Shared, commit: Commit) -> Result<Prepared, CommitError> {
@@ -152,17 +166,10 @@ fn prepare(shared: &Shared, commit: Commit) -> Result<Prepared, CommitError> {
         lists_bytes,
         has_state: commit.state.iter().any(|writes| !writes.is_empty()),
     };
-    let queued = Queued {
-        order: 0,
-        head,
-        data,
-        data_crc,
-        batches,
-        positions: commit.positions.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
-        plugin_state: commit.state.into(),
-        ticket: Arc::new(TicketCell::default()),
-    };
-    Ok(Prepared { queued, acks: commit.acks, targets: targets.into_iter().collect() })
+    let positions = commit.positions.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+    let targets = targets.into_iter().collect();
+    let (plugin_state, acks) = (commit.state.into(), commit.acks);
+    Ok(Prepared { head, data, data_crc, batches, positions, plugin_state, acks, targets })
 }
 
 fn too_large(bytes: usize) -> CommitError {
@@ -229,12 +236,10 @@ fn encode(compression: Compression, batch: &Batch, data: &mut Encoder) -> Compre
     }
 }
 
-/// Gives event numbers and takes everything over into the registers: from here on it is handed in.
-fn number(state: &mut State, queued: &mut Queued, acks: &[Ack]) {
-    queued.order = state.next_order;
-    state.next_order += 1;
-    queued.head.acks = acks.iter().filter_map(|ack| state.acknowledge(*ack)).collect();
-    for put in &mut queued.head.puts {
+/// Gives event numbers and takes everything over into the registers.
+fn number(state: &mut State, head: &mut CommitHead, positions: &[Position], acks: &[Ack]) {
+    head.acks = acks.iter().filter_map(|ack| state.acknowledge(*ack)).collect();
+    for put in &mut head.puts {
         for part in &mut put.channels {
             if let Some(register) = state.registers.channels.get_mut(part.channel as usize) {
                 part.first = register.head;
@@ -244,7 +249,7 @@ fn number(state: &mut State, queued: &mut Queued, acks: &[Ack]) {
             }
         }
     }
-    for (key, value) in &queued.positions {
+    for (key, value) in positions {
         state.registers.set_position(key, value);
     }
 }

@@ -73,6 +73,7 @@ mod space;
 mod spares;
 mod state;
 mod state_load;
+mod ticket;
 mod writer;
 
 #[cfg(test)]
@@ -173,6 +174,7 @@ impl FileJournal {
         let state = State {
             channels: live_channels(&registers, channels),
             queue: VecDeque::new(),
+            bell: Arc::default(),
             next_order: 0,
             reader_changes: Vec::new(),
             phase: Phase::Open,

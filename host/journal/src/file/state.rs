@@ -7,7 +7,6 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use flumen_event::Batch;
 use flumen_event::layout::Encoded;
@@ -20,7 +19,8 @@ use super::format::registers::Registers;
 use super::format::sealed::Sealer;
 use super::format::snapshot::SegmentInfo;
 use super::readers::ReaderChange;
-use crate::api::{Ack, ChannelSpec, CommitError, JournalStatus, Ticket};
+use super::ticket::{Bell, TicketCell};
+use crate::api::{Ack, ChannelSpec, CommitError, JournalStatus};
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::limits;
@@ -71,6 +71,8 @@ pub struct State {
     /// Configured channels, by `ChannelId`.
     pub channels: Vec<Channel>,
     pub queue: VecDeque<Queued>,
+    /// What the next commits wait for.
+    pub bell: Arc<Bell>,
     pub next_order: u64,
     pub reader_changes: Vec<ReaderChange>,
     pub phase: Phase,
@@ -154,36 +156,6 @@ impl Queued {
     pub fn may_overtake(&self) -> bool {
         let is_small = self.head.puts.is_empty() || self.data.len() as u64 <= limits::OVERTAKING_BYTES_MAX;
         is_small && !self.head.acks.is_empty()
-    }
-}
-
-/// Where a commit's outcome arrives.
-#[derive(Default)]
-pub struct TicketCell {
-    outcome: Mutex<Option<Result<u64, CommitError>>>,
-    arrived: Condvar,
-}
-
-impl TicketCell {
-    pub fn resolve(&self, outcome: Result<u64, CommitError>) {
-        *self.outcome.lock() = Some(outcome);
-        self.arrived.notify_all();
-    }
-}
-
-/// A ticket of a file journal.
-pub struct FileTicket(pub Arc<TicketCell>);
-
-impl Ticket for FileTicket {
-    fn wait(&self, timeout: Option<Duration>) -> Option<Result<u64, CommitError>> {
-        let mut outcome = self.0.outcome.lock();
-        match timeout {
-            None => self.0.arrived.wait_while(&mut outcome, |outcome| outcome.is_none()),
-            Some(timeout) => {
-                self.0.arrived.wait_while_for(&mut outcome, |outcome| outcome.is_none(), timeout);
-            }
-        }
-        outcome.clone()
     }
 }
 

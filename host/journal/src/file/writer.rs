@@ -26,6 +26,7 @@ use super::segment::segment_name;
 use super::snapshots::Snapshots;
 use super::space::{Full, Pause};
 use super::state::{Delivered, Phase, Queued, Recent, Shared};
+use super::ticket;
 use parking_lot::MutexGuard;
 
 use crate::api::CommitError;
@@ -234,6 +235,8 @@ impl Writer {
             bytes += size;
             group.extend(state.queue.remove(index - taken));
         }
+        // What comes from here on waits for another group.
+        state.bell = Arc::default();
         group
     }
 
@@ -335,9 +338,7 @@ impl Writer {
         state.status.last_commit = self.next_commit - 1;
         drop(state);
         self.shared.published.notify_all();
-        for (queued, commit) in group.iter().zip(first..) {
-            queued.ticket.resolve(Ok(commit));
-        }
+        ticket::resolve_all(group.iter().map(|queued| queued.ticket.as_ref()).zip(first..));
     }
 
     /// Bytes free in the active segment, after a roll if `bytes` did not fit.

@@ -123,7 +123,7 @@ fn a_full_channel_waits_and_a_close_lets_everybody_go() {
         journal.commit(ack(1), None).unwrap().wait(None).unwrap().unwrap();
         waiting.wait(None).unwrap().unwrap();
         let mut reader = journal.open_reader(CHANNEL, READER);
-        assert_eq!(reader.next(Duration::from_secs(20)).unwrap().unwrap().batch.rows(), 2);
+        assert_eq!(reader.next(Duration::from_secs(60)).unwrap().unwrap().batch.rows(), 2);
         let status = journal.status();
         assert_eq!((status.channels[0].events, status.channels[0].name.as_str()), (2, "main"));
         journal.close().unwrap();
@@ -174,7 +174,7 @@ fn two_readers_meet_where_the_foremost_is() {
     assert!(slow.flushes_at(3, false));
     let late = journal.commit(ack_of(SECOND, 3), None).unwrap();
     for ticket in [early, late] {
-        ticket.wait(Some(Duration::from_secs(20))).unwrap().unwrap();
+        ticket.wait(Some(Duration::from_secs(60))).unwrap().unwrap();
     }
     drop((fast, slow));
     drop(journal);
@@ -192,7 +192,7 @@ fn a_reader_begins_anew_or_leaves() {
     assert_eq!(fast.next(Duration::ZERO).unwrap().unwrap().first, 0);
     let old = journal.commit(Commit { positions: position(b"a", 1).positions, ..ack(1) }, None).unwrap();
     let mut fast = journal.open_reader(CHANNEL, READER);
-    assert!(matches!(old.wait(Some(Duration::from_secs(20))), Some(Err(CommitError::Refused(_)))));
+    assert!(matches!(old.wait(Some(Duration::from_secs(60))), Some(Err(CommitError::Refused(_)))));
     assert_eq!(fast.next(Duration::ZERO).unwrap().unwrap().first, 0, "it comes again");
     journal.retire_reader(CHANNEL, SECOND);
     assert!(ticket.wait(Some(Duration::ZERO)).is_none());

@@ -33,11 +33,11 @@ mod seats;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use flumen_journal::{ChannelId, Commit, CommitError, Journal, ReaderId, Ticket};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::reader::GroupReader;
@@ -50,7 +50,8 @@ pub struct SinkGroup {
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) channel: ChannelId,
     pub(crate) reader: ReaderId,
-    seats: Mutex<Seats>,
+    /// From when a member first asked for it: the journal may have to wait for its disk, and sources begin meanwhile.
+    seats: OnceLock<Mutex<Seats>>,
     changed: Condvar,
 }
 
@@ -91,20 +92,27 @@ pub struct MemberStatus {
     pub rests_for_s: f64,
 }
 
+impl MemberStatus {
+    /// Of a member of which the journal could not say anything yet.
+    fn unknown(sink: &str) -> MemberStatus {
+        let (state, rests_for_s) = ("recovering".to_owned(), 0.0);
+        MemberStatus { sink: sink.to_owned(), state, in_flight: 0, in_doubt: 0, failures: 0, rests_for_s }
+    }
+}
+
 impl SinkGroup {
     /// Of a plan; `None`: the journal does not have its reader.
     pub fn new(plan: &GroupPlan, journal: Arc<dyn Journal>) -> Option<Arc<SinkGroup>> {
         let channel = journal.channel(&plan.channel)?;
         let reader = journal.reader_id(channel, &plan.name)?;
-        let seats = Mutex::new(Seats::new(plan, journal.as_ref(), channel, reader));
-        Some(Arc::new(SinkGroup {
-            plan: plan.clone(),
-            journal,
-            channel,
-            reader,
-            seats,
-            changed: Condvar::new(),
-        }))
+        let (plan, seats, changed) = (plan.clone(), OnceLock::new(), Condvar::new());
+        Some(Arc::new(SinkGroup { plan, journal, channel, reader, seats, changed }))
+    }
+
+    /// Waits for the journal at first.
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        let new = || Seats::new(&self.plan, self.journal.as_ref(), self.channel, self.reader);
+        self.seats.get_or_init(|| Mutex::new(new())).lock()
     }
 
     /// The place of a sink; `None`: it is no member.
@@ -123,7 +131,10 @@ impl SinkGroup {
             name: self.plan.name.clone(),
             channel: self.plan.channel.clone(),
             kind: kind.to_owned(),
-            members: self.seats.lock().status(self.plan.sinks.len(), Instant::now()),
+            members: match self.seats.get() {
+                Some(seats) => seats.lock().status(self.plan.sinks.len(), Instant::now()),
+                None => self.plan.sinks.iter().map(|sink| MemberStatus::unknown(sink)).collect(),
+            },
         }
     }
 }
@@ -137,19 +148,19 @@ impl Member {
 
     /// It begins: as after a start, nothing is known of its destination.
     pub(crate) fn begin(&self) {
-        let mut seats = self.group.seats.lock();
-        if let Some(seat) = seats.get_mut(self.at) {
+        if let Some(seats) = self.group.seats.get()
+            && let Some(seat) = seats.lock().get_mut(self.at)
+        {
             seat.begin();
         }
     }
 
     /// It has ended, and asks for nothing more.
     pub(crate) fn end(&self) {
-        let mut seats = self.group.seats.lock();
-        if let Some(seat) = seats.get_mut(self.at) {
+        let Some(seats) = self.group.seats.get() else { return };
+        if let Some(seat) = seats.lock().get_mut(self.at) {
             seat.has_ended = true;
         }
-        drop(seats);
         self.group.changed.notify_all();
     }
 
@@ -158,13 +169,13 @@ impl Member {
         let group = &self.group;
         let status = group.journal.status();
         let head = status.channels.get(usize::from(group.channel.0)).map_or(0, |channel| channel.head);
-        group.seats.lock().is_drained(self.at, head)
+        group.seats().is_drained(self.at, head)
     }
 
     /// Its destination failed. `forgets`: what is in doubt may come twice.
     pub(crate) fn failed(&self, forgets: bool) {
         let plan = &self.group.plan;
-        let mut seats = self.group.seats.lock();
+        let mut seats = self.group.seats();
         if let Some(seat) = seats.get_mut(self.at) {
             seat.fail(plan.penalty, plan.penalty_max, Instant::now());
             if forgets {
@@ -178,7 +189,7 @@ impl Member {
     /// Its destination has recovered, and has nothing at or behind `until` of its sequence: after a start or a failure that may go to
     /// others. A member that goes back for a reason of its own (it has seen what it must take out) keeps it.
     pub(crate) fn settled(&self, until: u64) {
-        let mut seats = self.group.seats.lock();
+        let mut seats = self.group.seats();
         if let Some(seat) = seats.get_mut(self.at).filter(|seat| !seat.is_ready()) {
             seat.release_from(until);
         }
@@ -188,7 +199,7 @@ impl Member {
 
     /// A flush has succeeded.
     pub(crate) fn succeeded(&self) {
-        if let Some(seat) = self.group.seats.lock().get_mut(self.at) {
+        if let Some(seat) = self.group.seats().get_mut(self.at) {
             seat.failures = 0;
         }
     }
@@ -198,7 +209,7 @@ impl Member {
     pub(crate) fn commit(&self, mut commit: Commit, cursor: u64) -> Result<Box<dyn Ticket>, CommitError> {
         let group = &self.group;
         // Held while it is handed in: cursors and records have the order in which they were made.
-        let mut seats = group.seats.lock();
+        let mut seats = group.seats();
         let before = seats.acknowledge(self.at, cursor, !commit.puts.is_empty());
         commit.acks = vec![group.ack(seats.cursor_for(self.at))];
         commit.positions.extend(seats.record(self.at));
@@ -214,7 +225,7 @@ impl Member {
 
     /// The last commit with puts is durable.
     pub(crate) fn durable(&self) {
-        if let Some(seat) = self.group.seats.lock().get_mut(self.at) {
+        if let Some(seat) = self.group.seats().get_mut(self.at) {
             seat.undurable = None;
         }
     }

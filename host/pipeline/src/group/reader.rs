@@ -75,7 +75,7 @@ impl GroupReader {
         let ticket = group.journal.commit(Commit { positions, acks, ..Commit::default() }, None);
         drop(seats);
         let outcome = ticket.and_then(|ticket| ticket.wait(None).unwrap_or(Err(CommitError::Closing)));
-        let mut seats = group.seats.lock();
+        let mut seats = group.seats();
         if let Some(seat) = seats.get_mut(to) {
             seat.expects = false;
         }
@@ -96,7 +96,7 @@ impl Reader for GroupReader {
         let member = self.member.clone();
         let (group, me) = (&member.group, member.at);
         loop {
-            let mut seats = group.seats.lock();
+            let mut seats = group.seats();
             let Some(seat) = seats.get_mut(me) else { return Err(ReadError::Closing) };
             seat.is_asking();
             if let Some(mail) = seat.mail.take_if(|_| !seat.expects) {
@@ -112,7 +112,7 @@ impl Reader for GroupReader {
                     Own::NotYet if Instant::now() >= deadline => return Ok(None),
                     Own::NotYet => continue,
                 };
-                if let Some(seat) = group.seats.lock().get_mut(me) {
+                if let Some(seat) = group.seats().get_mut(me) {
                     seat.at = at;
                 }
                 match found {
@@ -132,7 +132,7 @@ impl Reader for GroupReader {
             {
                 drop(seats);
                 let found = source.next(deadline.saturating_duration_since(now).min(limits::SINK_WAIT));
-                let mut seats = group.seats.lock();
+                let mut seats = group.seats();
                 seats.source = Some(source);
                 seats.held = found?;
                 let is_empty = seats.held.is_none();
@@ -167,7 +167,7 @@ impl Reader for GroupReader {
     }
 
     fn seek(&mut self, cursor: u64) -> Result<(), ReadError> {
-        let mut seats = self.member.group.seats.lock();
+        let mut seats = self.member.group.seats();
         if let Some(seat) = seats.get_mut(self.member.at) {
             seat.mail = None;
             seat.at = cursor.max(seat.record.acknowledged());
@@ -176,12 +176,12 @@ impl Reader for GroupReader {
     }
 
     fn acknowledged(&self) -> u64 {
-        let seats = self.member.group.seats.lock();
+        let seats = self.member.group.seats();
         seats.get(self.member.at).map_or(0, |seat| seat.record.acknowledged())
     }
 
     fn mark(&self, cursor: u64) -> Vec<u8> {
-        let seats = self.member.group.seats.lock();
+        let seats = self.member.group.seats();
         let spans = seats.get(self.member.at).map(|seat| &seat.record.spans);
         let span =
             spans.and_then(|spans| spans.iter().find(|span| (span.first..=span.end()).contains(&cursor)));
@@ -199,7 +199,7 @@ impl Reader for GroupReader {
         let (cursor, whose) = own.split_first_chunk::<8>()?;
         let is_own = whose == self.whose().to_le_bytes() && self.own.resolve(of_journal).is_some();
         let cursor = u64::from_le_bytes(*cursor);
-        let seats = self.member.group.seats.lock();
+        let seats = self.member.group.seats();
         let next = seats.get(self.member.at)?.record.next;
         (is_own && cursor <= next).then_some(cursor)
     }

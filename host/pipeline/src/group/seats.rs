@@ -121,7 +121,10 @@ impl Seats {
         let mut seats: Vec<Seat> = Vec::new();
         for sink in &plan.sinks {
             let record = journal.position(&record::key(&plan.name, sink));
-            seats.push(Seat::new(sink, record.and_then(|it| Record::decode(&it)).unwrap_or_default()));
+            let mut seat = Seat::new(sink, record.and_then(|it| Record::decode(&it)).unwrap_or_default());
+            // All begin with the group.
+            seat.begin();
+            seats.push(seat);
         }
         // Of members that the plan does not have any more.
         let prefix = record::prefix(&plan.name);

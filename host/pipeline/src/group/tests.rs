@@ -146,7 +146,7 @@ fn what_is_released_is_not_covered_by_a_later_mark() {
     let (a, a_reader) = world.member("a");
     a.settled(0);
     let positions = {
-        let mut seats = world.group.seats.lock();
+        let mut seats = world.group.seats();
         let at = seats.next;
         seats.assign(0, at, at + 5)
     };

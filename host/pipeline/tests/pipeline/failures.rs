@@ -1,5 +1,6 @@
 //! A disk that fails, and parts that cannot be made.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use flumen_pipeline::pipeline::CodecMetrics;
@@ -37,8 +38,12 @@ fn a_failed_journal_is_reported_and_loses_nothing() {
 fn stopping_a_failed_pipeline_says_why() {
     let world = World::new(plan(&["one"], &[("main", 5_000)], &[("a", "main")]));
     let destination = Destination::new();
-    let running = world.start(vec![Script::new(1, TOTAL, 40).make()], Vec::new(), vec![destination.sink()]);
+    // Nothing comes before the disk is broken: else all may be through by then.
+    let script = Script::new(1, TOTAL, 40);
+    script.gate.store(0, Ordering::Release);
+    let running = world.start(vec![script.make()], Vec::new(), vec![destination.sink()]);
     world.gate.break_writes();
+    script.gate.store(u64::MAX, Ordering::Release);
     until("the failure is reported", || {
         running.pipeline.failure().is_some() || running.pipeline.sources_ended()
     });

@@ -1,6 +1,7 @@
 //! Where events go that could not be processed: exactly once, with their headers and the reason.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use flumen_journal::{Commit, Journal, Put};
 use flumen_pipeline::plan::OnReject;
@@ -48,19 +49,21 @@ fn rejected_and_failed_rows_are_kept_once_with_their_headers() {
     plan.interceptor_threads = 2;
     let mut world = World::new(plan);
     let mut destination = Destination::new();
-    let start = |world: &World, destination: &Destination| {
+    let start = |world: &World, destination: &Destination, gate: u64| {
         let plugins: Vec<Arc<dyn flumen_pipeline::Interceptor>> =
             vec![Plugin::new("judge", judge), Plugin::new("dropper", dropper)];
-        world.start(vec![Script::new(1, TOTAL, 50).make()], plugins, vec![destination.sink()])
+        let script = Script::new(1, TOTAL, 50);
+        script.gate.store(gate, Ordering::Release);
+        world.start(vec![script.make()], plugins, vec![destination.sink()])
     };
-    // A crash somewhere in the middle, for the way from the pipeline's journal to the quarantine's.
-    let running = start(&world, &destination);
+    // A crash somewhere in the middle, for the way from the pipeline's journal to the quarantine's; never later than the gate.
+    let running = start(&world, &destination, 1_600);
     destination.wait_for_rows(900);
     world = world.crash(running);
     destination = destination.crash(&mut Dice(3));
     let first_run = destination.rows() as u64;
 
-    let running = start(&world, &destination);
+    let running = start(&world, &destination, u64::MAX);
     until("the source ends", || running.pipeline.sources_ended());
     let (judge, dropper) = (running.interceptor("judge").metrics, running.interceptor("dropper").metrics);
     running.finish();
@@ -158,9 +161,12 @@ fn a_full_disk_does_not_let_acknowledgements_pass_what_they_depend_on() {
     destination.set_forgetful();
     destination.set_held(true);
     let script = Script::new(1, TOTAL, 50);
+    // The rest comes when the disk is full: else all may be there by then.
+    script.gate.store(script.starts()[25], Ordering::Release);
     let running = world.start(vec![script.make()], Vec::new(), vec![sink(&destination)]);
     until("some events are durable", || running.journal.status().commits > 20);
     world.gate.fill();
+    script.gate.store(u64::MAX, Ordering::Release);
     until("the disk is full", || running.journal.status().waiting_for.is_some());
     let commits = running.journal.status().commits;
     destination.set_held(false);

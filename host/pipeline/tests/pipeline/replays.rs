@@ -152,7 +152,11 @@ fn a_replay_goes_on_from_where_each_event_failed() {
 #[test]
 fn crashes_at_any_point_of_a_replay_neither_lose_nor_double() {
     let mut crashes = 0;
-    for seed in 1..=4 {
+    // More rounds where the replay is quick beside this thread.
+    for seed in 1..=40 {
+        if seed > 4 && crashes > 8 {
+            break;
+        }
         let mut dice = Dice(seed);
         let mut world = world();
         let [mut a, mut b] = filled(&world);

@@ -202,7 +202,25 @@ fn world() -> World {
 }
 
 fn start(world: &World, destination: &Destination, counter: Arc<Remembering>) -> Running {
-    let sources = [1, 2].map(|stream| Script::new(stream, TOTAL, 40).make()).into();
+    start_with(&scripts(), world, destination, counter)
+}
+
+fn scripts() -> [Script; 2] {
+    [1, 2].map(|stream| Script::new(stream, TOTAL, 40))
+}
+
+/// What comes behind the gate comes after what the test does before it raises it.
+fn raise(scripts: &[Script; 2], to: u64) {
+    scripts.iter().for_each(|script| script.gate.store(to, Ordering::Release));
+}
+
+fn start_with(
+    scripts: &[Script; 2],
+    world: &World,
+    destination: &Destination,
+    counter: Arc<Remembering>,
+) -> Running {
+    let sources = scripts.iter().map(Script::make).collect();
     let before = Plugin::new("before", all);
     let behind = Plugin::new("label", |batch| all(label(batch, "seen", "yes")));
     world.start(sources, vec![before, dedup(), counter, behind], vec![destination.sink()])
@@ -278,7 +296,9 @@ fn each_key_once_over_crashes() {
 fn a_new_version_takes_over_the_state_once_or_the_old_one_goes_on() {
     let (world, destination) = (world(), Destination::new());
     let counter_plugin = remembering("counter", counter("c1", |_, _| panic!("there was none before")));
-    let running = start(&world, &destination, counter_plugin.clone());
+    let scripts = scripts();
+    raise(&scripts, 400);
+    let running = start_with(&scripts, &world, &destination, counter_plugin.clone());
     destination.wait_for_rows(300);
     let refuses = counter("c2", |from, session| {
         assert_eq!(from, "c1");
@@ -286,6 +306,7 @@ fn a_new_version_takes_over_the_state_once_or_the_old_one_goes_on() {
         Err("no".into())
     });
     *counter_plugin.current.lock() = Arc::new(refuses);
+    raise(&scripts, 1_500);
     destination.wait_for_rows(900);
     assert_eq!(*counter_plugin.refused.lock(), ["no"]);
     let takes = counter("c3", |from, session| {
@@ -295,6 +316,7 @@ fn a_new_version_takes_over_the_state_once_or_the_old_one_goes_on() {
         Ok(())
     });
     *counter_plugin.current.lock() = Arc::new(takes);
+    raise(&scripts, u64::MAX);
     finish(running, &destination);
     check(&destination, "after the swaps");
     let journal = world.open_journal();
@@ -418,7 +440,9 @@ fn the_version_before_stands_in_for_one_that_fails_on_probation() {
         current: Mutex::new(old.clone()),
         refused: Mutex::default(),
     });
-    let running = start(&world, &destination, plugin.clone());
+    let scripts = scripts();
+    raise(&scripts, 400);
+    let running = start_with(&scripts, &world, &destination, plugin.clone());
     destination.wait_for_rows(300);
 
     let good = counter("c2", |from, session| {
@@ -450,6 +474,7 @@ fn the_version_before_stands_in_for_one_that_fails_on_probation() {
         ..good
     };
     *plugin.current.lock() = Arc::new(new);
+    raise(&scripts, u64::MAX);
     finish(running, &destination);
     assert_eq!(failures.load(Ordering::Acquire), FAILURES + 1);
     check(&destination, "after the rollback");

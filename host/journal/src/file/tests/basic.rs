@@ -15,6 +15,9 @@ pub const B: ChannelId = ChannelId(1);
 pub const R0: ReaderId = ReaderId(0);
 pub const R1: ReaderId = ReaderId(1);
 
+/// For what must come, on the busiest machine.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
 pub fn spec(name: &str, readers: &[&str], capacity_events: u64) -> ChannelSpec {
     let readers = readers.iter().map(|reader| reader.to_string()).collect();
     ChannelSpec { name: name.into(), readers, capacity_events, capacity_bytes: u64::MAX }
@@ -65,7 +68,7 @@ pub fn ack(channel: ChannelId, reader: ReaderId, cursor: u64) -> Commit {
 }
 
 pub fn durable(journal: &FileJournal, commit: Commit) -> u64 {
-    journal.commit(commit, None).unwrap().wait(Some(Duration::from_secs(20))).expect("in time").unwrap()
+    journal.commit(commit, None).unwrap().wait(Some(LIMIT)).expect("in time").unwrap()
 }
 
 /// All events that are there now, by their identity's position.
@@ -189,7 +192,7 @@ fn on_the_real_disk() {
         let mut reader = journal.open_reader(A, R0);
         let mut seen = 0;
         while seen < 200 {
-            let delivery = reader.next(Duration::from_secs(10)).unwrap().expect("in time");
+            let delivery = reader.next(LIMIT).unwrap().expect("in time");
             assert_eq!(delivery.first, seen);
             seen += delivery.batch.rows() as u64;
             durable(&journal, ack(A, R0, seen));

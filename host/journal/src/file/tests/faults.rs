@@ -1,7 +1,7 @@
 //! A disk that is full, and a disk that fails.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use super::basic::*;
@@ -42,7 +42,7 @@ fn a_dead_disk_fails_the_journal() {
     durable(&journal, put(&[A], batch(0, 1, 10)));
     disk.faults(|faults| faults.sync_errors = 1000);
     let ticket = journal.commit(put(&[A], batch(1, 1, 10)), None).unwrap();
-    assert!(matches!(ticket.wait(Some(Duration::from_secs(5))), Some(Err(CommitError::Failed(_)))));
+    assert!(matches!(ticket.wait(Some(LIMIT)), Some(Err(CommitError::Failed(_)))));
     assert!(matches!(journal.commit(put(&[A], batch(1, 1, 10)), None), Err(CommitError::Failed(_))));
     assert!(matches!(journal.close(), Err(CommitError::Failed(_))));
     drop(journal);
@@ -94,7 +94,7 @@ fn a_full_disk_makes_puts_wait_and_lets_acks_pass() {
         let mark = (b"sink".to_vec(), vec![nth as u8; 100]);
         let commit = Commit { acks: vec![ack], positions: vec![mark], ..Commit::default() };
         let ticket = journal.commit(commit, None).unwrap();
-        ticket.wait(Some(Duration::from_secs(10))).expect("acks go on").unwrap();
+        ticket.wait(Some(LIMIT)).expect("acks go on").unwrap();
     }
     assert!(journal.status().waiting_for.is_some());
     assert!(!disk.names().contains(&"reserve".to_string()), "the reserve is in use");
@@ -105,17 +105,18 @@ fn a_full_disk_makes_puts_wait_and_lets_acks_pass() {
     let mut reader = journal.open_reader(A, R0);
     let mut seen = 2;
     while seen < n {
-        let delivery = reader.next(Duration::from_secs(10)).unwrap().expect("in time");
+        let delivery = reader.next(LIMIT).unwrap().expect("in time");
         assert_eq!(numbers(&delivery), (seen..seen + delivery.batch.rows() as u64).collect::<Vec<_>>());
         seen += delivery.batch.rows() as u64;
         durable(&journal, ack(A, R0, seen));
     }
     for ticket in &tickets {
-        ticket.wait(Some(Duration::from_secs(10))).expect("in time").unwrap();
+        ticket.wait(Some(LIMIT)).expect("in time").unwrap();
     }
-    alone.wait(Some(Duration::from_secs(10))).expect("in time").unwrap();
-    assert!(journal.status().waiting_for.is_none());
+    alone.wait(Some(LIMIT)).expect("in time").unwrap();
     durable(&journal, put(&[A], batch(n, 1, 1)));
+    // It is said behind the commit that found space, which is one before this one.
+    assert!(journal.status().waiting_for.is_none());
     assert!(disk.names().contains(&"reserve".to_string()), "the reserve is made again: {:?}", disk.names());
     drop(journal);
     disk.crash(5);
@@ -178,7 +179,7 @@ fn space_that_others_free_is_noticed_and_close_does_not_hang() {
     let wait = journal.commit(put(&[A], batch(0, 1, 10)), None).unwrap();
     assert!(wait.wait(Some(Duration::from_millis(50))).is_none());
     disk.faults(|faults| faults.capacity = None);
-    wait.wait(Some(Duration::from_secs(5))).expect("in time").unwrap();
+    wait.wait(Some(LIMIT)).expect("in time").unwrap();
     disk.faults(|faults| faults.capacity = Some(0));
     let stuck = journal.commit(put(&[A], batch(1, 1, 100_000)), None).unwrap();
     journal.close().unwrap();
@@ -193,9 +194,12 @@ fn commits_of_many_threads_share_syncs_and_keep_their_order() {
     let disk = MemDisk::default();
     let journal = open(&disk);
     let next = AtomicU64::new(0);
+    // One that is done before the next one begins shares nothing.
+    let begin = Barrier::new(8);
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
+                begin.wait();
                 for _ in 0..50 {
                     let n = next.fetch_add(1, Ordering::SeqCst);
                     durable(&journal, put(&[A, B], batch(n, 1, 10)));

@@ -158,13 +158,13 @@ fn on_a_full_disk_no_acknowledgement_passes_a_put_of_its_reader() {
     let rejected = journal.commit(rejected, None).unwrap();
     let later = journal.commit(ack(A, R0, 9), None).unwrap();
     let other = journal.commit(ack(A, R1, 9), None).unwrap();
-    assert!(other.wait(Some(Duration::from_secs(20))).unwrap().is_ok());
+    assert!(other.wait(Some(LIMIT)).unwrap().is_ok());
     for waits in [&big, &rejected, &later] {
         assert!(waits.wait(Some(Duration::ZERO)).is_none());
     }
     disk.faults(|faults| faults.capacity = None);
     for ticket in [big, rejected, later] {
-        ticket.wait(Some(Duration::from_secs(20))).unwrap().unwrap();
+        ticket.wait(Some(LIMIT)).unwrap().unwrap();
     }
 }
 
@@ -241,7 +241,7 @@ fn a_read_only_disk_is_told_and_nothing_is_lost_by_it() {
         arm(&disk, call, 0, 100_000, EROFS);
     }
     let ticket = journal.commit(put(&[A], batch(1, 1, 10)), None).unwrap();
-    let outcome = ticket.wait(Some(Duration::from_secs(20))).unwrap();
+    let outcome = ticket.wait(Some(LIMIT)).unwrap();
     let words = outcome.unwrap_err().to_string();
     assert!(words.contains("/j") && words.contains("Read-only file system"), "{words}");
     drop(journal);

@@ -82,5 +82,5 @@ fn there_are_none_without_syncs_on_a_full_disk_and_of_another_key() {
     }
     assert_eq!(spares(&disk), [""; 0], "their space is given back");
     disk.faults(|faults| faults.capacity = None);
-    stuck.wait(Some(std::time::Duration::from_secs(10))).expect("in time").unwrap();
+    stuck.wait(Some(LIMIT)).expect("in time").unwrap();
 }
