@@ -212,7 +212,7 @@ fn a_plugin_and_a_file_share_the_load_and_stand_in_for_each_other() {
              [sink.a]\ntype = \"file\"\npath = \"{{out}}/a/a.log\"\nflush_interval = \"20ms\"\nroll_count = 300\n\
              [sink.web]\nplugin = \"http-append\"\ngrant = [\"http\"]\nlinger = \"20ms\"\nconfig = {{ url = \"{url}/lines\" }}\n\
              egress = {{ allow = [\"{address}\"], timeout = \"2s\" }}\n\
-             [group.all]\nkind = \"load-balancing\"\nsinks = [\"a\", \"web\"]\npenalty = \"10ms\"\npenalty_max = \"100ms\"\n"
+             [group.all]\nkind = \"load-balancing\"\nsinks = [\"a\", \"web\"]\npenalty = \"10ms\"\npenalty_max = \"1s\"\n"
         ))
         .unwrap();
     let check = scene.flumen(&["check", scene.config().to_str().unwrap()]).unwrap().stdout;

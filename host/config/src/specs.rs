@@ -579,7 +579,8 @@ pub const GROUP: &[OptionSpec] = &[
     ),
     option(
         "penalty_max",
-        OptionKind::Duration { min: Duration::from_millis(1), max: Duration::from_secs(86_400) },
+        // Longer than a sink's first pauses between tries: one that opens and cannot write would be well again before it fails.
+        OptionKind::Duration { min: Duration::from_secs(1), max: Duration::from_secs(86_400) },
         Some("\"30s\""),
         "It rests this long at most.",
     ),

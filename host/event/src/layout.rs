@@ -98,6 +98,11 @@ pub struct Encoder {
 }
 
 impl Encoder {
+    /// With room for small pieces of so many bytes.
+    pub fn with_capacity(bytes: usize) -> Encoder {
+        Encoder { small: Vec::with_capacity(bytes), ..Encoder::default() }
+    }
+
     /// Bytes so far.
     pub fn len(&self) -> usize {
         self.len

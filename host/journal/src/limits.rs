@@ -146,3 +146,6 @@ pub const FAILOVER_OPEN_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a step from a failover's secondary to its primary is waited for: puts wait meanwhile.
 pub const FAILOVER_STEP_WAIT: Duration = Duration::from_secs(5);
+
+/// A commit below this is laid out in memory that is taken once.
+pub const SMALL_COMMIT_BYTES: usize = 16 << 10;

@@ -20,6 +20,7 @@ pub mod flume_avro;
 pub mod group_commits;
 pub mod lane;
 pub mod limits;
+mod member;
 mod oauth;
 pub mod partition;
 pub mod produce;

@@ -2,7 +2,7 @@
 //! copied, and only failures are reported back.
 //!
 //! Values stand in [`Values`], which the producer keeps until [`Producer::release`]: what librdkafka was given points
-//! into them. The only unsafe code of the crate is here; its rules:
+//! into them. The rules of its unsafe code:
 //!
 //! * A value's bytes live in a `Values` that is held, are on the heap, and are never written to: moving the
 //!   `Values` moves no byte of them.

@@ -21,6 +21,7 @@ enum Misdeed {
     OpenError,
     OpenLoop,
     SlowOpen,
+    Slow,
     ProcessError,
 }
 
@@ -39,6 +40,8 @@ struct Hostile {
 
 const HUGE_BYTES: usize = 100 << 20;
 const OUT_OF_RANGE: usize = 1_000_000;
+/// A second or some.
+const SLOW_TURNS: u32 = 600;
 
 impl BatchInterceptor for Hostile {
     fn open(config: Config) -> Result<(Self, Reads), String> {
@@ -76,6 +79,7 @@ impl Hostile {
             Misdeed::Loop | Misdeed::LoopOn | Misdeed::OpenLoop | Misdeed::OpenError => spin(),
             Misdeed::BombOn => bomb(),
             Misdeed::TrapOn | Misdeed::SlowOpen => trap(),
+            Misdeed::Slow => (0..SLOW_TURNS).for_each(|_| work()),
             // Every row one byte long, and no data.
             Misdeed::LyingOffsets => {
                 difference.set_body(ColumnBuilder::from_parts((0..=rows as u32).collect(), Vec::new()));
@@ -122,14 +126,14 @@ fn column_of(rows: usize, value: &[u8]) -> ColumnBuilder {
     column
 }
 
-/// Never comes back, and no optimiser may take it out.
-/// Some milliseconds of it.
+/// Some milliseconds of work, and no optimiser may take it out.
 fn work() {
     (0..5_000_000_u64).for_each(|step| {
         std::hint::black_box(step);
     });
 }
 
+/// Never comes back.
 fn spin() -> ! {
     let mut turns = 0_u64;
     loop {

@@ -1,4 +1,4 @@
-//! The file journal beside what its disk does: `journal_bench DIR [ROUNDS] [methods|commit|forms]`, which
+//! The file journal beside what its disk does: `journal_bench DIR [ROUNDS] [methods|commit|forms] [LOAD]`, which
 //! `cargo xtask bench journal` runs.
 //!
 //! Rounds of everything that is compared take turns, so that what else the machine does falls on all alike; medians of
@@ -18,6 +18,10 @@ use flumen_journal::Compression;
 use journal::{Form, Load, Run};
 use raw::{Fill, Method};
 use series::median;
+
+/// As the agent's.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -99,7 +103,11 @@ fn main() -> Outcome<()> {
     if wants("methods") {
         methods(dir, rounds)?;
     }
-    for (name, prefix, load) in LOADS.into_iter().filter(|_| wants("commit")) {
+    // One of the loads alone, by how its figures begin.
+    let alone = args.next();
+    let is_meant = |prefix: &str| alone.as_ref().is_none_or(|alone| prefix.trim_end_matches('_') == alone);
+    for (name, prefix, load) in LOADS.into_iter().filter(|(_, prefix, _)| wants("commit") && is_meant(prefix))
+    {
         group_commit(dir, rounds, name, prefix, load)?;
     }
     if wants("forms") {

@@ -22,6 +22,9 @@ use crate::api::{Ack, Commit, CommitError, Ticket};
 use crate::limits;
 use crate::state::StateWrites;
 
+/// What a small batch's layout takes beside its columns, about.
+const LAYOUT_BYTES: usize = 256;
+
 /// A commit that is encoded but has no numbers yet.
 struct Prepared {
     head: CommitHead,
@@ -124,7 +127,6 @@ fn prepare(shared: &Shared, commit: Commit) -> Result<Prepared, CommitError> {
     let mut lists = Vec::new();
     encode_lists(&commit.positions, &commit.state, &mut lists);
     let lists_bytes = lists.len() as u32;
-    let mut data = Encoder::default();
     let mut targets = BTreeSet::new();
     let mut puts = Vec::with_capacity(commit.puts.len());
     let mut batches = Vec::with_capacity(commit.puts.len());
@@ -132,6 +134,7 @@ fn prepare(shared: &Shared, commit: Commit) -> Result<Prepared, CommitError> {
     if estimate as u64 > limits::COMMIT_BYTES_MAX {
         return Err(too_large(estimate));
     }
+    let mut data = Encoder::with_capacity(estimate.min(limits::SMALL_COMMIT_BYTES) + LAYOUT_BYTES);
     data.bytes(&lists);
     data.pad();
     for put in commit.puts {
@@ -184,12 +187,10 @@ fn prepare_put(
 ) -> Result<PutHead, CommitError> {
     let mut kept = false;
     for index in channels {
-        let state = shared.state.lock();
-        let register = state.registers.channels.get(*index).filter(|_| *index < state.channels.len());
-        let Some(register) = register else {
-            return Err(CommitError::Failed(format!("the plan has no channel {index}").into()));
-        };
-        kept |= register.needed().is_some();
+        let is_kept = shared.kept.get(*index).map(|is_kept| is_kept.load(Ordering::Acquire));
+        let is_kept =
+            is_kept.ok_or_else(|| CommitError::Failed(format!("the plan has no channel {index}").into()))?;
+        kept |= is_kept;
     }
     let data_offset = data.len() as u64;
     let compression = if kept { encode(shared.config.compression, batch, data) } else { Compression::None };

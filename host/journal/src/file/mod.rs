@@ -185,7 +185,9 @@ impl FileJournal {
             status,
             registers: registers.clone(),
         };
+        let kept = state.channels.iter().map(|_| AtomicBool::new(false)).collect();
         let shared = Arc::new(Shared {
+            kept,
             disk,
             clock: clock.clone(),
             config,
@@ -199,6 +201,7 @@ impl FileJournal {
             space: Condvar::new(),
             published: Condvar::new(),
         });
+        shared.note_kept(&shared.state.lock());
         let writer = first_snapshot(&shared, registers, &recovered, loaded.files)?;
         let (committer, lock) = (Mutex::new(None), Mutex::new(Some(lock)));
         Ok((FileJournal { shared, spent: EncodeTime::default(), committer, lock }, writer))

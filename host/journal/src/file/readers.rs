@@ -84,6 +84,7 @@ pub fn retire(shared: &Shared, channel: ChannelId, reader: ReaderId) {
         let register = state.registers.channels.get_mut(channel);
         let Some(register) = register.and_then(|it| it.readers.get_mut(reader)) else { return };
         register.live = false;
+        shared.note_kept(&state);
         state.release(channel);
         state.reader_changes.push(ReaderChange::Retire { channel, reader });
     }
@@ -153,6 +154,7 @@ impl Writer {
                 None => register.readers.push(reader),
             }
         }
+        self.shared.note_kept(&state);
         if let Some(channel) = state.channels.get_mut(channel) {
             channel.delivered.resize_with(channel.delivered.len().max(index + 1), VecDeque::new);
         }

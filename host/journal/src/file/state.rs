@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use flumen_event::Batch;
 use flumen_event::layout::Encoded;
@@ -37,6 +37,8 @@ pub struct Shared {
     /// Encrypts what is written from now on.
     pub sealer: Option<Sealer>,
     pub state: Mutex<State>,
+    /// Of each channel, whether somebody reads it, so that it keeps events: for producers, without the lock.
+    pub kept: Vec<AtomicBool>,
     /// What plugins remember, with everything handed in. Its lock comes before that of `state`, and is not held over waits.
     pub view: Arc<MemoryState>,
     /// A file of the plugins' state was written, or failed.
@@ -156,6 +158,15 @@ impl Queued {
     pub fn may_overtake(&self) -> bool {
         let is_small = self.head.puts.is_empty() || self.data.len() as u64 <= limits::OVERTAKING_BYTES_MAX;
         is_small && !self.head.acks.is_empty()
+    }
+}
+
+impl Shared {
+    /// After a reader came or went.
+    pub fn note_kept(&self, state: &State) {
+        for (is_kept, register) in self.kept.iter().zip(&state.registers.channels) {
+            is_kept.store(register.needed().is_some(), Ordering::Release);
+        }
     }
 }
 

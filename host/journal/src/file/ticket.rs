@@ -1,9 +1,9 @@
 //! How the committer tells producers that their commits are durable.
 //!
-//! Commits that gather for one group share a bell, so a group of any size is one system call, made once for all.
-//! Producers that wait for another group sleep on.
+//! Commits that gather for one group share a bell: the committer wakes one of them and goes on to the next group, and that one wakes the
+//! others. Producers that wait for another group sleep on.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -11,17 +11,19 @@ use rustix::thread::futex;
 
 use crate::api::{CommitError, Ticket};
 
-/// Wakes all that wait for it.
+/// Wakes all that wait for it: the one who rings wakes one, and that one the others, while the next group is written.
 #[derive(Default)]
 pub struct Bell {
     rings: AtomicU32,
+    /// Whoever wakes next wakes the others.
+    passes_on: AtomicBool,
 }
 
 impl Bell {
     pub fn ring(&self) {
+        self.passes_on.store(true, Ordering::Relaxed);
         self.rings.fetch_add(1, Ordering::Release);
-        let woken = futex::wake(&self.rings, futex::Flags::PRIVATE, i32::MAX as u32);
-        debug_assert!(woken.is_ok(), "{woken:?}");
+        self.wake(1);
     }
 
     /// Until it rings after `rings`, the time is over, or for no reason.
@@ -29,6 +31,14 @@ impl Bell {
         let timeout = timeout.and_then(|timeout| timeout.try_into().ok());
         // Whatever it answers, who waits looks again.
         let _ = futex::wait(&self.rings, futex::Flags::PRIVATE, rings, timeout.as_ref());
+        if self.passes_on.swap(false, Ordering::Relaxed) {
+            self.wake(i32::MAX as u32);
+        }
+    }
+
+    fn wake(&self, threads: u32) {
+        let woken = futex::wake(&self.rings, futex::Flags::PRIVATE, threads);
+        debug_assert!(woken.is_ok(), "{woken:?}");
     }
 }
 
@@ -89,5 +99,35 @@ impl Ticket for FileTicket {
             }
             bell.wait(rings, left);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_ring_wakes_all_of_a_group_and_nobody_else() {
+        let (bell, later) = (Arc::<Bell>::default(), Arc::<Bell>::default());
+        let cell = |bell: &Arc<Bell>| Arc::new(TicketCell::new(bell.clone()));
+        let group: Vec<Arc<TicketCell>> = (0..40).map(|_| cell(&bell)).collect();
+        let other = cell(&later);
+        std::thread::scope(|scope| {
+            let wait = |cell: &Arc<TicketCell>| {
+                let ticket = FileTicket(cell.clone());
+                scope.spawn(move || ticket.wait(None))
+            };
+            let waiting: Vec<_> = group.iter().map(wait).collect();
+            // Those that do not wait yet find their outcome.
+            resolve_all(group.iter().map(AsRef::as_ref).zip(0..));
+            for (thread, commit) in waiting.into_iter().zip(0..) {
+                assert!(matches!(thread.join(), Ok(Some(Ok(number))) if number == commit));
+            }
+        });
+        let ticket = FileTicket(other.clone());
+        assert!(ticket.wait(Some(Duration::ZERO)).is_none());
+        assert!(ticket.wait(Some(Duration::from_millis(5))).is_none());
+        other.resolve(Err(CommitError::Closing));
+        assert!(matches!(ticket.wait(None), Some(Err(CommitError::Closing))));
     }
 }

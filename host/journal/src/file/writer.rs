@@ -195,8 +195,11 @@ impl Writer {
     fn write_group(&mut self, select: Select) -> Result<Written, WriteError> {
         let first = {
             let state = self.shared.state.lock();
-            let selected = selected(&state.queue, select);
-            selected.first().and_then(|index| state.queue.get(*index)).map(Queued::frame_bytes)
+            let first = match select {
+                Select::InOrder => Some(0),
+                Select::Overtaking => super::space::overtaking(&state.queue).first().copied(),
+            };
+            first.and_then(|index| state.queue.get(index)).map(Queued::frame_bytes)
         };
         let Some(first) = first else { return Ok(Written::default()) };
         let room = self.room_for(first, select == Select::Overtaking)?;
@@ -225,7 +228,7 @@ impl Writer {
     fn gather(&self, select: Select, room: u64) -> Vec<Queued> {
         let mut state = self.shared.state.lock();
         let limit = room.min(self.shared.config.group_bytes_max);
-        let mut group: Vec<Queued> = Vec::new();
+        let mut group: Vec<Queued> = Vec::with_capacity(state.queue.len());
         let mut bytes = 0;
         for (taken, index) in selected(&state.queue, select).into_iter().enumerate() {
             let size = state.queue.get(index - taken).map(Queued::frame_bytes).unwrap_or_default();
@@ -242,11 +245,14 @@ impl Writer {
 
     fn write(&mut self, group: &[Queued]) -> Result<Vec<Location>, WriteError> {
         let Some(active) = &self.active else { return Ok(Vec::new()) };
-        let mut heads = Vec::with_capacity(group.len());
+        let bytes_of_heads = |queued: &Queued| queued.frame_bytes() as usize - queued.data.len();
+        // Behind each other: headers and heads of all frames, in memory of their own.
+        let mut heads = Vec::with_capacity(group.iter().map(bytes_of_heads).sum());
         let mut locations = Vec::with_capacity(group.len());
         let (mut crc, mut end, mut commit) = (active.crc, active.end, self.next_commit);
+        let mut head = Vec::new();
         for queued in group {
-            let mut head = Vec::with_capacity(queued.head.encoded_bytes() as usize);
+            head.clear();
             queued.head.encode(&mut head);
             let header = FrameHeader {
                 kind: Kind::Commit,
@@ -261,16 +267,17 @@ impl Writer {
                 head_crc: crc32c::crc32c(&head),
                 data_crc: queued.data_crc,
             };
-            let mut bytes = Vec::with_capacity(head.len() + 64);
-            crc = header.encode(&mut bytes);
-            bytes.extend_from_slice(&head);
-            heads.push(bytes);
+            crc = header.encode(&mut heads);
+            heads.extend_from_slice(&head);
             locations.push(Location { segment: active.id, offset: end });
             end += header.frame_bytes();
             commit += 1;
         }
         let mut slices: Vec<IoSlice<'_>> = Vec::new();
-        for (head, queued) in heads.iter().zip(group) {
+        let mut rest = heads.as_slice();
+        for queued in group {
+            let head;
+            (head, rest) = rest.split_at_checked(bytes_of_heads(queued)).unwrap_or((rest, &[]));
             slices.push(IoSlice::new(head));
             slices.extend(queued.data.parts().iter().map(|part| IoSlice::new(part)));
         }
@@ -303,42 +310,46 @@ impl Writer {
     /// Makes a durable group visible and wakes its tickets.
     fn publish(&mut self, group: Vec<Queued>, locations: &[Location]) {
         let first = self.next_commit - group.len() as u64;
-        for (queued, commit) in group.iter().zip(first..) {
-            self.applied.apply(commit, &queued.head);
-            if queued.head.has_state
+        let (mut recent, mut tickets) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+        for ((queued, commit), location) in group.into_iter().zip(first..).zip(locations) {
+            let Queued { head, batches, positions, ticket, .. } = queued;
+            self.applied.apply(commit, &head);
+            if head.has_state
                 && let Some(active) = &self.active
             {
                 self.state_files.committed(active.id);
             }
-            for (key, value) in &queued.positions {
+            for (key, value) in &positions {
                 self.applied.set_position(key, value);
             }
-        }
-        let mut state = self.shared.state.lock();
-        if let (Some(active), Some(info)) = (&self.active, state.segments.last_mut()) {
-            info.end = active.end;
-        }
-        for (queued, location) in group.iter().zip(locations) {
-            for (put, batch) in queued.head.puts.iter().zip(&queued.batches) {
+            for (put, batch) in head.puts.iter().zip(batches) {
                 for part in &put.channels {
                     let place = Delivered {
                         first: part.first,
                         rows: u64::from(put.rows),
                         bytes_before: part.bytes_before,
                         bytes: put.bytes,
-                        time_ns: queued.head.time_ns,
+                        time_ns: head.time_ns,
                         location: *location,
                     };
-                    state.publish(part.channel as usize, Recent { place, batch: batch.clone() });
+                    recent.push((part.channel as usize, Recent { place, batch: batch.clone() }));
                 }
             }
+            tickets.push((ticket, commit));
+        }
+        let mut state = self.shared.state.lock();
+        if let (Some(active), Some(info)) = (&self.active, state.segments.last_mut()) {
+            info.end = active.end;
+        }
+        for (channel, recent) in recent {
+            state.publish(channel, recent);
         }
         state.trim_window(self.shared.config.window_bytes);
-        state.status.commits += group.len() as u64;
+        state.status.commits += tickets.len() as u64;
         state.status.last_commit = self.next_commit - 1;
         drop(state);
         self.shared.published.notify_all();
-        ticket::resolve_all(group.iter().map(|queued| queued.ticket.as_ref()).zip(first..));
+        ticket::resolve_all(tickets.iter().map(|(ticket, commit)| (ticket.as_ref(), *commit)));
     }
 
     /// Bytes free in the active segment, after a roll if `bytes` did not fit.

@@ -16,7 +16,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::mark::Offsets;
 use super::share::ReaderShared;
 use crate::context::{Context, Rebalance};
-use crate::limits;
+use crate::{limits, member};
 
 /// Hears of partitions that come and go, inside the reader's own poll.
 pub(super) struct Listener(pub Arc<ReaderShared>);
@@ -27,7 +27,8 @@ impl Rebalance for Listener {
         let numbers = numbers(partitions);
         let (topic, group) = (shared.topic.as_str(), shared.group.as_str());
         tracing::info!(topic, group, partitions = ?numbers, "partitions of the channel come");
-        shared.state().come(&numbers);
+        let member = member::id(consumer);
+        shared.state().come(&numbers, &member);
         // Also without any: the group waits for the call.
         begin(shared, consumer, ask(shared, consumer, &numbers, limits::GROUP_OFFSETS));
         let waiting = shared.state().waiting();

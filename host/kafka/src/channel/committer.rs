@@ -568,8 +568,9 @@ impl Committer {
                 abort(producer)
             };
             // First the generation, then whether the partitions are ours: see reader.rs.
-            let Some(member) = reader.member() else {
-                return Err(refuse("the reader is no member of its group".into()));
+            let member = match reader.member() {
+                Ok(member) => member,
+                Err(reason) => return Err(refuse(reason)),
             };
             if let Some(reason) = acks.iter().find_map(|ack| reader.check(ack).err()) {
                 return Err(refuse(reason));

@@ -116,8 +116,8 @@ impl Acknowledger {
             Err(reason) => return late(&reason),
         };
         match member {
-            Some(member) => Taken::Now(Acknowledgement { shared: self.shared.clone(), newer }, member),
-            None => late("the reader is no member of its group"),
+            Ok(member) => Taken::Now(Acknowledgement { shared: self.shared.clone(), newer }, member),
+            Err(reason) => late(&reason),
         }
     }
 }

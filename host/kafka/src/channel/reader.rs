@@ -12,7 +12,9 @@
 //! An acknowledgement in a transaction is checked twice. [`ReaderShared::check`] asks whether the partitions are still
 //! the same assignment, *after* the member's generation was fetched: a revocation is seen here before the member joins
 //! again, so a generation fetched before belongs to a time when the partitions were ours. The broker refuses the
-//! generation if it is no longer the group's. The agent is a static member, so that a restart takes its partitions over at once.
+//! generation if it is no longer the group's. A member that the group had expelled may join as another one and not be told that its
+//! partitions were given away ([`crate::member`]): what came to another member is refused here, and the reader joins anew.
+//! The agent is a static member, so that a restart takes its partitions over at once.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -97,11 +99,28 @@ impl KafkaReader {
     /// Lets go of the membership: everything that was ours is lost.
     fn leave(&mut self) {
         *self.shared.consumer.lock() = None;
-        self.consumer = None;
+        if let Some(consumer) = self.consumer.take() {
+            // Whoever holds it a moment longer drops it: what it gives up then is no news of the next membership.
+            consumer.context().clear_rebalance();
+        }
         let mut state = self.shared.state();
         if !state.partitions.is_empty() {
             state.set_broken(format!("the membership in the group {} ended", self.shared.group));
             state.partitions.clear();
+        }
+    }
+
+    /// Only a new membership claims nothing.
+    fn leave_if_expelled(&mut self) {
+        let is_expelled = std::mem::take(&mut self.shared.state().is_expelled);
+        if is_expelled {
+            let (topic, group) = (self.shared.topic.as_str(), self.shared.group.as_str());
+            tracing::warn!(
+                topic,
+                group,
+                "the group gave our partitions to others while this agent stood still: joining anew"
+            );
+            self.leave();
         }
     }
 
@@ -246,6 +265,7 @@ impl Reader for KafkaReader {
         if self.queue.is_closing() {
             return Err(ReadError::Closing);
         }
+        self.leave_if_expelled();
         self.moved()?;
         if !self.queue.is_open() {
             // The topics may not be there yet.
@@ -256,6 +276,7 @@ impl Reader for KafkaReader {
     }
 
     fn seek(&mut self, cursor: u64) -> Result<(), ReadError> {
+        self.leave_if_expelled();
         let offsets: Offsets = {
             let mut state = self.shared.state();
             state.epoch += 1;

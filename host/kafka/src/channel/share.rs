@@ -9,6 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 
 use super::mark::Offsets;
 use crate::context::Context;
+use crate::member;
 
 /// What the reader, the committer and the rebalances share.
 pub(super) struct ReaderShared {
@@ -28,6 +29,10 @@ pub(super) struct State {
     /// Say so at the next read.
     pub is_told: bool,
     pub partitions: BTreeMap<i32, Partition>,
+    /// The member of the group that they came to.
+    member: String,
+    /// The membership has to end: the group had given the partitions to others, and librdkafka does not know.
+    pub is_expelled: bool,
     pub assignments: u64,
     /// Behind what was handed out last.
     pub cursor: u64,
@@ -127,9 +132,13 @@ impl ReaderShared {
         Ok(ReaderAck { reader: self.clone(), epoch: state.epoch, cursor, offsets, is_settled })
     }
 
-    /// Who the group thinks we are. Fetched before [`ReaderShared::check`].
-    pub fn member(&self) -> Option<ConsumerGroupMetadata> {
-        self.consumer.lock().clone()?.group_metadata()
+    /// Who the group thinks we are, if that is who our partitions came to. Fetched before [`ReaderShared::check`].
+    pub fn member(&self) -> Result<ConsumerGroupMetadata, String> {
+        let nobody = || "the reader is no member of its group".to_owned();
+        let consumer = self.consumer.lock().clone().ok_or_else(nobody)?;
+        let metadata = consumer.group_metadata().ok_or_else(nobody)?;
+        // After it: an id that is still the old one was it then, too.
+        self.state().is_member(&member::id(&consumer)).map(|()| metadata)
     }
 
     /// An acknowledgement that can still count.
@@ -252,8 +261,25 @@ impl State {
         waiting.map(|(number, _)| *number).collect()
     }
 
-    /// Partitions come; [`State::begin`] follows.
-    pub fn come(&mut self, numbers: &[i32]) {
+    /// Whether the partitions came to this member.
+    pub fn is_member(&mut self, id: &str) -> Result<(), String> {
+        if self.partitions.is_empty() || self.member == id {
+            return Ok(());
+        }
+        let reason = "the group had given our partitions to others meanwhile";
+        // Without an id, librdkafka may still say that they are lost.
+        self.is_expelled |= !id.is_empty();
+        self.set_broken(reason.to_owned());
+        Err(reason.to_owned())
+    }
+
+    /// Partitions come to this member; [`State::begin`] follows.
+    pub fn come(&mut self, numbers: &[i32], id: &str) {
+        if self.partitions.is_empty() {
+            self.member = id.to_owned();
+        }
+        // Those that stayed are told of.
+        self.is_member(id).ok();
         for number in numbers {
             self.assignments += 1;
             let assignment = self.assignments;
@@ -359,7 +385,7 @@ mod tests {
     #[test]
     fn a_partition_waits_until_its_offset_is_known() {
         let mut state = State::default();
-        state.come(&[0, 1]);
+        state.come(&[0, 1], "a");
         state.marks.insert(1, 30);
         assert_eq!((state.begin(0, 10), state.begin(0, 12), state.waiting()), (Some(10), None, vec![1]));
         assert_eq!((state.places(), state.assignments()), (vec![(0, 10)], vec![(0, 1)]));
@@ -369,7 +395,7 @@ mod tests {
         assert_eq!((state.waiting(), state.begin(1, 40)), (vec![1], Some(40)));
         // It went and came back: what was known of it is not any more.
         assert!(!state.go(&[0, 1], false));
-        state.come(&[1]);
+        state.come(&[1], "a");
         assert_eq!(state.waiting(), [1]);
     }
 
@@ -382,6 +408,23 @@ mod tests {
         assert!(!state.go(&[0], false), "its acknowledgement may count");
         assert!(lost.go(&[0], true), "its acknowledgement is refused");
         assert!(delivered().go(&[0], false));
+    }
+
+    #[test]
+    fn what_came_to_another_member_is_not_acknowledged() {
+        let mut state = State::default();
+        state.come(&[0, 1], "a");
+        assert_eq!(state.is_member("a"), Ok(()));
+        // It has no id for a moment: librdkafka may say that all is lost, and go on.
+        assert!(state.is_member("").is_err() && !state.is_expelled);
+        state.go(&[0, 1], true);
+        state.broken = None;
+        state.come(&[1], "b");
+        assert_eq!((state.is_member("b"), state.broken.is_some()), (Ok(()), false));
+        // It kept what came to the member that it was.
+        state.come(&[], "c");
+        assert!(state.is_expelled && state.broken.is_some());
+        assert!(state.is_member("c").is_err() && state.newer(&vec![(1, 5)]).is_err());
     }
 
     #[test]

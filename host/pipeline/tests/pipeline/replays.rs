@@ -149,6 +149,13 @@ fn a_replay_goes_on_from_where_each_event_failed() {
     check_replayed(&world, &a, &b);
 }
 
+/// The time of a life that ends with a crash: each may be a little longer than the one before, so that on any machine one of them gets
+/// on. A crash leaves its threads behind.
+fn live(dice: &mut Dice, lives: &mut u64) {
+    *lives += 1;
+    std::thread::park_timeout(Duration::from_micros(dice.roll(3_000 + 300 * *lives)));
+}
+
 #[test]
 fn crashes_at_any_point_of_a_replay_neither_lose_nor_double() {
     let mut crashes = 0;
@@ -166,8 +173,9 @@ fn crashes_at_any_point_of_a_replay_neither_lose_nor_double() {
         (0..events.div_ceil(20)).for_each(|_| {
             kept(&running).request(all_of(Action::Replay, Some(20))).unwrap();
         });
+        let mut lives = 0;
         while kept(&running).next_job().is_some() {
-            std::thread::park_timeout(Duration::from_micros(dice.roll(5_000)));
+            live(&mut dice, &mut lives);
             world = world.crash(running);
             (a, b) = (a.crash(&mut dice), b.crash(&mut dice));
             running = start(&world, &a, &b, true);
@@ -229,12 +237,14 @@ fn dropped_events_are_gone_and_the_others_stay_over_crashes() {
             .request(Request { action: Action::Drop, filter: reason(hundred), limit: None })
             .unwrap();
     });
+    let mut lives = 0;
     while kept(&running).next_job().is_some() {
-        std::thread::park_timeout(Duration::from_micros(dice.roll(3_000)));
+        live(&mut dice, &mut lives);
         world = world.crash(running);
         (a, b) = (a.crash(&mut dice), b.crash(&mut dice));
         running = start(&world, &a, &b, false);
     }
+    eprintln!("{lives} lives");
     let events = kept(&running).events();
     running.finish();
     let is_dropped = |position: u64| {
