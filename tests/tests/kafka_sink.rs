@@ -515,7 +515,7 @@ fn a_hanging_transaction_on_the_progress_topic_is_named_and_can_be_ended() {
 /// One lane is set back to an old progress, as if it alone had not committed: its rows come again, and no others.
 #[test]
 fn a_lane_that_is_behind_gets_its_own_rows_and_no_others() {
-    const LINES: u64 = 40_000;
+    const LINES: u64 = 80_000;
     let broker = Broker::shared().unwrap();
     let progress = "behind-progress";
     let options = format!("lanes = 4\ntransaction_bytes = \"256 KiB\"\nprogress_topic = \"{progress}\"");
@@ -530,9 +530,8 @@ fn a_lane_that_is_behind_gets_its_own_rows_and_no_others() {
             by_key.entry(record.key.clone().unwrap().text()).or_default().push(record);
         }
     }
-    // The one that began first: later parts of the file belong to others.
-    let begun = by_key.values().filter(|records| records.len() > 2).min_by_key(|records| records[0].offset);
-    let lane = begun.expect("a lane with a few transactions");
+    // The one with the most transactions: on a busy machine the first of another may hold all but the last part of the file.
+    let lane = by_key.values().max_by_key(|records| records.len()).expect("lanes");
     let old = Message {
         key: lane[0].key.clone(),
         value: lane[0].value.clone(),

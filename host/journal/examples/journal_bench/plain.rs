@@ -70,7 +70,7 @@ fn produce(shared: &Shared, chunk: &[u8], started: Instant, limit: Duration) -> 
         shared.work.notify_one();
         while done.load(Ordering::Acquire) == 0 {
             // Whatever it answers, it looks again.
-            let _ = futex::wait(&done, futex::Flags::PRIVATE, 0, None);
+            futex::wait(&done, futex::Flags::PRIVATE, 0, None).ok();
         }
         series.add(before.elapsed(), chunk.len());
     }

@@ -30,7 +30,7 @@ impl Bell {
     fn wait(&self, rings: u32, timeout: Option<Duration>) {
         let timeout = timeout.and_then(|timeout| timeout.try_into().ok());
         // Whatever it answers, who waits looks again.
-        let _ = futex::wait(&self.rings, futex::Flags::PRIVATE, rings, timeout.as_ref());
+        futex::wait(&self.rings, futex::Flags::PRIVATE, rings, timeout.as_ref()).ok();
         if self.passes_on.swap(false, Ordering::Relaxed) {
             self.wake(i32::MAX as u32);
         }
