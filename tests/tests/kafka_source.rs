@@ -369,6 +369,76 @@ fn an_agent_that_stood_still_says_what_may_come_twice() {
     assert_eq!((both().len() - expected.len()) as u64, twice);
 }
 
+/// Two agents with an `instance` each. The second has a full pipeline: it does not hear what the group wants from it, and stands still until
+/// the group has expelled it. librdkafka then joins as another member and keeps what the group has given away
+/// (`flumen_kafka::member`): the agent has to find out, count what it read meanwhile, and tell the group nothing of it.
+#[test]
+fn an_agent_that_was_expelled_while_its_group_changed_counts_what_comes_twice() {
+    let broker = Broker::start(&BrokerOptions::default()).unwrap();
+    let client = client(&broker, "expelled", 4);
+    let slow =
+        "[[interceptor]]\nplugin = \"hostile\"\nconfig = { do = \"slow\" }\nlimits = { time = \"1m\" }\n";
+    let scenes = ["a", "b"].map(scene_of);
+    for (scene, interceptor) in scenes.iter().zip(["", slow]) {
+        let name = &scene.agent_name;
+        let options = format!(
+            "topics = [\"expelled\"]\ngroup = \"expelled\"\ninstance = \"{name}\"\nsession_timeout = \"3s\"\n{interceptor}"
+        );
+        scene.install("hostile", "hostile").unwrap();
+        pipeline(scene, &broker.bootstrap(), &options);
+    }
+    let stable = |what: &str, count: usize, name: &str| {
+        poll::until(what, limits::CONDITION, || {
+            let group = client.members("expelled")?;
+            let is_there = group.members.iter().any(|member| member.client_id.contains(name));
+            Ok(group.members.len() == count && is_there && group.state == "STABLE")
+        })
+        .unwrap();
+    };
+    let mut agents = scenes.each_ref().map(|scene| scene.start_ready().unwrap());
+    let expel = |agent: &Agent, other: &str| {
+        agent.signal(Signal::STOP).unwrap();
+        stable("the other to be alone in the group", 1, other);
+        agent.signal(Signal::CONT).unwrap();
+    };
+    let stop = AtomicBool::new(false);
+    let knows = |agent: &Agent| agent.log().unwrap().contains("joining anew");
+    std::thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
+        scope.spawn(|| produce_until(&client, "expelled", 4, &stop));
+        for round in 0.. {
+            let tail = || agents[1].log_tail();
+            assert!(round < 20, "it never was another member with partitions of the old one:\n{}", tail());
+            // Twice at least: it goes on after the first.
+            if round >= 2 && knows(&agents[1]) {
+                break;
+            }
+            stable("two members", 2, "/b/");
+            expel(&agents[0], "/b/");
+            // It joins anew, and the slow one has to give something up for it.
+            stable("two members", 2, "/a/");
+            expel(&agents[1], "/a/");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    settle(&client, "expelled");
+    let expected: BTreeSet<String> = oracle(&client, "expelled").into_values().flatten().collect();
+    let both = || [lines(&scenes[0]), lines(&scenes[1])].concat();
+    poll::until_counted("all records", limits::CONDITION, expected.len() as u64, || {
+        agents.iter_mut().try_for_each(Agent::expect_running)?;
+        Ok(both().into_iter().collect::<BTreeSet<_>>().len() as u64)
+    })
+    .unwrap();
+    let twice: u64 = scenes.iter().map(|scene| gauge(scene, "records_perhaps_twice")).sum();
+    agents.into_iter().for_each(|agent| agent.stop().unwrap());
+    let both = both();
+    let found: BTreeSet<_> = both.iter().cloned().collect();
+    assert_eq!(found, expected);
+    let doubled = both.len() - found.len();
+    eprintln!("{} records, {doubled} came twice, {twice} at most", found.len());
+    assert!(doubled as u64 <= twice, "{doubled} came twice, {twice} were counted");
+}
+
 #[test]
 fn two_agents_of_one_instance_do_not_take_the_partitions_from_each_other_for_ever() {
     let broker = Broker::shared().unwrap();

@@ -20,7 +20,7 @@ pub mod flume_avro;
 pub mod group_commits;
 pub mod lane;
 pub mod limits;
-mod member;
+pub mod member;
 mod oauth;
 pub mod partition;
 pub mod produce;

@@ -6,14 +6,19 @@ use std::sync::Arc;
 
 use flumen_kafka::rdkafka::TopicPartitionList;
 use flumen_kafka::rdkafka::consumer::{BaseConsumer, Consumer};
-use flumen_kafka::{Context, Rebalance};
+use flumen_kafka::{Context, Rebalance, member};
 use parking_lot::Mutex;
 
 /// What the group decided.
 #[derive(Debug, Clone)]
 pub enum Change {
     /// These come.
-    Assigned(TopicPartitionList),
+    Assigned {
+        /// Which.
+        list: TopicPartitionList,
+        /// The member of the group that they come to.
+        member: String,
+    },
     /// These go.
     Revoked {
         /// Which.
@@ -42,7 +47,7 @@ impl Changes {
     pub fn abandon(&self, consumer: &BaseConsumer<Context>) {
         for change in self.0.lock().drain(..) {
             let outcome = match &change {
-                Change::Assigned(list) => consumer.incremental_assign(list),
+                Change::Assigned { list, .. } => consumer.incremental_assign(list),
                 Change::Revoked { list, .. } => consumer.incremental_unassign(list),
             };
             if let Err(error) = outcome {
@@ -53,8 +58,9 @@ impl Changes {
 }
 
 impl Rebalance for Changes {
-    fn assigned(&self, _: &BaseConsumer<Context>, partitions: &mut TopicPartitionList) {
-        self.0.lock().push_back(Change::Assigned(partitions.clone()));
+    fn assigned(&self, consumer: &BaseConsumer<Context>, partitions: &mut TopicPartitionList) {
+        let change = Change::Assigned { list: partitions.clone(), member: member::id(consumer) };
+        self.0.lock().push_back(change);
     }
 
     fn revoked(&self, _: &BaseConsumer<Context>, partitions: &TopicPartitionList, is_lost: bool) {

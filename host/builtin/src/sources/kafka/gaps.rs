@@ -125,7 +125,9 @@ impl Reader<'_> {
         self.note_durable();
         let begun = Instant::now();
         loop {
-            self.send(indexes);
+            if self.stay()? {
+                self.send(indexes);
+            }
             if !self.commits.is_under_way() {
                 return Ok(());
             }

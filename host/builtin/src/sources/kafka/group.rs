@@ -4,15 +4,15 @@
 
 use std::time::{Duration, Instant};
 
-use flumen_kafka::Context;
 use flumen_kafka::rdkafka::consumer::{BaseConsumer, Consumer};
 use flumen_kafka::rdkafka::{Offset, TopicPartitionList};
+use flumen_kafka::{Context, member};
 use flumen_pipeline::{Metric, SourceError, Stopped};
 
 use super::changes::Change;
 use super::limits;
 use super::partitions::Position;
-use super::reader::Reader;
+use super::reader::{End, Reader};
 use super::start::{list, starts};
 
 impl Reader<'_> {
@@ -21,7 +21,12 @@ impl Reader<'_> {
         while let Some(change) = self.changes.first() {
             self.context.metrics.add(Metric::SourceRebalances, 1);
             match change {
-                Change::Assigned(list) => {
+                Change::Assigned { list, member } => {
+                    // Those that stayed came to whom they came.
+                    if self.table.assigned().is_empty() {
+                        self.member = Some(member);
+                    }
+                    self.stay()?;
                     let indexes = self.indexes(&list);
                     while let Err(text) = self.take_over(consumer, &indexes) {
                         self.trouble.say(text);
@@ -44,6 +49,35 @@ impl Reader<'_> {
             self.count();
         }
         Ok(())
+    }
+
+    /// [`Reader::is_member`]; an error: this membership ends.
+    pub(super) fn stay(&mut self) -> Result<bool, SourceError> {
+        let is_member = self.is_member();
+        match self.ends {
+            None => Ok(is_member),
+            Some(_) => Err(SourceError::Retry("the group has expelled this agent".into())),
+        }
+    }
+
+    /// Whether the group may hear of offsets: it takes those of any member, also for partitions that are another's.
+    fn is_member(&mut self) -> bool {
+        let member = self.member.as_ref().filter(|_| !self.table.assigned().is_empty());
+        let Some(member) = member else { return true };
+        let id = member::id(&self.consumer);
+        let is_member = id == *member;
+        // Without an id it joins again: then it hears that all is lost, or it is another.
+        if !is_member && !id.is_empty() {
+            self.end(End::Expelled);
+        }
+        is_member
+    }
+
+    /// Nothing of what is being read is this member's any more.
+    pub(super) fn end(&mut self, end: End) {
+        self.lost(&self.table.assigned());
+        self.out.discard(&mut self.table);
+        self.ends = Some(end);
     }
 
     fn indexes(&mut self, list: &TopicPartitionList) -> Vec<usize> {
@@ -124,14 +158,17 @@ impl Reader<'_> {
             if consumer.assignment_lost() {
                 break;
             }
-            self.send(indexes);
+            let is_member = self.stay()?;
+            if is_member {
+                self.send(indexes);
+            }
             while self.commits.is_under_way() && !consumer.assignment_lost() {
                 if self.context.stopping() {
                     return Err(Stopped.into());
                 }
                 refused = self.answered(limits::POLL);
             }
-            if refused.is_some() {
+            if refused.is_some() || !is_member {
                 self.context.wait(limits::HAND_OVER_AGAIN)?;
             }
         }
@@ -200,14 +237,17 @@ impl Reader<'_> {
     }
 
     /// Tells the group how far the journal is, without waiting for the answer.
-    pub(super) fn commit_durable(&mut self) {
+    pub(super) fn commit_durable(&mut self) -> Result<(), SourceError> {
         self.committed = Instant::now();
         self.note_durable();
         if let Some(error) = self.answered(Duration::ZERO) {
             // Usual while the group changes; it goes again with the next.
             tracing::debug!(source = %self.context.name, error, "the group did not take the offsets");
         }
-        self.send(&self.table.assigned());
+        if self.stay()? {
+            self.send(&self.table.assigned());
+        }
+        Ok(())
     }
 
     /// Those of which the group does not know how far they are.
@@ -260,7 +300,9 @@ impl Reader<'_> {
         let begun = Instant::now();
         while begun.elapsed() < limits::LEAVE_COMMIT {
             self.note_durable();
-            self.send(&self.table.assigned());
+            if self.is_member() {
+                self.send(&self.table.assigned());
+            }
             if !self.commits.is_under_way() {
                 break;
             }

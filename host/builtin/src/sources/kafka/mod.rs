@@ -16,7 +16,7 @@
 //! agent that dies and whose partitions go to another *before it returns* leaves in its journal what it read since
 //! its last commit to the group (about a second): these records come twice, once from each. The same when an agent
 //! is cut off from the brokers for longer than `session_timeout`; it says so and counts them at most
-//! (`records_perhaps_twice`). With `instance` an agent that returns within `session_timeout` gets its partitions back;
+//! (`records_perhaps_twice`); no offset of such a partition goes to the group any more. With `instance` an agent that returns within `session_timeout` gets its partitions back;
 //! with `partitions` they never move: both avoid it. A full pipeline costs no partitions: the heartbeats go on. It
 //! holds up the handing over of partitions, because what is not durable cannot be given up.
 //!
@@ -53,7 +53,7 @@ use flumen_pipeline::{BuildError, Options, Source, SourceContext, SourceError};
 
 pub use options::SPEC;
 use options::Settings;
-use reader::Reader;
+use reader::{End, Reader};
 
 use crate::sources::SourceCodec;
 
@@ -83,11 +83,13 @@ impl Source for Kafka {
             let mut reader = Reader::new(&self.settings, context)?;
             let outcome = reader.run();
             reader.leave();
-            if !reader.is_fenced {
-                return outcome;
-            }
+            let Some(end) = reader.ends else { return outcome };
             drop(reader);
             context.settle()?;
+            if end == End::Expelled {
+                tracing::warn!(source = %context.name, "the group gave our partitions to others while this agent stood still: joining anew");
+                continue;
+            }
             if self.fenced.is_some_and(|at| at.elapsed() < self.settings.session_timeout * 2) {
                 return rest(&self.settings, context);
             }

@@ -21,6 +21,15 @@ use super::partitions::Table;
 use super::record::{Outcome, Shape};
 use super::trouble::Trouble;
 
+/// Why a membership ends; a new one, of a new consumer, follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Another member with the same `instance` has taken over.
+    Fenced,
+    /// The group had given the partitions to others, and librdkafka kept them: see [`flumen_kafka::member`].
+    Expelled,
+}
+
 /// One run of the source.
 pub struct Reader<'a> {
     pub(super) settings: &'a Settings,
@@ -36,8 +45,10 @@ pub struct Reader<'a> {
     pub(super) commits: GroupCommits,
     /// Partitions of a fixed list whose start is not known yet.
     pub(super) waiting: Vec<usize>,
-    /// Another member with the same `instance` has taken over.
-    pub(super) is_fenced: bool,
+    /// The member of the group that the partitions came to; `None` with a fixed list.
+    pub(super) member: Option<String>,
+    /// Why the membership has to end.
+    pub(super) ends: Option<End>,
     shape: Shape,
     asked: Instant,
 }
@@ -68,7 +79,8 @@ impl<'a> Reader<'a> {
             committed: Instant::now(),
             commits,
             waiting: Vec::new(),
-            is_fenced: false,
+            member: None,
+            ends: None,
             shape: Shape { value: settings.value, own: settings.headers },
             asked: Instant::now(),
             settings,
@@ -185,7 +197,7 @@ impl<'a> Reader<'a> {
     /// What is done by time.
     fn tick(&mut self, consumer: &BaseConsumer<Context>) -> Result<(), SourceError> {
         if self.committed.elapsed() >= limits::COMMIT_EVERY {
-            self.commit_durable();
+            self.commit_durable()?;
         }
         if !self.waiting.is_empty() && self.asked.elapsed() >= limits::ASK_AGAIN {
             self.begin_waiting(consumer)?;
@@ -247,9 +259,7 @@ impl<'a> Reader<'a> {
 
     /// Another member has joined the group with the same `instance`.
     fn fenced(&mut self) -> Result<(), SourceError> {
-        self.lost(&self.table.assigned());
-        self.out.discard(&mut self.table);
-        self.is_fenced = true;
+        self.end(End::Fenced);
         Err(SourceError::Retry("fenced by another member of the group with the same `instance`".into()))
     }
 }
