@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::bridges::{self, BridgeView, RunningBridge};
 use anyhow::Context;
@@ -16,6 +16,7 @@ use flumen_kafka::channel::KafkaJournal;
 use flumen_pipeline::deliver::MakeSink;
 use flumen_pipeline::feed::MakeSource;
 use flumen_pipeline::kept::Kept;
+use flumen_pipeline::limits::STOP_COMMIT;
 use flumen_pipeline::pipeline::CodecMetrics;
 use flumen_pipeline::plan::{
     AgentPlan, CodecPlan, InterceptorPlan, OnReject, PipelinePlan, SinkPlan, SourcePlan,
@@ -32,11 +33,11 @@ use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
-use crate::exit::Failure;
+use crate::exit::{Failure, counted};
 use crate::journals;
 use crate::registry;
 use crate::reload::ReloadView;
-use crate::running::RunningPipeline;
+use crate::running::{END_WAIT, RunningPipeline};
 use crate::secondaries;
 use crate::source_backed;
 
@@ -207,6 +208,26 @@ impl Agent {
         let failures = pipelines.iter().map(|running| running.failure());
         let all: Option<Vec<String>> = failures.chain(bridges.iter().map(|it| it.failure())).collect();
         all.filter(|_| !self.is_changing.load(Ordering::Acquire)).map(|failures| failures.join("; "))
+    }
+
+    /// What it runs, in one line.
+    pub fn in_short(&self) -> String {
+        let plan = self.plan();
+        let pipelines = counted(plan.pipelines.len(), "pipeline");
+        match plan.bridges.len() {
+            0 => pipelines,
+            bridges => format!("{pipelines}, {}", counted(bridges, "bridge")),
+        }
+    }
+
+    /// The longest that [`Agent::stop`] takes unless something hangs.
+    pub fn stop_limit(&self) -> Duration {
+        let drain = self.plan().drain_timeout;
+        // Behind the deadline each pipeline waits for the last commits of its sinks and of its quarantine, one pipeline after the other.
+        let pipelines = u32::try_from(self.pipelines().len()).unwrap_or(u32::MAX);
+        let commits = STOP_COMMIT.saturating_mul(2).saturating_mul(pipelines);
+        let reload = if self.is_changing.load(Ordering::Acquire) { drain + END_WAIT } else { Duration::ZERO };
+        drain.saturating_add(commits).saturating_add(reload)
     }
 
     /// Stops all pipelines and bridges within the plan's limit. True if none had failed.

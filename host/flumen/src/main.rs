@@ -14,6 +14,7 @@ mod reload;
 mod running;
 mod secondaries;
 mod source_backed;
+mod supervisor;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -15,7 +15,7 @@ use crate::exit::Failure;
 use crate::registry;
 
 /// How long a pipeline that is stopped for good, or to restart, may take until its last thread has ended.
-const END_WAIT: Duration = Duration::from_secs(60);
+pub const END_WAIT: Duration = Duration::from_secs(60);
 
 /// A pipeline under way, and its plugins.
 pub struct RunningPipeline {

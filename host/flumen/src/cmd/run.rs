@@ -13,6 +13,7 @@ use crate::cmd::plugin::shadow;
 use crate::exit::{FAILED, Failure};
 use crate::log::Repeats;
 use crate::reload::{By, Reloader};
+use crate::supervisor::{Supervisor, Watchdog};
 use crate::{cmd, control};
 
 /// Arguments of `flumen run`.
@@ -52,13 +53,16 @@ pub fn run(args: Args, repeats: Repeats) -> Result<(), Failure> {
             asked = signalled.send(Asked::Stop).is_ok();
         }
     })?;
+    let supervisor = Arc::new(Supervisor::from_env());
     let agent = Arc::new(Agent::start(args.paths, plan, files)?);
-    let reloader = Reloader::start(&agent)?;
+    let reloader = Reloader::start(&agent, supervisor.clone())?;
     serve(&agent, &reloader)?;
     let plan = agent.plan();
     let data_dir = plan.data_dir.display().to_string();
     let bridges = plan.bridges.len();
     tracing::info!(agent = plan.name, pipelines = plan.pipelines.len(), bridges, data_dir, "ready");
+    supervisor.ready(&agent.in_short());
+    let mut watchdog = Watchdog::from_env(supervisor.clone());
     let failure = loop {
         match signals.recv_timeout(LOOK) {
             Ok(Asked::Stop) | Err(RecvTimeoutError::Disconnected) => {
@@ -77,7 +81,9 @@ pub fn run(args: Args, repeats: Repeats) -> Result<(), Failure> {
             tracing::info!("all sources have ended; sinks drain");
             break None;
         }
+        watchdog.went_round();
     };
+    supervisor.stopping(agent.stop_limit());
     let fine = agent.stop();
     repeats.report();
     match failure {

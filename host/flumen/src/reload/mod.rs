@@ -19,6 +19,7 @@ use serde::{Serialize, Serializer};
 
 use crate::agent::Agent;
 use crate::exit::Failure;
+use crate::supervisor::Supervisor;
 
 /// Who asked for a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -84,10 +85,12 @@ pub struct Reloader(Sender<Request>);
 
 impl Reloader {
     /// Starts the thread that reloads, and the one that watches files. Both end with the agent.
-    pub fn start(agent: &Arc<Agent>) -> anyhow::Result<Reloader> {
+    pub fn start(agent: &Arc<Agent>, supervisor: Arc<Supervisor>) -> anyhow::Result<Reloader> {
         let (sender, requests) = unbounded();
         let (reloader, weak) = (Reloader(sender), Arc::downgrade(agent));
-        std::thread::Builder::new().name("reload".into()).spawn(move || run(&weak, &requests))?;
+        std::thread::Builder::new()
+            .name("reload".into())
+            .spawn(move || run(&weak, &requests, &supervisor))?;
         watch::start(agent, &reloader)?;
         Ok(reloader)
     }
@@ -106,19 +109,28 @@ impl Reloader {
     }
 }
 
-fn run(agent: &Weak<Agent>, requests: &Receiver<Request>) {
+fn run(agent: &Weak<Agent>, requests: &Receiver<Request>, supervisor: &Supervisor) {
     while let Ok(first) = requests.recv() {
         let Some(agent) = agent.upgrade() else { return };
         // The files are read after this: whatever these requests are about is in what is read.
         let together: Vec<Request> = std::iter::once(first).chain(requests.try_iter()).collect();
         let drain = together.iter().any(|request| request.drain);
         let by = together.iter().map(|request| request.by).find(|by| *by != By::Watch).unwrap_or(By::Watch);
+        supervisor.reloading();
         let answer = Arc::new(agent.reload(by, drain));
+        // Before the answers: when `systemctl reload` (which is `flumen reload`) returns, the unit is shown as running again.
+        supervisor.reloaded(&status_after(&agent, &answer));
         for reply in together.into_iter().filter_map(|request| request.reply) {
             // Who asked may have gone away.
             reply.send(answer.clone()).ok();
         }
     }
+}
+
+/// One line for `systemctl status`.
+fn status_after(agent: &Agent, answer: &Answer) -> String {
+    let runs = agent.in_short();
+    if answer.ok { runs } else { format!("{runs}; the last reload was not taken over, see `flumen status`") }
 }
 
 impl Agent {
