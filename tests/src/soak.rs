@@ -49,6 +49,8 @@ pub enum Channel {
     SourceBackedTwice,
     /// In memory until that is full, then on disk. A kill loses what was in memory, and the next start says how much.
     Spillable,
+    /// In memory alone, with the same words.
+    Memory,
 }
 
 impl Channel {
@@ -62,7 +64,16 @@ impl Channel {
             Channel::Spillable => {
                 "[channel]\nkind = \"spillable\"\nmemory = { events = 10_000, bytes = \"4 MiB\" }\n"
             }
+            Channel::Memory => {
+                "[channel]\nkind = \"memory\"\ncapacity = { events = 10_000, bytes = \"4 MiB\" }\n"
+            }
         }
+    }
+
+    /// Kills lose what was in memory.
+    #[must_use]
+    pub fn may_lose(self) -> bool {
+        matches!(self, Channel::Spillable | Channel::Memory)
     }
 }
 
@@ -467,7 +478,7 @@ impl<'a> Stage<'a> {
 
     /// A last life without harm: everything has to arrive, and a SIGTERM to end it well. Returns what was written.
     fn drain(&mut self, generator: Generator) -> Result<Vec<u64>> {
-        if self.soak.channel == Channel::Spillable {
+        if self.soak.channel.may_lose() {
             return self.drain_behind_losses(generator);
         }
         let written = generator.stop()?;

@@ -212,7 +212,7 @@ fn walk(point: &str, channel: Channel, end: End) {
         verdict.holds_but_for(may_lose) && quarantine.holds(),
         "{point}: {verdict}; quarantine: {quarantine}"
     );
-    assert!(channel == Channel::Spillable || may_lose == 0);
+    assert!(channel.may_lose() || may_lose == 0);
 }
 
 /// Each point in turn, a few at a time; tells all that fail.

@@ -87,6 +87,8 @@ enum Kind {
     SourceBackedTwice,
     /// A kill loses what was in memory: as many events as the next start says
     Spillable,
+    /// The same
+    Memory,
 }
 
 impl From<Interceptors> for Plugin {
@@ -185,6 +187,7 @@ fn soaks(arguments: &Arguments, seed: u64) -> Vec<Soak> {
             Kind::SourceBacked => Channel::SourceBacked,
             Kind::SourceBackedTwice => Channel::SourceBackedTwice,
             Kind::Spillable => Channel::Spillable,
+            Kind::Memory => Channel::Memory,
         };
         soak.has_faults = arguments.faults;
         soak.bytes_per_s = arguments.bytes_per_s.unwrap_or(soak.bytes_per_s);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use flumen_journal::failover::{self, DiskProbe, FailoverJournal, FailoverPlan, Parts, SecondaryKind};
 use flumen_journal::faults::system_disk;
 use flumen_journal::{
-    ChannelSpec, Durability, FileConfig, FileJournal, Journal, MemoryJournal, MemorySpec, OpenError, OsClock,
-    SourceBackedJournal, WhenFull,
+    ChannelSpec, FileConfig, FileJournal, Journal, MemoryJournal, MemorySpec, OpenError, OsClock,
+    SourceBackedJournal, Unsaved, WhenFull,
 };
 use flumen_kafka::channel::{JournalOptions, KafkaJournal};
 use flumen_pipeline::plan::{ChannelKind, ChannelPlan, PipelinePlan};
@@ -27,7 +27,7 @@ pub fn open_own(
     // The configuration has seen that all are alike.
     let failover = plan.channels.iter().find_map(|channel| channel.failover.clone());
     let opened = match failover {
-        None => open_kind(config, plan, specs),
+        None => open_kind(config, plan, specs, None),
         Some(failover) => return open_with_failover(config, plan, failover, specs, pipeline_dir),
     };
     let journal = opened.map_err(|error| failure(error, &dir))?;
@@ -35,11 +35,13 @@ pub fn open_own(
     Ok(journal)
 }
 
-/// A journal of the kind of the plan's channels. `specs`: of these, and then of the quarantine.
+/// A journal of the kind of the plan's channels. `specs`: of these, and then of the quarantine. `unsaved`: what was in its memory when its
+/// disk failed.
 fn open_kind(
     config: FileConfig,
     plan: &PipelinePlan,
     specs: Vec<ChannelSpec>,
+    unsaved: Option<Unsaved>,
 ) -> Result<Arc<dyn Journal>, OpenError> {
     let (disk, clock) = (system_disk(&config.dir), Arc::new(OsClock));
     let mut specs = specs.into_iter();
@@ -55,12 +57,8 @@ fn open_kind(
     }
     let memory =
         plan.channels.iter().zip(specs.by_ref()).map(|(plan, spec)| memory_spec(plan, spec)).collect();
-    // What is in memory alone promises nothing over a power cut, so nothing waits for the disk.
-    let is_memory_alone = |channel: &ChannelPlan| matches!(channel.kind, ChannelKind::Memory { .. });
-    let durability =
-        if plan.channels.iter().all(is_memory_alone) { Durability::Os } else { config.durability };
-    let config = FileConfig { durability, ..config };
-    let opened = MemoryJournal::open(config, memory, specs.collect(), disk, clock);
+    // Also where all is in memory: positions that a power cut sets back would bring twice what was delivered.
+    let opened = MemoryJournal::reopen(config, memory, specs.collect(), unsaved, disk, clock);
     opened.map(|journal| journal as Arc<dyn Journal>)
 }
 
@@ -78,10 +76,13 @@ fn open_with_failover(
     secondaries::note(plan, pipeline_dir)?;
     let probe = DiskProbe::new(system_disk(&config.dir), config.dir.clone(), config.segment_bytes);
     let (dir, own) = (config.dir.clone(), plan.clone());
+    let replaced = dir.join(failover::REPLACED);
     let opened = FailoverJournal::open(Parts {
         name: plan.name.clone(),
         plan: failover,
-        opener: Box::new(move |specs| open_kind(config.clone(), &own, specs)),
+        dir: dir.clone(),
+        opener: Box::new(move |specs, unsaved| open_kind(config.clone(), &own, specs, unsaved)),
+        is_replaced: Box::new(move || std::fs::remove_file(&replaced).is_ok()),
         channels: specs,
         probe: Box::new(move |has_room| probe.is_good(has_room)),
         secondary,

@@ -216,9 +216,9 @@ pub struct ChannelStatus {
     pub events: u64,
     /// Their bytes (exact for what was put since the start, estimated by whole commits before).
     pub bytes: u64,
-    /// Capacity in events.
+    /// Capacity in events; 0: no bound of its own.
     pub capacity_events: u64,
-    /// Capacity in bytes.
+    /// Capacity in bytes; 0: no bound of its own.
     pub capacity_bytes: u64,
     /// Seconds since the oldest unacknowledged event was committed.
     pub oldest_unacknowledged_s: Option<f64>,
@@ -241,6 +241,28 @@ pub struct MemoryFigures {
     pub dropped: u64,
     /// Events that went to the file because the memory was full, since the start.
     pub overflowed: u64,
+}
+
+/// What a journal had in memory alone when its disk failed: the next opening of the same journal goes on with it.
+#[derive(Debug, Clone)]
+pub struct Unsaved {
+    /// Names the journal.
+    pub journal: [u8; 16],
+    /// Of each channel in their order.
+    pub puts: Vec<UnsavedPut>,
+}
+
+/// A put that is in memory alone.
+#[derive(Debug, Clone)]
+pub struct UnsavedPut {
+    /// The channel's name.
+    pub channel: String,
+    /// Number of its first event in the channel.
+    pub first: u64,
+    /// The events.
+    pub batch: Batch,
+    /// When they were put, in nanoseconds since 1970.
+    pub time_ns: i64,
 }
 
 /// The journal's figures since it was opened.
@@ -321,6 +343,12 @@ pub trait Journal: Send + Sync {
     /// journal, in order, while acknowledgements go on; it is not an error.
     fn commit(&self, commit: Commit, deadline: Option<Instant>) -> Result<Box<dyn Ticket>, CommitError>;
 
+    /// As [`Journal::commit`], and waits until the commit is durable; its number. For a caller that has nothing else to do: a
+    /// journal may write it in the caller's thread.
+    fn commit_and_wait(&self, commit: Commit, deadline: Option<Instant>) -> Result<u64, CommitError> {
+        self.commit(commit, deadline)?.wait(None).unwrap_or(Err(CommitError::Closing))
+    }
+
     /// True: a commit with events is made durable together with the acknowledgement of its events, so its ticket waits for the
     /// reader. Who hands commits in must not wait for tickets before it hands in more.
     fn acknowledges_late(&self) -> bool {
@@ -355,6 +383,11 @@ pub trait Journal: Send + Sync {
 
     /// Figures for `status`.
     fn status(&self) -> JournalStatus;
+
+    /// Of one that has failed and is closed: what it has in memory alone. `None`: it keeps no events there.
+    fn unsaved(&self) -> Option<Unsaved> {
+        None
+    }
 
     /// Takes no more commits, makes all handed in durable, writes a snapshot and lets go of the
     /// directory. Readers get [`ReadError::Closing`]. A second call does nothing.

@@ -71,7 +71,8 @@ impl Reliability {
 
 /// What a channel can lose, and when. `is_durable`: its journal syncs before it acknowledges.
 pub fn loss_window(channel: &ChannelPlan, is_durable: bool) -> String {
-    let os = "a power cut can lose what was taken in the last half minute";
+    let os = "a power cut can lose, or bring twice, what was taken in the last half minute";
+    let with_os = |own: String| if is_durable { own } else { format!("{own}; {os}") };
     let memory = |events: u64, bytes: u64| {
         format!(
             "an end without a clean stop (kill -9, power) loses what is in memory: at most {events} events or {} MiB",
@@ -87,8 +88,7 @@ pub fn loss_window(channel: &ChannelPlan, is_durable: bool) -> String {
         ChannelKind::File if is_durable => "nothing is lost".to_owned(),
         ChannelKind::File => os.to_owned(),
         ChannelKind::Spillable { memory_events, memory_bytes } => {
-            let lost = memory(*memory_events, *memory_bytes);
-            if is_durable { lost } else { format!("{lost}; {os}") }
+            with_os(memory(*memory_events, *memory_bytes))
         }
         ChannelKind::Memory { drop_after } => {
             let lost = memory(channel.capacity_events, channel.capacity_bytes);
@@ -96,7 +96,7 @@ pub fn loss_window(channel: &ChannelPlan, is_durable: bool) -> String {
                 let after_s = after.as_secs_f64();
                 format!("; when nothing is acknowledged for {after_s} s, events that find no room are dropped and counted")
             });
-            lost + &dropped.unwrap_or_default()
+            with_os(lost + &dropped.unwrap_or_default())
         }
     };
     let Some(failover) = &channel.failover else { return own };
@@ -106,7 +106,7 @@ pub fn loss_window(channel: &ChannelPlan, is_durable: bool) -> String {
             format!("{own}; while its failover is in use, {lost} there")
         }
         (SecondaryKind::File, ChannelKind::Spillable { .. }) => {
-            format!("{own}; a disk that fails takes what is in memory, too")
+            format!("{own}; a disk that fails takes what is in memory, too, if the agent ends before it is back")
         }
         (SecondaryKind::File, _) => own,
     }

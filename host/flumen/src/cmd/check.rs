@@ -108,7 +108,7 @@ pub fn run(args: Args, output: Output) -> Result<(), Failure> {
         println!("pipeline {} ({})", pipeline.name, pipeline.file.display());
         if !pipeline.durable {
             println!(
-                "  journal      durability = \"os\": a power cut can lose what was taken in the last half minute"
+                "  journal      durability = \"os\": a power cut can lose, or bring twice, what was taken in the last half minute"
             );
         }
         for channel in &pipeline.channels {
@@ -210,8 +210,8 @@ fn group_report(group: &GroupPlan, sinks: &[SinkReport]) -> GroupReport {
             ("at-least-once", reason)
         }
         (None, None) => {
-            let reason = "what a sink has when it fails waits until its destination says whether it is there; all else goes to the others, \
-                          and stays in the channel until then";
+            let reason = "what a sink has when it fails waits until its destination says whether it is there (a plugin's until the plugin has \
+                          delivered it); all else goes to the others, and stays in the channel until then";
             ("exactly-once", reason.to_owned())
         }
     };

@@ -1,6 +1,7 @@
 //! The secondary's side of a failover: see [`super`].
 //!
-//! In the secondary's journal: [`STATE`] (u64 number of this failover; absent: not open), [`DOUBT`] ([`doubt`]), [`POSITION`] and a
+//! In the secondary's journal: [`STATE`] (u64 number of this failover; absent: not open), the primary's name (in front of a journal on a
+//! local disk), [`DOUBT`] ([`doubt`]), [`POSITION`] and a
 //! position's key, or [`GONE`] and the key of one that was removed; state of [`PLUGIN`] and a plugin's name, each key with its expiry and
 //! value ([`state_value`]), or an empty one if it was removed. In the primary's: [`CURSOR`] and a channel's name.
 
@@ -247,6 +248,11 @@ impl Away {
 
     fn head(&self, channel: ChannelId) -> u64 {
         self.journal.status().channels.get(usize::from(channel.0)).map_or(0, |status| status.head)
+    }
+
+    /// Sets a position of the secondary's journal itself; an empty value removes it.
+    pub fn set_own(&self, key: &[u8], value: Vec<u8>) -> Result<(), CommitError> {
+        self.settle(Commit { positions: vec![(key.to_vec(), value)], ..Commit::default() })
     }
 
     fn settle(&self, commit: Commit) -> Result<(), CommitError> {

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::api::{Commit, CommitError, Ticket};
+use crate::api::{Ack, Commit, CommitError, Ticket};
 use crate::limits;
 
 /// A commit that the primary was given, or that waits for it.
 pub(super) struct Flight {
-    /// By which the primary tells whether it has it; of acknowledgements only if they must not be made twice.
+    /// By which the primary tells whether it has it. `None`: with acknowledgements, and it was never handed to the primary.
     pub number: Option<u64>,
     /// As it was handed in.
     pub commit: Commit,
@@ -23,6 +23,12 @@ impl Flight {
     /// The primary's answer, if there is one.
     pub fn outcome(&self) -> Option<Result<u64, CommitError>> {
         self.ticket.as_ref()?.wait(Some(Duration::ZERO))
+    }
+
+    /// Both acknowledge for the same reader: their order counts.
+    pub fn shares_reader(&self, other: &Commit) -> bool {
+        let is_same = |ack: &Ack, known: &Ack| (ack.channel, ack.reader) == (known.channel, known.reader);
+        self.commit.acks.iter().any(|ack| other.acks.iter().any(|known| is_same(ack, known)))
     }
 }
 

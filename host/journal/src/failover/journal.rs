@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::flight::{Cell, Flight};
 use super::open::{self, Parts};
 use super::reader::FailoverReader;
-use super::state::{NUMBER, NUMBER_ACKED, OWN, Open, Place, Shared};
+use super::state::{NUMBER, OWN, Open, Place, Shared};
 use super::store::Store;
 use super::{Positions, READER, SOURCES, switch};
 use crate::api::{
@@ -139,22 +139,13 @@ impl Shared {
         state.look();
         let cell = Cell::of(None);
         let mut flight = Flight { number: None, commit: commit.clone(), ticket: None, cell: cell.clone() };
-        if !commit.puts.is_empty() || !commit.state.is_empty() {
-            state.number_acked += 1;
-            flight.number = Some(state.number_acked);
-        }
-        let open = state.alive().filter(|_| state.held.is_empty()).cloned();
+        let open = state.alive().filter(|_| !state.is_behind_held(commit)).cloned();
         let Some(open) = open else {
             state.held.push_back(flight);
             return Ok(Box::new(cell));
         };
-        let number = flight.number.map(|number| (NUMBER_ACKED, number));
-        match open.journal.commit(open.localise(commit, number), Some(self.clock.now())) {
-            Ok(ticket) => {
-                let ticket: Arc<dyn Ticket> = ticket.into();
-                cell.sent(ticket.clone());
-                state.acks.push_back(Flight { ticket: Some(ticket), ..flight });
-            }
+        match state.send(&open, &mut flight, self.clock.now()) {
+            Ok(()) => state.acks.push_back(flight),
             Err(error @ (CommitError::Failed(_) | CommitError::Closing)) => {
                 state.dies(&error);
                 state.held.push_back(flight);
@@ -162,6 +153,18 @@ impl Shared {
             Err(error) => return Err(error),
         }
         Ok(Box::new(cell))
+    }
+
+    /// The journal closes while the primary has failed: nothing takes what that had in memory.
+    fn tell_unsaved(&self, open: &Open) {
+        let events: u64 = open.journal.status().memory.iter().map(|figures| figures.events_at_risk).sum();
+        if events > 0 {
+            tracing::error!(
+                pipeline = self.name,
+                events,
+                "the disk of the channel is away: what is in its memory is lost with this stop"
+            );
+        }
     }
 
     fn wait_for_room(&self, full: CommitError, deadline: Option<Instant>) -> Result<(), CommitError> {
@@ -371,11 +374,18 @@ impl Journal for FailoverJournal {
             tracing::error!(pipeline = shared.name, "the thread of a failover panicked");
         }
         let _order = shared.order.lock();
-        let (open, place) = {
+        let (primary, is_dead, place) = {
             let state = shared.state.lock();
-            (state.alive().cloned(), state.place)
+            (state.primary.clone(), state.is_dead, state.place)
         };
-        let closed = open.map_or(Ok(()), |open| open.journal.close());
+        let closed = match primary {
+            Some(open) if is_dead => {
+                shared.tell_unsaved(&open);
+                Ok(())
+            }
+            Some(open) => open.journal.close(),
+            None => Ok(()),
+        };
         // Whoever still waits asks the primary's ticket first.
         let mut state = shared.state.lock();
         let flights = std::mem::take(&mut state.flights).into_iter().chain(std::mem::take(&mut state.acks));

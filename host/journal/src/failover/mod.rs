@@ -23,7 +23,9 @@
 //! A secondary of kind `memory` has all of this but the events on its disk: a crash takes those that were not moved, counted as
 //! that kind counts them.
 //!
-//! How it fails: a secondary that fails, fails the journal; one that is full makes sources wait.
+//! How it fails: a secondary that fails, fails the journal; one that is full makes sources wait. A directory that holds another journal
+//! than the one that was left (a disk that is not mounted) is not gone back to: events stay in the secondary, until the old one is there
+//! again or its user says that it was replaced ([`REPLACED`], at a start).
 
 mod away;
 mod doubt;
@@ -47,8 +49,9 @@ use std::time::Duration;
 pub use away::{Away, AwayError, CURSOR, Moved, READER, SOURCES, STATE, StatePlace, channel_spec};
 pub use health::Health;
 pub use journal::FailoverJournal;
-pub use open::{Opener, Parts, Probe};
+pub use open::{Opener, Parts, Probe, REPLACED, Replaced};
 pub use probe::DiskProbe;
+pub(crate) use probe::PROBE_NAME;
 
 use crate::state::StateWrites;
 

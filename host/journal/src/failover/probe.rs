@@ -8,7 +8,7 @@ use crate::disk::{Disk, DiskFile, write_all_at};
 use crate::limits;
 
 /// Name of the file that is written and removed.
-const NAME: &str = "probe";
+pub(crate) const PROBE_NAME: &str = "probe";
 
 /// Writes a little to a directory, durably, and removes it again.
 pub struct DiskProbe {
@@ -30,7 +30,7 @@ impl DiskProbe {
     }
 
     fn write(&self, bytes: u64) -> io::Result<()> {
-        let path = self.dir.join(NAME);
+        let path = self.dir.join(PROBE_NAME);
         let gone = |outcome: io::Result<()>| match outcome {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,

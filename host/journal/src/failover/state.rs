@@ -1,20 +1,24 @@
 //! What the threads of a failover share.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::flight::Flight;
-use super::{Away, FailoverPlan, Health, Opener};
+use super::{Away, FailoverPlan, Health, Opener, Replaced};
 use crate::api::{ChannelId, ChannelSpec, Commit, CommitError, Journal, ReaderId, Ticket};
 use crate::clock::Clock;
 
 /// In the primary: the number of the last commit there that has no acknowledgements.
 pub(super) const NUMBER: &[u8] = b"failover/number";
-/// The same of those that have, and put events.
-pub(super) const NUMBER_ACKED: &[u8] = b"failover/number-acked";
+/// The same of those that have, for each channel and reader by their names. On a full disk they pass puts, and those of other readers; of
+/// one reader they are written in their order.
+pub(super) const NUMBER_ACKED: &[u8] = b"failover/acked/";
+/// In the primary, and in the secondary since it is open: a random name of the primary's journal, so that no other is taken for it.
+pub(super) const JOURNAL: &[u8] = b"failover/journal";
 /// Keys that are ours, and nobody else's.
 pub(super) const OWN: &[u8] = b"failover/";
 
@@ -22,7 +26,10 @@ pub(super) struct Shared {
     /// For the log.
     pub name: String,
     pub plan: FailoverPlan,
+    /// The primary's directory.
+    pub dir: PathBuf,
     pub opener: Opener,
+    pub is_replaced: Replaced,
     pub clock: Arc<dyn Clock>,
     pub health: Health,
     /// The secondary's journal.
@@ -92,6 +99,22 @@ impl Open {
     }
 }
 
+/// The name of the primary's journal ([`JOURNAL`]).
+#[derive(Clone)]
+pub(super) struct Identity {
+    pub name: Vec<u8>,
+    /// Of the commit that wrote it; `None`: it was there.
+    pub written: Option<Arc<dyn Ticket>>,
+}
+
+impl Identity {
+    /// `None` as long as the journal itself may have forgotten it.
+    pub fn known(&self) -> Option<&[u8]> {
+        let is_there = |ticket: &Arc<dyn Ticket>| matches!(ticket.wait(Some(Duration::ZERO)), Some(Ok(_)));
+        self.written.as_ref().is_none_or(is_there).then_some(self.name.as_slice())
+    }
+}
+
 /// Where events go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
@@ -111,14 +134,17 @@ pub(super) struct State {
     /// It takes no more commits: another opening is needed.
     pub is_dead: bool,
     pub generation: u64,
-    /// Of the last commit without acknowledgements, and of the last with.
+    /// Of the journal that events are to go back to; `None`: not known.
+    pub identity: Option<Identity>,
+    /// Of the last commit without acknowledgements.
     pub number: u64,
-    pub number_acked: u64,
+    /// Of the last with, by [`State::acked_key`].
+    pub acked: BTreeMap<Vec<u8>, u64>,
     /// Without acknowledgements, at the primary.
     pub flights: VecDeque<Flight>,
     /// With acknowledgements, at the primary.
     pub acks: VecDeque<Flight>,
-    /// With acknowledgements, waiting for the primary. Behind all of `acks`.
+    /// With acknowledgements, waiting for the primary. Behind those of `acks` of the same reader.
     pub held: VecDeque<Flight>,
     /// What the primary may still write of what the secondary has got.
     pub undecided: Vec<Arc<dyn Ticket>>,
@@ -146,6 +172,36 @@ impl State {
     /// The primary, if it takes commits.
     pub fn alive(&self) -> Option<&Open> {
         self.primary.as_ref().filter(|_| !self.is_dead)
+    }
+
+    /// Where the primary says how far it has the acknowledgements of a commit's reader.
+    pub fn acked_key(&self, commit: &Commit) -> Vec<u8> {
+        let names = commit.acks.first().and_then(|ack| {
+            let channel = self.channels.get(usize::from(ack.channel.0))?;
+            let (reader, _) = channel.readers.get(usize::from(ack.reader.0))?;
+            Some((channel.spec.name.as_str(), reader.as_str()))
+        });
+        let (channel, reader) = names.unwrap_or_default();
+        [NUMBER_ACKED, channel.as_bytes(), b"/", reader.as_bytes()].concat()
+    }
+
+    /// One of the same reader waits for the primary: a commit with acknowledgements has to go behind it.
+    pub fn is_behind_held(&self, commit: &Commit) -> bool {
+        self.held.iter().any(|flight| flight.shares_reader(commit))
+    }
+
+    /// Hands a commit with acknowledgements to the primary. After an error it was not taken.
+    pub fn send(&mut self, open: &Open, flight: &mut Flight, now: Instant) -> Result<(), CommitError> {
+        let key = self.acked_key(&flight.commit);
+        let last = self.acked.get(&key).copied().unwrap_or(0);
+        let number = flight.number.unwrap_or(last + 1);
+        let commit = open.localise(&flight.commit, Some((key.as_slice(), number)));
+        let ticket: Arc<dyn Ticket> = open.journal.commit(commit, Some(now))?.into();
+        self.acked.insert(key, last.max(number));
+        flight.number = Some(number);
+        flight.cell.sent(ticket.clone());
+        flight.ticket = Some(ticket);
+        Ok(())
     }
 
     /// The primary takes no more.

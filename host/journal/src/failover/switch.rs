@@ -1,11 +1,12 @@
 //! Between the two journals: leaving the primary, and the way back.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::away::AwayError;
 use super::flight::Flight;
-use super::state::{NUMBER, NUMBER_ACKED, Open, Place, Shared};
+use super::state::{Identity, JOURNAL, NUMBER, Open, Place, Shared};
 use super::{CURSOR, Moved, Positions, Primary, SOURCES};
 use crate::api::{Commit, CommitError, Put, Ticket};
 use crate::limits;
@@ -79,7 +80,7 @@ impl Shared {
 
     /// Events go to the secondary from here on. With the order held.
     pub fn leave(&self) -> Result<(), CommitError> {
-        let (open, commits) = {
+        let (open, commits, name) = {
             let mut state = self.state.lock();
             state.check()?;
             state.look();
@@ -88,11 +89,13 @@ impl Shared {
             }
             let Some(open) = state.primary.clone() else { return Err(CommitError::Closing) };
             let commits = state.flights.iter().map(|flight| (flight.number, flight.commit.clone()));
-            (open, commits.collect())
+            // Empty: it is not known, and one of an earlier time does not count.
+            let name = state.identity.as_ref().and_then(Identity::known).unwrap_or_default().to_vec();
+            (open, commits.collect(), name)
         };
         let sources: Positions = open.journal.positions(SOURCES).into_iter().collect();
         let waiting = open.journal.status().waiting_for;
-        let opened = self.away.lock().open(sources, commits, Vec::new());
+        let opened = self.away.lock().open(sources, commits, vec![(JOURNAL.to_vec(), name)]);
         opened.inspect_err(|error| self.lost(error))?;
         self.health.has_failed();
         let mut state = self.state.lock();
@@ -126,32 +129,41 @@ impl Shared {
                 tracing::info!(pipeline = self.name, "the journal of the channel is open again");
             }
             Err(error) => {
-                tracing::debug!(pipeline = self.name, "{error}");
-                self.state.lock().reason = Some(error.to_string());
+                let reason = error.to_string();
+                let before = self.state.lock().reason.replace(reason.clone());
+                if before.as_ref() != Some(&reason) {
+                    tracing::error!(pipeline = self.name, "{reason}");
+                }
             }
         }
     }
 
-    /// Acknowledgements that wait for the primary.
+    /// Acknowledgements that wait for the primary. What finds a channel full waits on, and with it what its reader has behind it; those of
+    /// others make the room.
     fn send_held(&self) {
         let mut state = self.state.lock();
-        while let Some(open) = state.alive().cloned()
-            && let Some(flight) = state.held.pop_front()
-        {
-            let number = flight.number.map(|number| (NUMBER_ACKED, number));
-            match open.journal.commit(open.localise(&flight.commit, number), Some(self.clock.now())) {
-                Ok(ticket) => {
-                    let ticket: Arc<dyn Ticket> = ticket.into();
-                    flight.cell.sent(ticket.clone());
-                    state.acks.push_back(Flight { ticket: Some(ticket), ..flight });
-                }
-                Err(CommitError::Full { .. }) => return state.held.push_front(flight),
+        let Some(open) = state.alive().cloned() else { return };
+        let (mut waiting, mut failed) = (VecDeque::<Flight>::new(), None);
+        while let Some(mut flight) = state.held.pop_front() {
+            if waiting.iter().any(|before| before.shares_reader(&flight.commit)) {
+                waiting.push_back(flight);
+                continue;
+            }
+            match state.send(&open, &mut flight, self.clock.now()) {
+                Ok(()) => state.acks.push_back(flight),
+                Err(CommitError::Full { .. }) => waiting.push_back(flight),
                 Err(error @ (CommitError::Failed(_) | CommitError::Closing)) => {
-                    state.held.push_front(flight);
-                    state.dies(&error);
+                    waiting.push_back(flight);
+                    failed = Some(error);
+                    break;
                 }
                 Err(error) => flight.cell.answer(Err(error)),
             }
+        }
+        waiting.append(&mut state.held);
+        state.held = waiting;
+        if let Some(error) = failed {
+            state.dies(&error);
         }
     }
 

@@ -2,6 +2,7 @@
 //! a plugin the same in its state, and a destination is cut back to the sink's position, as in a pipeline.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flumen_event::BatchBuilder;
@@ -9,7 +10,9 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::api::{Ack, ChannelId, ChannelSpec, Commit, CommitError, Journal, Put, Reader, ReaderId, Ticket};
+use crate::api::{
+    Ack, ChannelId, ChannelSpec, Commit, CommitError, Journal, Put, Reader, ReaderId, Ticket, Unsaved,
+};
 use crate::clock::OsClock;
 use crate::file::tests::disk::{Call, Fault, MemDisk};
 use crate::file::{FileConfig, FileJournal, OpenError};
@@ -18,9 +21,12 @@ use crate::state::{ByteColumn, StateOp};
 
 const MAIN: ChannelId = ChannelId(0);
 const OUT: ReaderId = ReaderId(0);
+const QUARANTINE: ChannelId = ChannelId(1);
+const KEEPER: ReaderId = ReaderId(0);
 const SINK: &[u8] = b"sink/out";
 const PLUGIN: &str = "counter";
 const LIMIT: Duration = Duration::from_secs(60);
+const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// Probes that fail before the primary is left, for tests that count on its not being left without a reason: a probe that hangs for so
 /// many intervals counts as well, and on a busy machine a thread may stand still for seconds. A disk that fails is left at once.
 const PATIENT: u32 = 1_200;
@@ -29,11 +35,11 @@ const HASTY: u32 = 2;
 const EIO: i32 = 5;
 const EROFS: i32 = 30;
 
-fn plan(kind: SecondaryKind, fail_after: u32) -> FailoverPlan {
+fn plan(kind: SecondaryKind, fail_after: u32, check_interval: Duration) -> FailoverPlan {
     FailoverPlan {
         kind,
         dir: None,
-        check_interval: Duration::from_millis(5),
+        check_interval,
         fail_after,
         return_after: 2,
         capacity_events: u64::MAX,
@@ -62,7 +68,7 @@ fn specs() -> Vec<ChannelSpec> {
     vec![spec("main", "out"), spec("quarantine", "keeper")]
 }
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum PrimaryKind {
     File,
     Spillable,
@@ -72,6 +78,7 @@ fn open_primary(
     kind: PrimaryKind,
     disk: &MemDisk,
     mut specs: Vec<ChannelSpec>,
+    unsaved: Option<Unsaved>,
 ) -> Result<Arc<dyn Journal>, OpenError> {
     let (disk, clock) = (Arc::new(disk.clone()), Arc::new(OsClock));
     match kind {
@@ -79,7 +86,8 @@ fn open_primary(
         PrimaryKind::Spillable => {
             let channel = ChannelSpec { capacity_events: 50, ..specs.remove(0) };
             let full = WhenFull::Overflow { events: u64::MAX, bytes: u64::MAX };
-            Ok(MemoryJournal::open(config(), vec![MemorySpec { channel, full }], specs, disk, clock)?)
+            let channels = vec![MemorySpec { channel, full }];
+            Ok(MemoryJournal::reopen(config(), channels, specs, unsaved, disk, clock)?)
         }
     }
 }
@@ -89,6 +97,9 @@ struct World {
     secondary: MemDisk,
     kinds: (PrimaryKind, SecondaryKind),
     fail_after: u32,
+    check_interval: Duration,
+    /// The user says that the primary was replaced.
+    is_replaced: Arc<AtomicBool>,
     journal: Option<Arc<FailoverJournal>>,
     reader: Option<Box<dyn Reader>>,
     /// What each source reads next.
@@ -102,11 +113,17 @@ struct World {
 
 impl World {
     fn new(primary: PrimaryKind, secondary: SecondaryKind, fail_after: u32) -> World {
+        World::probed((primary, secondary), fail_after, CHECK_INTERVAL)
+    }
+
+    fn probed(kinds: (PrimaryKind, SecondaryKind), fail_after: u32, check_interval: Duration) -> World {
         let mut world = World {
             primary: MemDisk::default(),
             secondary: MemDisk::default(),
-            kinds: (primary, secondary),
+            kinds,
             fail_after,
+            check_interval,
+            is_replaced: Arc::default(),
             journal: None,
             reader: None,
             next: [0; 2],
@@ -119,7 +136,7 @@ impl World {
     }
 
     fn parts(&self) -> Result<Parts, OpenError> {
-        let plan = plan(self.kinds.1, self.fail_after);
+        let plan = plan(self.kinds.1, self.fail_after, self.check_interval);
         let channels: Vec<ChannelSpec> = specs().iter().map(|spec| channel_spec(&spec.name, &plan)).collect();
         let (disk, clock) = (Arc::new(self.secondary.clone()), Arc::new(OsClock));
         let secondary: Arc<dyn Journal> = match plan.kind {
@@ -132,10 +149,13 @@ impl World {
         };
         let (kind, disk) = (self.kinds.0, self.primary.clone());
         let probe = DiskProbe::new(Arc::new(self.primary.clone()), config().dir, config().segment_bytes);
+        let is_replaced = self.is_replaced.clone();
         Ok(Parts {
             name: "test".into(),
             plan,
-            opener: Box::new(move |specs| open_primary(kind, &disk, specs)),
+            dir: config().dir,
+            opener: Box::new(move |specs, unsaved| open_primary(kind, &disk, specs, unsaved)),
+            is_replaced: Box::new(move || is_replaced.swap(false, Ordering::Relaxed)),
             channels: specs(),
             probe: Box::new(move |has_room| probe.is_good(has_room)),
             secondary,
@@ -198,18 +218,53 @@ impl World {
     fn take(&mut self, deliveries: u32) -> bool {
         let mut any = false;
         for _ in 0..deliveries {
-            let Some(delivery) = self.reader.as_mut().unwrap().next(Duration::ZERO).unwrap() else { break };
+            let Some(commit) = self.deliver() else { break };
             any = true;
-            let (streams, positions) = (delivery.batch.stream(), delivery.batch.position());
-            self.out.extend(streams.values().iter().copied().zip(positions.values().iter().copied()));
-            let commit = Commit {
-                acks: vec![Ack { channel: MAIN, reader: OUT, cursor: delivery.next }],
-                positions: vec![(SINK.to_vec(), (self.out.len() as u64).to_le_bytes().to_vec())],
-                ..Commit::default()
-            };
             drop(self.journal().commit(commit, None).unwrap());
         }
         any
+    }
+
+    /// Delivers the next; its acknowledgement.
+    fn deliver(&mut self) -> Option<Commit> {
+        let delivery = self.reader.as_mut().unwrap().next(Duration::ZERO).unwrap()?;
+        let (streams, positions) = (delivery.batch.stream(), delivery.batch.position());
+        self.out.extend(streams.values().iter().copied().zip(positions.values().iter().copied()));
+        Some(Commit {
+            acks: vec![Ack { channel: MAIN, reader: OUT, cursor: delivery.next }],
+            positions: vec![(SINK.to_vec(), (self.out.len() as u64).to_le_bytes().to_vec())],
+            ..Commit::default()
+        })
+    }
+
+    /// Waits until everything that was put is durable.
+    fn wait_durable(&mut self) {
+        self.wait("durable", |world| {
+            world.settle();
+            world.tickets.is_empty()
+        });
+    }
+
+    /// A clean stop and a start, when everything is in the primary: what waits for it is in no other place.
+    fn restart(&mut self) {
+        self.wait_durable();
+        self.wait("home", |world| {
+            let mut state = world.journal().shared_for_tests().state.lock();
+            state.look();
+            let is_idle = [&state.flights, &state.acks, &state.held].iter().all(|list| list.is_empty());
+            is_idle && state.alive().is_some() && state.place == super::state::Place::Home
+        });
+        self.journal().close().unwrap();
+        (self.reader, self.journal) = (None, None);
+        self.open().unwrap();
+        self.recover();
+    }
+
+    /// Waits until `status` says this of the primary.
+    fn wait_reason(&mut self, text: &str) {
+        self.wait(text, |world| {
+            world.journal().status().waiting_for.is_some_and(|reason| reason.contains(text))
+        });
     }
 
     fn settle(&mut self) {
@@ -433,23 +488,227 @@ fn one_event() -> flumen_event::Batch {
     builder.finish(Vec::new()).unwrap()
 }
 
-/// Random puts, deliveries, full disks, disks that fail and come back, and crashes at any moment of all of it.
+fn syncs(disk: &MemDisk) -> u64 {
+    disk.0.lock().faults.syncs
+}
+
+/// Two acknowledgements, of which the second puts as well, are written, and then the disk fails before it says so: they are there when
+/// it is back. The first once more would set the sink's position back, and leave its cursor.
 #[test]
-fn each_event_once_over_switches_and_crashes() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let first = number("FLUMEN_FAILOVER_SEED").unwrap_or(0);
-    for seed in first..first + number("FLUMEN_FAILOVER_SEEDS").unwrap_or(12) {
-        eprintln!("seed {seed}");
-        schedule(seed);
+fn an_acknowledgement_that_is_there_is_not_sent_again() {
+    let kinds = (PrimaryKind::File, SecondaryKind::File);
+    let mut world = World::probed(kinds, PATIENT, Duration::from_millis(300));
+    (0..3).for_each(|_| world.put(0, 10));
+    world.wait_durable();
+    let (first, mut second) = (world.deliver().unwrap(), world.deliver().unwrap());
+    let quarantined = || vec![Put { channels: vec![QUARANTINE], batch: one_event() }];
+    second.puts = quarantined();
+    let disk = world.primary.clone();
+    // The probe syncs as well, so it has to have been just now.
+    let before = syncs(&disk);
+    world.wait("a probe", |_| syncs(&disk) > before);
+    let tickets = {
+        let mut image = disk.0.lock();
+        // Of what the committer has when the others come; they are its next group.
+        image.faults.armed = vec![Fault { call: Call::Sync, skip: 1, times: u32::MAX, code: EIO }];
+        let own = Commit { puts: quarantined(), ..Commit::default() };
+        let own = world.journal().commit(own, None).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        let acks = [first, second].map(|commit| world.journal().commit(commit, None).unwrap());
+        drop(image);
+        own.wait(Some(LIMIT)).unwrap().unwrap();
+        acks
+    };
+    world.wait_place("file");
+    mend(&world.primary);
+    world.wait_place("primary");
+    for ticket in tickets {
+        ticket.wait(Some(LIMIT)).unwrap().unwrap();
+    }
+    assert_eq!(number(world.journal().position(SINK)), 20);
+    world.crash(1);
+    mend(&world.primary);
+    world.open().unwrap();
+    world.recover();
+    assert_eq!(world.out.len(), 20, "the destination is cut back behind what is acknowledged");
+    world.check();
+}
+
+/// An acknowledgement with events for a quarantine that is full waits; the keeper's makes the room, and has come behind it.
+#[test]
+fn an_acknowledgement_that_finds_a_channel_full_holds_no_other_reader_up() {
+    let mut world = World::new(PrimaryKind::File, SecondaryKind::File, PATIENT);
+    let quarantined = || vec![Put { channels: vec![QUARANTINE], batch: one_event() }];
+    world.journal().set_capacity(QUARANTINE, 1, u64::MAX);
+    drop(world.journal().commit(Commit { puts: quarantined(), ..Commit::default() }, None).unwrap());
+    (0..2).for_each(|_| world.put(0, 10));
+    world.wait_durable();
+    let full = Commit { puts: quarantined(), ..world.deliver().unwrap() };
+    let behind = world.deliver().unwrap();
+    break_disk(&world.primary, EIO);
+    world.put(0, 10);
+    world.wait_place("file");
+    let keeper = Ack { channel: QUARANTINE, reader: KEEPER, cursor: 1 };
+    let keeper = Commit { acks: vec![keeper], ..Commit::default() };
+    let tickets = [full, behind, keeper].map(|commit| world.journal().commit(commit, None).unwrap());
+    mend(&world.primary);
+    for ticket in tickets {
+        ticket.wait(Some(LIMIT)).expect("it waits for what is behind it").unwrap();
+    }
+    world.wait_place("primary");
+    assert_eq!(number(world.journal().position(SINK)), 20, "what the same reader had behind it stays there");
+    world.check();
+}
+
+/// A disk that fails takes nothing of what was in memory, as long as the agent lives: over openings that fail, too.
+#[test]
+fn what_is_in_memory_outlives_its_disk() {
+    let mut world = World::new(PrimaryKind::Spillable, SecondaryKind::File, PATIENT);
+    (0..4).for_each(|_| world.put(0, 10));
+    world.wait_durable();
+    assert!(world.take(1));
+    let late = world.deliver().unwrap();
+    break_disk(&world.primary, EIO);
+    // It does not come to the disk.
+    drop(world.journal().commit(late, None).unwrap());
+    world.put(0, 5);
+    world.wait_place("file");
+    // An opening was tried, and has failed.
+    world.wait_reason("mending ");
+    assert_eq!(world.journal().status().memory[0].channel, "main");
+    assert!(world.journal().status().memory[0].events_at_risk >= 20);
+    world.put(1, 5);
+    mend(&world.primary);
+    world.wait_place("primary");
+    assert_eq!(world.journal().status().memory[0].lost, 0);
+    world.check();
+    world.restart();
+    world.check();
+}
+
+/// The disk is not mounted any more, and its directory is empty: events do not go there, nor does what is in the secondary.
+#[test]
+fn a_directory_that_holds_another_journal_is_not_gone_back_to() {
+    for kind in [PrimaryKind::File, PrimaryKind::Spillable] {
+        let mut world = World::new(kind, SecondaryKind::File, PATIENT);
+        (0..4).for_each(|_| world.put(0, 10));
+        world.wait_durable();
+        fail_listed(&mut world);
+        let mounted = world.primary.copy();
+        put_in_place(&world.primary, &MemDisk::default());
+        mend(&world.primary);
+        world.wait_reason("it is a new one, not the one that the failover stands in for");
+        world.put(1, 10);
+        std::thread::sleep(20 * CHECK_INTERVAL);
+        assert_eq!(world.place(), "file");
+        fail_listed(&mut world);
+        put_in_place(&world.primary, &mounted);
+        mend(&world.primary);
+        world.wait_place("primary");
+        world.check();
     }
 }
 
-fn schedule(seed: u64) {
+/// A start finds no journal where one was left: it goes on in the secondary, until the user says that the disk was replaced.
+#[test]
+fn a_start_asks_before_it_takes_a_replaced_disk() {
+    let mut world = World::new(PrimaryKind::File, SecondaryKind::File, PATIENT);
+    (0..4).for_each(|_| world.put(0, 10));
+    world.check();
+    break_disk(&world.primary, EIO);
+    world.put(0, 10);
+    world.wait_place("file");
+    world.wait_durable();
+    world.crash(5);
+    put_in_place(&world.primary, &MemDisk::default());
+    mend(&world.primary);
+    world.open().unwrap();
+    world.wait_reason("make the file /j/replaced, and start it");
+    assert_eq!(world.place(), "file");
+    world.put(1, 10);
+    world.wait_durable();
+    world.crash(6);
+    mend(&world.primary);
+    world.is_replaced.store(true, Ordering::Relaxed);
+    world.open().unwrap();
+    world.wait_place("primary");
+    world.check();
+    assert!(!world.is_replaced.load(Ordering::Relaxed), "it counts once");
+}
+
+/// What a journal leaves beside its segments is no reason to refuse its directory; what is somebody else's is.
+#[test]
+fn what_is_left_of_a_journal_is_no_reason_not_to_begin_one() {
+    let disk = MemDisk::default();
+    for name in ["probe", "spare.0", "spare.1", "damaged", REPLACED] {
+        disk.add(&format!("/j/{name}"), b"x".to_vec());
+    }
+    open_primary(PrimaryKind::File, &disk, specs(), None).unwrap().close().unwrap();
+    let disk = MemDisk::default();
+    disk.add("/j/notes.txt", b"x".to_vec());
+    let refused = open_primary(PrimaryKind::File, &disk, specs(), None);
+    assert!(matches!(refused, Err(OpenError::NotAJournal { .. })));
+}
+
+/// The primary's disk fails, so that not even an opening of it is under way.
+fn fail_listed(world: &mut World) {
+    break_disk(&world.primary, EIO);
+    let list = Fault { call: Call::List, skip: 0, times: u32::MAX, code: EIO };
+    world.primary.faults(|faults| faults.armed.push(list));
+    if world.place() == "primary" {
+        world.put(0, 10);
+    }
+    world.wait_reason("listing /j");
+}
+
+/// What is on a disk now is what is on another one.
+fn put_in_place(disk: &MemDisk, other: &MemDisk) {
+    disk.names().iter().for_each(|name| disk.take(&format!("/j/{name}")));
+    for name in other.names() {
+        let path = format!("/j/{name}");
+        disk.add(&path, other.bytes(&path));
+    }
+}
+
+/// Random puts, deliveries, full disks, disks that fail and come back, and crashes at any moment of all of it.
+#[test]
+fn each_event_once_over_switches_and_crashes() {
+    schedules(12, (PrimaryKind::File, SecondaryKind::File));
+}
+
+/// The same of those where a crash costs what is in memory: with clean stops.
+#[test]
+fn each_event_once_over_switches_with_memory() {
+    schedules(4, (PrimaryKind::File, SecondaryKind::Memory));
+    schedules(4, (PrimaryKind::Spillable, SecondaryKind::File));
+}
+
+fn schedules(seeds: u64, kinds: (PrimaryKind, SecondaryKind)) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let first = number("FLUMEN_FAILOVER_SEED").unwrap_or(0);
+    for seed in first..first + number("FLUMEN_FAILOVER_SEEDS").unwrap_or(seeds) {
+        eprintln!("{kinds:?} seed {seed}");
+        schedule(seed, kinds);
+    }
+}
+
+/// The secondary's disk is full for a while. Who leaves the primary meanwhile waits, so somebody else has to make room.
+fn fill_for_a_while(disk: &MemDisk, pause: Duration) {
+    let disk = disk.clone();
+    disk.faults(|faults| faults.capacity = Some(0));
+    std::thread::spawn(move || {
+        std::thread::sleep(pause);
+        disk.faults(|faults| faults.capacity = None);
+    });
+}
+
+fn schedule(seed: u64, kinds: (PrimaryKind, SecondaryKind)) {
     let mut random = SmallRng::seed_from_u64(seed);
-    let mut world = World::new(PrimaryKind::File, SecondaryKind::File, HASTY);
+    let mut world = World::probed(kinds, HASTY, CHECK_INTERVAL);
+    let may_crash = matches!(kinds, (PrimaryKind::File, SecondaryKind::File));
     let mut is_broken = false;
     for _ in 0..120 {
-        let step = random.random_range(0..40);
+        let step = random.random_range(0..44);
         if std::env::var("FLUMEN_FAILOVER_TRACE").is_ok() {
             eprintln!(
                 "{step} {} {:?} durable {:?} out {}",
@@ -476,9 +735,23 @@ fn schedule(seed: u64) {
                 is_broken = false;
             }
             34..38 => std::thread::sleep(Duration::from_millis(random.random_range(0..80))),
+            38..40 => {
+                // One call: more of them would fail the secondary.
+                let call = if random.random_bool(0.5) { Call::Write } else { Call::Sync };
+                let fault = Fault { call, skip: random.random_range(0..4), times: 1, code: EIO };
+                world.secondary.faults(|faults| faults.armed = vec![fault]);
+            }
+            40..42 => {
+                fill_for_a_while(&world.secondary, Duration::from_millis(random.random_range(1..60)));
+            }
+            _ if !may_crash => {
+                [&world.primary, &world.secondary].into_iter().for_each(mend);
+                is_broken = false;
+                world.restart();
+            }
             _ => {
                 world.crash(random.random());
-                mend(&world.primary);
+                [&world.primary, &world.secondary].into_iter().for_each(mend);
                 is_broken = false;
                 world.open().unwrap();
                 world.recover();
@@ -489,11 +762,16 @@ fn schedule(seed: u64) {
     if is_broken {
         mend(&world.primary);
     }
+    mend(&world.secondary);
     world.wait_place("primary");
     world.check();
-    world.crash(seed);
-    mend(&world.primary);
-    world.open().unwrap();
-    world.recover();
+    if may_crash {
+        world.crash(seed);
+        [&world.primary, &world.secondary].into_iter().for_each(mend);
+        world.open().unwrap();
+        world.recover();
+    } else {
+        world.restart();
+    }
     world.check();
 }

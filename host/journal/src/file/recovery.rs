@@ -27,10 +27,13 @@ use super::missing::{Missing, missing};
 use super::scan::{Scanned, scan, void_from};
 use super::segment::{SegmentFile, segment_id, segment_name};
 use super::snapshots::{Slot, Snapshots};
+use super::spares::spare_name;
 use super::state_load;
 use crate::api::ChannelSpec;
 use crate::disk::Disk;
+use crate::failover::{PROBE_NAME, REPLACED};
 use crate::keys::Keys;
+use crate::limits;
 
 /// A recovered journal, before the plan's channels are laid over it.
 pub(super) struct Recovered {
@@ -119,6 +122,15 @@ fn slot_of(snapshot: &Snapshot) -> Slot {
     Slot { generation: snapshot.generation, scan_segment: snapshot.scan.segment }
 }
 
+/// What is there of a journal beside its segments and what plugins remember: without those it is no reason not to begin one.
+fn is_ours(name: &str) -> bool {
+    let names = [super::LOCK_NAME, super::RESERVE_NAME, super::saver::UNFINISHED, super::DAMAGED_DIR];
+    names.contains(&name)
+        || [PROBE_NAME, REPLACED, "lost+found"].contains(&name)
+        || SLOT_NAMES.contains(&name)
+        || (0..limits::SPARES_MAX).any(|number| name == spare_name(number))
+}
+
 fn no_journal(
     disk: &dyn Disk,
     dir: &Path,
@@ -131,13 +143,7 @@ fn no_journal(
         is_begun |= !blank.map_err(OpenError::io(segment_name(*id)))?;
     }
     // Slots and segments without content are what a crash leaves of a journal that was being made.
-    let ours = |name: &String| {
-        [super::LOCK_NAME, super::RESERVE_NAME, super::saver::UNFINISHED, "lost+found"]
-            .contains(&name.as_str())
-            || SLOT_NAMES.contains(&name.as_str())
-            || (segment_id(name).is_some() && !is_begun)
-    };
-    let foreign = names.iter().find(|name| !ours(name));
+    let foreign = names.iter().find(|name| !is_ours(name) && (segment_id(name).is_none() || is_begun));
     if let Some(name) = foreign {
         let reason = if ids.is_empty() {
             format!("it holds {name}, and no journal")
@@ -175,8 +181,9 @@ impl Recovered {
             let later = self.segments.iter().find(|known| known.info.id > segment.file.id);
             let void_from = later.map_or(void_from, |later| void_from.min(later.info.first_commit));
             let mut missing = None;
+            // Without syncs a segment may be on the disk whose checkpoint is ahead of what is left before it: all ends there.
             if let Some(checkpoint) = segment.checkpoint.take()
-                && checkpoint.last_commit >= last
+                && (checkpoint.last_commit == last || (last..=durable).contains(&checkpoint.last_commit))
             {
                 missing = Some(last + 1..checkpoint.last_commit + 1).filter(|missing| !missing.is_empty());
                 last = checkpoint.last_commit;

@@ -23,7 +23,7 @@ use super::writer::Writer;
 use crate::disk::{Disk, DiskFile};
 use crate::limits;
 
-fn spare_name(number: usize) -> String {
+pub(super) fn spare_name(number: usize) -> String {
     format!("spare.{number}")
 }
 

@@ -133,6 +133,12 @@ impl Channel {
         }
     }
 
+    /// The files have it.
+    pub fn forget_held(&mut self) {
+        self.held.clear();
+        self.held_bytes = 0;
+    }
+
     /// What is there for a reader at a cursor.
     pub fn place(&self, cursor: u64) -> Place {
         if cursor >= self.registers.head {

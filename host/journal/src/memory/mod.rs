@@ -23,6 +23,9 @@
 //! put and what was acknowledged ([`crate::MemoryFigures::lost`]). Everything else is consistent: the registers are those of one
 //! moment. A clean close loses nothing, in either kind, unless the disk has no room for what is in memory.
 //!
+//! **What a failed disk costs.** Nothing while the process lives and opens the journal again: what is in memory stays there
+//! ([`Journal::unsaved`]), and the opening that succeeds goes on with it ([`MemoryJournal::reopen`]).
+//!
 //! A full disk holds puts here as well, because their numbers have to be on it; acknowledgements go on, as in the file journal.
 //!
 //! A channel that was of kind `file` in the same directory goes on: its events are the beginning. The other way round it has to
@@ -48,7 +51,7 @@ pub(crate) use open::new_id;
 
 use crate::api::{
     AddReaderError, ChannelId, ChannelSpec, ChannelStatus, Commit, CommitError, Journal, JournalStatus,
-    MemoryFigures, Put, Reader, ReaderId, Ticket,
+    MemoryFigures, Put, Reader, ReaderId, Ticket, Unsaved, UnsavedPut,
 };
 use crate::clock::Clock;
 use crate::file::FileJournal;
@@ -273,6 +276,20 @@ impl Journal for MemoryJournal {
         status
     }
 
+    fn unsaved(&self) -> Option<Unsaved> {
+        let state = self.shared.state.lock();
+        let mut puts = Vec::new();
+        for channel in &state.channels {
+            puts.extend(channel.held.iter().map(|held| UnsavedPut {
+                channel: channel.spec.channel.name.clone(),
+                first: held.first,
+                batch: held.batch.clone(),
+                time_ns: held.time_ns,
+            }));
+        }
+        Some(Unsaved { journal: self.shared.id, puts })
+    }
+
     fn close(&self) -> Result<(), CommitError> {
         let saved = self.save();
         let closed = self.shared.file.close();
@@ -281,7 +298,7 @@ impl Journal for MemoryJournal {
 }
 
 impl MemoryJournal {
-    /// Takes no more commits, and brings what is in memory to the files.
+    /// Takes no more commits, and brings what is in memory to the files. What they do not take stays ([`Journal::unsaved`]).
     fn save(&self) -> Result<(), CommitError> {
         let shared = &self.shared;
         let order = shared.order.lock();
@@ -294,7 +311,7 @@ impl MemoryJournal {
             // Of what still waits for the disk itself nobody was told that it is here: the file journal does with it what it can.
             let is_durable = |held: &Held| matches!(held.ticket.wait(Some(Duration::ZERO)), Some(Ok(_)));
             let is_owed = state.channels.iter().any(|channel| channel.held.iter().any(is_durable));
-            state.channels.iter_mut().for_each(|channel| save_channel(channel, &mut commits));
+            state.channels.iter().for_each(|channel| save_channel(channel, &mut commits));
             is_owed
         };
         shared.published.notify_all();
@@ -304,21 +321,23 @@ impl MemoryJournal {
             last = Some(shared.file.commit(commit, None)?);
         }
         drop(order);
-        let last = last.filter(|_| is_owed);
-        last.map_or(Ok(()), |ticket| Shared::wait(ticket.as_ref(), Some(limits::MEMORY_CLOSE_WAIT)))
+        let Some(ticket) = last.filter(|_| is_owed) else { return Ok(()) };
+        Shared::wait(ticket.as_ref(), Some(limits::MEMORY_CLOSE_WAIT))?;
+        shared.state.lock().channels.iter_mut().for_each(Channel::forget_held);
+        Ok(())
     }
 }
 
 /// One commit for each put that somebody still needs, with the numbers that say where it is.
-fn save_channel(channel: &mut Channel, commits: &mut Vec<Commit>) {
-    let Some(needed) = channel.registers.needed() else { return };
-    let name = channel.spec.channel.name.clone();
-    for held in std::mem::take(&mut channel.held) {
-        let Held { first, batch, .. } = held;
-        let skip = needed.saturating_sub(first);
-        let (first, batch) = (first + skip, batch.slice(skip as usize, batch.rows()));
+fn save_channel(channel: &Channel, commits: &mut Vec<Commit>) {
+    let (mut registers, mut heads) = (channel.registers.clone(), channel.file_heads);
+    let Some(needed) = registers.needed() else { return };
+    let name = &channel.spec.channel.name;
+    for held in &channel.held {
+        let skip = needed.saturating_sub(held.first);
+        let (first, batch) = (held.first + skip, held.batch.slice(skip as usize, held.batch.rows()));
         let rows = batch.rows() as u64;
-        let regions = &mut channel.registers.regions;
+        let regions = &mut registers.regions;
         // Behind the last region that is before it, if that ends here.
         let at = regions.partition_point(|region| region.first < first);
         let follows = at.checked_sub(1).and_then(|at| regions.get_mut(at)).filter(|it| it.end() == first);
@@ -328,19 +347,18 @@ fn save_channel(channel: &mut Channel, commits: &mut Vec<Commit>) {
                 region.store
             }
             None => {
-                let file_first = Store::Saved.of(channel.file_heads);
+                let file_first = Store::Saved.of(heads);
                 regions.insert(at, Region { store: Store::Saved, first, rows, file_first });
                 Store::Saved
             }
         };
-        *store.of_mut(&mut channel.file_heads) += rows;
+        *store.of_mut(&mut heads) += rows;
         commits.push(Commit {
             puts: vec![Put { channels: vec![store.of(channel.files)], batch }],
-            positions: vec![(channel_key(&name), channel.registers.encode())],
+            positions: vec![(channel_key(name), registers.encode())],
             ..Commit::default()
         });
     }
-    channel.held_bytes = 0;
 }
 
 fn channel_status(channel: &Channel, files: [Option<&ChannelStatus>; 2], now_ns: i64) -> ChannelStatus {

@@ -6,16 +6,25 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::channel::{Channel, MemorySpec};
+use super::channel::{Channel, Held, MemorySpec};
 use super::registers::{ID_KEY, ReaderRegister, Region, Registers, Store, channel_key, number, reader_key};
 use super::{MemoryJournal, Shared, State};
-use crate::api::{Ack, ChannelId, ChannelSpec, Commit, Journal};
+use crate::api::{Ack, ChannelId, ChannelSpec, Commit, CommitError, Journal, Ticket, Unsaved};
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::file::{FileConfig, FileJournal, OpenError};
 
 /// How long an opening waits for its first commit.
 const OPEN_WAIT: Duration = Duration::from_secs(1);
+
+/// Of a put that was durable before this opening.
+struct Durable;
+
+impl Ticket for Durable {
+    fn wait(&self, _: Option<Duration>) -> Option<Result<u64, CommitError>> {
+        Some(Ok(0))
+    }
+}
 
 impl MemoryJournal {
     /// Opens a journal, or makes one in an empty or absent directory. `others`: channels that are in the file alone, behind
@@ -24,6 +33,19 @@ impl MemoryJournal {
         config: FileConfig,
         channels: Vec<MemorySpec>,
         others: Vec<ChannelSpec>,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<MemoryJournal>, OpenError> {
+        MemoryJournal::reopen(config, channels, others, None, disk, clock)
+    }
+
+    /// The same after its disk has failed under an earlier opening, which is closed: goes on with what that had in memory. Of another
+    /// journal it takes nothing.
+    pub fn reopen(
+        config: FileConfig,
+        channels: Vec<MemorySpec>,
+        others: Vec<ChannelSpec>,
+        unsaved: Option<Unsaved>,
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<MemoryJournal>, OpenError> {
@@ -49,7 +71,10 @@ impl MemoryJournal {
             opened.push(channel.ok_or_else(|| unreadable(&format!("channel {name}")))?);
         }
         let mut commit = Commit { positions: vec![(ID_KEY.to_vec(), id.to_vec())], ..Commit::default() };
-        opened.iter_mut().for_each(|channel| settle(channel, &mut commit));
+        match unsaved.filter(|unsaved| unsaved.journal == id) {
+            Some(unsaved) => opened.iter_mut().for_each(|channel| go_on(channel, &unsaved)),
+            None => opened.iter_mut().for_each(|channel| settle(channel, &mut commit)),
+        }
         // So that the same loss is not counted twice. On a full disk it comes later.
         let written = file.commit(commit, None).and_then(|ticket| ticket.wait(Some(OPEN_WAIT)).transpose());
         if let Err(error) = written {
@@ -149,6 +174,31 @@ fn recover(file: &FileJournal, spec: MemorySpec, files: [usize; 2], heads: &[u64
         dropped: 0,
         overflowed: 0,
     })
+}
+
+/// What an earlier opening had in memory is there again. Readers stay where the disk has them: what they have behind that, they
+/// acknowledge once more, and until then a kill costs it like what is in memory.
+fn go_on(channel: &mut Channel, unsaved: &Unsaved) {
+    let Channel { spec, registers, held, held_bytes, .. } = channel;
+    registers.forget_done();
+    for put in unsaved.puts.iter().filter(|put| put.channel == spec.channel.name) {
+        let end = put.first + put.batch.rows() as u64;
+        if end > registers.head {
+            // The disk did not get its numbers: nobody was told that it is here.
+            continue;
+        }
+        // What a close brought to a file is there.
+        let in_file = registers.regions.iter().find(|region| region.first < end && put.first < region.end());
+        let rows = in_file.map_or(end, |region| region.first.max(put.first)) - put.first;
+        if rows == 0 {
+            continue;
+        }
+        let batch = put.batch.slice(0, rows as usize);
+        let bytes = batch.memory_bytes() as u64;
+        *held_bytes += bytes;
+        let (first, time_ns) = (put.first, put.time_ns);
+        held.push_back(Held { first, batch, bytes, time_ns, ticket: Arc::new(Durable) });
+    }
 }
 
 /// What was in memory when the process died is counted and passed over, and the files hear what was acknowledged.
