@@ -103,6 +103,15 @@ fn rows_of_a_batch_go_to_their_channels_over_kills() {
     }
 }
 
+/// Events put to the channel `side`, and those that it missed.
+fn side_figures(scene: &Scene) -> (u64, u64) {
+    let status = scene.answered().unwrap().0;
+    let pipeline = &status["pipelines"][0];
+    let side = pipeline["channels"].as_array().unwrap().iter().find(|channel| channel["name"] == "side");
+    let skipped = pipeline["sources"][0]["metrics"]["optional channel side/skipped_events"].as_u64();
+    (side.unwrap()["head"].as_u64().unwrap(), skipped.unwrap_or_default())
+}
+
 /// The optional channel is small, and its sink writes where no file can be: the flow does not wait for it, and `status` counts. An
 /// edit then takes it out of the selector, in place.
 #[test]
@@ -123,19 +132,12 @@ fn an_optional_channel_that_is_full_is_told_of_and_an_edit_takes_it_out() {
     fs::write(scene.output.join("blocked"), "").unwrap();
     fs::write(scene.input().join("a.log"), (0..LINES).map(line).collect::<String>()).unwrap();
     let agent = scene.start_ready().unwrap();
-    let figures = || {
-        let status = scene.answered().unwrap().0;
-        let pipeline = &status["pipelines"][0];
-        let side = pipeline["channels"].as_array().unwrap().iter().find(|channel| channel["name"] == "side");
-        let skipped = pipeline["sources"][0]["metrics"]["optional channel side/skipped_events"].as_u64();
-        (side.unwrap()["head"].as_u64().unwrap(), skipped.unwrap_or_default())
-    };
     poll::until("every line is in the channel or counted", limits::CONDITION, || {
-        let (put, skipped) = figures();
+        let (put, skipped) = side_figures(&scene);
         Ok(put + skipped == LINES as u64)
     })
     .unwrap();
-    let (put, _) = figures();
+    let (put, _) = side_figures(&scene);
     assert!((1_000..1_500).contains(&put), "{put}");
     poll::until("all lines", limits::CONDITION, || Ok(numbers(&scene.output, "main").len() == LINES))
         .unwrap();
@@ -156,5 +158,35 @@ fn an_optional_channel_that_is_full_is_told_of_and_an_edit_takes_it_out() {
     let plan = scene.flumen(&["plan", scene.config().to_str().unwrap()]).unwrap();
     assert!(plan.stdout.contains("~ source in (selector)"), "{}{}", plan.stdout, plan.stderr);
     assert!(!plan.stdout.contains("restarts as a whole"), "{}", plan.stdout);
+    drop(agent);
+}
+
+/// A channel in memory is full for a batch before it has reached its capacity: of two batches only the first fits.
+#[test]
+fn an_optional_channel_in_memory_without_room_for_a_batch_is_no_reason_to_wait() {
+    let scene = Scene::new().unwrap();
+    scene
+        .pipeline(
+            "[source.in]\ntype = \"tail\"\npaths = [\"{in}/*.log\"]\n\
+             selector = { kind = \"replicating\", optional = [\"side\"] }\n\
+             [channel.main]\nkind = \"memory\"\n\
+             [channel.side]\nkind = \"memory\"\ncapacity = { events = 1_000 }\n\
+             [sink.main]\ntype = \"file\"\nchannel = \"main\"\npath = \"{out}/main.log\"\nflush_interval = \"20ms\"\n\
+             [sink.side]\ntype = \"file\"\nchannel = \"side\"\npath = \"{out}/blocked/side.log\"\n[batch]\nrows = 700\n",
+        )
+        .unwrap();
+    // A file where the sink wants a directory.
+    fs::write(scene.output.join("blocked"), "").unwrap();
+    fs::write(scene.input().join("a.log"), (0..LINES).map(line).collect::<String>()).unwrap();
+    let agent = scene.start_ready().unwrap();
+    poll::until("every line is in the channel or counted", limits::CONDITION, || {
+        let (put, skipped) = side_figures(&scene);
+        Ok(put + skipped == LINES as u64)
+    })
+    .unwrap();
+    let (put, _) = side_figures(&scene);
+    assert!((1..=1_000).contains(&put), "{put}");
+    poll::until("all lines", limits::CONDITION, || Ok(numbers(&scene.output, "main").len() == LINES))
+        .unwrap();
     drop(agent);
 }

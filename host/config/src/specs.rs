@@ -171,8 +171,8 @@ pub const CHANNEL: &[OptionSpec] = &[
         "keep_alive",
         OptionKind::Duration { min: Duration::from_millis(1), max: Duration::from_secs(86_400) },
         Some("\"3s\""),
-        "How long a put waits for a full channel before its source is told: a source with somebody to answer says busy, another is \
-         held. Nothing is dropped, but with `drop_after`.",
+        "How long a put waits for a full channel before `flumen status` shows its source as busy. It waits on, and holds the source: \
+         nothing is dropped, but with `drop_after`.",
     ),
 ];
 

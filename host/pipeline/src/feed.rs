@@ -11,8 +11,8 @@
 //! waits: that is the back-pressure.
 //!
 //! Which channels get which rows is the choice of the source's selector ([`crate::selector`]); all of a batch is one commit. A full
-//! channel makes the commit wait. When its `keep_alive` has passed, the source is told ([`Emit::busy`]): one that has somebody to
-//! answer says busy, the others are held by the permits. The commit itself is tried on, in its place: what was emitted before goes in before.
+//! channel makes the commit wait, and the permits hold the source. When the channel's `keep_alive` has passed, the source is shown as
+//! busy ([`FeedState::Busy`]). The commit itself is tried on, in its place: what was emitted before goes in before.
 //!
 //! From the first plugin with state on, the committer itself runs the chain ([`crate::stateful`]).
 
@@ -34,7 +34,7 @@ use crate::interceptor::Quarantined;
 use crate::metrics::{ComponentKind, ComponentMetrics, Metric};
 use crate::plan::BatchPlan;
 use crate::selector::{Left, Selector};
-use crate::source::{Busy, Emission, Emit, Progress, Source, SourceContext, SourceError, Stopped, Wake};
+use crate::source::{Emission, Emit, Progress, Source, SourceContext, SourceError, Stopped, Wake};
 use crate::stateful::{Stateful, StatefulOutput, Turn};
 use crate::{limits, quarantine};
 
@@ -57,6 +57,19 @@ pub enum FeedState {
     Busy = 4,
 }
 
+/// Why a pipeline takes nothing of a source for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Busy {
+    /// The full channel.
+    pub channel: Arc<str>,
+    /// Events in it when it was looked at last.
+    pub events: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Since when a commit waits.
+    pub since: Instant,
+}
+
 /// A source under way.
 pub struct Feed {
     /// The source's name.
@@ -75,7 +88,7 @@ pub struct FeedTarget {
     pub journal: Arc<dyn Journal>,
     /// Which channels get its events, all in one commit.
     pub selector: Arc<Selector>,
-    /// How long a put may wait for each channel before the source is told.
+    /// How long a put may wait for each channel before the source is shown as busy.
     pub keep_alive: BTreeMap<String, Duration>,
     /// The quarantine channel.
     pub quarantine: ChannelId,
@@ -276,7 +289,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Hands a commit in; tells the source while a channel is full for longer than it may be.
+    /// Hands a commit in; the source is busy while a channel is full for longer than it may be.
     fn hand_in(&self, commit: Commit) -> Result<Box<dyn Ticket>, CommitError> {
         let FeedTarget { journal, selector, keep_alive, .. } = &self.target;
         let begin = Instant::now();
@@ -304,9 +317,10 @@ impl Shared {
         }
     }
 
+    /// Counted and logged once for each wait, also one for several channels.
     fn tell_busy(&self, busy: Busy) {
         let mut present = self.busy.lock();
-        if present.as_ref().is_none_or(|present| present.channel != busy.channel) {
+        if present.is_none() {
             self.metrics.add(Metric::SourceBusy, 1);
             let Busy { channel, events, bytes, .. } = &busy;
             tracing::warn!(source = &*self.metrics.name, %channel, events, bytes,
@@ -410,10 +424,6 @@ impl Emit for Emitter {
         let pending = self.shared.pending.lock();
         let open = (pending.in_flight + pending.undurable) as u64;
         Progress { emitted: self.next, durable: self.next.saturating_sub(open) }
-    }
-
-    fn busy(&self) -> Option<Busy> {
-        self.shared.busy.lock().clone()
     }
 
     fn positions(&self) -> Vec<(Vec<u8>, Vec<u8>)> {

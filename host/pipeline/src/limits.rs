@@ -47,7 +47,7 @@ pub const QUARANTINE_BYTES_MAX: u64 = 1 << 30;
 /// have become durable.
 pub const COMMIT_POLL: Duration = Duration::from_millis(2);
 
-/// How long a put waits for a full channel before its source is told, unless the configuration says otherwise. Flume's number.
+/// How long a put waits for a full channel before its source is shown as busy, unless the configuration says otherwise. Flume's number.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
 /// How often a commit that waits for a channel past its `keep_alive` is handed in again.

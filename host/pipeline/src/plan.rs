@@ -338,7 +338,7 @@ pub struct ChannelPlan {
     pub capacity_events: u64,
     /// A put waits at this many bytes.
     pub capacity_bytes: u64,
-    /// How long a put waits before its source is told.
+    /// How long a put waits before its source is shown as busy.
     pub keep_alive: Duration,
     /// Where it keeps its events.
     pub kind: ChannelKind,

@@ -13,7 +13,8 @@
 //!
 //! **Full channels.** A put waits for all its channels. A channel that the plan calls optional is no reason to wait: while it is
 //! full, the events go to the others only, and are counted as skipped once the commit is handed in. What was skipped does not come
-//! again: its source's position has moved.
+//! again: its source's position has moved. Full is a channel that has reached its capacity, and one that the journal refuses the
+//! commit for: a channel in memory is full for a batch that is larger than the room it has left.
 //!
 //! Events without a source (of a plugin's tick, or replayed from a quarantine that does not know their source) go where those of
 //! all sources go, if all sources have the same selector; else to all channels.
@@ -25,12 +26,12 @@ use std::time::{Duration, Instant};
 
 use arrow_array::{Array, StringArray, UInt32Array};
 use flumen_event::Batch;
-use flumen_journal::{ChannelId, Commit, CommitError, Journal, Put, Ticket};
+use flumen_journal::{ChannelId, ChannelStatus, Commit, CommitError, Journal, Put, Ticket};
 use parking_lot::Mutex;
 
 use crate::plan::{PipelinePlan, SelectorPlan, SelectorRule};
 
-/// How often a commit that waits for a channel looks whether an optional one has become full.
+/// How often a commit that waits for a channel looks whether an optional one has become full, or has room again.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// How often events that are skipped or left out are told in the log, of each selector.
@@ -172,17 +173,46 @@ impl Selector {
         commit: Commit,
         deadline: Option<Instant>,
     ) -> Result<Box<dyn Ticket>, CommitError> {
-        let may_differ = |channel: &ChannelId| match &self.rule {
-            Rule::InTurns(channels) => channels.contains(channel),
-            _ => self.optional.contains_key(channel),
-        };
-        if !commit.puts.iter().flat_map(|put| &put.channels).any(may_differ) {
+        if !commit.puts.iter().flat_map(|put| &put.channels).any(|channel| self.may_differ(*channel)) {
             return journal.commit(commit, deadline);
         }
         loop {
-            let (without, skipped) = self.around_full(journal, commit.clone());
-            let look = Instant::now() + LOOK;
-            match journal.commit(without, Some(deadline.map_or(look, |deadline| deadline.min(look)))) {
+            let mut refused = BTreeSet::new();
+            // First at once: nothing waits for a channel that it can go around.
+            for wait in [Duration::ZERO, LOOK] {
+                let until = Instant::now() + wait;
+                let until = deadline.map_or(until, |deadline| deadline.min(until));
+                match self.go_around(journal, &commit, &mut refused, until) {
+                    Err(CommitError::Full { .. })
+                        if deadline.is_none_or(|deadline| Instant::now() < deadline) => {}
+                    outcome => return outcome,
+                }
+            }
+        }
+    }
+
+    /// Whether a commit for this channel can do without it.
+    fn may_differ(&self, channel: ChannelId) -> bool {
+        match &self.rule {
+            Rule::InTurns(channels) => channels.contains(&channel),
+            _ => self.optional.contains_key(&channel),
+        }
+    }
+
+    /// Hands a commit in around the channels that have no room for it; `refused` are those that the journal named.
+    /// [`CommitError::Full`]: one that it cannot do without had none until then.
+    fn go_around(
+        &self,
+        journal: &dyn Journal,
+        commit: &Commit,
+        refused: &mut BTreeSet<ChannelId>,
+        until: Instant,
+    ) -> Result<Box<dyn Ticket>, CommitError> {
+        loop {
+            let (without, skipped) = self.around_full(journal, commit.clone(), refused);
+            // Each only once, so this ends.
+            let mut leaves = |channel: ChannelId| self.may_differ(channel) && refused.insert(channel);
+            match journal.commit(without, Some(until)) {
                 Ok(ticket) => {
                     if !skipped.is_empty() {
                         self.count(|left| {
@@ -193,11 +223,8 @@ impl Selector {
                     }
                     return Ok(ticket);
                 }
-                // An optional one that became full meanwhile is left out in the next round.
                 Err(CommitError::Full { channel, .. })
-                    if self.optional.values().any(|name| *name == channel) => {}
-                Err(CommitError::Full { .. })
-                    if deadline.is_none_or(|deadline| Instant::now() < deadline) => {}
+                    if journal.channel(&channel).is_some_and(&mut leaves) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -205,8 +232,13 @@ impl Selector {
 
     /// The commit as it goes around channels that are full: without optional ones, and to another one where any does. With how many
     /// events each of the optional ones does not get.
-    fn around_full(&self, journal: &dyn Journal, mut commit: Commit) -> (Commit, BTreeMap<String, u64>) {
-        let mut full = FullChannels::default();
+    fn around_full(
+        &self,
+        journal: &dyn Journal,
+        mut commit: Commit,
+        refused: &BTreeSet<ChannelId>,
+    ) -> (Commit, BTreeMap<String, u64>) {
+        let mut full = FullChannels { refused: refused.clone(), by_figures: None };
         let mut skipped = BTreeMap::new();
         if let Rule::InTurns(channels) = &self.rule {
             for channel in commit.puts.iter_mut().flat_map(|put| &mut put.channels) {
@@ -251,21 +283,32 @@ impl Selector {
     }
 }
 
-/// Looked up once for a batch: the figures of a journal are more than a load.
+/// The channels that have no room for a commit.
 #[derive(Default)]
-struct FullChannels(Option<Vec<bool>>);
+struct FullChannels {
+    /// As the journal said when the commit was handed in.
+    refused: BTreeSet<ChannelId>,
+    /// Looked up once for a batch: the figures of a journal are more than a load.
+    by_figures: Option<Vec<bool>>,
+}
 
 impl FullChannels {
     fn has(&mut self, journal: &dyn Journal, channel: ChannelId) -> bool {
-        let full = self.0.get_or_insert_with(|| {
-            let of = |status: &flumen_journal::ChannelStatus| {
-                let events = status.events;
-                events > 0 && (events >= status.capacity_events || status.bytes >= status.capacity_bytes)
-            };
-            journal.status().channels.iter().map(of).collect()
-        });
+        if self.refused.contains(&channel) {
+            return true;
+        }
+        let figures = || journal.status().channels.iter().map(is_full).collect();
+        let full = self.by_figures.get_or_insert_with(figures);
         full.get(usize::from(channel.0)).copied().unwrap_or_default()
     }
+}
+
+/// By its figures. A capacity of 0 is that of a channel without a bound of its own (Kafka's).
+fn is_full(status: &ChannelStatus) -> bool {
+    let is_reached = |held: u64, capacity: u64| capacity > 0 && held >= capacity;
+    status.events > 0
+        && (is_reached(status.events, status.capacity_events)
+            || is_reached(status.bytes, status.capacity_bytes))
 }
 
 /// The first channel from this place on that has room, round the circle; if none has, the one at the place.

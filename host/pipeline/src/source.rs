@@ -1,7 +1,7 @@
 //! The trait of sources, and what the pipeline offers them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use flumen_event::Batch;
 use parking_lot::{Condvar, Mutex};
@@ -61,26 +61,8 @@ pub trait Emit: Send {
     /// Emissions so far (of this run and of those before it), and how many of them, from the first, are durable.
     fn progress(&self) -> Progress;
 
-    /// The channel that has been full for longer than its `keep_alive`, while it is: what is emitted now would wait behind it.
-    fn busy(&self) -> Option<Busy> {
-        None
-    }
-
     /// Committed positions of this source, key and value, in key order.
     fn positions(&self) -> Vec<(Vec<u8>, Vec<u8>)>;
-}
-
-/// Why a pipeline takes nothing for now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Busy {
-    /// The full channel.
-    pub channel: Arc<str>,
-    /// Events in it when it was looked at last.
-    pub events: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Since when a commit waits for it.
-    pub since: Instant,
 }
 
 /// How far emissions are.
@@ -172,11 +154,6 @@ impl SourceContext {
     /// See [`Emit::progress`].
     pub fn progress(&self) -> Progress {
         self.emit.progress()
-    }
-
-    /// See [`Emit::busy`]: what a source that has somebody to answer asks before it takes more.
-    pub fn busy(&self) -> Option<Busy> {
-        self.emit.busy()
     }
 
     /// See [`Emit::positions`].

@@ -286,7 +286,7 @@ impl Makers for Parts {
     }
 }
 
-/// A full channel: the source is told after `keep_alive`. A larger capacity is taken over in place, and so is another selector.
+/// A full channel: the source is busy after `keep_alive`. A larger capacity is taken over in place, and so is another selector.
 #[test]
 fn a_source_is_told_of_a_full_channel_and_an_edit_helps() {
     // Only the channel of the sink that is held fills, however slow the other one is.
@@ -323,6 +323,38 @@ fn a_source_is_told_of_a_full_channel_and_an_edit_helps() {
     for (name, destination) in &destinations {
         assert_exactly(&destination.records(), &[1], TOTAL, |_| true, name);
     }
+}
+
+/// One commit waits for both channels, and the journal names one at a time.
+#[test]
+fn a_wait_for_several_full_channels_is_counted_once() {
+    let mut plan = plan(&["one"], &[("main", 100), ("side", 100)], &[("a", "main"), ("b", "side")]);
+    plan.channels.iter_mut().for_each(|channel| channel.keep_alive = Duration::from_millis(20));
+    let world = World::new(plan.clone());
+    let destinations: BTreeMap<_, _> = ["a", "b"].map(|name| (name.to_owned(), Destination::new())).into();
+    destinations.values().for_each(|destination| destination.set_held(true));
+    let script = Script { stays: true, ..Script::new(1, TOTAL, 20) };
+    let sinks = ["a", "b"].map(|name| destinations[name].sink()).into();
+    let running = world.start(vec![script.make()], Vec::new(), sinks);
+    let source = || running.pipeline.status().sources.remove(0);
+    let waits_for =
+        |name: &str| source().metrics.contains_key(&format!("waits for the full channel {name}/events"));
+    until("it waits for the first channel", || waits_for("main"));
+
+    let parts = Parts { script, destinations: destinations.clone() };
+    let exchange = |plan: &PipelinePlan| {
+        running.pipeline.exchange(plan.clone(), &running.pipeline.links(), &parts, None).unwrap();
+    };
+    plan.channels[0].capacity_events = 100_000;
+    exchange(&plan);
+    until("it waits for the second channel", || waits_for("side"));
+    assert_eq!(source().metrics["times_busy"], 1);
+
+    plan.channels[1].capacity_events = 100_000;
+    exchange(&plan);
+    destinations.values().for_each(|destination| destination.set_held(false));
+    destinations.values().for_each(|destination| destination.wait_for_rows(TOTAL as usize));
+    assert!(matches!(running.stop_within(Duration::from_secs(30)), StopOutcome::Drained));
 }
 
 #[test]
