@@ -12,6 +12,8 @@
 //! of the quarantine; after a crash the stored mark tells whether it counts. A destination may carry out a step after it was
 //! asked what it holds ([`Sink::settles`]): then the record stays beside those of the steps that are tried instead, until one is done.
 
+mod records;
+
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use crate::chain::{Chain, Versions};
 use crate::component::{BuildError, Place};
 use crate::feed::spawn;
 use crate::group::{GroupReader, Member};
+use crate::interceptor::Quarantined;
 use crate::metrics::{ComponentKind, ComponentMetrics, Metric};
 use crate::sink::{Cursors, Sink, SinkCommit, SinkContext, SinkError, Stored};
 use crate::source::Wake;
@@ -136,6 +139,7 @@ impl Outlet {
             stored: None,
             rest: None,
             taken: (0, 0),
+            under_way: (0, 0),
             burst: Burst::default(),
         };
         let thread = spawn(&format!("sink-{name}"), move || runner.run(sink, &mut make))?;
@@ -235,8 +239,10 @@ struct Runner {
     stored: Option<Stored>,
     /// What was cut off the last delivery, because the sink is to flush first ([`Sink::group`]).
     rest: Option<Delivery>,
-    /// Rows and body bytes given to the sink since the last flush, before its chain.
+    /// Rows and body bytes given to the sink since the last flush, before its chain; with those under way.
     taken: (usize, usize),
+    /// Those of the delivery that has not come to the sink yet: a flush meanwhile has nothing of it.
+    under_way: (usize, usize),
     /// Whom events may be addressed to that it takes.
     names: Vec<String>,
     burst: Burst,
@@ -452,7 +458,7 @@ impl Runner {
     fn recover(&mut self, sink: &mut dyn Sink) -> Result<(), SinkError> {
         self.unflushed = None;
         self.rest = None;
-        self.taken = (0, 0);
+        (self.taken, self.under_way) = ((0, 0), (0, 0));
         self.context.take_quarantined();
         // Acknowledgements handed in before an error are committed in order; what a rename waits for
         // is in the position, and recovery does it.
@@ -476,8 +482,9 @@ impl Runner {
             until: stored.until.max(acknowledged),
         });
         let cursor = self.stored.map_or(acknowledged, |stored| stored.from);
-        if let Some(member) = &self.place.member {
-            // What its destination does not have may go to others.
+        // What its destination does not have may go to others, unless that may still carry out what it was asked for before: then
+        // the member keeps its ranges, and delivers them itself. One that forgets may double events anyway.
+        if let Some(member) = self.place.member.as_ref().filter(|_| sink.settles() || sink.forgets()) {
             member.settled(self.stored.map_or(acknowledged, |stored| stored.until));
         }
         self.seek(cursor)?;
@@ -512,7 +519,7 @@ impl Runner {
             // Where cursors count more than rows, there is none for a place within a delivery.
             let can_be_cut = delivery.next - delivery.first == delivery.batch.rows() as u64;
             if !can_be_cut && self.taken.0 == 0 {
-                self.taken = (delivery.batch.rows(), delivery.batch.body_bytes());
+                self.take(&delivery.batch);
                 return Ok(Some(delivery));
             }
             if !can_be_cut || rows == 0 {
@@ -525,9 +532,15 @@ impl Runner {
             self.rest = Some(Delivery { first: cut, next, lost_before: 0, batch: behind });
             delivery.batch = delivery.batch.slice(0, rows);
         }
-        self.taken.0 += delivery.batch.rows();
-        self.taken.1 += delivery.batch.body_bytes();
+        self.take(&delivery.batch);
         Ok(Some(delivery))
+    }
+
+    /// Counts what is given to the sink.
+    fn take(&mut self, batch: &Batch) {
+        self.under_way = (batch.rows(), batch.body_bytes());
+        self.taken.0 += batch.rows();
+        self.taken.1 += batch.body_bytes();
     }
 
     /// Whether the sink takes nothing more before its next flush.
@@ -542,49 +555,6 @@ impl Runner {
     fn seek(&mut self, cursor: u64) -> Result<(), SinkError> {
         self.rest = None;
         self.reader.seek(cursor).map_err(|error| SinkError::Retry(error.to_string()))
-    }
-
-    /// What was on record when the last flush began, if there is a record: of it, the events that left the
-    /// flow with what the destination holds. The others are delivered again.
-    fn settle_pending(&mut self, sink: &mut dyn Sink) -> Result<Option<Vec<Put>>, SinkError> {
-        self.unsettled.clear();
-        let Some(value) = self.place.journal.position(&self.pending.key) else { return Ok(None) };
-        let (Some(records), Some(stored)) = (pending::decode(&value), self.stored) else {
-            tracing::error!(sink = &*self.context.name, "a record of events for quarantine is not readable");
-            return Ok(Some(Vec::new()));
-        };
-        // All of them began where the destination was: when it has taken one, the others come too late.
-        let may_be_late = !sink.settles() && stored.until == self.reader.acknowledged();
-        let (mut puts, mut is_changed): (Vec<Put>, bool) = (Vec::new(), false);
-        for record in records {
-            let held = sink.holds(&record.mark);
-            let cursor = if held.is_none() { self.reader.resolve(&record.mark) } else { None };
-            if may_be_late && cursor.is_some_and(|cursor| cursor > stored.until) {
-                self.unsettled.push(record);
-                continue;
-            }
-            is_changed = true;
-            // Steps that began at one place have their first events in common.
-            let earlier = puts.clone();
-            for batch in record.batches {
-                let mut kept = match cursor {
-                    _ if held == Some(true) => batch,
-                    Some(cursor) if cursor <= stored.from => batch,
-                    Some(cursor) if cursor <= stored.until => {
-                        let missing = sink.missing(batch.clone(), cursor)?;
-                        pending::without(&batch, &missing)?
-                    }
-                    _ => continue,
-                };
-                for put in &earlier {
-                    kept = pending::without(&kept, &put.batch)?;
-                }
-                if !kept.is_empty() {
-                    puts.push(Put { channels: vec![self.place.quarantine], batch: kept });
-                }
-            }
-        }
-        Ok(is_changed.then_some(puts))
     }
 
     /// Only a flush shows that the destination works, or that there is nothing to deliver: opening it is not enough.
@@ -614,10 +584,15 @@ impl Runner {
         let versions = self.chain.versions();
         let parts = replay::for_sink(&self.names, &versions, delivery.batch);
         let parts = parts.map_err(|error| SinkError::Retry(error.to_string()))?;
-        let mut kept = Vec::with_capacity(parts.len());
+        let (mut kept, mut quarantined) = (Vec::with_capacity(parts.len()), Vec::new());
         for (first, batch) in parts {
-            kept.push(self.intercept(sink, first, &versions, batch)?);
+            let (rest, refused) = self.intercept(sink, first, &versions, batch)?;
+            kept.push(rest);
+            quarantined.extend(refused);
         }
+        // Not before the last part: while one is held, what was delivered before is flushed, and its acknowledgement would take
+        // these rows to quarantine although it does not cover them.
+        self.context.quarantine_groups(quarantined);
         delivery.batch = Batch::concat(&kept).map_err(|error| SinkError::Retry(error.to_string()))?;
         let (events, bytes) = (delivery.batch.rows() as u64, delivery.batch.body_bytes() as u64);
         self.context.metrics.set(Metric::SinkHandedOut, next);
@@ -625,6 +600,7 @@ impl Runner {
             sink.deliver(&mut self.context, &delivery)?;
         }
         self.cursor = next;
+        self.under_way = (0, 0);
         let unflushed = self.unflushed.get_or_insert(Unflushed { since: begin, events: 0, bytes: 0 });
         unflushed.events += events;
         unflushed.bytes += bytes;
@@ -632,21 +608,20 @@ impl Runner {
         Ok(())
     }
 
-    /// The sink's own interceptors, from the one at `first`.
+    /// The sink's own interceptors, from the one at `first`: what goes on, and what goes to quarantine.
     fn intercept(
         &mut self,
         sink: &mut dyn Sink,
         first: usize,
         versions: &Versions,
         batch: Batch,
-    ) -> Result<Batch, SinkError> {
+    ) -> Result<(Batch, Vec<Quarantined>), SinkError> {
         if first >= versions.len() {
-            return Ok(batch);
+            return Ok((batch, Vec::new()));
         }
         let chain = self.chain.clone();
         let output = chain.process(first, versions, batch, &mut || self.hold(sink))?;
-        self.context.quarantine_groups(output.quarantined);
-        Ok(output.kept)
+        Ok((output.kept, output.quarantined))
     }
 
     /// A moment of a batch that waits for another version of its plugin. What was delivered before it is finished.
@@ -667,15 +642,7 @@ impl Runner {
         let has_any = !early.is_empty() || !self.unsettled.is_empty();
         let pending = self.stored.is_some() && !is_promised && has_any;
         if pending {
-            self.unsettled.retain(|record| record.mark != mark);
-            let batches: Vec<Batch> = early.iter().map(|put| put.batch.clone()).collect();
-            if !batches.is_empty() {
-                self.unsettled.push(pending::Record { mark: mark.clone(), batches });
-            }
-            let steps = self.unsettled.len();
-            self.unsettled.drain(..steps.saturating_sub(limits::PENDING_STEPS_MAX));
-            self.pending.commit(self.pending.key.clone(), pending::encode(&self.unsettled))?;
-            faults::passed(STORED_MARK_PLACE, "refused-on-record");
+            self.put_on_record(&mark, &early)?;
         }
         let position = sink.flush(&mut self.context, &mark)?;
         // What began before this step comes too late, unless there was nothing to be done.
@@ -694,7 +661,7 @@ impl Runner {
         metrics.add(Metric::SinkFlushes, 1);
         metrics.add(Metric::SinkQuarantined, quarantined.iter().map(|put| put.batch.rows() as u64).sum());
         self.acknowledge(position, (pending || !quarantined.is_empty()).then_some(quarantined), self.cursor)?;
-        self.taken = (0, 0);
+        self.taken = self.under_way;
         if let Some(unflushed) = self.unflushed.take() {
             metrics.add(Metric::SinkEvents, unflushed.events);
             metrics.add(Metric::SinkBytes, unflushed.bytes);

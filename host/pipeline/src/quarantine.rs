@@ -218,12 +218,7 @@ pub(crate) fn head(journal: &dyn Journal, channel: ChannelId) -> u64 {
 }
 
 fn settle(journal: &dyn Journal, commit: Commit) -> Result<(), SinkError> {
-    let ticket = journal.commit(commit, None).map_err(stopped_or_retry)?;
-    match ticket.wait(None) {
-        Some(Ok(_)) => Ok(()),
-        Some(Err(error)) => Err(stopped_or_retry(error)),
-        None => Err(SinkError::Retry("the commit is still under way".into())),
-    }
+    journal.commit_and_wait(commit, None).map(|_| ()).map_err(stopped_or_retry)
 }
 
 fn stopped_or_retry(error: flumen_journal::CommitError) -> SinkError {

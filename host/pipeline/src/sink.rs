@@ -50,7 +50,7 @@ pub trait Sink: Send {
     }
 
     /// Whether what the destination did not hold at `recover` is never carried out any more, as with a transaction that is aborted then. Of
-    /// a request without an answer nobody knows: it may still be on its way.
+    /// a request without an answer nobody knows: it may still be on its way, and in a group its events stay with this sink.
     fn settles(&self) -> bool {
         true
     }

@@ -13,6 +13,9 @@
 //! - An acknowledgement is one commit: the member's record without the range, the position of its destination, what it could not take, and the
 //!   group's cursor, which is the first event that is assigned to somebody or to nobody.
 //! - A range that changes hands is taken out of one record and put into another in one commit.
+//! - A member whose destination may carry out a request after it was asked ([`Sink::settles`](crate::Sink::settles)) gives nothing
+//!   back: the late request and another member's would both count. It delivers what it was assigned itself, in the same sequence: of the
+//!   late request and the next one its destination takes one.
 //! - A member that is away holds what it has in doubt, and nothing else: what comes goes to the others. Its events stay in the
 //!   channel, which may fill. A member that remembers nothing ([`Sink::forgets`](crate::Sink::forgets)) may double events anyway: what it has in doubt
 //!   goes to the others at once.
@@ -186,8 +189,8 @@ impl Member {
         self.group.changed.notify_all();
     }
 
-    /// Its destination has recovered, and has nothing at or behind `until` of its sequence: after a start or a failure that may go to
-    /// others. A member that goes back for a reason of its own (it has seen what it must take out) keeps it.
+    /// Its destination has recovered, and neither has nor will take what is at or behind `until` of its sequence: after a start or a
+    /// failure that may go to others. A member that goes back for a reason of its own (it has seen what it must take out) keeps it.
     pub(crate) fn settled(&self, until: u64) {
         let mut seats = self.group.seats();
         if let Some(seat) = seats.get_mut(self.at).filter(|seat| !seat.is_ready()) {

@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flumen_event::BatchBuilder;
 use flumen_journal::{ChannelSpec, Commit, FileConfig, FileJournal, Journal, OsClock, OsDisk, Put, Reader};
 
+use super::seats::Seats;
 use super::{GroupReader, Member, SinkGroup};
 use crate::plan::{Balance, GroupKind, GroupPlan};
 
@@ -163,4 +164,157 @@ fn what_is_released_is_not_covered_by_a_later_mark() {
     member.settled(15);
     assert_eq!(next(&mut reader), (15, 25, 0));
     drop(a);
+}
+
+/// A group of three whose members all are well and wait for events.
+fn waiting(world: &World, kind: GroupKind) -> (GroupPlan, Seats) {
+    let group = &world.group;
+    let sinks = ["a", "b", "c"].map(String::from).to_vec();
+    let plan = GroupPlan { sinks, kind, penalty: Duration::from_secs(10), ..group.plan.clone() };
+    let mut seats = Seats::new(&plan, world.journal.as_ref(), group.channel, group.reader);
+    for at in 0..plan.sinks.len() {
+        let seat = seats.get_mut(at).unwrap();
+        seat.is_asking();
+        seat.waits = true;
+    }
+    (plan, seats)
+}
+
+/// Who gets something, one time after another; it is the first member that asks.
+fn draws(plan: &GroupPlan, seats: &mut Seats, count: usize) -> Vec<usize> {
+    let now = Instant::now();
+    (0..count).map(|_| seats.choose(plan, 0, now).unwrap()).collect()
+}
+
+#[test]
+fn round_robin_goes_around_those_that_wait() {
+    let world = world();
+    let (plan, mut seats) = waiting(&world, GroupKind::LoadBalancing(Balance::RoundRobin));
+    assert_eq!(draws(&plan, &mut seats, 7), [0, 1, 2, 0, 1, 2, 0]);
+    // Who is at work is passed by, and so is who is given something just now.
+    seats.get_mut(1).unwrap().waits = false;
+    assert_eq!(draws(&plan, &mut seats, 3), [2, 0, 2]);
+    seats.get_mut(1).unwrap().waits = true;
+    seats.get_mut(2).unwrap().expects = true;
+    assert_eq!(draws(&plan, &mut seats, 3), [0, 1, 0]);
+}
+
+#[test]
+fn who_has_the_fewest_unacknowledged_events_gets_more() {
+    let world = world();
+    let (plan, mut seats) = waiting(&world, GroupKind::LoadBalancing(Balance::LeastInFlight));
+    seats.assign(0, 0, 10);
+    seats.assign(1, 10, 14);
+    seats.assign(2, 14, 19);
+    // They have 10, 4 and 5; whoever is chosen gets two more.
+    for (from, expected) in [(19, 1), (21, 2), (23, 1), (25, 2)] {
+        assert_eq!(draws(&plan, &mut seats, 2), [expected; 2], "{from}");
+        seats.assign(expected, from, from + 2);
+    }
+    // 10, 8 and 9.
+    seats.acknowledge(0, 3, false).unwrap();
+    assert_eq!(draws(&plan, &mut seats, 1), [0]);
+    seats.acknowledge(1, 2, false).unwrap();
+    assert_eq!(draws(&plan, &mut seats, 1), [1]);
+}
+
+#[test]
+fn random_gives_to_all_alike_and_in_no_order() {
+    let world = world();
+    let (plan, mut seats) = waiting(&world, GroupKind::LoadBalancing(Balance::Random));
+    let counts = |drawn: &[usize]| [0, 1, 2].map(|at| drawn.iter().filter(|drawn| **drawn == at).count());
+    let drawn = draws(&plan, &mut seats, 3_000);
+    // The standard deviation is 26.
+    let is_third = |count: usize| (800..1_200).contains(&count);
+    assert!(counts(&drawn).into_iter().all(is_third), "{:?}", counts(&drawn));
+    let doubles = drawn.windows(2).filter(|pair| pair[0] == pair[1]).count();
+    assert!(is_third(doubles), "each comes after itself as after any other: {doubles}");
+
+    seats.get_mut(1).unwrap().waits = false;
+    let [a, b, c] = counts(&draws(&plan, &mut seats, 300));
+    assert!(a > 100 && b == 0 && c > 100, "{a} {b} {c}");
+}
+
+#[test]
+fn a_failover_group_gives_all_to_the_first_that_is_well() {
+    let world = world();
+    let (plan, mut seats) = waiting(&world, GroupKind::Failover);
+    let now = Instant::now();
+    assert_eq!([0, 1, 2].map(|me| seats.choose(&plan, me, now)), [Some(0); 3]);
+    // It will come for them in a moment.
+    seats.get_mut(0).unwrap().waits = false;
+    assert_eq!([0, 1, 2].map(|me| seats.choose(&plan, me, now)), [Some(0), None, None]);
+    seats.get_mut(0).unwrap().fail(plan.penalty, plan.penalty_max, now);
+    assert_eq!([0, 1, 2].map(|me| seats.choose(&plan, me, now)), [Some(1); 3]);
+    seats.get_mut(1).unwrap().has_ended = true;
+    assert_eq!([0, 1, 2].map(|me| seats.choose(&plan, me, now)), [Some(2); 3]);
+}
+
+#[test]
+fn who_failed_is_left_out_until_it_has_recovered_and_rested() {
+    let world = world();
+    let balances = [Balance::RoundRobin, Balance::Random, Balance::LeastInFlight];
+    for kind in balances.map(GroupKind::LoadBalancing).into_iter().chain([GroupKind::Failover]) {
+        let (plan, mut seats) = waiting(&world, kind);
+        let now = Instant::now();
+        // Enough for one that is drawn at random among three.
+        let gets =
+            |seats: &mut Seats, at: Instant| (0..200).any(|_| seats.choose(&plan, 0, at).unwrap() == 0);
+        assert!(gets(&mut seats, now), "{kind:?}");
+
+        seats.get_mut(0).unwrap().fail(plan.penalty, plan.penalty_max, now);
+        assert!(!gets(&mut seats, now), "{kind:?}");
+        seats.get_mut(0).unwrap().is_asking();
+        assert!(!gets(&mut seats, now + plan.penalty - Duration::from_millis(1)), "{kind:?}");
+        assert!(gets(&mut seats, now + plan.penalty), "{kind:?}");
+
+        seats.get_mut(0).unwrap().fail(plan.penalty, plan.penalty_max, now);
+        assert!(!gets(&mut seats, now + plan.penalty * 2), "{kind:?}: it has not recovered");
+        seats.get_mut(0).unwrap().is_asking();
+        assert!(!gets(&mut seats, now + plan.penalty), "{kind:?}: twice as long");
+        assert!(gets(&mut seats, now + plan.penalty * 2), "{kind:?}");
+
+        for at in 0..3 {
+            seats.get_mut(at).unwrap().fail(plan.penalty, plan.penalty_max, now);
+        }
+        assert_eq!(seats.choose(&plan, 0, now), None, "{kind:?}");
+    }
+}
+
+#[test]
+fn each_failure_in_a_row_doubles_the_rest_up_to_its_limit() {
+    let world = world();
+    // So long that the time between two lines of the test is nothing beside it.
+    let (penalty, penalty_max) = (Duration::from_secs(10_000), Duration::from_secs(60_000));
+    let plan = GroupPlan { penalty, penalty_max, ..world.group.plan.clone() };
+    let group = SinkGroup::new(&plan, world.journal.clone()).unwrap();
+    let a = group.member("a").unwrap();
+    // In thousands of seconds.
+    let rests = || {
+        a.failed(false);
+        (group.status().members[0].rests_for_s / 1_000.0).round() as u64
+    };
+    assert_eq!([rests(), rests(), rests(), rests(), rests()], [10, 20, 40, 60, 60]);
+    (0..100).for_each(|_| assert_eq!(rests(), 60));
+    assert_eq!(group.status().members[0].failures, 105);
+    assert_eq!((group.status().members[1].failures, group.status().members[1].rests_for_s), (0, 0.0));
+    a.succeeded();
+    assert_eq!(group.status().members[0].failures, 0);
+    assert_eq!([rests(), rests()], [10, 20]);
+}
+
+#[test]
+fn who_has_rested_gets_what_waits() {
+    let world = world();
+    let penalty = Duration::from_millis(300);
+    let plan = GroupPlan { penalty, penalty_max: penalty, ..world.group.plan.clone() };
+    let group = SinkGroup::new(&plan, world.journal.clone()).unwrap();
+    let a = group.member("a").unwrap();
+    let mut reader = GroupReader::new(a.clone());
+    world.durable(world.put("main", 0, 10));
+    let failed = Instant::now();
+    a.failed(false);
+    a.settled(0);
+    assert_eq!(next(&mut reader), (0, 10, 0));
+    assert!(failed.elapsed() >= penalty, "{:?}", failed.elapsed());
 }

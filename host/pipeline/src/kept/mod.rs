@@ -249,11 +249,7 @@ impl Kept {
     }
 
     fn commit(&self, commit: Commit) -> Result<(), SinkError> {
-        let ticket = self.journal.commit(commit, None).map_err(stopped_or_retry)?;
-        match ticket.wait(None) {
-            Some(outcome) => outcome.map(|_| ()).map_err(stopped_or_retry),
-            None => Err(SinkError::Retry("the commit is still under way".into())),
-        }
+        self.journal.commit_and_wait(commit, None).map(|_| ()).map_err(stopped_or_retry)
     }
 
     /// Takes a request down; it is carried out even if the agent dies now.

@@ -248,6 +248,36 @@ fn what_is_in_doubt_survives_a_crash() {
     }
 }
 
+/// A destination says what it holds, and then carries out what it was asked for before. Until then nobody else was given those
+/// events: not after the failure, and not after a restart.
+#[test]
+fn what_may_still_be_carried_out_stays_with_its_member() {
+    const ROWS: u64 = 600;
+    for kind in [GroupKind::Failover, GroupKind::LoadBalancing(Balance::RoundRobin)] {
+        let world = World::new(roomy(kind));
+        let destinations = [2, 3, 2].map(|every| {
+            let mut destination = Destination::new();
+            destination.policy.bytes = 600;
+            destination.set_late(every);
+            destination
+        });
+        let start = || {
+            let sources = [1, 2].map(|stream| Script::new(stream, ROWS, 40).make()).into();
+            world.start(sources, Vec::new(), destinations.iter().map(Destination::sink).collect())
+        };
+        for rows in [200, 500] {
+            let running = start();
+            until("it gets on", || destinations.iter().map(Destination::flushed).sum::<usize>() >= rows);
+            running.stop_within(Duration::from_millis(1));
+        }
+        let running = start();
+        until("all is acknowledged", || running.cursors("main") == [2 * ROWS]);
+        running.finish();
+        assert!(destinations.iter().any(|it| it.late_done() > 0), "{kind:?}: none was late");
+        assert_exactly(&everything(&destinations), &[1, 2], ROWS, |_| true, &format!("{kind:?}"));
+    }
+}
+
 fn is_late(position: u64) -> bool {
     position % 11 == 3
 }

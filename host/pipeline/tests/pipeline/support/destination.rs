@@ -7,7 +7,7 @@ use flumen_event::Batch;
 use flumen_journal::Delivery;
 use flumen_pipeline::deliver::MakeSink;
 use flumen_pipeline::sink::SinkContext;
-use flumen_pipeline::{BuildError, Cursors, FlushPolicy, Interceptor, Sink, SinkError, Stored};
+use flumen_pipeline::{BuildError, Cursors, FlushPolicy, Group, Interceptor, Sink, SinkError, Stored};
 use parking_lot::{Condvar, Mutex};
 
 use super::{DEADLINE, Dice, Record, records};
@@ -17,11 +17,14 @@ use super::{DEADLINE, Dice, Record, records};
 pub struct Destination {
     inner: Arc<(Mutex<Inner>, Condvar)>,
     pub policy: FlushPolicy,
+    pub group: Option<Group>,
 }
 
 struct Inner {
     written: Vec<Record>,
     flushed: usize,
+    /// Events of the largest flush.
+    largest_flush: usize,
     /// Sinks wait at `deliver`.
     held: bool,
     /// The destination cannot be reached.
@@ -60,6 +63,7 @@ impl Destination {
         let inner = Inner {
             written: Vec::new(),
             flushed: 0,
+            largest_flush: 0,
             held: false,
             down: false,
             pause: Duration::ZERO,
@@ -77,7 +81,7 @@ impl Destination {
             late_done: 0,
         };
         let policy = FlushPolicy { bytes: 2_000, linger: Duration::from_millis(5) };
-        Destination { inner: Arc::new((Mutex::new(inner), Condvar::new())), policy }
+        Destination { inner: Arc::new((Mutex::new(inner), Condvar::new())), policy, group: None }
     }
 
     pub fn with_faults(seed: u64, per_thousand: u64) -> Destination {
@@ -92,7 +96,7 @@ impl Destination {
 
     /// What a crash leaves: everything flushed, and a part of the rest.
     pub fn crash(&self, dice: &mut Dice) -> Destination {
-        let next = Destination { policy: self.policy, ..Destination::new() };
+        let next = Destination { policy: self.policy, group: self.group, ..Destination::new() };
         {
             let (old, mut new) = (self.inner.0.lock(), next.inner.0.lock());
             let unflushed = old.written.len() - old.flushed;
@@ -135,6 +139,10 @@ impl Destination {
         self.inner.0.lock().flushed
     }
 
+    pub fn largest_flush(&self) -> usize {
+        self.inner.0.lock().largest_flush
+    }
+
     /// The destination itself remembers how far it was written (in the same atomic step as the events).
     pub fn set_cursor_stored(&self) {
         self.inner.0.lock().cursor_stored = true;
@@ -154,7 +162,7 @@ impl Destination {
         inner.late_every = every;
     }
 
-    /// Flushes that were carried out late.
+    /// Flushes of events that were carried out late.
     pub fn late_done(&self) -> u64 {
         self.inner.0.lock().late_done
     }
@@ -230,9 +238,9 @@ impl Inner {
     fn flush_late(&mut self, mark: &[u8]) -> Result<(), SinkError> {
         let unflushed = self.written.split_off(self.flushed);
         if let Some(late) = self.late.take_if(|late| late.follows == self.mark) {
+            self.late_done += u64::from(!late.rows.is_empty());
             self.written.extend(late.rows);
             (self.flushed, self.mark) = (self.written.len(), late.mark);
-            self.late_done += 1;
             return Err(SinkError::Retry("this does not follow what is here".into()));
         }
         self.flushes += 1;
@@ -353,6 +361,7 @@ impl Sink for DestinationSink {
         }
         let length = {
             let mut inner = self.0.inner.0.lock();
+            inner.largest_flush = inner.largest_flush.max(inner.written.len() - inner.flushed);
             inner.flushed = inner.written.len();
             inner.mark = mark.to_vec();
             if !inner.cursor_stored && !inner.is_forgetful { Some(inner.flushed as u64) } else { None }
@@ -389,6 +398,10 @@ impl Sink for DestinationSink {
         // What is flushed behind a late one is not the same: more has come.
         let times = if self.0.inner.0.lock().late.is_some() { 3 } else { 1 };
         FlushPolicy { bytes: self.0.policy.bytes * times, ..self.0.policy }
+    }
+
+    fn group(&self) -> Option<Group> {
+        self.0.group
     }
 
     fn settles(&self) -> bool {
