@@ -3,14 +3,19 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::io::Write;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use flumen_tests::agent::Agent;
 use flumen_tests::http::{Appender, Faults};
 use flumen_tests::scene::{Answer, Scene};
 use flumen_tests::status::Status;
 use flumen_tests::{limits, output, poll};
+use jiff::Timestamp;
 use serde_json::Value;
 
 const LINES: usize = 5_000;
@@ -29,14 +34,24 @@ fn line(at: usize) -> String {
     format!("line {at}\n")
 }
 
-fn filled() -> (Scene, Agent) {
+/// Without an agent and without lines.
+fn prepared(pipeline: &str) -> Scene {
     let mut scene = Scene::new().unwrap();
     // What the held sink does not deliver is not waited for.
     scene.drain_timeout = "1s".to_owned();
-    scene.pipeline(PIPELINE).unwrap();
+    scene.pipeline(pipeline).unwrap();
     for blocked in ["held", "second"] {
         fs::write(scene.output.join(blocked), "").unwrap();
     }
+    scene
+}
+
+fn filled() -> (Scene, Agent) {
+    filled_as(PIPELINE)
+}
+
+fn filled_as(pipeline: &str) -> (Scene, Agent) {
+    let scene = prepared(pipeline);
     fs::write(scene.input().join("a.log"), (0..LINES).map(line).collect::<String>()).unwrap();
     let agent = scene.start_ready().unwrap();
     poll::until("the lines", limits::CONDITION, || Ok(delivered(&scene, "one").len() == LINES)).unwrap();
@@ -47,6 +62,18 @@ fn filled() -> (Scene, Agent) {
     })
     .unwrap();
     (scene, agent)
+}
+
+/// Writes more lines, and waits until the journal has them.
+fn append(scene: &Scene, lines: Range<usize>) {
+    let path = scene.input().join("a.log");
+    let mut file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+    file.write_all(lines.clone().map(line).collect::<String>().as_bytes()).unwrap();
+    poll::until("the lines in the journal", limits::CONDITION, || {
+        let answer = journal(scene, &["inspect"], &["--output", "json"]);
+        Ok(answer.status.success() && json(&answer)["channels"][0]["head"] == lines.end)
+    })
+    .unwrap();
 }
 
 /// The numbers of the lines in the files of this name, sorted.
@@ -329,6 +356,143 @@ fn a_replay_is_tried_first_and_then_done_by_the_agent_or_without_it() {
         let wrong = replay(&scene, words);
         assert!(!wrong.status.success() && wrong.stderr.contains(reason), "{words:?}: {}", wrong.stderr);
     }
+}
+
+/// By the events' own time, which is when the source read them, not when they were committed. `--since` takes what is at its bound,
+/// `--before` does not.
+#[test]
+fn events_are_chosen_by_their_time() {
+    let scene = prepared(PIPELINE);
+    let agent = scene.start_ready().unwrap();
+    // All of a group is in the journal before the time is taken that the next one begins after.
+    let mut starts = Vec::new();
+    for group in [0..700, 700..1_200, 1_200..2_000] {
+        starts.push(Timestamp::now().to_string());
+        append(&scene, group);
+    }
+    let (first, second, third) = (starts[0].as_str(), starts[1].as_str(), starts[2].as_str());
+    let event = json(&journal(&scene, &["export"], &["--channel", "main", "--number", "700"]));
+    let (own, committed) = (event["time"].as_str().unwrap(), event["committed"].as_str().unwrap());
+    let [read_at, committed_at] = [own, committed].map(|time| time.parse::<Timestamp>().unwrap());
+    assert!(read_at < committed_at, "{event}");
+
+    let cases: [(&[&str], Range<usize>); 13] = [
+        (&["--since", first], 0..2_000),
+        (&["--before", first], 0..0),
+        (&["--since", second], 700..2_000),
+        (&["--before", second], 0..700),
+        (&["--since", second, "--before", third], 700..1_200),
+        (&["--since", third, "--before", second], 0..0),
+        (&["--since", second, "--number", "600..800"], 700..800),
+        (&["--since", "1h"], 0..2_000),
+        (&["--before", "1h"], 0..0),
+        (&["--since", own], 700..2_000),
+        (&["--before", own], 0..700),
+        (&["--since", committed, "--number", "700"], 0..0),
+        (&["--before", committed, "--number", "700"], 700..701),
+    ];
+    for (bounds, expected) in cases {
+        let words = [&["--channel", "main"][..], bounds].concat();
+        let exported = said(journal(&scene, &["export"], &words));
+        let number = |event: &str| serde_json::from_str::<Value>(event).unwrap()["number"].as_u64().unwrap();
+        let found: Vec<usize> = exported.lines().map(|event| number(event) as usize).collect();
+        assert!(found.iter().copied().eq(expected.clone()), "{bounds:?}: {found:?}");
+        let told = json(&replay(&scene, &[&words[..], &["--output", "json"]].concat()));
+        assert_eq!(
+            (&told["dry_run"], &told["events"], &told["missing"]),
+            (&true.into(), &expected.len().into(), &0.into()),
+            "{bounds:?}: {told}"
+        );
+    }
+
+    // The agent is told the same bounds.
+    let words = ["--channel", "main", "--since", second, "--before", third, "--sink", "one", "--yes"];
+    assert_eq!(said(replay(&scene, &words)), "main: 500 events of main entered main again\n");
+    let mut all: Vec<usize> = (0..2_000).chain(700..1_200).collect();
+    all.sort_unstable();
+    poll::until("the second group again", limits::CONDITION, || Ok(delivered(&scene, "one") == all)).unwrap();
+    agent.stop().unwrap();
+}
+
+/// When each file and directory was changed, and a file's bytes.
+type Tree = BTreeMap<PathBuf, (SystemTime, Vec<u8>)>;
+
+/// Everything below a directory, and the directory itself: whatever is made there and removed again changes its time.
+fn tree(dir: &Path) -> Tree {
+    let mut tree = Tree::new();
+    let mut open = vec![dir.to_owned()];
+    while let Some(path) = open.pop() {
+        let about = fs::metadata(&path).unwrap();
+        let mut bytes = Vec::new();
+        if about.is_dir() {
+            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            bytes = fs::read(&path).unwrap();
+        }
+        tree.insert(path, (about.modified().unwrap(), bytes));
+    }
+    tree
+}
+
+/// Without the bytes: nobody would read them.
+fn differences(before: &Tree, after: &Tree) -> Vec<PathBuf> {
+    let paths: BTreeSet<&PathBuf> = before.keys().chain(after.keys()).collect();
+    paths.into_iter().filter(|path| before.get(*path) != after.get(*path)).cloned().collect()
+}
+
+/// All that only reads, for people and for programs.
+fn use_all_tools(scene: &Scene, lines: usize) {
+    let forms: [&[&str]; 2] = [&[], &["--output", "json"]];
+    for form in forms {
+        said(journal(scene, &["inspect"], form));
+        said(journal(scene, &["inspect", "--commits"], form));
+        said(journal(scene, &["verify"], form));
+        said(journal(scene, &["trace"], &[&["main:600"][..], form].concat()));
+        said(replay(scene, &[&["--channel", "main", "--to", "second"][..], form].concat()));
+    }
+    let all = said(journal(scene, &["export"], &["--channel", "main"]));
+    assert_eq!(all.lines().count(), lines);
+}
+
+/// They may be used at any time: beside an agent that is at work, and on what a crash left, before anybody has mended it.
+#[test]
+fn the_tools_change_nothing_in_the_directory() {
+    // Small segments, since all of their bytes are compared.
+    let (scene, mut agent) = filled_as(&format!("{PIPELINE}[journal]\nsegment = \"1 MiB\"\n"));
+    let dir = dir(&scene);
+    let nothing: [PathBuf; 0] = [];
+    let written = || {
+        let status = scene.answered().unwrap();
+        (status.journal("commits"), status.journal("bytes_written"))
+    };
+    assert!(written().0 > 0 && written().1 > 0, "the figures are there");
+    // There is nothing left to do for the agent. Should it commit something all the same, that look does not count.
+    poll::until("an agent that writes nothing meanwhile", limits::CONDITION, || {
+        let (written_before, before) = (written(), tree(&dir));
+        use_all_tools(&scene, LINES);
+        let after = tree(&dir);
+        if written() != written_before {
+            return Ok(false);
+        }
+        assert_eq!(differences(&before, &after), nothing);
+        Ok(true)
+    })
+    .unwrap();
+    agent.expect_running().unwrap();
+    append(&scene, LINES..LINES + 10);
+    poll::until("the new lines", limits::CONDITION, || Ok(delivered(&scene, "one").len() == LINES + 10))
+        .unwrap();
+
+    agent.kill().unwrap();
+    let before = tree(&dir);
+    assert!(before.keys().any(|path| path.extension().is_some_and(|it| it == "seg")), "{:?}", before.keys());
+    use_all_tools(&scene, LINES + 10);
+    assert_eq!(differences(&before, &tree(&dir)), nothing);
+    fs::remove_file(scene.output.join("held")).unwrap();
+    let agent = scene.start_ready().unwrap();
+    poll::until("all that was held", limits::CONDITION, || Ok(delivered(&scene, "held").len() == LINES + 10))
+        .unwrap();
+    agent.stop().unwrap();
 }
 
 /// The channel that it goes to is full, so the replay stands still when the agent is killed. The same command then goes on where

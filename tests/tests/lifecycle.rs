@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::path::PathBuf;
 
 use flumen_tests::generator::{self, Load, Rotation};
 use flumen_tests::scene::Scene;
@@ -90,6 +92,76 @@ fn two_agents_on_one_data_directory() {
     assert_eq!(second.wait_exit(limits::READY).unwrap().code(), Some(75), "{}", second.log_tail());
     first.expect_running().unwrap();
     first.stop().unwrap();
+}
+
+/// CRC-32C, bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let shift = |crc: u32, _| (crc >> 1) ^ (0x82f6_3b78 * (crc & 1));
+    !bytes.iter().fold(!0, |crc: u32, byte| (0..8).fold(crc ^ u32::from(*byte), shift))
+}
+
+/// A segment or a snapshot as another version writes it: the version is at 8, the CRC of all before it at 60.
+fn of_version(bytes: &[u8], version: u8) -> Vec<u8> {
+    let crc = |bytes: &[u8]| crc32c(&bytes[..60]).to_le_bytes();
+    let mut bytes = bytes.to_vec();
+    assert_eq!(bytes[60..64], crc(&bytes), "the header is another one than this test knows");
+    bytes[8] = version;
+    let crc = crc(&bytes);
+    bytes[60..64].copy_from_slice(&crc);
+    bytes
+}
+
+/// After a step back to an older Flumen: it says so and changes nothing, and with the newer one all is there.
+#[test]
+fn a_journal_of_a_newer_version_is_refused_by_name_and_left_alone() {
+    let mut scene = Scene::new().unwrap();
+    scene.drain_timeout = "1s".to_owned();
+    scene.pipeline(&format!("{PIPELINE}\n[journal]\nsegment = \"1 MiB\"\n")).unwrap();
+    // The sink cannot write, so the line stays in the journal.
+    fs::remove_dir(&scene.output).unwrap();
+    fs::write(&scene.output, "in the way").unwrap();
+    fs::write(scene.input().join("a.log"), "one\n").unwrap();
+    let agent = scene.start_ready().unwrap();
+    poll::until("the line in the journal", limits::CONDITION, || {
+        Ok(scene.status()?.is_some_and(|status| status.0["pipelines"][0]["channels"][0]["head"] == 1))
+    })
+    .unwrap();
+    agent.stop().unwrap();
+
+    let dir = scene.data.join("pipelines/main/journal");
+    let files = || -> BTreeMap<PathBuf, Vec<u8>> {
+        let all = output::files(&dir).unwrap().into_iter();
+        all.map(|path| (path.clone(), fs::read(&path).unwrap()))
+            .filter(|(_, bytes)| bytes.starts_with(b"FLUMENS"))
+            .collect()
+    };
+    let sound = files();
+    // Of the segments the newest, of the two slots either: both are read.
+    let last = |magic: &[u8]| {
+        let (path, _) = sound.iter().rfind(|(_, bytes)| bytes.starts_with(magic)).unwrap();
+        path.clone()
+    };
+    for path in [last(b"FLUMENSG"), last(b"FLUMENSN")] {
+        let known = sound[&path][8];
+        fs::write(&path, of_version(&sound[&path], known + 7)).unwrap();
+        let before = files();
+        let mut agent = scene.start().unwrap();
+        let status = agent.wait_exit(limits::READY).unwrap();
+        let log = agent.log().unwrap();
+        assert_eq!(status.code(), Some(1), "{log}");
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let version = format!("has format version {}; this program reads up to {known}", known + 7);
+        let is_told = |line: &str| line.contains(name) && line.contains(&version);
+        assert!(log.lines().any(is_told) && !log.contains("panicked"), "{log}");
+        assert!(files() == before, "{}: something was changed", path.display());
+        fs::write(&path, &sound[&path]).unwrap();
+    }
+
+    fs::remove_file(&scene.output).unwrap();
+    fs::create_dir(&scene.output).unwrap();
+    let agent = scene.start_ready().unwrap();
+    poll::until("the line", limits::CONDITION, || Ok(output::lines(&scene.output)? == [b"one"])).unwrap();
+    agent.stop().unwrap();
 }
 
 #[test]

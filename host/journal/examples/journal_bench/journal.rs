@@ -144,8 +144,13 @@ fn produce(journal: &FileJournal, batch: &Batch, load: Load, share: usize) -> io
         let before = Instant::now();
         let put = Put { channels: vec![ChannelId(0)], batch: batch.clone() };
         let commit = Commit { puts: vec![put], ..Commit::default() };
-        tickets.push_back((before, journal.commit(commit, None).map_err(io::Error::other)?));
         handed_in += 1;
+        if load.in_flight == 1 {
+            journal.commit_and_wait(commit, None).map_err(io::Error::other)?;
+            series.add(before.elapsed(), bytes);
+            continue;
+        }
+        tickets.push_back((before, journal.commit(commit, None).map_err(io::Error::other)?));
         while tickets.len() >= load.in_flight
             && let Some((before, ticket)) = tickets.pop_front()
         {

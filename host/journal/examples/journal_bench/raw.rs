@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, OFlags};
@@ -117,6 +118,24 @@ pub fn run(
         std::fs::remove_file(path)?;
     }
     Ok(series)
+}
+
+/// MB/s of `fio` that writes chunks one behind the other, each synced before the next; `None` where it is not installed.
+pub fn fio(dir: &Path, chunk_bytes: usize, file_bytes: usize, limit: Duration) -> io::Result<Option<f64>> {
+    let path = dir.join("fio");
+    let mut fio = Command::new("fio");
+    fio.args(["--name=raw", "--rw=write", "--ioengine=psync", "--fdatasync=1", "--output-format=json"]);
+    fio.arg(format!("--filename={}", path.display()));
+    fio.args([format!("--bs={chunk_bytes}"), format!("--size={file_bytes}")]);
+    fio.arg(format!("--runtime={}ms", limit.as_millis()));
+    let output = match fio.output() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        output => output?,
+    };
+    std::fs::remove_file(path)?;
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let bytes_s = told.pointer("/jobs/0/write/bw_bytes").and_then(serde_json::Value::as_f64);
+    Ok(bytes_s.map(|bytes_s| bytes_s / 1e6))
 }
 
 fn fallocated(dir: &Path, bytes: usize) -> io::Result<PathBuf> {

@@ -6,18 +6,19 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow_buffer::Buffer;
 use flumen_event::Batch;
 use flumen_event::layout::{self, Encoded, Encoder};
-use parking_lot::MutexGuard;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::format::commit::{CommitHead, PutChannel, PutHead, encode_lists};
 use super::format::packed::{self, Compression};
 use super::format::sealed::Piece;
 use super::state::{Position, Queued, Shared, State};
 use super::ticket::{FileTicket, TicketCell};
+use super::writer::Writer;
 use crate::api::{Ack, Commit, CommitError, Ticket};
 use crate::limits;
 use crate::state::StateWrites;
@@ -54,6 +55,38 @@ pub fn commit(
     commit: Commit,
     deadline: Option<Instant>,
 ) -> Result<Box<dyn Ticket>, CommitError> {
+    let ticket = take(shared, spent, commit, deadline)?;
+    shared.work.notify_one();
+    Ok(Box::new(ticket))
+}
+
+/// `Journal::commit_and_wait`.
+pub fn commit_and_wait(
+    shared: &Shared,
+    spent: &EncodeTime,
+    writer: Option<&Mutex<Writer>>,
+    commit: Commit,
+    deadline: Option<Instant>,
+) -> Result<u64, CommitError> {
+    let ticket = take(shared, spent, commit, deadline)?;
+    // Somebody who writes does not see what comes after it gathered: then the committer is the next.
+    if let Some(mut writer) = writer.and_then(Mutex::try_lock) {
+        writer.lead();
+    }
+    let outcome = ticket.wait(Some(Duration::ZERO)).or_else(|| {
+        shared.work.notify_one();
+        ticket.wait(None)
+    });
+    outcome.unwrap_or(Err(CommitError::Closing))
+}
+
+/// Everything but waking whoever writes.
+fn take(
+    shared: &Shared,
+    spent: &EncodeTime,
+    commit: Commit,
+    deadline: Option<Instant>,
+) -> Result<FileTicket, CommitError> {
     let started = shared.clock.now();
     let prepared = prepare(shared, commit)?;
     let took = shared.clock.now().saturating_duration_since(started);
@@ -80,11 +113,10 @@ pub fn commit(
         let mut state = with_room(shared, &prepared.targets, deadline)?;
         hand_in(&mut state, prepared)
     };
-    shared.work.notify_one();
     if has_acks {
         shared.space.notify_all();
     }
-    Ok(Box::new(ticket))
+    Ok(ticket)
 }
 
 /// Waits until the channels have room.

@@ -111,6 +111,7 @@ use reader::FileReader;
 use recovery::Recovered;
 use saver::StateFiles;
 use state::{Channel, Phase, Shared, State};
+use ticket::Bell;
 use writer::Writer;
 
 /// File of the directory's lock.
@@ -123,6 +124,8 @@ pub(crate) const RESERVE_NAME: &str = "reserve";
 pub struct FileJournal {
     shared: Arc<Shared>,
     spent: EncodeTime,
+    /// Who holds it writes. `None`: a test does, step by step.
+    writer: Option<Arc<Mutex<Writer>>>,
     committer: Mutex<Option<JoinHandle<()>>>,
     lock: Mutex<Option<Box<dyn DiskLock>>>,
 }
@@ -135,8 +138,11 @@ impl FileJournal {
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<FileJournal>, OpenError> {
-        let (journal, writer) = FileJournal::prepare(config, channels, disk, clock)?;
-        let committer = std::thread::Builder::new().name("journal".into()).spawn(move || writer.run());
+        let (mut journal, writer) = FileJournal::prepare(config, channels, disk, clock)?;
+        let writer = Arc::new(Mutex::new(writer));
+        journal.writer = Some(writer.clone());
+        let committer =
+            std::thread::Builder::new().name("journal".into()).spawn(move || writer::run(&writer));
         *journal.committer.lock() = Some(committer.map_err(OpenError::io("starting the journal's thread"))?);
         Ok(Arc::new(journal))
     }
@@ -171,10 +177,11 @@ impl FileJournal {
             damaged_state_blocks: loaded.damaged_blocks,
             ..JournalStatus::default()
         };
+        let published = Arc::default();
         let state = State {
             channels: live_channels(&registers, channels),
             queue: VecDeque::new(),
-            bell: Arc::default(),
+            bell: Bell::new(&published),
             next_order: 0,
             reader_changes: Vec::new(),
             phase: Phase::Open,
@@ -199,12 +206,12 @@ impl FileJournal {
             saved: AtomicBool::new(false),
             work: Condvar::new(),
             space: Condvar::new(),
-            published: Condvar::new(),
+            published,
         });
         shared.note_kept(&shared.state.lock());
         let writer = first_snapshot(&shared, registers, &recovered, loaded.files)?;
         let (committer, lock) = (Mutex::new(None), Mutex::new(Some(lock)));
-        Ok((FileJournal { shared, spent: EncodeTime::default(), committer, lock }, writer))
+        Ok((FileJournal { shared, spent: EncodeTime::default(), writer: None, committer, lock }, writer))
     }
 
     /// What plugins remember, for a journal that is built on this one.
@@ -372,6 +379,10 @@ impl Journal for FileJournal {
 
     fn commit(&self, commit: Commit, deadline: Option<Instant>) -> Result<Box<dyn Ticket>, CommitError> {
         accept::commit(&self.shared, &self.spent, commit, deadline)
+    }
+
+    fn commit_and_wait(&self, commit: Commit, deadline: Option<Instant>) -> Result<u64, CommitError> {
+        accept::commit_and_wait(&self.shared, &self.spent, self.writer.as_deref(), commit, deadline)
     }
 
     fn position(&self, key: &[u8]) -> Option<Vec<u8>> {

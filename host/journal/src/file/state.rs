@@ -48,7 +48,7 @@ pub struct Shared {
     /// Commits wait here for room in a channel.
     pub space: Condvar,
     /// Readers wait here for events.
-    pub published: Condvar,
+    pub published: Arc<Condvar>,
 }
 
 /// Where the journal is in its life.

@@ -1,29 +1,42 @@
 //! How the committer tells producers that their commits are durable.
 //!
 //! Commits that gather for one group share a bell: the committer wakes one of them and goes on to the next group, and that one wakes the
-//! others. Producers that wait for another group sleep on.
+//! others, and the channels' readers. Producers that wait for another group sleep on.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use parking_lot::Condvar;
 use rustix::thread::futex;
 
 use crate::api::{CommitError, Ticket};
 
-/// Wakes all that wait for it: the one who rings wakes one, and that one the others, while the next group is written.
-#[derive(Default)]
+/// Wakes all that wait for it: the one who rings wakes one, and that one the others, while the next group is written. To wake a
+/// core that sleeps takes a virtual machine as long as to copy ten commits.
 pub struct Bell {
     rings: AtomicU32,
     /// Whoever wakes next wakes the others.
     passes_on: AtomicBool,
+    /// Readers wait here for events.
+    readers: Arc<Condvar>,
 }
 
 impl Bell {
+    pub fn new(readers: &Arc<Condvar>) -> Arc<Bell> {
+        Arc::new(Bell {
+            rings: AtomicU32::new(0),
+            passes_on: AtomicBool::new(false),
+            readers: readers.clone(),
+        })
+    }
+
     pub fn ring(&self) {
         self.passes_on.store(true, Ordering::Relaxed);
         self.rings.fetch_add(1, Ordering::Release);
-        self.wake(1);
+        if self.wake(1) == 0 {
+            self.readers.notify_all();
+        }
     }
 
     /// Until it rings after `rings`, the time is over, or for no reason.
@@ -33,12 +46,15 @@ impl Bell {
         futex::wait(&self.rings, futex::Flags::PRIVATE, rings, timeout.as_ref()).ok();
         if self.passes_on.swap(false, Ordering::Relaxed) {
             self.wake(i32::MAX as u32);
+            self.readers.notify_all();
         }
     }
 
-    fn wake(&self, threads: u32) {
+    /// How many were woken. Each of them comes back from [`Bell::wait`].
+    fn wake(&self, threads: u32) -> usize {
         let woken = futex::wake(&self.rings, futex::Flags::PRIVATE, threads);
         debug_assert!(woken.is_ok(), "{woken:?}");
+        woken.unwrap_or_default()
     }
 }
 
@@ -108,7 +124,7 @@ mod tests {
 
     #[test]
     fn one_ring_wakes_all_of_a_group_and_nobody_else() {
-        let (bell, later) = (Arc::<Bell>::default(), Arc::<Bell>::default());
+        let (bell, later) = (Bell::new(&Arc::default()), Bell::new(&Arc::default()));
         let cell = |bell: &Arc<Bell>| Arc::new(TicketCell::new(bell.clone()));
         let group: Vec<Arc<TicketCell>> = (0..40).map(|_| cell(&bell)).collect();
         let other = cell(&later);

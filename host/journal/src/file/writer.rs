@@ -1,4 +1,5 @@
-//! The committer: one thread per journal that gathers, writes, syncs and publishes.
+//! The committer: one thread per journal that gathers, writes, syncs and publishes. A caller that waits for its commit does the same in
+//! its place while nobody else does ([`Writer::lead`]).
 //!
 //! Constraints: readers and tickets see a commit only after its group is durable. One group is one
 //! `pwritev` and one `fdatasync`; while it runs the next one gathers in the queue.
@@ -26,8 +27,8 @@ use super::segment::segment_name;
 use super::snapshots::Snapshots;
 use super::space::{Full, Pause};
 use super::state::{Delivered, Phase, Queued, Recent, Shared};
-use super::ticket;
-use parking_lot::MutexGuard;
+use super::ticket::{self, Bell};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::api::CommitError;
 use crate::disk::{DiskFile, write_all_at};
@@ -117,39 +118,55 @@ pub(super) struct Writer {
     pub is_stepped: bool,
 }
 
-impl Writer {
-    /// Until the journal is closed, dropped or failed.
-    pub fn run(mut self) {
-        loop {
+/// The committer's thread, until the journal is closed, dropped or failed.
+pub(super) fn run(writer: &Mutex<Writer>) {
+    let shared = writer.lock().shared.clone();
+    loop {
+        {
+            let mut state = shared.state.lock();
+            while state.queue.is_empty()
+                && state.reader_changes.is_empty()
+                && state.phase == Phase::Open
+                && !shared.saved.load(Ordering::Acquire)
             {
-                let shared = self.shared.clone();
-                let mut state = shared.state.lock();
-                while state.queue.is_empty()
-                    && state.reader_changes.is_empty()
-                    && state.phase == Phase::Open
-                    && !shared.saved.load(Ordering::Acquire)
-                {
-                    if shared.work.wait_for(&mut state, limits::STATE_SWEEP_EVERY).timed_out() {
-                        MutexGuard::unlocked(&mut state, || self.sweep());
-                    }
-                }
-                match state.phase {
-                    Phase::Open => {}
-                    Phase::Closing if !state.queue.is_empty() => {}
-                    Phase::Closing => break,
-                    _ => {
-                        drop(state);
-                        return self.drop_queue();
-                    }
+                if shared.work.wait_for(&mut state, limits::STATE_SWEEP_EVERY).timed_out() {
+                    MutexGuard::unlocked(&mut state, || sweep(&shared));
                 }
             }
-            match self.work() {
-                Ok(None) => {}
-                Ok(Some(pause)) => self.wait(&pause),
-                Err(reason) => return self.fail(&reason),
+            match state.phase {
+                Phase::Open => {}
+                Phase::Closing if !state.queue.is_empty() => {}
+                Phase::Closing => {
+                    drop(state);
+                    let mut writer = writer.lock();
+                    // Who wrote in our place may have put back what found no space.
+                    if shared.state.lock().queue.is_empty() {
+                        return writer.close();
+                    }
+                }
+                _ => {
+                    drop(state);
+                    return writer.lock().drop_queue();
+                }
             }
         }
-        self.close();
+        let mut writer = writer.lock();
+        match writer.work() {
+            Ok(None) => {}
+            Ok(Some(pause)) => writer.wait(&pause),
+            Err(reason) => return writer.fail(&reason),
+        }
+    }
+}
+
+impl Writer {
+    /// One round in the thread of a caller that waits for its commit: neither the committer nor the caller has to be woken.
+    /// What it cannot write now is left to the committer, which can wait.
+    pub fn lead(&mut self) {
+        let is_live = matches!(self.shared.state.lock().phase, Phase::Open | Phase::Closing);
+        if is_live && let Err(reason) = self.work() {
+            self.fail(&reason);
+        }
     }
 
     /// Writes what can be written; says how long to wait when nothing can. `Err`: the journal has failed.
@@ -239,7 +256,7 @@ impl Writer {
             group.extend(state.queue.remove(index - taken));
         }
         // What comes from here on waits for another group.
-        state.bell = Arc::default();
+        state.bell = Bell::new(&self.shared.published);
         group
     }
 
@@ -307,7 +324,7 @@ impl Writer {
         Ok(locations)
     }
 
-    /// Makes a durable group visible and wakes its tickets.
+    /// Makes a durable group visible; its tickets wake the readers.
     fn publish(&mut self, group: Vec<Queued>, locations: &[Location]) {
         let first = self.next_commit - group.len() as u64;
         let (mut recent, mut tickets) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
@@ -348,7 +365,6 @@ impl Writer {
         state.status.commits += tickets.len() as u64;
         state.status.last_commit = self.next_commit - 1;
         drop(state);
-        self.shared.published.notify_all();
         ticket::resolve_all(tickets.iter().map(|(ticket, commit)| (ticket.as_ref(), *commit)));
     }
 
@@ -483,16 +499,9 @@ impl Writer {
         }
     }
 
-    /// What has expired is forgotten, also when nobody writes.
-    fn sweep(&self) {
-        let mut view = self.shared.view.view().lock();
-        if !view.is_empty() {
-            view.sweep_some(self.shared.clock.wall_ns(), &mut |_, _| {});
-        }
-    }
-
     pub fn fail(&mut self, reason: &Arc<str>) {
         self.cancel_saving();
+        self.active = None;
         tracing::error!(dir = %self.shared.dir.display(), %reason, "the journal has failed and takes no more commits");
         self.shared.state.lock().fail(reason);
         self.wake_everyone();
@@ -500,6 +509,7 @@ impl Writer {
 
     pub fn drop_queue(&mut self) {
         self.cancel_saving();
+        self.active = None;
         let queue = {
             let mut state = self.shared.state.lock();
             state.refuse_reader_changes(&CommitError::Closing.to_string());
@@ -530,6 +540,15 @@ impl Writer {
     fn wake_everyone(&self) {
         self.shared.published.notify_all();
         self.shared.space.notify_all();
+        self.shared.work.notify_all();
+    }
+}
+
+/// What has expired is forgotten, also when nobody writes.
+fn sweep(shared: &Shared) {
+    let mut view = shared.view.view().lock();
+    if !view.is_empty() {
+        view.sweep_some(shared.clock.wall_ns(), &mut |_, _| {});
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Of what was not synced, a power cut leaves any subset: each sector (512 bytes) of each file as it was at the last sync or at
 //! any write since, each file's length old or new, each name of a directory old or new. A sync that fails leaves the pages clean, as
-//! Linux does: what is read is what was written, what a later sync makes durable is not.
+//! Linux does: what is read is what was written, what a later sync makes durable is not. When memory is short such pages go, and what
+//! is read from then on is what the disk has: [`MemDisk::evict`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
@@ -17,9 +18,12 @@ use crate::disk::{Disk, DiskFile, DiskLock};
 
 const SECTOR: usize = 512;
 
+const ENOSPC: i32 = 28;
+
 /// A kind of call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
+    CreateDir,
     List,
     Create,
     Open,
@@ -31,6 +35,24 @@ pub enum Call {
     Sync,
     Preallocate,
     Truncate,
+    Len,
+}
+
+impl Call {
+    /// A group whose segment meets such an error is written to a fresh one: it is no want of space, and neither reading nor tidying up.
+    fn breaks(self, code: i32) -> bool {
+        match self {
+            Call::Sync => true,
+            Call::Create | Call::Preallocate | Call::Write | Call::Rename | Call::SyncDir => code != ENOSPC,
+            Call::CreateDir
+            | Call::List
+            | Call::Open
+            | Call::Unlink
+            | Call::Read
+            | Call::Truncate
+            | Call::Len => false,
+        }
+    }
 }
 
 /// Some coming calls of a kind fail.
@@ -49,8 +71,10 @@ pub struct Fault {
 pub struct Faults {
     /// Calls that are to fail.
     pub armed: Vec<Fault>,
-    /// Calls that failed for that.
+    /// Calls that failed for that, ever.
     pub fired: u32,
+    /// Of them, those after which a group may need a fresh segment (see [`Call::breaks`]).
+    pub broke: u32,
     /// Bytes that files may take together.
     pub capacity: Option<u64>,
     /// This many coming syncs of segments fail.
@@ -127,6 +151,26 @@ impl Inode {
             |index: &usize| Inode::sector(&self.now, *index) != Inode::sector(&self.durable, *index);
         let differ: Vec<usize> = all.filter(differs).collect();
         self.dropped.extend(differ);
+    }
+
+    /// Clean pages that are not what the disk has are forgotten if `goes` says so; how many sectors are others then.
+    fn evict(&mut self, mut goes: impl FnMut() -> bool) -> usize {
+        let gone: BTreeSet<usize> = self.dropped.iter().copied().filter(|_| goes()).collect();
+        let mut changed = 0;
+        for index in &gone {
+            let from = index * SECTOR;
+            let to = (from + SECTOR).min(self.now.len());
+            // The file may be shorter by now.
+            let Some(sector) = self.now.get_mut(from..to) else { continue };
+            let there = (from..to).map(|at| self.durable.get(at).copied().unwrap_or_default());
+            let there: Vec<u8> = there.collect();
+            changed += usize::from(*sector != there[..]);
+            sector.copy_from_slice(&there);
+        }
+        self.dropped.retain(|index| !gone.contains(index));
+        self.dirty.retain(|index| !gone.contains(index));
+        self.between.retain(|(index, _)| !gone.contains(index));
+        changed
     }
 
     fn sync(&mut self) {
@@ -219,6 +263,7 @@ impl Image {
             self.faults.armed.remove(at);
         }
         self.faults.fired += 1;
+        self.faults.broke += u32::from(call.breaks(code));
         Err(os(code))
     }
 }
@@ -247,7 +292,18 @@ impl MemDisk {
         }
         image.names = names.clone();
         image.durable_names = names;
-        image.faults = Faults { capacity: image.faults.capacity, ..Faults::default() };
+        let Faults { capacity, fired, broke, .. } = image.faults;
+        image.faults = Faults { capacity, fired, broke, ..Faults::default() };
+    }
+
+    /// The system forgets what a failed sync left in memory only, all of it or a part, as the seed says; how many sectors are read
+    /// as something else then.
+    pub fn evict(&self, seed: u64) -> usize {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let is_all = random.random_bool(0.5);
+        let image = self.0.lock();
+        let nodes = image.names.values();
+        nodes.map(|node| node.lock().evict(|| is_all || random.random_bool(0.5))).sum()
     }
 
     pub fn names(&self) -> Vec<String> {
@@ -321,7 +377,7 @@ impl MemDisk {
 
 impl Disk for MemDisk {
     fn create_dir(&self, _: &Path) -> io::Result<()> {
-        Ok(())
+        self.0.lock().fault(Call::CreateDir)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -410,7 +466,7 @@ impl DiskFile for MemFile {
         let end = offset as usize + bytes.len();
         let grows = end.saturating_sub(self.node.lock().now.len()) as u64;
         if image.faults.capacity.is_some_and(|capacity| grows > 0 && image.used() + grows > capacity) {
-            return Err(os(28));
+            return Err(os(ENOSPC));
         }
         let mut inode = self.node.lock();
         if inode.now.len() < end {
@@ -447,7 +503,7 @@ impl DiskFile for MemFile {
         image.tick(Call::Preallocate)?;
         let grows = bytes.saturating_sub(self.node.lock().now.len() as u64);
         if image.faults.capacity.is_some_and(|capacity| grows > 0 && image.used() + grows > capacity) {
-            return Err(os(28));
+            return Err(os(ENOSPC));
         }
         let mut inode = self.node.lock();
         if (inode.now.len() as u64) < bytes {
@@ -463,6 +519,7 @@ impl DiskFile for MemFile {
     }
 
     fn len(&self) -> io::Result<u64> {
+        self.disk.0.lock().fault(Call::Len)?;
         Ok(self.node.lock().now.len() as u64)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::basic::*;
 use super::disk::{Call, Fault, MemDisk};
 use crate::clock::OsClock;
-use crate::file::{FileConfig, FileJournal, OpenError};
+use crate::file::{Durability, FileConfig, FileJournal, OpenError};
 use crate::{CommitError, Disk, Journal, OsDisk, StateOp, StateWrites};
 
 const EIO: i32 = 5;
@@ -117,6 +117,115 @@ fn what_is_only_in_memory_after_a_failed_sync_does_not_count() {
         drop(journal);
         disk.crash(seed);
         assert_eq!(drain(open(&disk).open_reader(A, R0).as_mut()), found);
+    }
+}
+
+/// When memory is short it shows what the disk has: nobody reads what a failed sync left.
+#[test]
+fn what_the_system_forgets_after_a_failed_sync_is_missed_by_nobody() {
+    let from_disk = FileConfig { window_bytes: 0, ..config() };
+    let all = |disk: &MemDisk| {
+        let journal = open_with(disk, from_disk.clone(), specs()).unwrap();
+        assert_eq!(drain(journal.open_reader(A, R0).as_mut()), [0, 1, 2]);
+        assert_eq!(journal.status().damaged_commits, 0);
+    };
+    let mut forgotten = 0;
+    for seed in 0..20 {
+        let disk = MemDisk::default();
+        let journal = open_with(&disk, from_disk.clone(), specs()).unwrap();
+        durable(&journal, put(&[A], batch(0, 1, 500)));
+        arm(&disk, Call::Sync, 0, 1, EIO);
+        durable(&journal, put(&[A], batch(1, 1, 2_000)));
+        forgotten += disk.evict(seed);
+        durable(&journal, put(&[A], batch(2, 1, 10)));
+        assert_eq!(drain(journal.open_reader(A, R0).as_mut()), [0, 1, 2], "seed {seed}");
+        drop(journal);
+        all(&disk);
+        disk.crash(seed);
+        all(&disk);
+    }
+    assert!(forgotten > 0);
+}
+
+/// What a start found there is on the disk by now.
+#[test]
+fn what_a_start_found_stays_when_the_system_forgets() {
+    for seed in 0..20 {
+        let disk = MemDisk::default();
+        let journal = open(&disk);
+        // The roll's sync is fine, that of the group and both fresh segments fail.
+        arm(&disk, Call::Sync, 1, 3, EIO);
+        let ticket = journal.commit(put(&[A], batch(0, 1, 500)), None).unwrap();
+        assert!(matches!(ticket.wait(None), Some(Err(CommitError::Failed(_)))));
+        drop(journal);
+        let journal = open(&disk);
+        let found = drain(journal.open_reader(A, R0).as_mut());
+        assert_eq!(found, [0]);
+        disk.evict(seed);
+        assert_eq!(drain(journal.open_reader(A, R0).as_mut()), found, "seed {seed}");
+    }
+}
+
+/// Without syncs a segment may be on the disk before those that were begun before it: what it says was committed then is not there.
+#[test]
+fn without_syncs_a_power_cut_leaves_a_beginning() {
+    let os = FileConfig { durability: Durability::Os, snapshot_every_bytes: 1 << 30, ..config() };
+    let mut lost = 0;
+    for seed in 0..50 {
+        let disk = MemDisk::default();
+        let journal = open_with(&disk, os.clone(), specs()).unwrap();
+        for n in 0..60_u64 {
+            let mut commit = put(&[A], batch(n, 1, 1_000));
+            commit.positions.push((b"file".to_vec(), (n + 1).to_le_bytes().to_vec()));
+            durable(&journal, commit);
+        }
+        drop(journal);
+        disk.crash(seed);
+        let journal = open_with(&disk, os.clone(), specs()).unwrap();
+        let found = drain(journal.open_reader(A, R0).as_mut());
+        let there = found.len() as u64;
+        assert_eq!(found, (0..there).collect::<Vec<_>>(), "seed {seed}");
+        let status = journal.status();
+        assert_eq!((status.last_commit, status.damaged_commits), (there, 0), "seed {seed}");
+        let position = (there > 0).then(|| there.to_le_bytes().to_vec());
+        assert_eq!(journal.position(b"file"), position, "seed {seed}");
+        lost += 60 - there;
+    }
+    assert!(lost > 0);
+}
+
+/// It stops the opening or costs nothing, and the next one finds everything.
+#[test]
+fn one_error_at_an_opening_costs_nothing() {
+    let all = |journal: &FileJournal, what: &str| {
+        let found = drain(journal.open_reader(A, R0).as_mut());
+        assert_eq!(found, (40..=60).collect::<Vec<_>>(), "{what}");
+        assert_eq!(journal.status().damaged_commits, 0, "{what}");
+    };
+    for call in [Call::CreateDir, Call::List, Call::Len] {
+        let mut has_fired = true;
+        let mut skip = 0;
+        while std::mem::take(&mut has_fired) {
+            let what = format!("{call:?} after {skip}");
+            let disk = backlog(60);
+            let journal = open(&disk);
+            // What is done with is deleted.
+            for reader in [R0, R1] {
+                durable(&journal, ack(A, reader, 40));
+            }
+            durable(&journal, put(&[A], batch(60, 1, 10)));
+            drop(journal);
+            arm(&disk, call, skip, 1, EIO);
+            match open_with(&disk, config(), specs()) {
+                Ok(journal) => all(&journal, &what),
+                Err(error) => assert!(matches!(error, OpenError::Io { .. }), "{what}: {error}"),
+            }
+            has_fired = disk.0.lock().faults.fired > 0;
+            disk.faults(|faults| faults.armed.clear());
+            all(&open(&disk), &what);
+            skip += 1;
+        }
+        assert!(skip > 1, "{call:?} is not met at an opening");
     }
 }
 

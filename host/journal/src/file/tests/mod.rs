@@ -10,6 +10,7 @@ mod faults;
 mod formats;
 mod hard;
 mod inspect;
+mod once;
 mod readers;
 mod sealed;
 mod sim;

@@ -153,33 +153,44 @@ impl Harm {
         frames.map(|frame| frame.range.end).max().unwrap_or(64).min(disk.bytes(path).len())
     }
 
-    fn change(&mut self, disk: &MemDisk, path: &str, range: Range<usize>, with: impl Fn(u8) -> u8) {
-        let mut bytes = disk.bytes(path);
+    /// `None`: they were so already.
+    fn change(
+        &mut self,
+        disk: &MemDisk,
+        path: &str,
+        range: Range<usize>,
+        with: impl Fn(u8) -> u8,
+    ) -> Option<()> {
+        let before = disk.bytes(path);
+        let mut bytes = before.clone();
         let range = range.start.min(bytes.len())..range.end.min(bytes.len());
         bytes[range.clone()].iter_mut().for_each(|byte| *byte = with(*byte));
+        let is_changed = bytes != before;
         disk.set_bytes(path, bytes);
         self.broken.push((path.to_string(), range));
+        is_changed.then_some(())
     }
 
-    fn hit_slot(&mut self, disk: &MemDisk, which: usize, place: u32) {
+    fn hit_slot(&mut self, disk: &MemDisk, which: usize, place: u32) -> Option<()> {
         let path = format!("/j/{}", SLOT_NAMES[which]);
-        let Some(bytes) = disk.0.lock().file(&path).filter(|bytes| bytes.len() >= 64) else { return };
+        let bytes = disk.0.lock().file(&path).filter(|bytes| bytes.len() >= 64)?;
         let payload = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
         let at = place as usize % (64 + payload).min(bytes.len());
-        self.change(disk, &path, at..at + 1, |byte| byte ^ 4);
+        self.change(disk, &path, at..at + 1, |byte| byte ^ 4)
     }
 
+    /// `None`: there is nothing to hit, or nothing changed.
     fn apply(&mut self, disk: &MemDisk, hit: &Hit) -> Option<()> {
         match *hit {
             Hit::Flip { file, place, bit } => {
                 let path = self.segment(disk, file)?;
                 let at = place as usize % self.used(disk, &path).max(1);
-                self.change(disk, &path, at..at + 1, |byte| byte ^ (1 << bit));
+                self.change(disk, &path, at..at + 1, |byte| byte ^ (1 << bit))?;
             }
             Hit::Fill { file, place, bytes, with } => {
                 let path = self.segment(disk, file)?;
                 let at = place as usize % self.used(disk, &path).max(1);
-                self.change(disk, &path, at..at + bytes, |_| with);
+                self.change(disk, &path, at..at + bytes, |_| with)?;
             }
             Hit::Spoil { file, place } => {
                 let path = self.segment(disk, file)?;
@@ -213,17 +224,17 @@ impl Harm {
                 self.foreign.push(name.clone());
                 self.broken.push((path, 0..usize::MAX));
             }
-            Hit::Slot { which, place } => self.hit_slot(disk, which, place),
+            Hit::Slot { which, place } => self.hit_slot(disk, which, place)?,
             Hit::BothSlots { place } => {
-                self.hit_slot(disk, 0, place);
-                self.hit_slot(disk, 1, place / 7);
+                let first = self.hit_slot(disk, 0, place);
+                self.hit_slot(disk, 1, place / 7).or(first)?;
             }
             Hit::StateFile { place } => {
                 let name = disk.names().into_iter().rev().find(|name| name.ends_with(".state"))?;
                 let path = format!("/j/{name}");
                 let at = place as usize % disk.bytes(&path).len();
-                self.change(disk, &path, at..at + 1, |byte| byte ^ 2);
                 self.is_state_hit = true;
+                self.change(disk, &path, at..at + 1, |byte| byte ^ 2)?;
             }
         }
         Some(())
@@ -313,19 +324,16 @@ pub fn harm(world: &mut World, end: &End, hits: &[Hit]) {
     match end {
         End::Close => drop(world.close()),
         End::Kill => world.drop_life(),
-        End::Crash(seed) => {
-            world.drop_life();
-            world.disk.crash(*seed);
-        }
+        End::Crash(seed) => world.lose_power(*seed),
     }
+    world.figures.other_ends += usize::from(!matches!(end, End::Crash(_)));
     world.disk.write_back();
     let whole = world.disk.copy();
     let mut harm = Harm::new(&world.disk);
-    for hit in hits {
-        harm.apply(&world.disk, hit);
-    }
+    let applied = hits.iter().filter(|hit| harm.apply(&world.disk, hit).is_some()).count();
     let leaves_names = !world.has_come() || harm.leaves_names(&world.disk, names);
     if !harm.leaves_registers(&world.disk) || !leaves_names || harm.leaves_copies() {
+        world.figures.spared += 1;
         world.disk = whole;
         world.begin().unwrap();
         return world.check();
@@ -342,6 +350,9 @@ pub fn harm(world: &mut World, end: &End, hits: &[Hit]) {
     goes_on(world);
     let names = world.disk.names();
     assert!(foreign.iter().all(|name| names.contains(name)), "a segment of another journal was deleted");
+    world.figures.damaged += usize::from(applied > 0);
+    world.figures.hits += applied;
+    world.figures.lost += hit.len();
 }
 
 fn compare(world: &World, harm: &Harm, hit: &[(u64, u64)], end: u64) {
@@ -436,8 +447,7 @@ fn goes_on(world: &mut World) {
             let head = world.journal().shared.state.lock().registers.channels[usize::from(channel.0)].head;
             assert!(matches!(world.commit_now(ack(channel, reader, head)), Some(Ok(()))));
         }
-        world.drop_life();
-        world.disk.crash(round);
+        world.lose_power(round);
         world.begin().unwrap();
     }
     for (channel, reader) in READERS[..LATE].iter().copied() {

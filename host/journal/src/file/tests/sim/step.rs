@@ -66,6 +66,10 @@ pub enum Step {
     ShortWrites {
         bytes: usize,
     },
+    /// The system forgets what failed syncs left in memory only: the disk's own bytes are read from now on.
+    Evict {
+        seed: u64,
+    },
     /// Only so many bytes are free.
     Full {
         free: u64,
@@ -229,10 +233,17 @@ fn hit() -> impl Strategy<Value = Hit> {
 
 /// Crashes and faults of every kind; in one of three, damage at the end.
 pub fn schedule() -> impl Strategy<Value = Schedule> {
-    let step = prop_oneof![16 => work(), 2 => fault(), 2 => end(), 1 => space(), 2 => late()];
+    let evict = any::<u64>().prop_map(|seed| Step::Evict { seed });
+    let step = prop_oneof![16 => work(), 2 => fault(), 2 => end(), 1 => space(), 2 => late(), 1 => evict];
     let how = prop_oneof![Just(End::Close), Just(End::Kill), any::<u64>().prop_map(End::Crash)];
     let damage = proptest::option::weighted(0.34, (how, vec(hit(), 1..3)));
     (vec(step, 1..60), damage).prop_map(|(steps, damage)| Schedule { steps, damage })
+}
+
+/// Nothing fails and nothing is full: the process ends, or the power goes.
+pub fn ends() -> impl Strategy<Value = Schedule> {
+    let step = prop_oneof![16 => work(), 3 => end()];
+    vec(step, 1..60).prop_map(|steps| Schedule { steps, damage: None })
 }
 
 impl Step {

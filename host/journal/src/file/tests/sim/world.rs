@@ -8,11 +8,13 @@ use parking_lot::Mutex;
 
 use super::super::basic::{config, numbers, specs};
 use super::super::disk::{Call, MemDisk};
+use super::figures::Figures;
 use super::step::Step;
 use super::truth::{LATE, Op, READERS, Truth, plugin_name};
+use crate::file::space::Pause;
 use crate::file::state::Phase;
 use crate::file::writer::Writer;
-use crate::file::{Compression, FileConfig, FileJournal, OpenError, readers};
+use crate::file::{Compression, Durability, FileConfig, FileJournal, OpenError, readers};
 use crate::limits;
 use crate::{
     ByteColumn, Clock, Commit, CommitError, Delivery, Journal, Key, KeyId, Keys, ReadError, Reader, Ticket,
@@ -76,11 +78,14 @@ pub struct World {
     was_full: bool,
     next_event: u64,
     next_serial: u64,
-    /// The power is about to go.
-    is_doomed: bool,
     late: Late,
     /// From the next opening on.
     config: FileConfig,
+    /// Commits that the last start found and built on: on the disk, whatever the durability is.
+    found: usize,
+    /// Nothing was synced before the power went.
+    may_lack: bool,
+    pub figures: Figures,
 }
 
 /// The reader that comes and goes.
@@ -113,7 +118,7 @@ pub fn small() -> FileConfig {
 }
 
 impl World {
-    pub fn new() -> World {
+    pub fn new(config: FileConfig) -> World {
         let mut world = World {
             disk: MemDisk::default(),
             id: 0,
@@ -126,9 +131,11 @@ impl World {
             was_full: false,
             next_event: 0,
             next_serial: 1,
-            is_doomed: false,
             late: Late::default(),
-            config: small(),
+            config,
+            found: 0,
+            may_lack: false,
+            figures: Figures::default(),
         };
         world.begin().unwrap();
         world
@@ -142,7 +149,8 @@ impl World {
         &self.life.as_ref().unwrap().journal
     }
 
-    fn fired(&self) -> u32 {
+    /// Calls of the disk that failed so far.
+    pub fn fired(&self) -> u32 {
         self.disk.0.lock().faults.fired
     }
 
@@ -229,6 +237,7 @@ impl World {
         self.next_serial += 1;
         let ticket = self.journal().commit(op.commit(), None).unwrap();
         self.pending.push((op, ticket));
+        self.figures.commits += 1;
     }
 
     pub fn put(&mut self, channels: u8, rows: u64, size: usize) -> Option<(u8, u64, u64, usize)> {
@@ -257,26 +266,18 @@ impl World {
         while !life.has_failed && life.has_work() {
             turns += 1;
             assert!(turns < TURNS_MAX, "the committer does not come to an end");
-            match life.writer.work() {
-                Ok(None) => {}
-                Ok(Some(pause)) => {
-                    life.was_full = true;
-                    self.clock.pass(pause.left);
-                    pauses += 1;
-                    if pauses > 2 && is_limited {
-                        break;
-                    }
-                }
-                Err(reason) => {
-                    life.writer.fail(&reason);
-                    life.has_failed = true;
+            if let Some(pause) = life.turn(&self.disk) {
+                life.was_full = true;
+                self.clock.pass(pause.left);
+                self.figures.waits += 1;
+                pauses += 1;
+                if pauses > 2 && is_limited {
+                    break;
                 }
             }
         }
         let (failed, is_full) = (life.has_failed, life.was_full);
         self.was_full |= is_full;
-        // One write, one sync, one roll that fails: a fresh segment gets it.
-        assert!(!failed || self.is_doomed || self.fired() > 2, "a single fault failed the journal");
         self.resolve();
         assert!(failed || is_limited || self.pending.is_empty(), "commits wait, and nothing is in their way");
     }
@@ -324,13 +325,14 @@ impl World {
     /// A few deliveries, each of them compared.
     fn read(&mut self, which: usize, deliveries: u8) {
         for _ in 0..deliveries {
+            let fired = self.fired();
             let life = self.life.as_mut().unwrap();
             let delivery = match life.readers[which].next(Duration::ZERO) {
                 Ok(Some(delivery)) => delivery,
                 Ok(None) => break,
                 Err(ReadError::Closing) => break,
                 Err(error) => {
-                    assert!(self.disk.0.lock().faults.fired > 0, "{error}");
+                    assert!(self.fired() > fired, "{error}");
                     continue;
                 }
             };
@@ -387,6 +389,7 @@ impl World {
 
     /// The life ends as the step says, and the next begins.
     pub fn end(&mut self, step: &Step) {
+        self.figures.other_ends += usize::from(matches!(step, Step::Close | Step::Kill { .. }));
         match *step {
             Step::Close => {
                 let (fired, has_failed) = (self.fired(), self.life().has_failed);
@@ -406,7 +409,6 @@ impl World {
                 if let Some((power, seed)) = again {
                     self.disk.faults(|faults| faults.power_left = Some(power));
                     if self.begin().is_ok() {
-                        self.is_doomed = true;
                         self.meet_survivors();
                         self.doom(power / 2);
                     }
@@ -416,8 +418,9 @@ impl World {
             _ => {}
         }
         self.disk.faults(|faults| (faults.capacity, faults.power_left) = (None, None));
+        let fired = self.fired();
         if let Err(error) = self.begin() {
-            assert!(self.fired() > 0, "{error}");
+            assert!(self.fired() > fired, "{error}");
             self.disk.faults(|faults| faults.armed.clear());
             self.begin().unwrap();
         }
@@ -430,7 +433,6 @@ impl World {
             return;
         }
         self.disk.faults(|faults| faults.power_left = Some(power));
-        self.is_doomed = true;
         for n in 0..6u8 {
             let put = self.put(1 + n % 3, 1 + u64::from(n), 300);
             let remember = Some((n % 2, n, 4, n * 7));
@@ -442,10 +444,11 @@ impl World {
         self.work();
     }
 
-    fn lose_power(&mut self, seed: u64) {
+    pub fn lose_power(&mut self, seed: u64) {
         self.drop_life();
         self.disk.crash(seed);
-        self.is_doomed = false;
+        self.may_lack = self.config.durability == Durability::Os;
+        self.figures.power_cuts += 1;
     }
 
     /// As [`Journal::close`], step by step; false: it told of a trouble.
@@ -457,13 +460,8 @@ impl World {
             while !life.has_failed && !life.writer.shared.state.lock().queue.is_empty() {
                 turns += 1;
                 assert!(turns < TURNS_MAX, "the journal does not come to its end");
-                match life.writer.work() {
-                    Ok(pause) => self.clock.pass(pause.map(|pause| pause.left).unwrap_or_default()),
-                    Err(reason) => {
-                        life.writer.fail(&reason);
-                        life.has_failed = true;
-                    }
-                }
+                let pause = life.turn(&self.disk);
+                self.clock.pass(pause.map(|pause| pause.left).unwrap_or_default());
             }
             if !life.has_failed {
                 life.writer.close();
@@ -487,8 +485,23 @@ impl World {
         assert!(self.pending.is_empty(), "a ticket without an answer");
     }
 
+    /// Without syncs a power cut leaves a beginning of what was acknowledged: what the last start found, at least.
+    fn miss_unsynced(&mut self) {
+        let there = self.journal().status().last_commit as usize;
+        assert!(there >= self.found, "of {} commits that a start found, {there} are there", self.found);
+        if there < self.log.len() {
+            self.figures.unsynced += self.log.len() - there;
+            self.log.truncate(there);
+            self.truth = Truth::default();
+            self.log.iter().for_each(|op| self.truth.apply(op));
+        }
+    }
+
     /// Which of the refused commits are there after all; and nothing else may be.
     fn meet_survivors(&mut self) {
+        if std::mem::take(&mut self.may_lack) {
+            self.miss_unsynced();
+        }
         let positions: BTreeMap<_, _> = self.journal().positions(b"").into_iter().collect();
         let candidates = std::mem::take(&mut self.doubtful);
         for (index, op) in candidates.iter().enumerate().filter(|(_, op)| op.left_its_mark(&positions)) {
@@ -502,9 +515,11 @@ impl World {
         survivors.collect::<Vec<_>>().into_iter().for_each(|op| self.durable(op));
         self.was_full = self.disk.0.lock().faults.armed.iter().any(|fault| fault.code == 28);
         self.check();
+        self.found = self.log.len();
     }
 
     pub fn step(&mut self, step: &Step) {
+        self.figures.steps += 1;
         match *step {
             Step::Put { channels, rows, size } => {
                 let put = self.put(channels, rows, size);
@@ -565,6 +580,7 @@ impl World {
                 });
             }
             Step::ShortWrites { bytes } => self.disk.faults(|faults| faults.short_writes = Some(bytes)),
+            Step::Evict { seed } => self.figures.evicted += self.disk.evict(seed),
             Step::Full { free } => {
                 let used = self.disk.used();
                 self.disk.faults(|faults| faults.capacity = Some(used + free));
@@ -577,6 +593,28 @@ impl World {
 }
 
 impl Life {
+    /// A turn of the committer; how long it waits for space then.
+    ///
+    /// One write, one sync, one roll that fails never fails the journal: so many fresh segments get the group. So if it fails, the
+    /// first try and that of each fresh segment met an error of its own in this turn, or the power is gone.
+    fn turn(&mut self, disk: &MemDisk) -> Option<Pause> {
+        let (broke, segment) = (disk.0.lock().faults.broke, self.writer.next_segment);
+        let reason = match self.writer.work() {
+            Ok(pause) => return pause,
+            Err(reason) => reason,
+        };
+        let (errors, is_cut) = {
+            let image = disk.0.lock();
+            ((image.faults.broke - broke) as usize, image.faults.power_left == Some(0))
+        };
+        let fresh = self.writer.next_segment - segment;
+        assert!(fresh >= limits::FRESH_SEGMENTS_MAX as u64, "failed after {fresh} fresh segments: {reason}");
+        assert!(is_cut || errors > limits::FRESH_SEGMENTS_MAX, "{errors} errors failed it: {reason}");
+        self.writer.fail(&reason);
+        self.has_failed = true;
+        None
+    }
+
     fn has_work(&self) -> bool {
         let state = self.writer.shared.state.lock();
         let is_saved = self.writer.shared.saved.load(std::sync::atomic::Ordering::Acquire);
