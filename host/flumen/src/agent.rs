@@ -546,7 +546,7 @@ pub fn start_pipeline(
             KafkaJournal::open(options, local).context("cannot open the journal of a Kafka channel")?
         }
     };
-    let kept = journals::open_file(quarantine, vec![quarantine::kept_channel_spec()])?;
+    let kept = journals::open_file(quarantine, QUARANTINE_DIR, vec![quarantine::kept_channel_spec()])?;
     let mut codecs = CodecMetrics::default();
     let sources = plan.sources.iter().zip(&plugins.decoders).map(|(source, decoder)| {
         let (make, codec) = source_maker(source, decoder.clone());

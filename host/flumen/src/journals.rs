@@ -14,7 +14,9 @@ use flumen_kafka::channel::{JournalOptions, KafkaJournal};
 use flumen_pipeline::plan::{ChannelKind, ChannelPlan, PipelinePlan};
 use flumen_pipeline::{BuildError, channel_specs, quarantine};
 
+use crate::agent::JOURNAL_DIR;
 use crate::exit::Failure;
+use crate::faults::FAILOVER_PLACE;
 use crate::secondaries;
 
 /// The journal of a pipeline whose channels are its own. `pipeline_dir`: where its failover is on record.
@@ -43,7 +45,7 @@ fn open_kind(
     specs: Vec<ChannelSpec>,
     unsaved: Option<Unsaved>,
 ) -> Result<Arc<dyn Journal>, OpenError> {
-    let (disk, clock) = (system_disk(&config.dir), Arc::new(OsClock));
+    let (disk, clock) = (system_disk(JOURNAL_DIR), Arc::new(OsClock));
     let mut specs = specs.into_iter();
     // All channels of a pipeline are of one kind, or in memory in one way.
     if plan.channels.iter().any(|channel| channel.kind == ChannelKind::SourceBacked) {
@@ -72,9 +74,9 @@ fn open_with_failover(
     let dir = failover.dir.clone().unwrap_or_default().join(&plan.name);
     let channels = specs.iter().map(|spec| failover::channel_spec(&spec.name, &failover)).collect();
     let elsewhere = FileConfig { dir, ..config.clone() };
-    let secondary = open_secondary(elsewhere, &failover, channels, Vec::new())?;
+    let secondary = open_secondary(elsewhere, FAILOVER_PLACE, &failover, channels, Vec::new())?;
     secondaries::note(plan, pipeline_dir)?;
-    let probe = DiskProbe::new(system_disk(&config.dir), config.dir.clone(), config.segment_bytes);
+    let probe = DiskProbe::new(system_disk(JOURNAL_DIR), config.dir.clone(), config.segment_bytes);
     let (dir, own) = (config.dir.clone(), plan.clone());
     let replaced = dir.join(failover::REPLACED);
     let opened = FailoverJournal::open(Parts {
@@ -91,20 +93,21 @@ fn open_with_failover(
     opened.map(|journal| journal as Arc<dyn Journal>).map_err(|error| failure(error, &dir))
 }
 
-/// What takes the events meanwhile. `others` are in a file in any case.
+/// What takes the events meanwhile. `place`: which journal it is; `others` are in a file in any case.
 fn open_secondary(
     config: FileConfig,
+    place: &str,
     plan: &FailoverPlan,
     channels: Vec<ChannelSpec>,
     others: Vec<ChannelSpec>,
 ) -> Result<Arc<dyn Journal>, Failure> {
     if plan.kind == SecondaryKind::File {
-        return open_file(config, channels.into_iter().chain(others).collect());
+        return open_file(config, place, channels.into_iter().chain(others).collect());
     }
     let dir = config.dir.clone();
     let in_memory = |channel| MemorySpec { channel, full: WhenFull::Wait };
     let channels = channels.into_iter().map(in_memory).collect();
-    let opened = MemoryJournal::open(config, channels, others, system_disk(&dir), Arc::new(OsClock));
+    let opened = MemoryJournal::open(config, channels, others, system_disk(place), Arc::new(OsClock));
     opened.map(|journal| journal as Arc<dyn Journal>).map_err(|error| failure(error, &dir))
 }
 
@@ -117,9 +120,10 @@ pub fn open_beside(
 ) -> Result<Arc<dyn Journal>, Failure> {
     let quarantine = vec![quarantine::channel_spec()];
     let local = match &options.failover {
-        None => open_file(config, quarantine)?,
+        None => open_file(config, JOURNAL_DIR, quarantine)?,
         Some(failover) => {
-            open_secondary(config, failover, KafkaJournal::local_channels(options), quarantine)?
+            let channels = KafkaJournal::local_channels(options);
+            open_secondary(config, JOURNAL_DIR, failover, channels, quarantine)?
         }
     };
     secondaries::note(plan, pipeline_dir)?;
@@ -141,10 +145,14 @@ fn memory_spec(plan: &ChannelPlan, spec: ChannelSpec) -> MemorySpec {
     }
 }
 
-/// A file journal.
-pub fn open_file(config: FileConfig, channels: Vec<ChannelSpec>) -> Result<Arc<dyn Journal>, Failure> {
+/// A file journal. `place`: which one it is, the first word of its steps' names.
+pub fn open_file(
+    config: FileConfig,
+    place: &str,
+    channels: Vec<ChannelSpec>,
+) -> Result<Arc<dyn Journal>, Failure> {
     let dir = config.dir.clone();
-    let opened = FileJournal::open(config, channels, system_disk(&dir), Arc::new(OsClock));
+    let opened = FileJournal::open(config, channels, system_disk(place), Arc::new(OsClock));
     opened.map(|journal| journal as Arc<dyn Journal>).map_err(|error| failure(error, &dir))
 }
 

@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use flumen_journal::failover::{self, SecondaryKind};
+use flumen_journal::faults::{self, Class, Point, Step, point};
 use flumen_journal::inspect::Inspector;
-use flumen_journal::{Keys, OsDisk};
+use flumen_journal::{Disk, Keys, OsDisk};
 use flumen_pipeline::BuildError;
 use flumen_pipeline::plan::PipelinePlan;
 
@@ -21,6 +22,21 @@ use crate::agent::JOURNAL_DIR;
 
 /// The file, in the pipeline's directory.
 pub const NAME: &str = "failover";
+
+/// Before the names of the steps of the record.
+pub const PLACE: &str = "failover-record";
+
+/// Places at which a test may kill the process, behind [`PLACE`].
+pub const POINTS: &[Point] = &[
+    point("directory.created", "the pipeline's directory is there and durable"),
+    point("file.created", "the record that the pipeline has a failover has its unfinished name"),
+    point("file.written", "it is written"),
+    point("file.synced", "and durable"),
+    point("file.named", "it has its name; nothing is in the failover yet"),
+    point("file.name-synced", "that name is durable"),
+    point("file.removed", "without a failover: the record of the one before is gone"),
+    point("file.removal-synced", "and durably"),
+];
 
 /// A failover's journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,20 +97,27 @@ fn write(path: &Path, now: Option<Secondary>) -> io::Result<()> {
         return Ok(());
     }
     let dir = path.parent().unwrap_or(Path::new("."));
-    match now {
-        None => fs::remove_file(path)?,
-        Some(now) => {
-            fs::create_dir_all(dir)?;
-            let fresh = path.with_extension("new");
-            let mut file = File::create(&fresh)?;
-            file.write_all(
-                &[now.kind.word().as_bytes(), b"\n", now.dir.as_os_str().as_bytes(), b"\n"].concat(),
-            )?;
-            file.sync_all()?;
-            fs::rename(&fresh, path)?;
-        }
+    let Some(now) = now else {
+        step("file.removed", Class::Name, || fs::remove_file(path))?;
+        return step("file.removal-synced", Class::Sync, || OsDisk.sync_dir(dir));
+    };
+    if !dir.is_dir() {
+        // Nobody else makes its name durable: the journals find it there.
+        step("directory.created", Class::Name, || OsDisk.create_dir(dir))?;
     }
-    File::open(dir)?.sync_all()
+    let fresh = path.with_extension("new");
+    let text = [now.kind.word().as_bytes(), b"\n", now.dir.as_os_str().as_bytes(), b"\n"].concat();
+    let mut file = step("file.created", Class::Name, || File::create(&fresh))?;
+    step("file.written", Class::Write, || file.write_all(&text))?;
+    step("file.synced", Class::Sync, || file.sync_all())?;
+    step("file.named", Class::Name, || fs::rename(&fresh, path))?;
+    step("file.name-synced", Class::Sync, || OsDisk.sync_dir(dir))
+}
+
+/// A call of the disk, which a test may refuse or kill behind.
+fn step<T>(done: &str, class: Class, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let grows = matches!(done, "directory.created" | "file.created" | "file.written");
+    faults::do_step(|| Step { name: format!("{PLACE}.{done}"), class, grows }, call)
 }
 
 fn read(path: &Path) -> io::Result<Option<Secondary>> {

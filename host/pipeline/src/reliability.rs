@@ -106,7 +106,9 @@ pub fn loss_window(channel: &ChannelPlan, is_durable: bool) -> String {
             format!("{own}; while its failover is in use, {lost} there")
         }
         (SecondaryKind::File, ChannelKind::Spillable { .. }) => {
-            format!("{own}; a disk that fails takes what is in memory, too, if the agent ends before it is back")
+            format!(
+                "{own}; a disk that fails takes what is in memory, too, if the agent ends before it is back"
+            )
         }
         (SecondaryKind::File, _) => own,
     }

@@ -1,9 +1,11 @@
 //! The kill points of a file journal: the names of its steps, in the words of `docs/faults.md`; and those around a destination that
 //! stores how far it is.
 //!
-//! Before each of a journal stands the name of the journal's directory (`journal`, `quarantine`). `start.` is what an opening does until its first
-//! snapshot is durable. Steps that only damage leads to have names too, and are no points: what damage costs is lost, whoever
-//! is killed (`sim` in the tests of [`mod@crate::file`] crashes there).
+//! Before each of a journal stands which one it is (`journal`, `quarantine`, `failover`). `start.` is what an opening does until its first
+//! snapshot is durable, or the disk has no room for that.
+//!
+//! A step that changes the disk is in one of these lists: a point, or an exception with its reason ([`UNWALKED`]). One that is in none
+//! ends the process ([`super::Faults::passed`]).
 
 /// A place between two steps on a disk, at which a test may kill the process.
 #[derive(Debug, Clone, Copy)]
@@ -50,15 +52,9 @@ pub const ANY_JOURNAL: &[Point] = &[
     point("snapshot.synced", "and durable"),
 ];
 
-/// Points of a journal that rolls, has plugins with state, and meets a full disk.
-pub const BUSY_JOURNAL: &[Point] = &[
+/// Points of a journal that rolls.
+pub const ROLLING_JOURNAL: &[Point] = &[
     point("start.spare.removed", "a spare segment of an earlier opening is gone"),
-    point("start.state.removed", "a file of the plugins' state that is unfinished or older is gone"),
-    point("reserve.created", "the file with the reserved space has its name"),
-    point("reserve.allocated", "it has its space"),
-    point("reserve.name-synced", "its name is durable"),
-    point("reserve.removed", "on a full disk: the reserved space is given up"),
-    point("reserve.removal-synced", "and durably"),
     point("segment.spared", "a segment that is done with has the name of a spare"),
     point("segment.removed", "a segment that is done with is gone"),
     point("segment.removal-synced", "segments that are done with are gone durably"),
@@ -68,6 +64,14 @@ pub const BUSY_JOURNAL: &[Point] = &[
     point("spare.taken", "it has a segment's name"),
     point("spare.name-synced", "that name is durable"),
     point("spare.removed", "on a full disk: the space of a spare is given back"),
+];
+
+/// Points of a journal that keeps space in reserve and has plugins with state.
+pub const BUSY_JOURNAL: &[Point] = &[
+    point("start.state.removed", "a file of the plugins' state that is unfinished or older is gone"),
+    point("reserve.created", "the file with the reserved space has its name"),
+    point("reserve.allocated", "it has its space"),
+    point("reserve.name-synced", "its name is durable"),
     point("state.created", "a file for the plugins' state has its unfinished name"),
     point("state.allocated", "it has its space"),
     point("state.written", "a part of it is written"),
@@ -76,6 +80,54 @@ pub const BUSY_JOURNAL: &[Point] = &[
     point("state.named", "it has its name"),
     point("state.name-synced", "that name is durable"),
     point("state.removed", "the file before it is gone"),
+];
+
+/// Points of a journal with a reserve on a full disk.
+pub const FULL_JOURNAL: &[Point] = &[
+    point("reserve.removed", "on a full disk: the reserved space is given up"),
+    point("reserve.removal-synced", "and durably"),
+];
+
+/// Points of the probe of a journal's disk, behind the journal's place.
+pub const PROBE: &[Point] = &[
+    point("probe.created", "the file that a failover writes to see whether the disk is well has its name"),
+    point("probe.allocated", "it has its space"),
+    point("probe.written", "it has its content"),
+    point("probe.synced", "and durably"),
+    point("probe.removed", "it is gone"),
+    point("probe.removal-synced", "and durably: the disk counts as well"),
+];
+
+const DAMAGE: &str =
+    "what damage costs is lost, whoever is killed; the simulated disk of host/journal crashes there";
+const REFUSED: &str = "a slot whose sync was refused, or that a snapshot outgrew: the other one is valid, and this one counts with \
+                       its snapshot's sync alone";
+const NOBODY: &str = "nobody waits for it: what comes back, the next start removes again";
+const NOTHING: &str = "no name was changed since the sync before: the disk is as it was";
+
+/// Steps of any journal that change its disk and are no points, each with the reason.
+pub const UNWALKED: &[Point] = &[
+    point("start.damage.created", DAMAGE),
+    point("start.damage.written", DAMAGE),
+    point("start.damage.synced", DAMAGE),
+    point("start.damage.name-synced", DAMAGE),
+    point("start.segment.set-aside", DAMAGE),
+    point("damage.created", DAMAGE),
+    point("damage.written", DAMAGE),
+    point("damage.synced", DAMAGE),
+    point("damage.name-synced", DAMAGE),
+    point("start.snapshot.removed", REFUSED),
+    point("snapshot.removed", REFUSED),
+    point("snapshot.removal-synced", REFUSED),
+    point("snapshot.created", REFUSED),
+    point("snapshot.allocated", REFUSED),
+    point("snapshot.name-synced", REFUSED),
+    point("start.state.removal-synced", NOBODY),
+    point("state.removal-synced", NOBODY),
+    point("start.spare.removal-synced", NOBODY),
+    point("spare.removal-synced", NOBODY),
+    point("start.directory.synced", NOTHING),
+    point("directory.synced", NOTHING),
 ];
 
 /// Before the names of [`STORED_MARK`].

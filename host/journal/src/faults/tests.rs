@@ -7,7 +7,11 @@ use super::*;
 use crate::disk::Disk;
 
 fn parse(text: &str) -> Result<Faults, ParseError> {
-    Faults::parse(text, &["journal.segment.synced".to_owned()])
+    let points =
+        ANY_JOURNAL.iter().chain(ROLLING_JOURNAL).chain(BUSY_JOURNAL).chain(FULL_JOURNAL).chain(PROBE);
+    let named = |point: &Point| format!("journal.{}", point.name);
+    let unwalked: Vec<String> = UNWALKED.iter().map(named).collect();
+    Faults::parse(text, &points.map(named).collect::<Vec<_>>(), &unwalked)
 }
 
 fn step(name: &str, class: Class) -> Step {
@@ -57,8 +61,9 @@ fn odds_are_met_and_a_seed_repeats_them() {
 #[test]
 fn a_failed_sync_loses_pages_and_nothing_that_was_synced() {
     let dir = tempfile::tempdir().unwrap();
-    let faults = Arc::new(parse("eio=1@first-synced,seed=1").unwrap());
-    let disk = FaultyDisk::new(faults, &dir.path().join("journal"));
+    // A segment is made when its journal has begun.
+    let faults = Arc::new(begun("eio=1@first-synced,seed=1"));
+    let disk = FaultyDisk::new(faults, "journal");
     let file = disk.create(&dir.path().join("0000000000000001.seg")).unwrap();
     file.write_at(0, &[IoSlice::new(&[1; 16 * 4096])]).unwrap();
     file.sync_data().unwrap();
@@ -73,8 +78,92 @@ fn a_failed_sync_loses_pages_and_nothing_that_was_synced() {
     assert_eq!(pages, [[0].into(), [1].into(), [2].into()].into());
 }
 
+/// Also what only a running journal does is known under the names of an opening.
+fn begun(text: &str) -> Faults {
+    let all = ["created", "begun", "begun-synced", "first-written"];
+    let points: Vec<String> = all.iter().map(|done| format!("journal.start.segment.{done}")).collect();
+    Faults::parse(text, &points, &[]).unwrap()
+}
+
 #[test]
 fn each_point_has_one_name() {
-    let names: BTreeSet<&str> = ANY_JOURNAL.iter().chain(BUSY_JOURNAL).map(|point| point.name).collect();
-    assert_eq!(names.len(), ANY_JOURNAL.len() + BUSY_JOURNAL.len());
+    let lists = [ANY_JOURNAL, ROLLING_JOURNAL, BUSY_JOURNAL, FULL_JOURNAL, PROBE, UNWALKED];
+    let names: BTreeSet<&str> = lists.into_iter().flatten().map(|point| point.name).collect();
+    assert_eq!(names.len(), lists.into_iter().map(<[Point]>::len).sum::<usize>());
+}
+
+/// What changes the disk, is not named here, and would end the process: a file of another name, and a step of another moment.
+#[test]
+fn a_step_without_a_point_is_known_only_with_a_reason() {
+    let faults = parse("").unwrap();
+    for known in [
+        "journal.segment.synced",
+        "journal.spare.taken",
+        "journal.state.named",
+        "journal.reserve.removed",
+        "journal.probe.removal-synced",
+        "journal.start.damage.written",
+        "journal.directory.synced",
+    ] {
+        assert!(faults.is_known(known), "{known}");
+    }
+    for unknown in [
+        "journal.other.created",
+        "journal.start.segment.created",
+        "quarantine.segment.synced",
+        "journal.segment.read",
+    ] {
+        assert!(!faults.is_known(unknown), "{unknown}");
+    }
+}
+
+/// The names of all that a disk can be asked for are in the lists: here nothing ends the process.
+#[test]
+fn steps_with_names_of_their_own_are_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let in_dir = |name: &str| dir.path().join(name);
+    let disk = FaultyDisk::new(Arc::new(parse("").unwrap()), "journal");
+    let write = |file: &dyn crate::disk::DiskFile| {
+        file.preallocate(4096).unwrap();
+        file.write_at(0, &[IoSlice::new(&[1; 100])]).unwrap();
+        file.sync_data().unwrap();
+    };
+    // Nothing was done to names yet.
+    disk.sync_dir(dir.path()).unwrap();
+    // What recovery copies aside.
+    let damaged = in_dir(crate::file::DAMAGED_DIR);
+    disk.create_dir(&damaged).unwrap();
+    let copy = disk.create(&damaged.join("0000000000000001-00000010.bin")).unwrap();
+    copy.write_at(0, &[IoSlice::new(&[1; 100])]).unwrap();
+    copy.sync_data().unwrap();
+    disk.sync_dir(&damaged).unwrap();
+    // The first snapshot ends the start.
+    write(disk.create(&in_dir("snapshot.a")).unwrap().as_ref());
+    disk.sync_dir(dir.path()).unwrap();
+    disk.sync_dir(dir.path()).unwrap();
+    // A segment that becomes a spare, which becomes a segment, and is cut before it has any group.
+    let (segment, spare) = (in_dir("0000000000000001.seg"), in_dir("spare.0"));
+    write(disk.create(&segment).unwrap().as_ref());
+    disk.sync_dir(dir.path()).unwrap();
+    disk.rename(&segment, &spare).unwrap();
+    disk.sync_dir(dir.path()).unwrap();
+    let file = disk.open(&spare, true).unwrap();
+    write(file.as_ref());
+    disk.rename(&spare, &segment).unwrap();
+    disk.sync_dir(dir.path()).unwrap();
+    file.truncate(50).unwrap();
+    let probe = in_dir("probe");
+    write(disk.create(&probe).unwrap().as_ref());
+    disk.unlink(&probe).unwrap();
+    disk.sync_dir(dir.path()).unwrap();
+}
+
+/// An opening without room for its first snapshot has begun all the same.
+#[test]
+fn a_start_on_a_full_disk_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::new(Arc::new(parse("enospc=1@snapshot").unwrap()), "journal");
+    disk.create(&dir.path().join("snapshot.a")).map(drop).unwrap_err();
+    disk.create(&dir.path().join("0000000000000001.seg")).map(drop).unwrap();
+    disk.sync_dir(dir.path()).unwrap();
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use flumen_journal::inspect::Inspector;
-use flumen_pipeline::again::Again;
+use flumen_pipeline::again::{Again, Bounds, Words};
 use jiff::Timestamp;
 
 use crate::cmd::quarantine::{numbers, time};
@@ -49,17 +49,21 @@ impl Chosen {
         };
         let (from, until) = self.number.as_deref().map(numbers).transpose()?.unwrap_or((0, head));
         let oldest = inspector.events(&channel, 0)?.next().transpose()?.map_or(head, |rows| rows.first);
+        // Both are counted back from the same instant.
+        let now = Timestamp::now();
         let at = |text: &Option<String>| -> Result<Option<i64>> {
-            text.as_deref().map(|text| time(text, Timestamp::now())).transpose()
+            text.as_deref().map(|text| time(text, now)).transpose()
         };
-        Ok(Again {
+        let bounds = Bounds {
             from: if self.number.is_some() { from } else { from.max(oldest) },
             until: until.min(head),
             since: at(&self.since)?,
             before: at(&self.before)?,
-            to: channel.clone(),
-            channel,
-            sink: None,
-        })
+        };
+        Ok(Again { bounds, words: self.words(), to: channel.clone(), channel, sink: None, gives_up: false })
+    }
+
+    fn words(&self) -> Words {
+        Words { number: self.number.clone(), since: self.since.clone(), before: self.before.clone() }
     }
 }

@@ -13,14 +13,14 @@ pub fn run(inspector: &Inspector, chosen: &Chosen, limit: Option<u64>) -> Result
     let request = chosen.request(inspector)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     let (mut room, mut missing) = (limit.unwrap_or(u64::MAX), 0);
-    for rows in inspector.events(&request.channel, request.from)? {
+    for rows in inspector.events(&request.channel, request.bounds.from)? {
         let rows = rows?;
-        if rows.first >= request.until || room == 0 {
+        if rows.first >= request.bounds.until || room == 0 {
             break;
         }
         missing += rows.missing_before;
         let committed = shown_time(rows.time_ns);
-        for row in request.rows(&rows.batch, rows.first) {
+        for row in request.bounds.rows(&rows.batch, rows.first) {
             if room == 0 {
                 break;
             }

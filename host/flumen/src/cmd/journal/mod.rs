@@ -58,7 +58,8 @@ pub enum Command {
     /// Put events of a channel to a channel once more: its sinks deliver them again.
     ///
     /// Without --yes it only says what it would do. The running agent does it; without one it is done at once. If it is cut
-    /// short, the same command goes on where it was.
+    /// short, the same command goes on where it was, with the events that it meant at the beginning, also where its words (2h,
+    /// or no end) mean others by now; --give-up ends that.
     Replay(replay::Args),
 }
 

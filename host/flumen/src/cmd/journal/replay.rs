@@ -1,6 +1,10 @@
 //! `replay`: events of a channel to a channel once more. First it says what it would do; with `--yes` the running agent does it, or the
 //! command itself if none runs.
+//!
+//! A command that was cut short goes on when it is given again in the same words (see [`flumen_pipeline::again`]). An agent goes on
+//! with it also when only the command was ended: then the same one is refused until that is done.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +12,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use flumen_journal::inspect::Inspector;
 use flumen_journal::{FileConfig, FileJournal, Journal, OpenError, OsClock, OsDisk};
-use flumen_pipeline::again::{Again, AgainReport, put_again};
+use flumen_pipeline::again::{Again, AgainReport, Bounds, Progress, put_again};
 use flumen_pipeline::channel_specs;
 use flumen_pipeline::plan::PipelinePlan;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::{Chosen, shown_time};
@@ -24,6 +29,9 @@ const WORD: &str = "journal-replay ";
 
 /// How long an answer may take: the agent says nothing before it is done.
 const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
+
+/// What this process is at: the pipeline, and the request's key. Two at once would put each event twice.
+static UNDER_WAY: Mutex<BTreeSet<(String, Vec<u8>)>> = Mutex::new(BTreeSet::new());
 
 /// Arguments of `flumen journal replay`.
 #[derive(Debug, clap::Args)]
@@ -41,6 +49,10 @@ pub struct Args {
     /// The only sink that gets them; without it all that read the channel.
     #[arg(long)]
     sink: Option<String>,
+    /// Give up what the same command began and did not end: no more of it is put. What was put stays. Given again, the command
+    /// begins anew.
+    #[arg(long)]
+    give_up: bool,
     /// Do it.
     #[arg(long)]
     yes: bool,
@@ -60,6 +72,24 @@ enum Reply {
     Error(String),
 }
 
+/// A request that this process is at, as long as it lives.
+struct UnderWay((String, Vec<u8>));
+
+impl UnderWay {
+    /// `None`: it is at this one already.
+    fn begin(pipeline: &str, request: &Again) -> Option<UnderWay> {
+        let which = (pipeline.to_owned(), request.key());
+        let is_new = UNDER_WAY.lock().insert(which.clone());
+        is_new.then(|| UnderWay(which))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        UNDER_WAY.lock().remove(&self.0);
+    }
+}
+
 /// The agent's side: answers a request, if it is one of these.
 pub fn answer(agent: &Agent, request: &str) -> Option<String> {
     let wanted = request.strip_prefix(WORD)?;
@@ -71,6 +101,10 @@ fn carry_out(agent: &Agent, wanted: &str) -> Result<Reply> {
     let Wanted { pipeline, request } = serde_json::from_str(wanted)?;
     let dir = pipeline_dir(&agent.plan().data_dir, &pipeline).join(JOURNAL_DIR);
     let Some(running) = agent.pipeline(&pipeline) else { return Ok(Reply::NoPipeline) };
+    let _under_way = UnderWay::begin(&pipeline, &request).context(
+        "the agent is at work on this replay already: it goes on with it also when the command is ended. \
+         Without --yes this command says how far it is",
+    )?;
     let plan = agent.plan();
     let plan = plan.pipelines.iter().find(|plan| plan.name == pipeline);
     let keys = plan.map(|plan| plan.journal.keys.clone()).unwrap_or_default();
@@ -87,9 +121,17 @@ pub fn run(args: Args, output: Output) -> Result<(), Failure> {
     let mut request = args.chosen.request(&files)?;
     request.to = args.to.unwrap_or(request.to);
     request.sink = args.sink;
-    check(plan, &request)?;
+    request.gives_up = args.give_up;
+    // What is given up may have been for what is gone.
+    if !request.gives_up {
+        check(plan, &request)?;
+    }
     if !args.yes {
-        return told(&files, plan, &request, output);
+        let begun = begun(&files, &request)?;
+        return match request.gives_up {
+            true => told_to_give_up(plan, &request, begun, output),
+            false => told(&files, plan, &request, begun, output),
+        };
     }
     let report = match control::is_answered(&agent.data_dir) {
         true => ask_agent(&agent.data_dir, plan, &request)?,
@@ -99,20 +141,57 @@ pub fn run(args: Args, output: Output) -> Result<(), Failure> {
         Some(report) => report,
         None => without_agent(&dir, plan, &files, &request)?,
     };
+    if request.gives_up && report.went_on.is_none() {
+        return Err(nothing_begun());
+    }
+    request.bounds = report.went_on.unwrap_or(request.bounds);
     if output == Output::Json {
         return print_json(
             &serde_json::json!({ "pipeline": plan.name, "request": request, "report": report }),
         );
     }
-    let AgainReport { events, before, missing } = report;
-    println!("{}: {events} events of {} entered {} again", plan.name, request.channel, request.to);
-    if before > 0 {
-        println!("  {before} of them before the command was cut short");
+    print(plan, &request, &report);
+    Ok(())
+}
+
+/// What was done.
+fn print(plan: &PipelinePlan, request: &Again, report: &AgainReport) {
+    let AgainReport { events, before, missing, went_on } = report;
+    let Again { channel, to, bounds, .. } = request;
+    if request.gives_up {
+        println!(
+            "{}: given up; {before} events of {channel} ({}) had entered {to}",
+            plan.name,
+            shown(bounds)
+        );
+        return;
     }
-    if missing > 0 {
+    println!("{}: {events} events of {channel} entered {to} again", plan.name);
+    if went_on.is_some() {
+        println!("  {before} of them before the command was cut short; it went on with what it meant then:");
+        println!("  {}", shown(bounds));
+    }
+    if *missing > 0 {
         println!("  {missing} events of the range are not in the journal any more, or damaged");
     }
-    Ok(())
+}
+
+/// Bounds as people write them.
+fn shown(bounds: &Bounds) -> String {
+    let Bounds { from, until, since, before } = bounds;
+    let since = since.map_or_else(String::new, |since| format!(", of {} or later", shown_time(since)));
+    let before = before.map_or_else(String::new, |before| format!(", before {}", shown_time(before)));
+    format!("{from} to {}{since}{before}", until.saturating_sub(1))
+}
+
+/// How far the same command came that was cut short, or that the agent is at.
+fn begun(files: &Inspector, request: &Again) -> Result<Option<Progress>, Failure> {
+    let present = files.present()?;
+    Ok(present.positions.get(request.key().as_slice()).and_then(|value| Progress::read(value)))
+}
+
+fn nothing_begun() -> Failure {
+    anyhow::anyhow!("there is nothing to give up: no replay in these words was begun and not ended").into()
 }
 
 fn the_pipeline<'a>(pipelines: &'a [PipelinePlan], name: Option<&str>) -> Result<&'a PipelinePlan, Failure> {
@@ -145,42 +224,82 @@ fn check(plan: &PipelinePlan, request: &Again) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The dry run.
-fn told(files: &Inspector, plan: &PipelinePlan, request: &Again, output: Output) -> Result<(), Failure> {
+/// The dry run of `--give-up`.
+fn told_to_give_up(
+    plan: &PipelinePlan,
+    request: &Again,
+    begun: Option<Progress>,
+    output: Output,
+) -> Result<(), Failure> {
+    let Some(begun) = begun else { return Err(nothing_begun()) };
+    if output == Output::Json {
+        return print_json(&serde_json::json!({
+            "dry_run": true, "pipeline": plan.name, "request": request, "begun": begun,
+        }));
+    }
+    let Again { channel, to, .. } = request;
+    println!(
+        "{}: a replay would be given up of which {} events of {channel} ({}) entered {to}",
+        plan.name,
+        begun.events,
+        shown(&begun.bounds)
+    );
+    println!("nothing was done; add --yes to do it");
+    Ok(())
+}
+
+/// The dry run. `begun`: it would go on with that.
+fn told(
+    files: &Inspector,
+    plan: &PipelinePlan,
+    request: &Again,
+    begun: Option<Progress>,
+    output: Output,
+) -> Result<(), Failure> {
     let (mut events, mut bytes, mut missing) = (0, 0, 0);
     let mut times: Option<(i64, i64)> = None;
-    let mut cursor = request.from;
-    for rows in files.events(&request.channel, request.from)? {
+    let bounds = begun.as_ref().map_or(request.bounds, |begun| begun.bounds);
+    let start = begun.as_ref().map_or(bounds.from, |begun| begun.cursor);
+    let mut cursor = start;
+    for rows in files.events(&request.channel, cursor)? {
         let rows = rows?;
-        if rows.first >= request.until {
+        if rows.first >= bounds.until {
             break;
         }
         missing += rows.missing_before;
         cursor = rows.first + rows.batch.rows() as u64;
-        for row in request.rows(&rows.batch, rows.first) {
+        for row in bounds.rows(&rows.batch, rows.first) {
             events += 1;
             bytes += rows.batch.body().value(row as usize).len() as u64;
             let time = rows.batch.time().value(row as usize);
             times = Some(times.map_or((time, time), |(first, last)| (first.min(time), last.max(time))));
         }
     }
-    missing += request.until.saturating_sub(cursor.max(request.from));
+    missing += bounds.until.saturating_sub(cursor);
     let on_channel = plan.sinks.iter().filter(|sink| sink.channel == request.to);
     let meant = |name: &&str| request.sink.as_ref().is_none_or(|sink| sink == name);
     let sinks: Vec<&str> = on_channel.map(|sink| sink.name.as_str()).filter(meant).collect();
     if output == Output::Json {
         return print_json(&serde_json::json!({
-            "dry_run": true, "pipeline": plan.name, "request": request, "events": events, "bytes": bytes,
-            "missing": missing, "sinks": sinks,
+            "dry_run": true, "pipeline": plan.name, "request": Again { bounds, ..request.clone() },
+            "begun": begun, "events": events, "bytes": bytes, "missing": missing, "sinks": sinks,
         }));
     }
-    let Again { channel, to, from, until, .. } = request;
+    let Again { channel, to, .. } = request;
+    let last = bounds.until.saturating_sub(1);
     println!(
-        "{}: {events} events of {channel} ({from} to {}, {}) would enter {to} again",
+        "{}: {events} events of {channel} ({start} to {last}, {}) would enter {to} again",
         plan.name,
-        until.saturating_sub(1),
         cmd::status::size(bytes)
     );
+    if let Some(begun) = &begun {
+        println!(
+            "  goes on        with what the same command meant at its beginning ({}); {} events entered already",
+            shown(&bounds),
+            begun.events
+        );
+        println!("                 (--give-up ends that, and the command then begins anew)");
+    }
     if let Some((first, last)) = times {
         println!("  their times    {} to {}", shown_time(first), shown_time(last));
     }
