@@ -24,10 +24,17 @@ pub fn points() -> Result<Vec<String>> {
     Ok(points)
 }
 
-/// Whether a point is one of a journal or of the file sink: what a disk alone decides.
+/// Whether a point is one of a journal, of a failover or of the file sink: what a disk alone decides.
 #[must_use]
 pub fn is_of_disk(point: &str) -> bool {
-    ["journal.", "quarantine.", "file-sink."].iter().any(|place| point.starts_with(place))
+    is_of_failover(point)
+        || ["journal.", "quarantine.", "file-sink."].iter().any(|place| point.starts_with(place))
+}
+
+/// Whether only a pipeline passes a point whose channel has a failover.
+#[must_use]
+pub fn is_of_failover(point: &str) -> bool {
+    ["failover.", "failover-record.", "journal.probe."].iter().any(|place| point.starts_with(place))
 }
 
 /// Does all walks, some at a time; those that panicked.

@@ -64,14 +64,20 @@ fn filled_as(pipeline: &str) -> (Scene, Agent) {
     (scene, agent)
 }
 
-/// Writes more lines, and waits until the journal has them.
+/// Writes more lines to a journal whose `main` has had those before, and waits until it has them.
 fn append(scene: &Scene, lines: Range<usize>) {
+    append_behind(scene, lines.clone(), lines.start as u64);
+}
+
+/// As [`append`], where `main` has had `head` events.
+fn append_behind(scene: &Scene, lines: Range<usize>, head: u64) {
     let path = scene.input().join("a.log");
     let mut file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
     file.write_all(lines.clone().map(line).collect::<String>().as_bytes()).unwrap();
+    let head = head + lines.len() as u64;
     poll::until("the lines in the journal", limits::CONDITION, || {
         let answer = journal(scene, &["inspect"], &["--output", "json"]);
-        Ok(answer.status.success() && json(&answer)["channels"][0]["head"] == lines.end)
+        Ok(answer.status.success() && json(&answer)["channels"][0]["head"] == head)
     })
     .unwrap();
 }
@@ -495,32 +501,80 @@ fn the_tools_change_nothing_in_the_directory() {
     agent.stop().unwrap();
 }
 
-/// The channel that it goes to is full, so the replay stands still when the agent is killed. The same command then goes on where
-/// it was.
-#[test]
-fn a_replay_that_is_killed_goes_on_and_no_event_is_put_twice() {
-    let (scene, agent) = filled();
-    let config = scene.config().display().to_string();
-    let words =
-        ["journal", "replay", &config, "--channel", "main", "--to", "second", "--yes", "--output", "json"];
+/// Gives a replay that fills a channel and then stands still, and kills the agent. `channel`: its index in `inspect`. Meanwhile the same
+/// command is refused: the agent would put everything twice.
+fn kill_when_full(scene: &Scene, agent: Agent, words: &[&str], channel: usize, capacity: u64) {
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| scene.flumen(&words).unwrap());
+        let waiting = scope.spawn(|| scene.flumen(words).unwrap());
         poll::until("the channel is full", limits::CONDITION, || {
-            let told = json(&journal(&scene, &["inspect"], &["--output", "json"]));
-            Ok(told["channels"][1]["head"].as_u64() >= Some(1_000))
+            let told = json(&journal(scene, &["inspect"], &["--output", "json"]));
+            Ok(told["channels"][channel]["head"].as_u64() >= Some(capacity))
         })
         .unwrap();
+        let same = scene.flumen(words).unwrap();
+        assert!(!same.status.success() && same.stderr.contains("at work on this replay"), "{}", same.stderr);
         agent.kill().unwrap();
         let answer = waiting.join().unwrap();
         assert!(!answer.status.success() && answer.stderr.contains("the same command"), "{}", answer.stderr);
     });
+}
+
+/// The same command then goes on where it was, with what it meant: there are more lines meanwhile, and an hour ago is later.
+#[test]
+fn a_replay_that_is_killed_goes_on_and_no_event_is_put_twice() {
+    let (scene, agent) = filled();
+    let config = scene.config().display().to_string();
+    let chosen = ["--channel", "main", "--to", "second", "--since", "1h", "--output", "json"];
+    let words = [&["journal", "replay", &config, "--yes"][..], &chosen].concat();
+    kill_when_full(&scene, agent, &words, 1, 1_000);
     fs::remove_file(scene.output.join("second")).unwrap();
     let agent = scene.start_ready().unwrap();
+    append(&scene, LINES..LINES + 100);
+
+    let dry = json(&replay(&scene, &chosen));
+    let (left, begun) = (dry["events"].as_u64().unwrap(), dry["begun"]["events"].as_u64().unwrap());
+    assert!(begun >= 1_000 && left + begun == LINES as u64 && dry["request"]["until"] == LINES, "{dry}");
     let done = json(&scene.flumen(&words).unwrap());
     let report = &done["report"];
     assert_eq!((&report["events"], &report["missing"]), (&LINES.into(), &0.into()), "{done}");
-    assert!(report["before"].as_u64() >= Some(1_000), "{done}");
-    poll::until("all lines", limits::CONDITION, || Ok(delivered(&scene, "second").len() >= LINES)).unwrap();
+    assert_eq!((&report["before"], &report["went_on"]["until"]), (&begun.into(), &LINES.into()), "{done}");
+
+    // It has come to its end: there is nothing to give up, and the same words begin anew.
+    let none = replay(&scene, &[&chosen[..], &["--give-up", "--yes"]].concat());
+    assert!(!none.status.success() && none.stderr.contains("nothing to give up"), "{}", none.stderr);
+    let done = json(&scene.flumen(&words).unwrap());
+    let report = &done["report"];
+    assert_eq!((&report["events"], &report["before"]), (&(LINES + 100).into(), &0.into()), "{done}");
+    let mut all: Vec<usize> = (0..LINES).chain(0..LINES + 100).collect();
+    all.sort_unstable();
+    poll::until("all lines", limits::CONDITION, || Ok(delivered(&scene, "second").len() >= all.len()))
+        .unwrap();
     agent.stop().unwrap();
-    assert_eq!(delivered(&scene, "second"), (0..LINES).collect::<Vec<_>>());
+    assert_eq!(delivered(&scene, "second"), all);
+}
+
+/// What it puts to the channel itself is behind what it meant: it does not become part of that.
+#[test]
+fn a_replay_to_its_own_channel_that_is_killed_puts_each_event_once_more() {
+    let narrow = PIPELINE.replace("[channel.main]\n", "[channel.main]\ncapacity = { events = 6_000 }\n");
+    let (scene, agent) = filled_as(&narrow);
+    let config = scene.config().display().to_string();
+    let words =
+        ["journal", "replay", &config, "--channel", "main", "--since", "1h", "--yes", "--output", "json"];
+    kill_when_full(&scene, agent, &words, 0, 6_000);
+    // Room for the rest. Since the held sink takes nothing, all of it is still there.
+    scene.pipeline(&narrow.replace("6_000", "20_000")).unwrap();
+    let agent = scene.start_ready().unwrap();
+    let told = json(&journal(&scene, &["inspect"], &["--output", "json"]));
+    append_behind(&scene, LINES..LINES + 100, told["channels"][0]["head"].as_u64().unwrap());
+
+    let done = json(&scene.flumen(&words).unwrap());
+    let report = &done["report"];
+    assert_eq!((&report["events"], &report["missing"]), (&LINES.into(), &0.into()), "{done}");
+    assert_eq!(report["went_on"]["until"], LINES, "{done}");
+    let mut all: Vec<usize> = (0..LINES).chain(0..LINES + 100).collect();
+    all.sort_unstable();
+    poll::until("all lines", limits::CONDITION, || Ok(delivered(&scene, "one").len() >= all.len())).unwrap();
+    agent.stop().unwrap();
+    assert_eq!(delivered(&scene, "one"), all);
 }

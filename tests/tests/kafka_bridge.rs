@@ -474,6 +474,29 @@ fn follow_waits_for_brokers_and_goes_on_alone() {
     world.expect("out", 1);
 }
 
+/// A topic that is made anew has none of the offsets that are on record: that is said, and not tried again for ever.
+#[test]
+fn a_topic_that_was_made_anew_is_told_as_such() {
+    let world = World::new("remade");
+    world.produce(&[(0, 1, "a1"), (0, 75, "a75"), (1, 75, "b75"), (2, 75, "c75")]);
+    let config = world.config("out", "", "idle = \"2d\"\ngaps = \"count\"");
+    let from = text_of(world.base);
+    let mut agent = spawn(&world, &config, &["--follow", "--from", &from]);
+    let progress = world.scene.root().join("out/_flumen/remade.progress");
+    poll::until("the first hour", limits::CONDITION, || Ok(progress.is_file())).unwrap();
+    agent.kill().unwrap();
+    world.client.delete_topic(world.topic).unwrap();
+    poll::until("the topic anew", limits::CONDITION, || {
+        Ok(world.client.create_topic(world.topic, 3, &[]).is_ok())
+    })
+    .unwrap();
+    let answer = world.flumen(&config, &["--follow"]);
+    assert_eq!(answer.status.code(), Some(1), "{}{}", answer.stdout, answer.stderr);
+    for part in ["partition 0", "offset 1", "ends at 0", "made anew", "remade.progress"] {
+        assert!(answer.stderr.contains(part), "{part:?} is not in: {}", answer.stderr);
+    }
+}
+
 /// `examples/kafka-to-files`: what its README promises.
 #[test]
 fn the_example_makes_hours() {

@@ -66,6 +66,36 @@ fn wait_file(agent: &mut Agent, scene: &Scene) {
     wait_status(scene, "\"failover\":\"file\"");
 }
 
+/// Somebody adds partitions to the topics in which an agent keeps where it is: it is where it was.
+#[test]
+fn partitions_that_are_added_to_the_registers_make_no_agent_begin_anew() {
+    let broker = Broker::start(&BrokerOptions::default()).unwrap();
+    let client = broker.client();
+    // Of 8 partitions an agent of this name has number 3, of 16 it would have number 11.
+    let a = scene("grown", &format!("{SOURCE}{}", channel(&broker, "grown", "")));
+    let there = || match client.offsets("grown") {
+        Ok(all) if all.iter().any(|one| one.end > 0) => {
+            Ok(client::consume(&ConsumeOptions::new(&client, "grown"))?.len() as u64)
+        }
+        _ => Ok(0),
+    };
+    let line = |number: u64| format!("line {number}\n");
+    let mut written: String = (0..10).map(line).collect();
+    fs::write(a.input().join("web-0.log"), &written).unwrap();
+    let agent = a.start_ready().unwrap();
+    poll::until_counted("the first lines", DELIVERED, 10, there).unwrap();
+    agent.stop().unwrap();
+    for topic in ["flumen-positions", "flumen-state"] {
+        client.add_partitions(topic, 16).unwrap();
+    }
+    written.extend((10..20).map(line));
+    fs::write(a.input().join("web-0.log"), &written).unwrap();
+    let agent = a.start_ready().unwrap();
+    poll::until_counted("the other lines", DELIVERED, 20, there).unwrap();
+    agent.stop().unwrap();
+    assert_eq!(there().unwrap(), 20);
+}
+
 /// The file that takes events while Kafka is away has an end too: sources wait then, with words, through a SIGKILL;
 /// when Kafka is back everything is delivered once.
 #[test]

@@ -285,6 +285,64 @@ fn what_the_broker_does_not_take_goes_to_quarantine() {
     }
 }
 
+/// Without transactions nothing of a refused batch comes again by itself: the guilty records alone go to quarantine, and
+/// those beside them, and those of other batches under way, arrive.
+#[test]
+fn at_least_once_keeps_what_stands_beside_a_refused_record() {
+    let broker = Broker::shared().unwrap();
+    let client = broker.client();
+    // The times of the last 50 years, and any to come: lines have fixed times.
+    let takes = [
+        ("message.timestamp.before.max.ms", "1577880000000"),
+        ("message.timestamp.after.max.ms", "9223372036854775807"),
+        ("retention.ms", "-1"),
+    ];
+    let line = |seq: u64, year: u32| {
+        format!("10.0.0.1 - - [21/Nov/{year}:00:00:01 +0000] \"GET /{seq} HTTP/1.1\" 200 1 \"-\" \"-\"\n")
+    };
+    // One in the only batch; several in each of many batches.
+    for (topic, batch_bytes, lines, every) in
+        [("beside-one", "1 MB", 501, 501), ("beside-many", "8 KiB", 4_000, 37)]
+    {
+        client.create_topic(topic, 2, &takes).unwrap();
+        let scene = Scene::new().unwrap();
+        scene.install("access-log", "access-log").unwrap();
+        let text = format!(
+            "[source.in]\ntype = \"tail\"\npaths = [\"{{in}}/*.log\"]\n\n[[interceptor]]\nplugin = \"access-log\"\n\n\
+             [sink.{topic}]\ntype = \"kafka\"\nbrokers = [\"{}\"]\ndelivery = \"at-least-once\"\n\
+             topic = \"{topic}\"\nbatch_bytes = \"{batch_bytes}\"\n",
+            broker.bootstrap()
+        );
+        scene.pipeline(&text).unwrap();
+        let is_old = |seq: u64| seq % every == every / 2;
+        let all: String = (0..lines).map(|seq| line(seq, if is_old(seq) { 1970 } else { 2026 })).collect();
+        fs::write(scene.input().join("a.log"), all).unwrap();
+        let agent = scene.start_ready().unwrap();
+        let old = (0..lines).filter(|seq| is_old(*seq)).count();
+        poll::until("the old ones in quarantine", limits::CONDITION, || Ok(scene.quarantine()?.len() >= old))
+            .unwrap();
+        let others = lines - old as u64;
+        let records = || client::consume(&ConsumeOptions::new(&client, topic));
+        poll::until_counted("the others in the topic", limits::CONDITION, others, || {
+            Ok(records()?.len() as u64)
+        })
+        .unwrap();
+        agent.stop().unwrap();
+        let quarantined = scene.quarantine().unwrap();
+        assert_eq!(quarantined.len(), old);
+        for row in &quarantined {
+            let reason = row.to_string();
+            assert!(reason.contains("/Nov/1970:"), "{reason}");
+            assert!(reason.contains("refuses the"), "{reason}");
+        }
+        let there: BTreeSet<String> = records().unwrap().iter().map(|record| record.text() + "\n").collect();
+        let lost: Vec<u64> =
+            (0..lines).filter(|seq| !is_old(*seq) && !there.contains(&line(*seq, 2026))).take(5).collect();
+        assert!(lost.is_empty(), "{topic}: lost {lost:?}");
+        assert_eq!(there.len() as u64, others);
+    }
+}
+
 /// Producers are made anew for a record that is larger than any before; what was sent with the old ones is not lost, nor
 /// doubled.
 #[test]

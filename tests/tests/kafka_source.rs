@@ -369,6 +369,49 @@ fn an_agent_that_stood_still_says_what_may_come_twice() {
     assert_eq!((both().len() - expected.len()) as u64, twice);
 }
 
+/// Its partition is lost and comes back while what it read is on its way through a slow plugin: the group must not hear of that before it is
+/// durable, or a kill loses it.
+#[test]
+fn what_is_on_its_way_when_a_partition_comes_back_is_not_passed_by_the_group() {
+    let broker = Broker::start(&BrokerOptions::default()).unwrap();
+    let client = client(&broker, "regained", 1);
+    let options = "topics = [\"regained\"]\ngroup = \"regained\"\nsession_timeout = \"3s\"\n";
+    let slow =
+        "[[interceptor]]\nplugin = \"hostile\"\nconfig = { do = \"slow\" }\nlimits = { time = \"1m\" }\n";
+    let scene = scene_of("regained");
+    scene.install("hostile", "hostile").unwrap();
+    pipeline(&scene, &broker.bootstrap(), &format!("{options}{slow}"));
+    small_batches(&scene);
+    let mut agent = scene.start_ready().unwrap();
+    agent.wait_log("partitions=1", limits::CONDITION).unwrap();
+    client.produce("regained", &messages(0, 0..100)).unwrap();
+    poll::until("records to be read", limits::CONDITION, || Ok(gauge(&scene, "bytes_read") > 0)).unwrap();
+    agent.signal(Signal::STOP).unwrap();
+    poll::until("nobody in the group", limits::CONDITION, || {
+        Ok(client.members("regained")?.members.is_empty())
+    })
+    .unwrap();
+    agent.signal(Signal::CONT).unwrap();
+    let comes_back = || Ok(agent.log()?.matches("partitions being read").count() >= 3);
+    poll::until("the partition to come back", limits::CONDITION, comes_back).unwrap();
+    let known = || -> i64 {
+        client.group_offsets("regained").unwrap().iter().map(|offset| offset.offset.max(0)).sum()
+    };
+    let before = known();
+    poll::until("the group to hear of more", limits::CONDITION, || Ok(known() > before)).unwrap();
+    agent.kill().unwrap();
+    pipeline(&scene, &broker.bootstrap(), options);
+    let mut agent = scene.start_ready().unwrap();
+    let expected: BTreeSet<String> = (0..100).map(|number| text(0, number)).collect();
+    poll::until_counted("all records", limits::CONDITION, 100, || {
+        agent.expect_running()?;
+        Ok(lines(&scene).into_iter().collect::<BTreeSet<_>>().len() as u64)
+    })
+    .unwrap();
+    agent.stop().unwrap();
+    assert_eq!(lines(&scene).into_iter().collect::<BTreeSet<_>>(), expected);
+}
+
 /// Two agents with an `instance` each. The second has a full pipeline: it does not hear what the group wants from it, and stands still until
 /// the group has expelled it. librdkafka then joins as another member and keeps what the group has given away
 /// (`flumen_kafka::member`): the agent has to find out, count what it read meanwhile, and tell the group nothing of it.

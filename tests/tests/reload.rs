@@ -754,6 +754,34 @@ fn plugins_are_part_of_the_answer() {
     agent.stop().unwrap();
 }
 
+/// A plugin's file whose schema refuses the options that run keeps out an edit of the same reload.
+#[test]
+fn options_that_a_new_file_refuses_change_nothing() {
+    let stage = Stage::new("watch = false");
+    let scene = &stage.scene;
+    let chain = "\n[[interceptor]]\nplugin = \"filter\"\nconfig = { keep = { contains = \"e\" } }\n";
+    scene.install("filter", "filter").unwrap();
+    stage.write("web", &format!("{}{chain}", flow("web")));
+    stage.write("other", &flow("other"));
+    let agent = scene.start_ready().unwrap();
+    // It opens as before; but its schema has another name for the option.
+    let mut bytes = fs::read(locate::plugin("filter").unwrap()).unwrap();
+    let at = bytes.windows(10).position(|part| part == b"\"contains\"").unwrap();
+    bytes[at + 1] = b'k';
+    fs::write(scene.plugin_dir().join("filter.wasm"), bytes).unwrap();
+    stage.write("other", &format!("{}\n[batch]\nrows = 100\n", flow("other")));
+    let answer = stage.ask(&["reload"]);
+    assert_eq!(answer.status.code(), Some(78), "{}{}", answer.stdout, answer.stderr);
+    assert!(answer.stderr.contains("the plugin has no option `contains`"), "{}", answer.stderr);
+    let status = stage.status();
+    assert_eq!((&status["generation"], &status["last_reload"]["ok"]), (&Value::from(1), &Value::from(false)));
+    assert_eq!(stage.pipeline("web").unwrap()["plugins"][0]["swaps"], 0);
+    scene.install("filter", "filter").unwrap();
+    stage.reload();
+    assert_eq!(stage.status()["generation"], 2);
+    agent.stop().unwrap();
+}
+
 /// `flumen plan` without an agent.
 #[test]
 fn without_an_agent_everything_starts() {

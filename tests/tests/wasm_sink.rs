@@ -185,6 +185,26 @@ fn at_least_once_is_said_and_kept() {
     agent.stop().unwrap();
 }
 
+/// Runtimes of some languages hold most of what the plugin may have as soon as it is open.
+#[test]
+fn an_instance_that_is_worn_from_the_start_delivers() {
+    for plugin in ["bad-sink", "http-append"] {
+        let appender = Appender::start(3).unwrap();
+        // 671 kB, where a Rust plugin begins with 1.1 MB.
+        let scene = scene(plugin, &appender.server, "limits = { recycle_memory_percent = 1 }\n");
+        let lines: Vec<String> = (0..1_000).map(|event| format!("event {event:04}")).collect();
+        write(&scene, &lines.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut agent = scene.start_ready().unwrap();
+        ended(&mut agent, "each line", || counts(&appender.lines()).len() == lines.len());
+        agent.stop().unwrap();
+        // The other one keeps no cursor.
+        if plugin == "http-append" {
+            assert_eq!(appender.lines(), lines);
+        }
+        assert!(scene.quarantine().unwrap().is_empty());
+    }
+}
+
 #[test]
 fn only_the_guilty_events_leave() {
     let appender = Appender::start(2).unwrap();

@@ -68,6 +68,30 @@ impl Outlet {
         self.sink.deliver(&mut self.context, &Delivery { first: 0, next: 0, batch, lost_before: 0 })
     }
 
+    /// One batch of events of several hosts.
+    fn deliver_mixed(&mut self, events: &[(&str, &str)]) -> Result<(), SinkError> {
+        let mut builder = BatchBuilder::default();
+        for (row, (_, body)) in events.iter().enumerate() {
+            builder.push(1, row as u64, 0, body.as_bytes());
+        }
+        let hosts: StringArray = events.iter().map(|(host, _)| Some(*host)).collect();
+        let batch = builder.finish(vec![HeaderColumn { name: "host".into(), values: hosts }]).unwrap();
+        self.sink.deliver(&mut self.context, &Delivery { first: 0, next: 0, batch, lost_before: 0 })
+    }
+
+    /// What waits for the commit of the next flush: bodies with their reasons.
+    fn quarantined(&mut self) -> Vec<(String, String)> {
+        let groups = self.context.take_quarantined();
+        let rows = groups.iter().flat_map(|group| {
+            assert_eq!(group.reasons.len(), group.batch.rows());
+            group.reasons.iter().enumerate().map(move |(row, reason)| {
+                let body = String::from_utf8_lossy(group.batch.body().value(row)).into_owned();
+                (body, reason.clone())
+            })
+        });
+        rows.collect()
+    }
+
     fn flush(&mut self) -> Result<(), SinkError> {
         let position = self.sink.flush(&mut self.context, b"")?;
         *self.record.0.lock() = Some(position.clone());
@@ -249,6 +273,46 @@ fn no_event_leaves_the_directory_and_no_file_is_replaced() {
             .map(|name| format!("inside/{name}"))
     );
     assert_eq!(files(&inside)["a-000004"], "mine");
+}
+
+#[test]
+fn events_whose_header_leads_to_no_directory_go_to_quarantine_and_the_others_to_their_files() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::write(root.path().join("x"), "not ours").unwrap();
+    std::os::unix::fs::symlink("/nowhere/at/all", root.path().join("link")).unwrap();
+    let (record, path) = (Record::default(), root.path().join("{header.host}/sub/a.log"));
+    let events = [("x", "one"), ("y", "two"), ("x", "three"), ("link", "four")];
+    let mut outlet = Outlet::start(&record, &path, &[]);
+    outlet.deliver_mixed(&events).unwrap();
+    // Killed before the flush: what was quarantined was committed as little as what was written.
+    drop(outlet);
+    let mut outlet = Outlet::start(&record, &path, &[]);
+    outlet.deliver_mixed(&events).unwrap();
+    let mut refused = outlet.quarantined();
+    refused.sort();
+    let bodies: Vec<&str> = refused.iter().map(|(body, _)| body.as_str()).collect();
+    assert_eq!(bodies, ["four", "one", "three"]);
+    let at = root.path().join("x/sub").display().to_string();
+    assert!(refused[1].1.contains(&at) && refused[1].1.contains("Not a directory"), "{refused:?}");
+    outlet.close();
+    std::fs::remove_file(root.path().join("link")).unwrap();
+    expect(root.path(), &[("x", "not ours"), ("y/sub/a-000002.log", "two\n")]);
+}
+
+#[test]
+fn what_is_wrong_with_the_fixed_part_of_a_path_is_no_events_fault() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    std::fs::write(&out, "not a directory").unwrap();
+    let mut outlet = Outlet::start(&Record::default(), &out.join("{header.host}/a.log"), &[]);
+    let error = outlet.deliver(&["one"], Some("y")).unwrap_err();
+    assert!(error.to_string().contains("Not a directory"), "{error}");
+    assert!(outlet.quarantined().is_empty());
+    std::fs::remove_file(&out).unwrap();
+    outlet.recover();
+    outlet.deliver(&["one"], Some("y")).unwrap();
+    outlet.close();
+    assert_eq!(files(&out).into_values().collect::<Vec<_>>(), ["one\n"]);
 }
 
 #[test]

@@ -11,10 +11,11 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use flumen_pipeline::Value;
+use flumen_pipeline::{Metric, Value};
 use support::{Journal, Setup};
 
 #[test]
@@ -51,12 +52,26 @@ fn generator_goes_on_at_the_committed_number() {
 fn stdin_child() {
     let Ok(expected) = std::env::var("FLUMEN_TEST_STDIN") else { return };
     let journal = Journal::default();
-    let run = Setup::new("stdin").set("max_line", Value::Size(64)).start(&journal);
-    if expected == "stop" {
-        journal.wait_count(1);
-        run.stop();
-    } else {
-        run.join();
+    let mut setup = Setup::new("stdin").set("max_line", Value::Size(64));
+    match expected.as_str() {
+        "stop" => {
+            let run = setup.start(&journal);
+            journal.wait_count(1);
+            run.stop();
+        }
+        "restart" | "refused" => {
+            // Only the stop makes the source emit.
+            setup.batch.linger = Duration::from_secs(3_600);
+            let run = setup.start(&journal);
+            run.wait_metric(Metric::SourceBytesRead, 6);
+            if expected == "refused" {
+                run.crash_in(0);
+            }
+            run.stop();
+            println!("\nstopped with {}", journal.events().len());
+            setup.start(&journal).join();
+        }
+        _ => setup.start(&journal).join(),
     }
     let bodies: Vec<String> = journal
         .events()
@@ -93,4 +108,25 @@ fn stdin_stops_while_nothing_comes() {
     let output = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
     drop(stdin);
     assert!(output.contains("\none\n"), "{output}");
+}
+
+/// What the first source has read is emitted when it stops, or by the second one, and the line that it was in is whole.
+#[test]
+fn stdin_that_is_restarted_loses_nothing_and_tears_no_line() {
+    for (mode, emitted) in [("restart", 1), ("refused", 0)] {
+        let mut child = child(mode);
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(b"one\nha").unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut seen = String::new();
+        while !seen.contains("\nstopped with ") {
+            assert!(output.read_line(&mut seen).unwrap() > 0, "{mode}: {seen}");
+        }
+        assert!(seen.ends_with(&format!("stopped with {emitted}\n")), "{mode}: {seen}");
+        stdin.write_all(b"lf\n").unwrap();
+        drop(stdin);
+        output.read_to_string(&mut seen).unwrap();
+        assert!(child.wait().unwrap().success(), "{mode}: {seen}");
+        assert!(seen.contains("\none|half\n"), "{mode}: {seen}");
+    }
 }

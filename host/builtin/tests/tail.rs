@@ -14,7 +14,10 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use flumen_pipeline::{Metric, Value};
+use flumen_builtin::sources::tail::position::Record;
+use flumen_event::Batch;
+use flumen_pipeline::source::Emit;
+use flumen_pipeline::{Emission, Metric, Value};
 use support::{Journal, Setup};
 use tempfile::TempDir;
 
@@ -40,6 +43,24 @@ impl Place {
 
 fn append(path: &Path, bytes: &[u8]) {
     OpenOptions::new().append(true).create(true).open(path).unwrap().write_all(bytes).unwrap();
+}
+
+/// Changes every committed position.
+fn rewrite(journal: &Journal, change: impl Fn(&mut Record)) {
+    let positions = journal.positions().into_iter().map(|(key, value)| {
+        let mut record = Record::decode(&value).unwrap();
+        change(&mut record);
+        (key, record.encode())
+    });
+    let positions = positions.collect();
+    journal.clone().emit(Emission { batch: Batch::empty(), positions, quarantined: Vec::new() }).unwrap();
+    journal.commit(usize::MAX);
+}
+
+fn sorted(journal: &Journal) -> Vec<String> {
+    let mut bodies = journal.bodies();
+    bodies.sort();
+    bodies
 }
 
 fn no_timeouts(setup: Setup) -> Setup {
@@ -436,4 +457,109 @@ fn a_change_is_noticed_by_polling_alone() {
     journal.wait_count(2);
     run.stop();
     assert_eq!(journal.bodies(), ["1", "2"]);
+}
+
+#[test]
+fn a_file_that_is_rotated_behind_a_link_is_read_to_its_end_also_across_a_restart() {
+    for is_by_older_release in [false, true] {
+        let place = Place::new();
+        let journal = Journal::default();
+        std::fs::create_dir(place.path("real")).unwrap();
+        place.append("real/target", "1\n");
+        std::os::unix::fs::symlink(place.path("real/target"), place.path("a.log")).unwrap();
+        let setup = place.glob("*.log");
+        let run = setup.start(&journal);
+        journal.wait_count(1);
+        run.stop();
+        if is_by_older_release {
+            // Its positions have the path of the link.
+            rewrite(&journal, |record| record.path = place.path("a.log"));
+        }
+        place.append("real/target", "unread\n");
+        std::fs::rename(place.path("real/target"), place.path("real/target.1")).unwrap();
+        place.append("real/target", "new\n");
+        let run = setup.start(&journal);
+        journal.wait_count(3);
+        run.stop();
+        assert_eq!(sorted(&journal), ["1", "new", "unread"]);
+    }
+}
+
+#[test]
+fn a_file_is_read_to_its_end_where_it_was_when_the_link_to_its_directory_leads_elsewhere() {
+    let place = Place::new();
+    let journal = Journal::default();
+    std::fs::create_dir(place.path("v1")).unwrap();
+    std::fs::create_dir(place.path("v2")).unwrap();
+    place.append("v1/a.log", "1\n");
+    std::os::unix::fs::symlink(place.path("v1"), place.path("current")).unwrap();
+    let setup = place.glob("current/*.log");
+    let run = setup.start(&journal);
+    journal.wait_count(1);
+    run.stop();
+    place.append("v1/a.log", "unread\n");
+    place.append("v2/a.log", "new\n");
+    std::fs::remove_file(place.path("current")).unwrap();
+    std::os::unix::fs::symlink(place.path("v2"), place.path("current")).unwrap();
+    let run = setup.start(&journal);
+    journal.wait_count(3);
+    run.stop();
+    assert_eq!(sorted(&journal), ["1", "new", "unread"]);
+}
+
+#[test]
+fn a_file_goes_on_when_its_device_has_another_number_after_a_reboot() {
+    for (is_birth_known, is_rotated) in [(true, false), (false, false), (true, true)] {
+        let place = Place::new();
+        let journal = Journal::default();
+        place.append("a.log", "1\n2\n");
+        if is_birth_known && std::fs::metadata(place.path("a.log")).unwrap().created().is_err() {
+            continue;
+        }
+        let setup = place.glob("[ab].log");
+        let run = setup.start(&journal);
+        journal.wait_count(2);
+        run.stop();
+        rewrite(&journal, |record| {
+            record.inode.dev += 1;
+            record.inode.birth = record.inode.birth.filter(|_| is_birth_known);
+        });
+        place.append("a.log", "3\n");
+        if is_rotated {
+            std::fs::rename(place.path("a.log"), place.path("a.log.1")).unwrap();
+        }
+        let run = setup.start(&journal);
+        journal.wait_count(3);
+        place.append("b.log", "end\n");
+        journal.wait("the end", |events| events.last().is_some_and(|seen| seen.body == "end"));
+        run.stop();
+        assert_eq!(journal.bodies(), ["1", "2", "3", "end"], "{is_birth_known} {is_rotated}");
+        let events = journal.events();
+        assert!(events[..3].iter().all(|seen| seen.identity.stream == events[0].identity.stream));
+        assert_eq!(journal.position_count(), 2);
+    }
+}
+
+#[test]
+fn a_rotated_file_is_read_on_when_its_directory_comes_back() {
+    let place = Place::new();
+    let journal = Journal::default();
+    std::fs::create_dir(place.path("disk")).unwrap();
+    place.append("disk/a.log", "1\n");
+    let paths = ["disk/a.log", "b.log"].map(|name| place.path(name).to_str().unwrap().to_owned());
+    let setup = place.glob("*.log").set("paths", Value::TextList(paths.to_vec()));
+    let run = setup.start(&journal);
+    journal.wait_count(1);
+    run.stop();
+    place.append("disk/a.log", "unread\n");
+    std::fs::rename(place.path("disk/a.log"), place.path("disk/a.log.1")).unwrap();
+    std::fs::rename(place.path("disk"), place.path("away")).unwrap();
+    place.append("b.log", "2\n");
+    let run = setup.start(&journal);
+    // A walk has looked for the file in vain by then.
+    journal.wait_count(2);
+    std::fs::rename(place.path("away"), place.path("disk")).unwrap();
+    journal.wait_count(3);
+    run.stop();
+    assert_eq!(journal.bodies(), ["1", "2", "unread"]);
 }

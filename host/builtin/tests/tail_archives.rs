@@ -12,11 +12,14 @@ mod support;
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use flumen_builtin::sources::tail::position::{Kind, Record};
 use flumen_pipeline::Metric;
+use flumen_pipeline::source::Emit;
 use support::{Journal, Setup};
 
 fn gzip(text: &str) -> Vec<u8> {
@@ -127,6 +130,93 @@ fn a_damaged_archive_gives_what_is_before_the_damage_and_stops_nothing_else() {
     run.stop();
     let bad = journal.events().iter().filter(|seen| seen.file.ends_with("bad.gz")).count();
     assert!((10_000..100_000).contains(&bad), "{bad}");
+}
+
+/// The second member has no beginning at first, so all of the first one is delivered before the damage.
+#[test]
+fn a_damaged_archive_that_is_repaired_at_the_same_length_is_read_on() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("a.gz");
+    let first = gzip(&lines(0, 50_000));
+    let mut bytes = [first.clone(), gzip(&lines(50_000, 60_000))].concat();
+    let good = std::mem::take(&mut bytes[first.len()]);
+    std::fs::write(&path, &bytes).unwrap();
+    let journal = Journal::default();
+    let run = setup(root.path(), "*.gz").start(&journal);
+    run.wait_metric(Metric::SourceErrors, 1);
+    File::options().write(true).open(&path).unwrap().write_all_at(&[good], first.len() as u64).unwrap();
+    journal.wait_count(60_000);
+    run.stop();
+    let seen: String = journal.bodies().iter().map(|body| format!("{body}\n")).collect();
+    assert!(seen == lines(0, 60_000));
+}
+
+/// As a compressor does: the archive is there before the file goes.
+fn compress(root: &Path, name: &str, text: &str) {
+    // In one step, so that no part of it is found.
+    std::fs::write(root.join("made"), gzip(text)).unwrap();
+    std::fs::rename(root.join("made"), root.join(format!("{name}.gz"))).unwrap();
+}
+
+/// Makes a file that has its name as its only line, and waits for that: what was there before it was found by then.
+fn mark(root: &Path, journal: &Journal, name: &str) {
+    std::fs::write(root.join(name), format!("{name}\n")).unwrap();
+    journal.wait(name, |events| events.iter().any(|seen| seen.body == name));
+}
+
+#[test]
+fn an_archive_takes_the_place_of_its_file_among_several_that_begin_alike() {
+    let header = format!("{}\n", "h".repeat(2_047));
+    for round in 0..20 {
+        let root = tempfile::tempdir().unwrap();
+        let (log, rotated) = (root.path().join("slow.log"), root.path().join("slow.log.1"));
+        // The file that follows has nothing but the header, or is shorter than the rotated one, or longer.
+        let more = [0, 50, 200][round % 3];
+        let old = header.clone() + &lines(0, 100);
+        let new = header.clone() + &lines(1_000, 1_000 + more);
+        let journal = Journal::default();
+        std::fs::write(&log, &old).unwrap();
+        let run = setup(root.path(), "slow.log*").start(&journal);
+        journal.wait_count(101);
+        std::fs::rename(&log, &rotated).unwrap();
+        std::fs::write(&log, &new).unwrap();
+        journal.wait_count(102 + more);
+        compress(root.path(), "slow.log.1", &old);
+        std::fs::remove_file(&rotated).unwrap();
+        mark(root.path(), &journal, "slow.log.x");
+        // The archive has been read by then.
+        mark(root.path(), &journal, "slow.log.y");
+        run.stop();
+        let mut seen = journal.bodies();
+        seen.sort();
+        let mut expected: Vec<&str> =
+            old.lines().chain(new.lines()).chain(["slow.log.x", "slow.log.y"]).collect();
+        expected.sort_unstable();
+        assert_eq!(seen, expected, "round {round}");
+        let records = journal.positions().into_iter().map(|(_, value)| Record::decode(&value).unwrap());
+        let archived = records.filter(|record| record.kind == Kind::Gzip && record.finished).count();
+        assert_eq!(archived, 1, "round {round}: it has the position of its own file");
+    }
+}
+
+#[test]
+fn an_archive_that_begins_like_a_file_is_read_when_that_goes_on_differently() {
+    for header in ["header\n".to_owned(), format!("{}\n", "h".repeat(2_047))] {
+        let root = tempfile::tempdir().unwrap();
+        let log = root.path().join("slow.log");
+        let journal = Journal::default();
+        std::fs::write(&log, &header).unwrap();
+        let run = setup(root.path(), "slow.log*").start(&journal);
+        journal.wait_count(1);
+        compress(root.path(), "slow.log.1", &format!("{header}older\n"));
+        mark(root.path(), &journal, "slow.log.x");
+        File::options().append(true).open(&log).unwrap().write_all(b"newer\n").unwrap();
+        journal.wait("the archive", |events| events.iter().any(|seen| seen.body == "older"));
+        run.stop();
+        let mut seen = journal.bodies();
+        seen.sort();
+        assert_eq!(seen, [header.trim_end(), header.trim_end(), "newer", "older", "slow.log.x"]);
+    }
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub struct Settings {
     pub request_bytes_max: u64,
     /// Bytes of an answer's body, and of one read.
     pub response_bytes_max: u64,
-    /// Connections open at once, idle ones included.
+    /// Connections open at once. At most half are kept idle: with 1 each request has a connection of its own.
     pub connections_max: u32,
 }
 
@@ -110,7 +110,8 @@ impl Egress {
             counters: counters.clone(),
             connections_max: u64::from(settings.connections_max.max(1)),
         });
-        let idle = usize::try_from(settings.connections_max.div_ceil(2)).unwrap_or(1);
+        // Some are left for hosts that were not talked to yet: an idle one is closed only when it was not used for a while.
+        let idle = usize::try_from(settings.connections_max / 2).unwrap_or(0);
         let config = Agent::config_builder()
             .proxy(None)
             .max_redirects(0)

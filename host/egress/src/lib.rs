@@ -12,6 +12,7 @@ mod failure;
 pub mod limits;
 mod request;
 mod resolve;
+mod screen;
 mod secret;
 mod stream;
 mod tcp;

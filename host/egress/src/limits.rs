@@ -30,5 +30,9 @@ pub const IDLE_MAX: Duration = Duration::from_secs(15);
 /// Bytes that wait in memory on each side of a connection: more than [`RESPONSE_HEAD_BYTES_MAX`], which is parsed as a whole.
 pub const BUFFER_BYTES: usize = 128 << 10;
 
+/// How long bytes that may be the beginning of a secret are held back when nothing follows: what the other side has sent comes sooner,
+/// and one that waits for an answer must not wait for a read's whole timeout.
+pub const HELD_MAX: Duration = Duration::from_millis(250);
+
 /// Bytes of an error's text that are kept.
 pub const TEXT_BYTES_MAX: usize = 512;

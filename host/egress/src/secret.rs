@@ -31,7 +31,7 @@ pub struct SecretFor {
 pub(crate) struct Secrets(pub(crate) BTreeMap<String, (Secret, Option<AllowList>)>);
 
 /// Answers shorter than this are not looked for a secret: a short word is found everywhere.
-const MASKED_BYTES_MIN: usize = 6;
+pub(crate) const MASKED_BYTES_MIN: usize = 6;
 
 impl Secrets {
     /// The parts joined, with the secrets in their places; tells which were used.

@@ -327,6 +327,53 @@ fn connections_are_bounded_and_given_back() {
 }
 
 #[test]
+fn an_idle_connection_is_in_nobodys_way() {
+    let servers = [serve(|_| ok("fine")), serve(|_| ok("fine"))];
+    let allow = Some(servers.iter().map(|(address, _)| address.to_string()).collect());
+    let egress = egress(Settings { connections_max: 1, allow, ..settings(servers[0].0) });
+    for (address, _) in servers.iter().cycle().take(4) {
+        let response = egress.send(get(format!("http://{address}/")), soon());
+        assert_eq!(response.map(|response| response.status), Ok(200));
+    }
+}
+
+/// A server that sends back the line it gets, and something more, then waits for its end.
+fn echo(line_bytes: usize, more: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut line = vec![0; line_bytes];
+        stream.read_exact(&mut line).unwrap();
+        stream.write_all(&[line.as_slice(), more.as_bytes()].concat()).unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+    });
+    address
+}
+
+#[test]
+fn a_secret_is_not_seen_through_small_reads() {
+    let address = echo(15, ", open");
+    let egress = egress(with_secret(address, "opensesame"));
+    let mut connection = egress.connect("127.0.0.1", address.port(), false, soon()).unwrap();
+    connection.write(vec![Part::Text("AUTH ".into()), Part::Secret("token".into())], soon()).unwrap();
+    let mut seen = Vec::new();
+    // The server waits after what a secret may begin with: it comes out long before the read's timeout.
+    let started = Instant::now();
+    while !seen.ends_with(b", open") {
+        let part = connection.read(4, Some(Duration::from_secs(50)), soon()).unwrap();
+        assert!((1..=4).contains(&part.len()), "{part:?}");
+        seen.extend(part);
+        assert!(seen.len() < 30, "{}", String::from_utf8_lossy(&seen));
+    }
+    assert_eq!(seen, b"AUTH (secret), open");
+    assert!(started.elapsed() < Duration::from_secs(40));
+    connection.write(vec![Part::Text("x".into())], soon()).unwrap();
+    assert_eq!(connection.read(4, None, soon()).unwrap(), b"");
+    assert!(!format!("{connection:?}").contains("opensesame"));
+}
+
+#[test]
 fn tcp_writes_reads_and_ends() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

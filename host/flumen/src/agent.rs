@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::bridges::{self, BridgeView, RunningBridge};
 use anyhow::Context;
 use flumen_config::{Diagnostic, Sources as ConfigFiles};
-use flumen_journal::{Durability, FileConfig, Journal, Keys};
+use flumen_journal::{Disk, Durability, FileConfig, Journal, Keys, OsDisk};
 use flumen_kafka::channel::KafkaJournal;
 use flumen_pipeline::deliver::MakeSink;
 use flumen_pipeline::feed::MakeSource;
@@ -122,7 +122,9 @@ pub struct PipelineView {
 impl Agent {
     /// Opens plugins and journals and starts all pipelines; stops at the first that cannot start.
     pub fn start(paths: Vec<PathBuf>, plan: AgentPlan, files: ConfigFiles) -> Result<Agent, Failure> {
-        std::fs::create_dir_all(&plan.data_dir)
+        // Durably: everything that is durable is below it.
+        OsDisk
+            .create_dir(&plan.data_dir)
             .map_err(with_fix)
             .with_context(|| format!("cannot make the data directory {}", plan.data_dir.display()))?;
         let lock = lock(&plan.data_dir)?;

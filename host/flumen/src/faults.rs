@@ -76,7 +76,7 @@ const EXCEPTIONS: &Places = &[
     (FAILOVER_PLACE, UNWALKED),
     // Its segments are large: no test fills one.
     (QUARANTINE_DIR, ROLLING_JOURNAL),
-    // It would have to be full in the moment of the way back, for the acknowledgement of that.
+    // It would have to be full in the moment of the way out or back, for what is acknowledged then.
     (FAILOVER_PLACE, FULL_JOURNAL),
 ];
 

@@ -178,8 +178,15 @@ fn device(path: &Path) -> Option<u64> {
 }
 
 fn failure(error: OpenError, dir: &Path) -> Failure {
-    match error {
-        OpenError::Locked(_) => Failure::Locked(crate::agent::locked(dir)),
-        error => anyhow::Error::new(error).into(),
+    if matches!(error, OpenError::Locked(_)) {
+        return Failure::Locked(crate::agent::locked(dir));
+    }
+    // Most name a file with its path, and with it the pipeline.
+    let is_placed = error.to_string().contains(&dir.display().to_string());
+    let error = anyhow::Error::new(error);
+    if is_placed {
+        error.into()
+    } else {
+        error.context(format!("opening the journal in {}", dir.display())).into()
     }
 }

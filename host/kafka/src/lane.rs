@@ -10,7 +10,7 @@ use rdkafka::producer::Producer as _;
 
 use crate::context::Context;
 use crate::produce::Producer;
-use crate::settings::Settings;
+use crate::settings::{Settings, without_statistics};
 use crate::{limits, words};
 
 /// A producer, and whether a transaction is open.
@@ -31,7 +31,10 @@ impl Lane {
         transactional_id: Option<String>,
         metrics: Option<Arc<ComponentMetrics>>,
     ) -> KafkaResult<Lane> {
-        let mut config = config.clone();
+        let mut config = match metrics {
+            Some(_) => config.clone(),
+            None => without_statistics(config.clone()),
+        };
         if let Some(id) = &transactional_id {
             config.set("transactional.id", id);
         }

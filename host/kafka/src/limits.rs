@@ -5,6 +5,13 @@ use std::time::Duration;
 /// How often librdkafka hands out its statistics: often enough for a person who looks, too rarely to cost.
 pub const STATISTICS_EVERY: Duration = Duration::from_secs(5);
 
+/// Events of a client that are served at once (statistics, lines of the log, errors): more than wait after any trouble.
+pub const EVENTS_AT_ONCE: usize = 256;
+
+/// How often the clients of a sink are served while no events come. The question for a token comes well before the old one
+/// ends.
+pub const SERVE_EVERY: Duration = Duration::from_secs(1);
+
 /// One question to a broker (metadata, offsets, watermarks): longer than a broker's pause for a garbage collection.
 pub const REQUEST: Duration = Duration::from_secs(10);
 
@@ -102,7 +109,8 @@ pub const STATE_RECORD_BYTES: usize = (1 << 20) + (64 << 10);
 /// How often a journal looks for entries that have expired, also when no plugin writes.
 pub const STATE_SWEEP_EVERY: Duration = Duration::from_secs(5);
 
-/// Partitions of the topics of positions and state. A start reads one of them; more would only be more files.
+/// Partitions of the topics of positions and state. A start reads one of them; more would only be more files. Never to be
+/// changed: where an agent's records are follows from it.
 pub const REGISTER_PARTITIONS: i32 = 8;
 
 /// Events of one delivery of a channel's reader, as of a source's batch.

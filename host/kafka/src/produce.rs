@@ -149,6 +149,8 @@ impl Producer {
 
     /// Lets go of what is held, if no record is under way. False: some is.
     pub fn release(&mut self) -> bool {
+        // What waits to be served counts as under way.
+        self.serve();
         let is_empty = self.client.in_flight_count() == 0;
         if is_empty {
             self.held.clear();
@@ -179,7 +181,7 @@ impl Producer {
     /// millisecond, but asks without a pause.
     pub fn poll(&self, wait: Duration) {
         std::thread::sleep(wait);
-        self.client.poll(Duration::ZERO);
+        self.serve();
     }
 
     /// Waits until librdkafka has no record left; false when `timeout` passed first.
@@ -207,6 +209,8 @@ impl Producer {
     /// it may send (2.12, `rd_kafka_toppar_producer_serve`), and a flush makes every record that old. So full batches are left to go by
     /// themselves as long as they go, and only the rest is flushed.
     fn drain_step(&self) -> bool {
+        // Statistics that wait are no records.
+        self.serve();
         let before = self.client.in_flight_count();
         let left_bytes = u64::from(before.unsigned_abs()) * self.sent_bytes / self.sent.max(1);
         if left_bytes > self.batch_bytes * limits::DRAIN_BATCHES {
@@ -236,9 +240,17 @@ impl Producer {
         self.context().has_failed()
     }
 
-    /// Serves what is there now.
+    /// Serves what is there now. Nothing else empties librdkafka's queue of reports, statistics and lines of its log: a
+    /// producer that sends nothing is to be served, too.
     pub fn serve(&self) {
-        self.client.poll(Duration::ZERO);
+        for _ in 0..limits::EVENTS_AT_ONCE {
+            let before = self.client.in_flight_count();
+            // Without a wait rdkafka takes one event, and does not say whether there was one.
+            self.client.poll(Duration::ZERO);
+            if self.client.in_flight_count() >= before {
+                return;
+            }
+        }
     }
 
     /// Lets go of all topics; nothing may be under way.
@@ -351,3 +363,48 @@ mod unsafe_calls {
 }
 
 use unsafe_calls::{drain_for, send};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+    use flumen_pipeline::{Options, Value};
+    use std::collections::BTreeMap;
+
+    /// Nothing listens there; statistics come all the same.
+    fn unconnected() -> Producer {
+        let brokers = Value::TextList(vec!["127.0.0.1:1".into()]);
+        let options = Options(BTreeMap::from([("brokers".to_owned(), brokers)]));
+        let settings = Arc::new(Settings::from_options(&options).unwrap());
+        let mut config = settings.config("test");
+        config.set("statistics.interval.ms", "10");
+        Producer::new(&config, Context::new("test", settings, None)).unwrap()
+    }
+
+    fn let_statistics_pile_up(producer: &Producer) {
+        let until = Instant::now() + Duration::from_secs(20);
+        while producer.client.in_flight_count() < 50 {
+            assert!(Instant::now() < until, "{} events", producer.client.in_flight_count());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn one_call_serves_all_that_waited() {
+        let producer = unconnected();
+        let_statistics_pile_up(&producer);
+        producer.serve();
+        let left = producer.client.in_flight_count();
+        assert!(left < 25, "{left} events");
+    }
+
+    #[test]
+    fn statistics_that_wait_keep_no_values() {
+        let mut producer = unconnected();
+        let_statistics_pile_up(&producer);
+        producer.hold(Arc::new(Values::Encoded { bytes: vec![1], ends: vec![1] }));
+        // One more may come just then.
+        assert!((0..10).any(|_| producer.release()));
+        assert!(producer.held.is_empty());
+    }
+}

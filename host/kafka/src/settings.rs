@@ -360,6 +360,12 @@ impl Settings {
     }
 }
 
+/// For a client whose statistics nobody looks at. librdkafka queues 10 KiB and more each time, until the client is polled.
+pub fn without_statistics(mut config: ClientConfig) -> ClientConfig {
+    config.set("statistics.interval.ms", "0");
+    config
+}
+
 /// OpenSSL is built in and does not know where this system keeps its certificates.
 fn system_certificates() -> Option<&'static str> {
     const PLACES: [&str; 4] = [

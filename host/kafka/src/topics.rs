@@ -15,9 +15,6 @@ use crate::context::Context;
 use crate::limits;
 use crate::settings::Settings;
 
-/// Events that are served before a question goes on: more than wait after any trouble.
-const EVENTS_AT_ONCE: usize = 64;
-
 /// Asks the brokers. Never makes a topic by asking, whatever `auto.create.topics.enable` says.
 pub struct Topics {
     who: String,
@@ -66,9 +63,14 @@ impl Topics {
         self.consumer.client().context().explain(error)
     }
 
+    /// Serves what waits, without a pause: where nothing is asked for long.
+    pub fn look(&self) {
+        crate::admin::serve(&self.consumer);
+    }
+
     /// Serves what waits: errors, lines of the log, the question for a token. Nothing else polls this client.
     fn serve(&self) {
-        for _ in 0..EVENTS_AT_ONCE {
+        for _ in 0..limits::EVENTS_AT_ONCE {
             match self.consumer.poll(limits::SERVE) {
                 Some(Err(error)) => tracing::debug!(who = self.who, %error, "while asking about topics"),
                 Some(Ok(_)) => {}

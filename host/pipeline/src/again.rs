@@ -285,7 +285,8 @@ mod tests {
 
         fn run(&self, request: &Again) -> Result<AgainReport, AgainError> {
             let is_full = || {
-                let channel = &self.journal.status().channels[1];
+                let status = self.journal.status();
+                let channel = &status.channels[1];
                 channel.events >= channel.capacity_events
             };
             put_again(self.journal.as_ref(), &self.files, request, &is_full)

@@ -15,6 +15,9 @@
 //! busy ([`FeedState::Busy`]). The commit itself is tried on, in its place: what was emitted before goes in before.
 //!
 //! From the first plugin with state on, the committer itself runs the chain ([`crate::stateful`]).
+//!
+//! A commit that is over a limit of the journal would never be accepted: the batch goes to quarantine as the source emitted it, and what
+//! plugins made of it is as if it had never been.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use flumen_event::Batch;
-use flumen_journal::{ChannelId, Commit, CommitError, Journal, Ticket};
+use flumen_journal::{ChannelId, Commit, CommitError, Journal, Put, Ticket};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::chain::{Chain, ChainOutput, Versions};
@@ -35,7 +38,7 @@ use crate::metrics::{ComponentKind, ComponentMetrics, Metric};
 use crate::plan::BatchPlan;
 use crate::selector::{Left, Selector};
 use crate::source::{Emission, Emit, Progress, Source, SourceContext, SourceError, Stopped, Wake};
-use crate::stateful::{Stateful, StatefulOutput, Turn};
+use crate::stateful::{Stateful, StatefulOutput, Turn, Wait};
 use crate::{limits, quarantine};
 
 /// Makes a source; called at the start and after a panic.
@@ -317,6 +320,32 @@ impl Shared {
         }
     }
 
+    fn quarantined(&self, groups: impl Iterator<Item = Quarantined>) -> Vec<Put> {
+        let FeedTarget { quarantine, selector, .. } = &self.target;
+        quarantine::puts(*quarantine, groups.collect(), "source", selector.source())
+    }
+
+    fn prefixed(&self, positions: &[(Vec<u8>, Vec<u8>)]) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let prefixed = |key: &Vec<u8>| [self.prefix.as_slice(), key].concat();
+        positions.iter().map(|(key, value)| (prefixed(key), value.clone())).collect()
+    }
+
+    /// The commit of a batch whose own the journal can never accept: its events as they were before the chain, to quarantine.
+    fn unprocessed(&self, done: Done, error: &CommitError) -> Commit {
+        let source = self.metrics.name.clone();
+        let events = done.input.rows();
+        tracing::error!(source = &*source, events, %error, "a batch goes to quarantine: what becomes of it is too large");
+        let group = Quarantined {
+            reasons: vec![format!("what became of its batch is too large: {error}"); events],
+            batch: done.input,
+            by: source,
+            hash: "".into(),
+            rejected: false,
+        };
+        let puts = self.quarantined(std::iter::once(group).chain(done.quarantined));
+        Commit { puts, positions: self.prefixed(&done.positions), ..Commit::default() }
+    }
+
     /// Counted and logged once for each wait, also one for several channels.
     fn tell_busy(&self, busy: Busy) {
         let mut present = self.busy.lock();
@@ -338,7 +367,7 @@ impl Shared {
         let stateful = &self.target.stateful;
         let mut hold = || match stateful.is_wanted() {
             true => Err(Wait::Exchange),
-            false => self.hold().map_err(Wait::Stopped),
+            false => self.hold().map_err(|Stopped| Wait::Stopped),
         };
         loop {
             let mut turn = stateful.turn();
@@ -357,18 +386,12 @@ impl Shared {
             });
             match processed {
                 Ok(output) => return Ok((turn, output)),
-                Err(Wait::Stopped(stopped)) => return Err(stopped),
+                Err(Wait::Stopped) => return Err(Stopped),
                 Err(Wait::Exchange) => drop(turn),
             }
             self.hold()?;
         }
     }
-}
-
-/// Why a batch in its turn is not held on.
-enum Wait {
-    Stopped(Stopped),
-    Exchange,
 }
 
 struct Emitter {
@@ -507,14 +530,24 @@ impl Committer {
         };
         let journal = target.journal.as_ref();
         commit.puts.extend(kept.into_iter().flat_map(|batch| target.selector.puts(batch, journal)));
-        let quarantined = quarantined.into_iter().chain(done.quarantined).collect();
-        let source = target.selector.source();
-        commit.puts.extend(quarantine::puts(target.quarantine, quarantined, "source", source));
-        let prefixed = |key: Vec<u8>| [self.shared.prefix.as_slice(), &key].concat();
-        commit.positions = done.positions.into_iter().map(|(key, value)| (prefixed(key), value)).collect();
+        commit.puts.extend(self.shared.quarantined(quarantined.into_iter().chain(done.quarantined.clone())));
+        commit.positions = self.shared.prefixed(&done.positions);
         if !commit.puts.is_empty() || !commit.positions.is_empty() || !commit.state.is_empty() {
-            let ticket = self.shared.hand_in(commit)?;
-            drop(turn);
+            let ticket = match self.shared.hand_in(commit) {
+                Err(error @ CommitError::TooLarge { .. }) => {
+                    // Not handed in: the turn forgets what plugins wrote.
+                    drop(turn);
+                    self.shared.hand_in(self.shared.unprocessed(done, &error))?
+                }
+                outcome => {
+                    let ticket = outcome?;
+                    if let Some(turn) = turn.as_deref_mut() {
+                        turn.handed_in();
+                    }
+                    drop(turn);
+                    ticket
+                }
+            };
             self.tickets.push_back(ticket);
             self.shared.pending.lock().undurable += 1;
         }

@@ -18,7 +18,8 @@ pub trait Interceptor: Send + Sync {
     /// by half of each, and no later batch by an older version.
     fn current(&self) -> Arc<dyn InterceptorVersion>;
 
-    /// This version did not take over the state of the one before, which goes on: for the status.
+    /// This version did not take over the state of the one that the pipeline holds, which goes on: from now on that is the
+    /// current one, also in the status.
     fn refused(&self, _version: &Arc<dyn InterceptorVersion>, _reason: &str) {}
 }
 

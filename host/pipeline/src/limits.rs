@@ -79,6 +79,22 @@ pub const STATE_SCAN_MAX: usize = 65_536;
 /// What one plugin may remember unless its pipeline says otherwise: two and a half million keys of 40 bytes.
 pub const STATE_BYTES_MAX: u64 = 256 << 20;
 
+/// Bytes that one plugin's state may write for one commit: three quarters of what the journal takes, so that even a migration of most
+/// of the state is one commit, and events have room beside it.
+pub const STATE_WRITES_BYTES_MAX: u64 = 192 << 20;
+
+/// Bytes of writes that later ones replaced from which on they are left out, if they are half of all: less is not worth the copy.
+pub const STATE_STALE_BYTES: usize = 1 << 20;
+
+/// Bytes of events that one plugin may make of its own for one commit: as many as the largest batch.
+pub const EMITTED_BYTES_MAX: u64 = flumen_event::limits::BYTES_MAX as u64;
+
+/// How many events these may be: 16 of the largest batches, for an aggregator that tells all of its groups at one tick.
+pub const EMITTED_ROWS_MAX: u64 = 16 * flumen_event::limits::ROWS_MAX as u64;
+
+/// How soon versions that did not take over the state are asked again: a busy machine may have been why.
+pub const TAKE_OVER_AGAIN: Duration = Duration::from_secs(1);
+
 /// How often it is looked whether a new version of a plugin wants to be ticked.
 pub const TICK_LOOK: Duration = Duration::from_secs(1);
 

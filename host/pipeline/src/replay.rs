@@ -10,6 +10,8 @@
 //! Where an event goes on: what an interceptor of the pipeline could not take begins with that interceptor; what a
 //! source could not take begins with the first. What a sink or its interceptors could not take goes to that sink
 //! alone: the header [`HEADER_TO`] names it, with the interceptor to begin with, and other sinks of the channel pass over it.
+//! Nobody else may set that header: selectors take it off what sources and plugins hand in, so who put an event into a channel with it
+//! is a replay, also in a channel that several agents share.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -173,7 +175,7 @@ impl Replayer {
                 true => Err(SinkError::Stopped),
                 false => Ok(()),
             })?;
-            let Processing { mut commit, turn } = match self.processed(&chunk) {
+            let Processing { mut commit, mut turn } = match self.processed(&chunk) {
                 Ok(processing) => processing,
                 Err(reason) => return Ok(Step::Failed(reason)),
             };
@@ -182,6 +184,9 @@ impl Replayer {
             commit.positions.push((job_key(POSITIONS, id), chunk.next.to_le_bytes().to_vec()));
             if let Err(error) = self.commit(commit, wake)? {
                 return Ok(Step::Failed(error));
+            }
+            if let Some(turn) = turn.as_deref_mut() {
+                turn.handed_in();
             }
             drop(turn);
         }
@@ -210,7 +215,9 @@ impl Replayer {
                 let of_key = rows.iter().zip(&keys).filter(|(_, of)| *of == key).map(|(row, _)| *row);
                 let taken =
                     batch.take(&of_key.collect::<Vec<_>>().into()).map_err(|error| error.to_string())?;
-                let plain = LABELS.iter().fold(taken, |batch, label| batch.without_header(label));
+                // The event may have brought an address with it: only this replay gives it one.
+                let labels = LABELS.into_iter().chain([HEADER_TO]);
+                let plain = labels.fold(taken, |batch, label| batch.without_header(label));
                 let is_same =
                     |known: &(&Route, &Selector)| known.0 == place.0 && std::ptr::eq(known.1, place.1);
                 match groups.iter_mut().find(|(known, _)| is_same(known)) {

@@ -16,12 +16,16 @@
 //! again: its source's position has moved. Full is a channel that has reached its capacity, and one that the journal refuses the
 //! commit for: a channel in memory is full for a batch that is larger than the room it has left.
 //!
+//! **Addresses.** The header [`HEADER_TO`] names the only sink that gets an event, and only a replay may set it. A selector takes it off:
+//! from outside (a field of an event's text, a header of a record, a plugin) it would keep the event from sinks, or lead it around the
+//! interceptors of one.
+//!
 //! Events without a source (of a plugin's tick, or replayed from a quarantine that does not know their source) go where those of
 //! all sources go, if all sources have the same selector; else to all channels.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow_array::{Array, StringArray, UInt32Array};
@@ -30,6 +34,7 @@ use flumen_journal::{ChannelId, ChannelStatus, Commit, CommitError, Journal, Put
 use parking_lot::Mutex;
 
 use crate::plan::{PipelinePlan, SelectorPlan, SelectorRule};
+use crate::replay::HEADER_TO;
 
 /// How often a commit that waits for a channel looks whether an optional one has become full, or has room again.
 const LOOK: Duration = Duration::from_millis(200);
@@ -45,6 +50,8 @@ pub struct Selector {
     optional: BTreeMap<ChannelId, String>,
     next: AtomicUsize,
     counts: Mutex<Counts>,
+    /// An address that was taken off is told of once.
+    has_told: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -118,7 +125,7 @@ impl Selector {
         let optional = plan.optional.iter().map(|name| Some((journal.channel(name)?, name.clone())));
         let optional = optional.collect::<Option<BTreeMap<_, _>>>()?;
         let (source, next, counts) = (source.map(str::to_owned), AtomicUsize::new(0), Mutex::default());
-        Some(Selector { source, rule, optional, next, counts })
+        Some(Selector { source, rule, optional, next, counts, has_told: AtomicBool::new(false) })
     }
 
     /// The source whose events it gets; `None`: those that have none.
@@ -131,6 +138,7 @@ impl Selector {
         if batch.is_empty() {
             return Vec::new();
         }
+        let batch = self.without_address(batch);
         match &self.rule {
             Rule::Replicating(channels) => vec![Put { channels: channels.clone(), batch }],
             Rule::Multiplexing { header, groups, of_value, default } => {
@@ -163,6 +171,21 @@ impl Selector {
                 chosen.map(|channel| Put { channels: vec![channel], batch }).into_iter().collect()
             }
         }
+    }
+
+    fn without_address(&self, batch: Batch) -> Batch {
+        if batch.header(HEADER_TO).is_none() {
+            return batch;
+        }
+        if !self.has_told.swap(true, Ordering::Relaxed) {
+            let source = self.source.as_deref().unwrap_or("(none)");
+            tracing::warn!(
+                source,
+                header = HEADER_TO,
+                "events have a header that only replays may set: it is taken off"
+            );
+        }
+        batch.without_header(HEADER_TO)
     }
 
     /// Hands a commit in, without the optional channels that are full. Waits for the others until `deadline`, as

@@ -4,7 +4,9 @@
 //! writes to a layer of its own, which is laid over the batch's when the attempt succeeds and dropped when not. Every call
 //! takes whole columns; nothing is allocated per key but where a layer grows.
 //!
-//! How it fails: a call that breaks a limit gives a text for a person, and has written nothing.
+//! How it fails: a call that breaks a limit gives a text for a person, and has written nothing. What a plugin makes and writes for one
+//! commit is bounded over all attempts together: a batch whose rows are tried one by one must neither fill the memory nor make a
+//! commit that the journal refuses. Of an attempt that makes more events nothing counts ([`Session::fits`]).
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -45,6 +47,9 @@ pub struct Entries {
     pub values: (Vec<u8>, Vec<u8>),
 }
 
+/// Bytes that a write takes beside its key and its value: their lengths, flags, when it expires.
+const WRITE_BYTES: usize = 17;
+
 /// New events of a plugin, without identities: their own are ignored.
 pub type Emitted = Batch;
 
@@ -55,11 +60,13 @@ struct Layer {
     index: HashTable<u32>,
     /// Memory that its values will take, at most.
     bytes: u64,
+    /// Bytes of writes that later ones replaced.
+    stale_bytes: usize,
 }
 
 impl Layer {
     fn new(plugin: &Arc<str>) -> Layer {
-        Layer { writes: StateWrites::new(plugin.clone()), index: HashTable::new(), bytes: 0 }
+        Layer { writes: StateWrites::new(plugin.clone()), index: HashTable::new(), bytes: 0, stale_bytes: 0 }
     }
 
     fn get(&self, hasher: &RandomState, key: &[u8]) -> Option<StateOp<'_>> {
@@ -73,15 +80,36 @@ impl Layer {
     fn put(&mut self, hasher: &RandomState, op: StateOp<'_>) {
         self.bytes += op.value.map(|value| state_bytes(op.key, value)).unwrap_or_default();
         let at = self.writes.push(op);
-        let Layer { writes, index, .. } = self;
+        let Layer { writes, index, stale_bytes, .. } = self;
         let hash_of = |at: &u32| writes.at(*at).map(|op| hasher.hash_one(op.key)).unwrap_or_default();
         let is_key = |at: &u32| writes.at(*at).is_some_and(|other| other.key == op.key);
         match index.find_mut(hasher.hash_one(op.key), is_key) {
-            Some(place) => *place = at,
+            Some(place) => {
+                let replaced = std::mem::replace(place, at);
+                *stale_bytes += writes.at(replaced).map(write_bytes).unwrap_or_default();
+            }
             None => {
                 index.insert_unique(hasher.hash_one(op.key), at, hash_of);
             }
         }
+        if self.stale_bytes > limits::STATE_STALE_BYTES.max(self.writes.bytes() / 2) {
+            self.compact(hasher);
+        }
+    }
+
+    /// Leaves out the writes that later ones replaced: a plugin that writes the same keys in each of many attempts would fill the
+    /// commit with them.
+    fn compact(&mut self, hasher: &RandomState) {
+        let empty = Layer::new(self.writes.plugin());
+        let old = std::mem::replace(self, empty);
+        let mut places: Vec<u32> = old.index.iter().copied().collect();
+        places.sort_unstable();
+        places.iter().filter_map(|at| old.writes.at(*at)).for_each(|op| self.put(hasher, op));
+    }
+
+    /// Bytes of the newest write of each key.
+    fn newest_bytes(&self) -> u64 {
+        self.writes.bytes().saturating_sub(self.stale_bytes) as u64
     }
 
     /// Takes over what was written later.
@@ -98,8 +126,32 @@ impl Layer {
     }
 }
 
+fn write_bytes(op: StateOp<'_>) -> usize {
+    WRITE_BYTES + op.key.len() + op.value.map_or(0, <[u8]>::len)
+}
+
+/// Events that a plugin made. The sums also count those that were taken since.
+#[derive(Default)]
+struct Made {
+    events: Vec<Emitted>,
+    rows: u64,
+    bytes: u64,
+}
+
+impl Made {
+    fn of(events: Emitted) -> Made {
+        Made { rows: events.rows() as u64, bytes: events.bytes() as u64, events: vec![events] }
+    }
+
+    fn append(&mut self, mut later: Made) {
+        self.events.append(&mut later.events);
+        self.rows += later.rows;
+        self.bytes += later.bytes;
+    }
+}
+
 /// What a version wrote and made for a batch, while another one is tried.
-pub struct Aside(Option<(Layer, Vec<Emitted>)>);
+pub struct Aside(Option<(Layer, Made)>);
 
 /// One plugin's state during one batch (or tick). The default one has no state: every call fails.
 #[derive(Default)]
@@ -115,13 +167,17 @@ struct Open {
     hasher: RandomState,
     /// Of batches before this one that go into the same commit.
     sealed: Layer,
-    sealed_events: Vec<Emitted>,
+    sealed_events: Made,
     /// Of attempts that succeeded.
     kept: Layer,
-    kept_events: Vec<Emitted>,
+    kept_events: Made,
     /// Of the present attempt.
     staged: Layer,
-    staged_events: Vec<Emitted>,
+    staged_events: Made,
+    /// Why the present attempt may not count.
+    over: Option<String>,
+    /// Why an attempt that was to count did not.
+    refused: Option<String>,
     host: StateWrites,
 }
 
@@ -141,11 +197,13 @@ impl Session {
             now_ns,
             hasher: RandomState::new(),
             sealed: Layer::new(plugin),
-            sealed_events: Vec::new(),
+            sealed_events: Made::default(),
             kept: Layer::new(plugin),
-            kept_events: Vec::new(),
+            kept_events: Made::default(),
             staged: Layer::new(plugin),
-            staged_events: Vec::new(),
+            staged_events: Made::default(),
+            over: None,
+            refused: None,
             host: StateWrites::new(format!("{HOST_PREFIX}{plugin}").into()),
             plugin: plugin.clone(),
         }))
@@ -160,12 +218,30 @@ impl Session {
         self.0.as_ref().map(|open| open.now_ns).unwrap_or_default()
     }
 
-    /// The attempt succeeded: what it wrote belongs to the batch.
+    /// Whether the present attempt may count. `Err`: what it made is over a limit, together with what was made before it for the same
+    /// commit.
+    pub fn fits(&self) -> Result<(), String> {
+        match self.0.as_ref().and_then(|open| open.over.clone()) {
+            Some(reason) => Err(reason),
+            None => Ok(()),
+        }
+    }
+
+    /// The attempt succeeded: what it wrote belongs to the batch. Nothing of one that does not fit ([`Session::fits`]).
     pub fn accept(&mut self) {
         let Some(open) = &mut self.0 else { return };
+        if let Some(reason) = open.over.take() {
+            open.refused = Some(reason);
+            return self.reject();
+        }
         let staged = std::mem::replace(&mut open.staged, Layer::new(&open.plugin));
         open.kept.lay_over(staged, &open.hasher);
-        open.kept_events.append(&mut open.staged_events);
+        open.kept_events.append(std::mem::take(&mut open.staged_events));
+    }
+
+    /// Why an attempt of the batch that was to count did not: the batch is not what it seems.
+    pub(crate) fn refused(&self) -> Option<String> {
+        self.0.as_ref().and_then(|open| open.refused.clone())
     }
 
     /// The attempt failed: it has written nothing.
@@ -174,7 +250,7 @@ impl Session {
         if !open.staged.writes.is_empty() {
             open.staged = Layer::new(&open.plugin);
         }
-        open.staged_events.clear();
+        (open.staged_events, open.over) = (Made::default(), None);
     }
 
     /// The batch is done: what it wrote stays, whatever becomes of the next one.
@@ -182,15 +258,15 @@ impl Session {
         let Some(open) = &mut self.0 else { return };
         let kept = std::mem::replace(&mut open.kept, Layer::new(&open.plugin));
         open.sealed.lay_over(kept, &open.hasher);
-        open.sealed_events.append(&mut open.kept_events);
+        open.sealed_events.append(std::mem::take(&mut open.kept_events));
     }
 
     /// What was made of the batch is thrown away: nothing of it is written.
     pub fn abandon(&mut self) {
         let Some(open) = &mut self.0 else { return };
         (open.staged, open.kept) = (Layer::new(&open.plugin), Layer::new(&open.plugin));
-        open.staged_events.clear();
-        open.kept_events.clear();
+        (open.staged_events, open.kept_events) = (Made::default(), Made::default());
+        (open.over, open.refused) = (None, None);
     }
 
     /// What was made of the batch is put away: the batch begins anew.
@@ -247,6 +323,8 @@ impl Session {
         check_values(keys, Some(values))?;
         let sizes = (0..keys.len()).map(|row| state_bytes(keys.row(row), values.row(row))).sum();
         open.check_room(sizes)?;
+        let op = |row| StateOp { key: keys.row(row), value: Some(values.row(row)), expiry: None };
+        open.check_writes((0..keys.len()).map(|row| write_bytes(op(row))).sum())?;
         let expiry = open.expiry(ttl_ms);
         for row in 0..keys.len() {
             let op = StateOp { key: keys.row(row), value: Some(values.row(row)), expiry };
@@ -274,6 +352,8 @@ impl Session {
         let value_of = |row| values.map(|values| values.row(row)).unwrap_or_default();
         let rows = || (0..keys.len()).filter(|row| bit(&absent, *row));
         open.check_room(rows().map(|row| state_bytes(keys.row(row), value_of(row))).sum())?;
+        let op = |row| StateOp { key: keys.row(row), value: Some(value_of(row)), expiry: None };
+        open.check_writes(rows().map(|row| write_bytes(op(row))).sum())?;
         let expiry = open.expiry(ttl_ms);
         let mut set = vec![0; absent.len()];
         for row in rows() {
@@ -291,8 +371,10 @@ impl Session {
     pub fn remove_many(&mut self, keys: &ByteColumn<'_>) -> Result<(), String> {
         let open = self.open()?;
         check_keys(keys)?;
+        let op = |row| StateOp { key: keys.row(row), value: None, expiry: None };
+        open.check_writes((0..keys.len()).map(|row| write_bytes(op(row))).sum())?;
         for row in 0..keys.len() {
-            open.staged.put(&open.hasher, StateOp { key: keys.row(row), value: None, expiry: None });
+            open.staged.put(&open.hasher, op(row));
         }
         Ok(())
     }
@@ -309,12 +391,16 @@ impl Session {
         Ok(self.open()?.scan(prefix, after, limit as usize, bytes))
     }
 
-    /// The plugin made events of its own.
+    /// The plugin made events of its own. Past a limit they are not kept: the attempt does not count ([`Session::fits`]).
     pub fn emit(&mut self, events: Emitted) {
         if let Some(open) = &mut self.0
             && !events.is_empty()
         {
-            open.staged_events.push(events);
+            let made = Made::of(events);
+            match open.check_made(&made) {
+                Ok(()) => open.staged_events.append(made),
+                Err(reason) => open.over = Some(reason),
+            }
         }
     }
 
@@ -336,7 +422,7 @@ impl Session {
     /// The events that the plugin made in batches that are sealed, with identities.
     pub fn take_events(&mut self) -> Vec<Batch> {
         let Some(open) = &mut self.0 else { return Vec::new() };
-        let events = std::mem::take(&mut open.sealed_events);
+        let events = std::mem::take(&mut open.sealed_events.events);
         let rows: u64 = events.iter().map(|batch| batch.rows() as u64).sum();
         if rows == 0 {
             return Vec::new();
@@ -403,6 +489,32 @@ impl Open {
             "it would remember more than its limit of {} bytes: let it forget sooner, or raise `limits.state`",
             self.bytes_max
         ))
+    }
+
+    /// Whether so many more bytes may be written for one commit.
+    fn check_writes(&self, more: usize) -> Result<(), String> {
+        let layers = [&self.sealed, &self.kept, &self.staged];
+        let all = layers.into_iter().map(Layer::newest_bytes).sum::<u64>() + more as u64;
+        let max = limits::STATE_WRITES_BYTES_MAX;
+        match all > max {
+            true => Err(format!("it would write {all} bytes of state for one commit, more than {max}")),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether these events may be made as well for one commit.
+    fn check_made(&self, more: &Made) -> Result<(), String> {
+        let all = [&self.sealed_events, &self.kept_events, &self.staged_events, more];
+        let rows: u64 = all.iter().map(|made| made.rows).sum();
+        let bytes: u64 = all.iter().map(|made| made.bytes).sum();
+        match rows > limits::EMITTED_ROWS_MAX || bytes > limits::EMITTED_BYTES_MAX {
+            true => Err(format!(
+                "it made {rows} events of its own with {bytes} bytes for one commit: {} with {} bytes are the most",
+                limits::EMITTED_ROWS_MAX,
+                limits::EMITTED_BYTES_MAX
+            )),
+            false => Ok(()),
+        }
     }
 
     /// What the writes so far add: those that replace a key count only for what they are larger.

@@ -13,7 +13,8 @@
 //! turn is processed anew, by the present ones.
 //!
 //! A journal whose state is elsewhere may not have it yet when the pipeline starts: the first batch waits for it, and for
-//! versions that take it over.
+//! versions that take it over. What they write for that is in the first commit; if that does not come to be, they take over anew. No
+//! version ever works on state that it has not taken over.
 //!
 //! Links before run on their threads as ever; a chain without state never comes here.
 
@@ -31,10 +32,10 @@ use flumen_journal::{
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::chain::{Begin, Link, Links, first_with_state};
-use crate::interceptor::{InterceptorVersion, Quarantined};
+use crate::interceptor::{InterceptorVersion, Processed, Quarantined};
 use crate::metrics::Metric;
 use crate::selector::PresentSelectors;
-use crate::source::{Stopped, Wake};
+use crate::source::Wake;
 use crate::state::Session;
 use crate::{limits, quarantine};
 
@@ -58,9 +59,7 @@ pub struct Turn {
     links: Links,
     /// The first one that keeps state.
     first: usize,
-    /// The state is there, and the links took it over.
-    has_begun: bool,
-    /// Per link from the first: the version that processed the last batch.
+    /// Per link from the first: the version that processed the last batch, or took the state over. `None`: it did not, or keeps none.
     versions: Vec<Option<Arc<dyn InterceptorVersion>>>,
     /// The same as of the last commit.
     committed: Vec<Option<Arc<dyn InterceptorVersion>>>,
@@ -79,6 +78,28 @@ pub struct StatefulOutput {
     pub kept: Vec<Batch>,
     /// Goes to the quarantine channel.
     pub quarantined: Vec<Quarantined>,
+}
+
+/// Why a batch in its turn is not held on.
+pub(crate) enum Wait {
+    /// The pipeline stops.
+    Stopped,
+    /// Somebody waits to exchange the links.
+    Exchange,
+}
+
+/// Versions that did not take over the state, and when they were asked last.
+#[derive(Default)]
+struct Refused(Option<(Vec<Arc<dyn InterceptorVersion>>, Instant)>);
+
+impl Refused {
+    /// When these were asked last.
+    fn asked(&self, versions: &[Arc<dyn InterceptorVersion>]) -> Option<Instant> {
+        let (known, at) = self.0.as_ref()?;
+        let is_same = known.len() == versions.len()
+            && known.iter().zip(versions).all(|(one, other)| Arc::ptr_eq(one, other));
+        is_same.then_some(*at)
+    }
 }
 
 /// A plugin that cannot begin: its name, and why.
@@ -118,12 +139,11 @@ impl Stateful {
         turn.begin();
         let is_ready = self.store.as_ref().is_none_or(|store| store.is_ready());
         // Without the state only whether there will be one.
-        let is_known = |link: &&Arc<Link>| turn.has_begun && turn.place(link).is_some();
+        let is_known = |link: &&Arc<Link>| turn.place(link).is_some_and(|place| turn.took_over(place));
         for link in links.iter().filter(|link| link.state_bytes.is_some() && !is_known(link)) {
             self.check_take_over(link, is_ready)?;
         }
         turn.exchange(links.clone());
-        turn.has_begun = is_ready;
         self.links.store(links.clone());
         self.is_needed.store(is_needed, Ordering::Release);
         and();
@@ -141,34 +161,65 @@ impl Stateful {
     }
 
     /// Once the state is there, the links take it over. False: batches wait, for the state or for a version that can.
-    fn try_begin(&self, turn: &mut Turn, refused: &mut Vec<Arc<dyn InterceptorVersion>>) -> bool {
-        if turn.has_begun || self.store.as_ref().is_some_and(|store| !store.is_ready()) {
-            return turn.has_begun;
+    fn try_begin(&self, turn: &mut Turn, refused: &mut Refused) -> bool {
+        if turn.part().enumerate().all(|(index, link)| turn.has_begun(index, &link)) {
+            return true;
         }
-        let versions: Vec<_> = turn.part().map(|link| link.interceptor.current()).collect();
-        if refused.len() == versions.len()
-            && refused.iter().zip(&versions).all(|(one, other)| Arc::ptr_eq(one, other))
-        {
+        if self.store.as_ref().is_some_and(|store| !store.is_ready()) {
             return false;
         }
-        let mut with_state = turn.part().filter(|link| link.state_bytes.is_some());
-        match with_state.try_for_each(|link| self.check_take_over(&link, true)) {
-            Ok(()) => turn.has_begun = true,
-            Err(CannotBegin { plugin, reason }) => {
-                tracing::error!(
-                    interceptor = plugin,
-                    reason,
-                    "events wait for a version that takes over the state"
-                );
-                *refused = versions;
+        let versions: Vec<_> = turn.part().map(|link| link.interceptor.current()).collect();
+        let asked = refused.asked(&versions);
+        if asked.is_some_and(|asked| asked.elapsed() < limits::TAKE_OVER_AGAIN) {
+            return false;
+        }
+        for ((index, link), version) in turn.part().enumerate().zip(&versions) {
+            if turn.has_begun(index, &link) {
+                continue;
+            }
+            match self.begin_link(turn, index, &link, version) {
+                Ok(()) if refused.0.is_some() => link.metrics.set_error(None),
+                Ok(()) => {}
+                Err(CannotBegin { plugin, reason }) => {
+                    if asked.is_none() {
+                        tracing::error!(
+                            interceptor = plugin,
+                            reason,
+                            "events wait for a version that takes over the state"
+                        );
+                    }
+                    let error = format!("events wait for a version that takes over the state: {reason}");
+                    link.metrics.set_error(Some(error));
+                    *refused = Refused(Some((versions.clone(), Instant::now())));
+                    return false;
+                }
             }
         }
-        turn.has_begun
+        true
+    }
+
+    /// A version takes over the state. What it writes belongs to this turn.
+    fn begin_link(
+        &self,
+        turn: &mut Turn,
+        index: usize,
+        link: &Link,
+        version: &Arc<dyn InterceptorVersion>,
+    ) -> Result<(), CannotBegin> {
+        let mut session = self.take_session(turn, index, link).ok_or_else(|| no_state(link))?;
+        take_over(version.as_ref(), &mut session).map_err(|reason| cannot_begin(link, reason))?;
+        session.accept();
+        turn.seal(index, &mut session);
+        turn.put(index, session);
+        if let Some(last) = turn.versions.get_mut(index) {
+            *last = Some(version.clone());
+        }
+        Ok(())
     }
 
     /// Waits until the state is there, and versions that take it over: without them the pipeline would not have started.
     fn begin<E>(&self, turn: &mut Turn, hold: &mut impl FnMut() -> Result<(), E>) -> Result<(), E> {
-        let mut refused = Vec::new();
+        let mut refused = Refused::default();
         while !self.try_begin(turn, &mut refused) {
             hold()?;
         }
@@ -177,15 +228,12 @@ impl Stateful {
 
     /// A version that cannot take over what was remembered before does not begin; nothing does if there is nowhere to remember it.
     fn check_take_over(&self, link: &Link, is_ready: bool) -> Result<(), CannotBegin> {
-        let cannot = |reason| CannotBegin { plugin: link.interceptor.name().to_owned(), reason };
-        let Some(mut session) = self.session(link) else {
-            let reason = "it keeps state, and the channels of this pipeline cannot keep it with their events";
-            return Err(cannot(reason.to_owned()));
-        };
+        let mut session = self.session(link).ok_or_else(|| no_state(link))?;
         if !is_ready {
             return Ok(());
         }
-        take_over(link.interceptor.current().as_ref(), &mut session).map_err(cannot)
+        let taken_over = take_over(link.interceptor.current().as_ref(), &mut session);
+        taken_over.map_err(|reason| cannot_begin(link, reason))
     }
 
     fn take_session(&self, turn: &mut Turn, index: usize, link: &Link) -> Option<Session> {
@@ -220,7 +268,7 @@ impl Stateful {
 
     /// Waits until batches can be processed: before [`Stateful::process_again`].
     pub(crate) fn begun<E>(&self, hold: &mut impl FnMut() -> Result<(), E>) -> Result<(), E> {
-        let mut refused = Vec::new();
+        let mut refused = Refused::default();
         while self.is_needed() && !self.try_begin(&mut self.turn(), &mut refused) {
             hold()?;
         }
@@ -251,7 +299,7 @@ impl Stateful {
         let Some(mut session) = self.take_session(turn, index, link) else { return Ok(out) };
         let begin = Instant::now();
         let mut run = |version: &dyn InterceptorVersion, session: &mut Session| {
-            let ticked = version.tick(session);
+            let ticked = version.tick(session).and_then(|()| session.fits());
             match ticked {
                 Ok(()) => session.accept(),
                 Err(_) => session.reject(),
@@ -259,11 +307,11 @@ impl Stateful {
             let failures = u64::from(ticked.is_err());
             (ticked, failures)
         };
-        let ticked = turn.attempt(index, link, link.interceptor.current(), &mut session, &mut run);
+        let current = link.interceptor.current();
+        let ticked = turn.attempt(index, link, current, &mut session, &mut run, &Err);
         link.metrics.add(Metric::InterceptorNs, begin.elapsed().as_nanos() as u64);
         if let Err(reason) = ticked {
-            link.metrics.add(Metric::InterceptorTicksFailed, 1);
-            tracing::error!(interceptor = link.interceptor.name(), reason, "the plugin failed at a tick");
+            tick_failed(link, &reason);
         }
         turn.seal(index, &mut session);
         out.kept = made_by(link, &mut session);
@@ -293,11 +341,12 @@ impl Stateful {
                     None => version.process(batch),
                     Some(_) => {
                         let mut run = |version: &dyn InterceptorVersion, session: &mut Session| {
-                            let processed = version.process_with(batch.clone(), session);
+                            let processed = process_with(link, version, &batch, session);
                             let failures = processed.failed();
                             (processed, failures)
                         };
-                        turn.attempt(index, link, version.clone(), &mut session, &mut run)
+                        let cannot = |reason| guilty(link, version.as_ref(), &batch, reason);
+                        turn.attempt(index, link, version.clone(), &mut session, &mut run, &cannot)
                     }
                 };
                 let kept = match way {
@@ -314,6 +363,48 @@ impl Stateful {
         }
         Ok(())
     }
+}
+
+/// A batch that an attempt made too much of is guilty as a whole: which of its rows, only who isolates them could tell.
+fn process_with(
+    link: &Link,
+    version: &dyn InterceptorVersion,
+    batch: &Batch,
+    session: &mut Session,
+) -> Processed {
+    let processed = version.process_with(batch.clone(), session);
+    match session.refused() {
+        None => processed,
+        Some(reason) => {
+            session.abandon();
+            guilty(link, version, batch, reason)
+        }
+    }
+}
+
+fn guilty(link: &Link, version: &dyn InterceptorVersion, batch: &Batch, reason: String) -> Processed {
+    let group = Quarantined {
+        batch: batch.clone(),
+        reasons: vec![reason; batch.rows()],
+        by: link.interceptor.name().into(),
+        hash: version.hash().into(),
+        rejected: false,
+    };
+    Processed { kept: Batch::empty(), quarantined: vec![group], dropped: 0 }
+}
+
+fn cannot_begin(link: &Link, reason: String) -> CannotBegin {
+    CannotBegin { plugin: link.interceptor.name().to_owned(), reason }
+}
+
+fn no_state(link: &Link) -> CannotBegin {
+    let reason = "it keeps state, and the channels of this pipeline cannot keep it with their events";
+    cannot_begin(link, reason.to_owned())
+}
+
+fn tick_failed(link: &Link, reason: &str) {
+    link.metrics.add(Metric::InterceptorTicksFailed, 1);
+    tracing::error!(interceptor = link.interceptor.name(), reason, "the plugin failed at a tick");
 }
 
 /// The events that a link made.
@@ -347,12 +438,21 @@ impl Turn {
         self.part().position(|known| Arc::ptr_eq(&known, link))
     }
 
+    /// What the turn before did not commit is gone, also where no session tells of it: who is held leaves its own behind.
     fn begin(&mut self) {
-        if self.sessions.iter().any(Option::is_some) {
-            self.sessions.iter_mut().for_each(|session| *session = None);
-            self.stood_in_for.iter_mut().for_each(|version| *version = None);
-            self.versions.clone_from(&self.committed);
-        }
+        self.sessions.iter_mut().for_each(|session| *session = None);
+        self.stood_in_for.iter_mut().for_each(|version| *version = None);
+        self.versions.clone_from(&self.committed);
+    }
+
+    /// Whether this link is to process batches: nothing has to be taken over first.
+    fn has_begun(&self, index: usize, link: &Link) -> bool {
+        link.state_bytes.is_none() || self.took_over(index)
+    }
+
+    /// Whether some version of this link took over the state.
+    fn took_over(&self, index: usize) -> bool {
+        self.versions.get(index).is_some_and(Option::is_some)
     }
 
     /// Links that stay know which versions they were at.
@@ -370,14 +470,19 @@ impl Turn {
         *self = next;
     }
 
-    /// Everything that was written in this turn: it belongs into the commit of what came out.
+    /// Everything that was written in this turn: it belongs into the commit of what came out. When that is handed in,
+    /// [`Turn::handed_in`] says so.
     pub fn take_state(&mut self) -> Vec<StateWrites> {
-        self.committed.clone_from(&self.versions);
         self.sessions.iter_mut().filter_map(Option::take).flat_map(Session::into_writes).collect()
     }
 
+    /// The journal took the commit: what this turn wrote counts, whoever wrote it.
+    pub fn handed_in(&mut self) {
+        self.committed.clone_from(&self.versions);
+    }
+
     /// Lets a version work on a batch or a tick, and the one before it if it fails while it is on probation. `run` says how much
-    /// failed; what it wrote and was accepted belongs to the batch.
+    /// failed; what it wrote and was accepted belongs to the batch. `cannot` answers for a version that does not take over the state.
     fn attempt<Answer>(
         &mut self,
         index: usize,
@@ -385,9 +490,13 @@ impl Turn {
         current: Arc<dyn InterceptorVersion>,
         session: &mut Session,
         run: &mut dyn FnMut(&dyn InterceptorVersion, &mut Session) -> (Answer, u64),
+        cannot: &dyn Fn(String) -> Answer,
     ) -> Answer {
         self.abandon(index, session);
-        let version = self.version(index, link, current, session);
+        let version = match self.version(index, link, current, session) {
+            Ok(version) => version,
+            Err(reason) => return cannot(reason),
+        };
         let (mut answer, failures) = run(version.as_ref(), session);
         let Some(before) = version.before() else { return answer };
         let mut has_failed = false;
@@ -460,28 +569,34 @@ impl Turn {
         }
     }
 
-    /// The version that processes the next batch: the present one, if it takes over the state of the one before.
+    /// The version that processes the next batch: the present one, if it takes over the state of the one before. `Err`: it does not,
+    /// and there is none before.
     fn version(
         &mut self,
         index: usize,
         link: &Link,
         current: Arc<dyn InterceptorVersion>,
         session: &mut Session,
-    ) -> Arc<dyn InterceptorVersion> {
+    ) -> Result<Arc<dyn InterceptorVersion>, String> {
         let is_current = |known: &Option<Arc<dyn InterceptorVersion>>| {
             known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &current))
         };
         let (Some(last), Some(refused)) = (self.versions.get_mut(index), self.refused.get_mut(index)) else {
-            return current;
+            return Ok(current);
         };
         if is_current(last) {
-            return current;
+            return Ok(current);
         }
         if let Some(last) = last.as_ref().filter(|_| is_current(refused)) {
-            return last.clone();
+            return Ok(last.clone());
         }
         match (take_over(current.as_ref(), session), last.as_ref()) {
-            // At the start it was tried before, so without an older version it goes on.
+            (Ok(()), _) => {
+                session.accept();
+                session.seal();
+                *last = Some(current.clone());
+                Ok(current)
+            }
             (Err(reason), Some(last)) => {
                 session.reject();
                 tracing::error!(
@@ -491,16 +606,12 @@ impl Turn {
                 );
                 link.interceptor.refused(&current, &reason);
                 *refused = Some(current);
-                last.clone()
+                Ok(last.clone())
             }
-            (outcome, _) => {
-                match outcome {
-                    Ok(()) => session.accept(),
-                    Err(_) => session.abandon(),
-                }
-                session.seal();
-                *last = Some(current.clone());
-                current
+            // Only of a replay: its events go back. All others wait for a version that can ([`Stateful::begin`]).
+            (Err(reason), None) => {
+                session.reject();
+                Err(format!("it does not take over the state: {reason}"))
             }
         }
     }
@@ -510,7 +621,7 @@ impl Turn {
 fn take_over(version: &dyn InterceptorVersion, session: &mut Session) -> Result<(), String> {
     match session.writer() {
         Some((hash, _)) if hash == version.hash() => return Ok(()),
-        Some((_, from)) => version.migrate(&from, session)?,
+        Some((_, from)) => version.migrate(&from, session).and_then(|()| session.fits())?,
         None => {}
     }
     session.set_writer(version.hash(), version.version());
@@ -545,6 +656,26 @@ impl TickTarget {
             return Ok(None);
         }
         selector.hand_in(self.journal.as_ref(), commit, None).map(Some)
+    }
+}
+
+/// What a tick made that is too large for a commit is as if the tick had not been: the plugin still has it, and is told of the time again.
+fn hand_in_tick(
+    target: &TickTarget,
+    link: &Link,
+    turn: &mut Turn,
+    out: StatefulOutput,
+) -> Result<Option<Box<dyn Ticket>>, CommitError> {
+    match target.commit(out, turn.take_state()) {
+        Ok(ticket) => {
+            turn.handed_in();
+            Ok(ticket)
+        }
+        Err(error @ CommitError::TooLarge { .. }) => {
+            tick_failed(link, &error.to_string());
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -588,11 +719,20 @@ pub fn run_ticks(stateful: &Stateful, target: &TickTarget, wake: &Wake) -> Resul
                 break;
             }
             let mut hold = || match wake.wait(limits::HOLD_POLL) {
-                true => Err(Stopped),
+                true => Err(Wait::Stopped),
+                false if stateful.is_wanted() => Err(Wait::Exchange),
                 false => Ok(()),
             };
-            let Ok(out) = stateful.tick(&mut turn, index, &mut hold) else { return Ok(()) };
-            last = target.commit(out, turn.take_state())?;
+            let out = match stateful.tick(&mut turn, index, &mut hold) {
+                Ok(out) => out,
+                Err(Wait::Stopped) => return Ok(()),
+                Err(Wait::Exchange) => {
+                    // It ticks again in a turn after that of whoever waits for this one.
+                    (*due, next) = (Some(now), Instant::now() + limits::HOLD_POLL);
+                    break;
+                }
+            };
+            last = hand_in_tick(target, link, &mut turn, out)?;
         }
         if wake.wait(next.saturating_duration_since(Instant::now())) {
             return Ok(());

@@ -184,7 +184,7 @@ impl PluginHost {
         // Whose state it takes over is told by versions.
         let keeps_state = shape.needs.iter().any(|power| power == "state");
         let version = match keeps_state {
-            true => self.describe(loaded)?.version,
+            true => self.describe(loaded, &limits)?.version,
             false => String::new(),
         };
         let opening = Opening {
@@ -210,12 +210,18 @@ impl PluginHost {
 
     /// Holds a configuration against what the plugin tells of its options. A plugin for another place is left to
     /// [`Self::open_loaded`], which says so: its options are not what is wrong.
-    pub(crate) fn check_options(&self, loaded: &Loaded, role: Role, config: &str) -> Result<(), LoadError> {
+    pub(crate) fn check_options(
+        &self,
+        loaded: &Loaded,
+        role: Role,
+        config: &str,
+        limits: &PluginLimits,
+    ) -> Result<(), LoadError> {
         if !abi::fits(&loaded.shape, role) {
             return Ok(());
         }
         let path = || loaded.file.path.clone();
-        let schema = self.describe(loaded)?.options;
+        let schema = self.describe(loaded, limits)?.options;
         match options::check(&schema, config) {
             Ok(errors) if errors.is_empty() => Ok(()),
             Ok(errors) => Err(LoadError::Options { path: path(), errors }),
@@ -223,11 +229,17 @@ impl PluginHost {
         }
     }
 
-    /// What a plugin tells about itself.
-    pub(crate) fn describe(&self, loaded: &Loaded) -> Result<Description, LoadError> {
+    /// What a plugin tells about itself. An instance that needs more than the usual limits to be made at all is given what its
+    /// place gives; one whose place gives less is only asked here, so it is not held to that.
+    pub(crate) fn describe(&self, loaded: &Loaded, limits: &PluginLimits) -> Result<Description, LoadError> {
         let Loaded { file, component, shape, .. } = loaded;
-        let services = Services::new("describe".into(), &QUIET);
-        abi::describe(&self.engine, component, shape, &services, &file.path)
+        let limits = PluginLimits {
+            time: limits.time.max(QUIET.time),
+            memory_bytes: limits.memory_bytes.max(QUIET.memory_bytes),
+            ..QUIET
+        };
+        let services = Services::new("describe".into(), &limits);
+        abi::describe(&self.engine, component, shape, &services, &limits, &file.path)
     }
 
     /// Gives up all instances that are not at work, to make room for one that has work.

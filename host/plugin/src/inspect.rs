@@ -111,7 +111,7 @@ impl PluginHost {
         let loaded = self.load(self.read(path)?)?;
         let limits = PluginLimits::default();
         let services = Services::new("inspect".into(), &limits);
-        let about = self.describe(&loaded)?;
+        let about = self.describe(&loaded, &limits)?;
         let role = loaded.shape.roles.first().copied().unwrap_or(Role::Interceptor);
         let opened = self.open_loaded(&loaded, role, &services, config, &loaded.shape.needs, limits);
         let (reads, open_error) = match opened {

@@ -174,6 +174,11 @@ impl Stamp {
         self.trial.load().as_ref().map(|trial| trial.before.clone())
     }
 
+    /// The version before does not take the state back, so there is nothing to roll back to.
+    pub(crate) fn stay(&self) {
+        self.trial.store(None);
+    }
+
     /// Processes a batch by this very version; how long that took.
     fn run(&self, batch: Batch) -> (Processed, Duration) {
         self.timed(batch, |batch| self.version.process(batch))

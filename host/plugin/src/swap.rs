@@ -48,11 +48,20 @@ struct State {
     generation: u64,
     swaps: u64,
     rollbacks: u64,
-    /// The content that was rolled back: it is not tried again by itself.
+    /// The content that was rolled back, or did not take over the state: it is not tried again by itself.
     refused: Option<Arc<str>>,
+    /// Versions that were in place, the newest last, each as long as somebody holds it: a pipeline may go on with one of them.
+    earlier: Vec<Weak<Stamp>>,
     last_swap_error: Option<String>,
     /// The state of the file that was tried last; `None`: there was no file.
     tried: Option<Fingerprint>,
+}
+
+impl State {
+    fn remember(&mut self, stamp: &Arc<Stamp>) {
+        self.earlier.retain(|earlier| earlier.strong_count() > 0);
+        self.earlier.push(Arc::downgrade(stamp));
+    }
 }
 
 /// What a reload did.
@@ -87,7 +96,7 @@ pub struct SlotStatus {
     pub version_generation: u64,
     /// Swaps that succeeded.
     pub swaps: u64,
-    /// Versions that did not stand their probation.
+    /// Versions that did not stand their probation, or did not take over the state.
     pub rollbacks: u64,
     /// The version that runs was swapped in and can still be rolled back.
     pub on_probation: bool,
@@ -122,7 +131,7 @@ impl PluginSlot {
             .with_egress(plan.egress.as_ref())
             .map_err(|error| LoadError::Egress { path: path.clone(), error })?;
         let loaded = load_when_whole(&strong, &path, patience)?;
-        strong.check_options(&loaded, role, &plan.config)?;
+        strong.check_options(&loaded, role, &plan.config, &plan.limits)?;
         let version =
             strong.open_loaded(&loaded, role, &services, &plan.config, &plan.grants, plan.limits)?;
         let state = State {
@@ -131,6 +140,7 @@ impl PluginSlot {
             swaps: 0,
             rollbacks: 0,
             refused: None,
+            earlier: Vec::new(),
             last_swap_error: None,
             tried: Some(tried),
         };
@@ -236,6 +246,7 @@ impl PluginSlot {
             return Ok(false);
         }
         let (loaded, plan) = (host.load(file)?, &self.plan);
+        host.check_options(&loaded, self.role, &plan.config, &plan.limits)?;
         host.open_loaded(&loaded, self.role, &self.services, &plan.config, &plan.grants, plan.limits)?;
         Ok(true)
     }
@@ -259,7 +270,7 @@ impl PluginSlot {
         }
         let loaded = host.load(file)?;
         let plan = &self.plan;
-        host.check_options(&loaded, self.role, &plan.config)?;
+        host.check_options(&loaded, self.role, &plan.config, &plan.limits)?;
         let version =
             host.open_loaded(&loaded, self.role, &self.services, &plan.config, &plan.grants, plan.limits)?;
         let (from, to) = (old.hash().to_owned(), version.hash().to_owned());
@@ -269,7 +280,7 @@ impl PluginSlot {
         let has_trial = self.role == Role::Interceptor && plan.limits.probation.batches > 0;
         let trial = has_trial.then(|| Trial::new(proven, plan.limits.probation));
         let stamp = Stamp::new(version, Origin::of(loaded), trial, self.shadow.clone(), self.this.clone());
-        self.stamp.store(Arc::new(stamp));
+        state.remember(&self.stamp.swap(Arc::new(stamp)));
         state.path = path.to_owned();
         // With it: a version that is rolled back at once tells so afterwards.
         state.last_swap_error = None;
@@ -286,6 +297,12 @@ impl PluginSlot {
         if !std::ptr::eq(Arc::as_ptr(&present), from) {
             return;
         }
+        // The pipeline goes on with it if the other one does not take the state back.
+        state.remember(&present);
+        self.put_back(&mut state, &present, to, reason);
+    }
+
+    fn put_back(&self, state: &mut State, from: &Stamp, to: &Arc<Stamp>, reason: &str) {
         self.stamp.store(to.clone());
         let (hash, back) = (from.version.hash(), to.version.hash());
         let text = format!("rolled back to {back:.12}: {reason}");
@@ -327,6 +344,23 @@ impl Interceptor for PluginSlot {
 
     fn current(&self) -> Arc<dyn InterceptorVersion> {
         self.stamp.load_full()
+    }
+
+    /// The one that the pipeline goes on with is in place again. It need not be the one that a rollback leads to: another that is
+    /// still on probation may have written the state. The pipeline holds it, so it is the newest that is still there.
+    fn refused(&self, version: &Arc<dyn InterceptorVersion>, reason: &str) {
+        let mut state = self.state.lock();
+        let present = self.stamp.load_full();
+        // The next one may be in its place already.
+        if !std::ptr::addr_eq(Arc::as_ptr(&present), Arc::as_ptr(version)) {
+            return;
+        }
+        let mut held = state.earlier.iter().rev().filter_map(Weak::upgrade);
+        let Some(back) = held.find(|earlier| !Arc::ptr_eq(earlier, &present)) else { return };
+        if back.proven().is_some_and(|before| Arc::ptr_eq(&before, &present)) {
+            back.stay();
+        }
+        self.put_back(&mut state, &present, &back, &format!("it does not take over the state: {reason}"));
     }
 }
 

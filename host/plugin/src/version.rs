@@ -132,11 +132,13 @@ impl PluginVersion {
         idle.map_or_else(|| self.fresh(), Ok)
     }
 
-    /// Whether an instance has done enough, so that a guest that leaks stays harmless.
+    /// Whether an instance has done enough, so that a guest that leaks stays harmless. One that has done nothing never has:
+    /// what it holds it needs, and so would the next one.
     pub(crate) fn is_worn(&self, instance: &Instance) -> bool {
         let PluginLimits { memory_bytes, recycle_batches, recycle_memory_percent, .. } = self.limits;
-        instance.batches >= recycle_batches
-            || instance.guest.memory_bytes() > memory_bytes / 100 * u64::from(recycle_memory_percent)
+        let is_large =
+            || instance.guest.memory_bytes() > memory_bytes / 100 * u64::from(recycle_memory_percent);
+        instance.batches > 0 && (instance.batches >= recycle_batches || is_large())
     }
 
     /// What it did so far.
@@ -333,6 +335,8 @@ struct Attempts<'a> {
 impl Attempt for Attempts<'_> {
     fn attempt(&mut self, rows: &Batch, time: Duration, is_fresh: bool) -> Result<Applied, Failure> {
         let applied = self.version.call(self.session, rows, time, is_fresh);
+        let applied =
+            applied.and_then(|applied| self.session.fits().map(|()| applied).map_err(Failure::Refused));
         if applied.is_err() {
             self.session.reject();
         }

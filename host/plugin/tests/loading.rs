@@ -2,13 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 mod common;
+mod forge;
 
 use std::os::unix::fs::MetadataExt;
 
 use common::*;
-use flumen_pipeline::InterceptorVersion;
-use flumen_pipeline::plan::PluginLimits;
+use flumen_pipeline::plan::{InterceptorPlan, PluginLimits};
+use flumen_pipeline::{Interceptor, InterceptorVersion};
 use flumen_plugin::{FileKind, GuestMetric, HostConfig, PluginHost};
+use forge::Forge;
 
 #[track_caller]
 fn refused(sandbox: &Sandbox, bytes: &[u8], code: &str, parts: &[&str]) {
@@ -214,6 +216,38 @@ fn imports_have_to_be_granted() {
     };
     assert!(*seconds > 1.7e9, "{seconds}");
     assert_eq!(stats.metric_calls_dropped, 1);
+}
+
+/// An instance for `describe` alone is as large as any other of the plugin.
+#[test]
+fn what_a_plugin_tells_about_itself_may_take_what_its_place_gives() {
+    let sandbox = Sandbox::new();
+    // 75 MiB from the start, where the usual limit is 64 MiB.
+    let large = Forge { memory: "1200", ..Forge::good() };
+    sandbox.write("large.wasm", &large.described(""));
+    let open = |memory_bytes| {
+        let limits = PluginLimits { memory_bytes, ..patient() };
+        sandbox.host.slot(InterceptorPlan { limits, ..plan("large", "{}") }, sandbox.dir.path())
+    };
+    let error = open(64 << 20).unwrap_err();
+    assert_eq!(error.code(), "plugin-open");
+    assert!(error.to_string().contains("its limit is 67108864"), "{error}");
+    let slot = open(128 << 20).unwrap();
+    assert_eq!(slot.current().process(batch_with(10, &[], "")).kept.rows(), 10);
+}
+
+#[test]
+fn a_look_at_a_new_file_holds_the_options_that_run_against_its_schema() {
+    let sandbox = Sandbox::new();
+    sandbox.write("guest.wasm", &Forge::good().described(""));
+    let slot = sandbox.host.slot(plan("guest", r#"{"old":1}"#), sandbox.dir.path()).unwrap();
+    let schema = r#"{"type":"object","properties":{"new":{}},"additionalProperties":false}"#;
+    sandbox.write("guest.wasm", &Forge::good().described(schema));
+    assert_eq!(slot.check_file().unwrap_err().code(), "plugin-options");
+    // Its `open` takes any options, so with these words alone it would run.
+    let any = r#"{"type":"object","properties":{"new":{}}}"#;
+    sandbox.write("guest.wasm", &Forge::good().described(any));
+    slot.check_file().unwrap();
 }
 
 #[test]

@@ -132,6 +132,55 @@ fn an_unproven_version_is_not_what_comes_back() {
     assert_eq!(slot.status().rollbacks, 1);
 }
 
+/// A pipeline that keeps state goes on with the version before, which it holds: the status shows that one.
+#[test]
+fn a_version_that_does_not_take_over_the_state_does_not_run() {
+    for batches in [Probation::DEFAULT.batches, 0] {
+        let place = Place::new();
+        let slot = place.slot(Probation { batches, ..Probation::DEFAULT });
+        let (held, hash) = (slot.current(), slot.status().hash);
+        place.swap(&slot, "swap_b");
+        slot.refused(&held, "it is not in place any more");
+        assert_eq!((slot.status().rollbacks, slot.status().last_swap_error), (0, None));
+        let refused = slot.current();
+        slot.refused(&refused, "no");
+        assert!(Arc::ptr_eq(&slot.current(), &held));
+        let status = slot.status();
+        let shown = (status.hash, status.on_probation, status.rollbacks, status.version_generation);
+        assert_eq!(shown, (hash, false, 1, 3), "{batches}");
+        let error = status.last_swap_error.unwrap();
+        assert!(error.contains("does not take over the state: no"), "{error}");
+        // The file is still there, and is not tried again; the next one is.
+        assert_eq!(slot.reload_now().unwrap(), SwapOutcome::Unchanged);
+        assert_eq!(slot.status().last_swap_error, Some(error));
+        place.swap(&slot, "swap_slow");
+        assert_eq!(slot.status().last_swap_error, None);
+    }
+}
+
+/// What wrote the state last may itself be on probation, or have lost it.
+#[test]
+fn what_the_pipeline_goes_on_with_is_in_place_whatever_a_rollback_leads_to() {
+    let place = Place::new();
+    let slot = place.slot(Probation { failures: 0, ..Probation::DEFAULT });
+    place.swap(&slot, "swap_b");
+    let held = slot.current();
+    place.swap(&slot, "swap_slow");
+    slot.refused(&slot.current(), "no");
+    assert!(Arc::ptr_eq(&slot.current(), &held));
+    assert!(slot.status().on_probation, "its own has not ended");
+
+    place.swap(&slot, "swap_trap");
+    let held = slot.current();
+    assert_eq!(version_of(&slot, &bad()), "a");
+    assert_eq!(slot.status().rollbacks, 2);
+    slot.refused(&slot.current(), "it is too new");
+    assert!(Arc::ptr_eq(&slot.current(), &held));
+    let status = slot.status();
+    assert_eq!((status.rollbacks, status.on_probation), (3, false), "there is no way back");
+    assert!(status.last_swap_error.unwrap().contains("it is too new"));
+}
+
 #[test]
 fn a_version_that_costs_too_much_is_rolled_back() {
     let place = Place::new();

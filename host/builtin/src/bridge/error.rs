@@ -25,7 +25,7 @@ pub enum BridgeError {
     /// A tree, and nobody said with which bucket to begin.
     #[error("a tree has no first bucket by itself: say `--from` (or `from` in [bridge])")]
     NoBegin,
-    /// Retention has removed what the bucket needs.
+    /// What the bucket needs is not there: retention has removed it, or the topic is another one by now.
     #[error("{0}")]
     Gap(String),
     /// A file of the bridge's own is not what the bridge wrote.

@@ -108,6 +108,9 @@ fn stretches(
     let mut question = TopicPartitionList::new();
     for partition in partitions {
         let bounds = consumer.fetch_watermarks(topic, partition, REQUEST).map_err(|error| explain(&error))?;
+        if let Some(before) = known.get(&partition).filter(|before| before.read_start > bounds.1) {
+            return Err(remade(topic, partition, before.read_start, bounds.1));
+        }
         watermarks.insert(partition, bounds);
         question
             .add_partition_offset(topic, partition, Offset::Offset(earliest_ms))
@@ -157,6 +160,16 @@ fn gap(topic: &str, partition: i32, low: i64, known: Option<i64>, bucket: Bucket
     BridgeError::Gap(format!(
         "topic `{topic}`, partition {partition}: retention has removed records: {what}. To take what is there, write `gaps = \"count\"` \
          in [kafka]"
+    ))
+}
+
+/// No record at an offset was deleted that was never there: not retention, and nothing that is over after a while.
+pub(super) fn remade(topic: &str, partition: i32, offset: i64, high: i64) -> BridgeError {
+    BridgeError::Gap(format!(
+        "topic `{topic}`, partition {partition}: reading is to go on at offset {offset}, and the partition ends at {high}: the topic \
+         was made anew, or its leader lost its log. To begin anew with what is there now, remove the progress file \
+         (`_flumen/{topic}.progress`) and say `--from` (or `from` in [bridge]) which bucket is the first; if the bucket before \
+         that one was made, its `_SUCCESS` tells of the old log and has to be moved away, too"
     ))
 }
 
@@ -262,9 +275,12 @@ impl Job<'_> {
         let consumer = consumer(self.input, None)?;
         let mut stretches = Vec::new();
         for part in &before.partitions {
-            let (low, _) = consumer
+            let (low, high) = consumer
                 .fetch_watermarks(self.topic, part.partition, REQUEST)
                 .map_err(|error| failed(&consumer, self.topic, &error))?;
+            if part.commit > high {
+                return Err(remade(self.topic, part.partition, part.commit, high));
+            }
             let begin = part.read_start.min(part.late_from);
             if low > begin && begin < part.commit {
                 return Err(gap(self.topic, part.partition, low, Some(begin), self.bucket));
@@ -334,4 +350,40 @@ fn parts(finished: Vec<Finished>) -> Parts {
         }
     }
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::time::EventTime;
+    use super::*;
+    use flumen_kafka::rdkafka::mocking::MockCluster;
+    use flumen_pipeline::{Options, Value};
+    use jiff::tz::TimeZone;
+    use std::sync::Arc;
+
+    /// On librdkafka's own mock of a broker, whose topic is empty.
+    #[test]
+    fn offsets_beyond_the_end_are_of_another_log_and_no_gap() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let brokers = Value::TextList(vec![cluster.bootstrap_servers()]);
+        let options = Options([("brokers".to_owned(), brokers)].into());
+        let input = KafkaInput {
+            client: Arc::new(flumen_kafka::Settings::from_options(&options).unwrap()),
+            topics: vec!["t".into()],
+            time: EventTime::new("record", None, None, 0, TimeZone::UTC).unwrap(),
+            idle_ns: 0,
+            workers: 1,
+            may_miss: true,
+        };
+        let bucket = Bucket { start_ns: 0, end_ns: 3_600_000_000_000 };
+        let known = Known::from([(0, Before { read_start: 17, commit: 20 })]);
+        let error = stretches(&input, "t", bucket, &known, &Ends::new()).unwrap_err();
+        // Of the kind that ends `--follow`.
+        assert!(matches!(error, BridgeError::Gap(_)), "{error:?}");
+        for part in ["topic `t`, partition 0", "offset 17", "ends at 0", "made anew", "t.progress", "--from"]
+        {
+            assert!(error.to_string().contains(part), "{part:?} in {error}");
+        }
+    }
 }

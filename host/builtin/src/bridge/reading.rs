@@ -13,11 +13,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use flumen_kafka::rdkafka::consumer::{BaseConsumer, Consumer};
 use flumen_kafka::rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use flumen_kafka::rdkafka::{Message, Offset, TopicPartitionList};
+use flumen_kafka::settings::without_statistics;
 use flumen_kafka::{Context, words};
 use flumen_pipeline::ComponentMetrics;
 
 use super::calendar::{Bucket, time_text};
 use super::error::BridgeError;
+use super::kafka::remade;
 use super::limits::{IDLE_QUIET, POLL, PROBE, PROBE_EVERY, READ_AHEAD_KB, SILENCE, TELL_RECORDS};
 use super::options::{KafkaInput, Settings};
 use super::partition::{Finished, Reading, Stretch};
@@ -29,8 +31,12 @@ pub(super) fn consumer(
     input: &KafkaInput,
     metrics: Option<Arc<ComponentMetrics>>,
 ) -> Result<BaseConsumer<Context>, BridgeError> {
+    let has_metrics = metrics.is_some();
     let context = Context::new("bridge", input.client.clone(), metrics);
-    let mut config = input.client.config("flumen-bridge");
+    let mut config = match has_metrics {
+        true => input.client.config("flumen-bridge"),
+        false => without_statistics(input.client.config("flumen-bridge")),
+    };
     // librdkafka wants a name even where no group is joined.
     config.set("group.id", "flumen-bridge");
     config.set("enable.auto.commit", "false");
@@ -287,15 +293,29 @@ impl<'a> Worker<'a> {
                 | Code::SaslAuthenticationFailed
                 | Code::Authentication,
             ) => Err(BridgeError::Refused(format!("topic `{}`: {text}", self.run.topic))),
-            // The next attempt counts what is gone.
-            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) if self.run.input.may_miss => {
-                Err(BridgeError::Kafka(format!("topic `{}`: retention overtook the reading", self.run.topic)))
-            }
-            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => Err(BridgeError::Gap(format!(
-                "topic `{}`: retention overtook the reading ({text}); see the option `gaps`",
-                self.run.topic
-            ))),
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => Err(self.out_of_range(&text)),
             _ => Err(BridgeError::Kafka(format!("topic `{}`: {text}", self.run.topic))),
+        }
+    }
+}
+
+impl Worker<'_> {
+    /// The records to be read next are not there: before the beginning of the log, or behind its end.
+    fn out_of_range(&self, text: &str) -> BridgeError {
+        let topic = self.run.topic;
+        for (partition, reading) in self.readings.iter().filter(|(_, reading)| !reading.scan.is_done()) {
+            let asked = self.consumer.fetch_watermarks(topic, *partition, flumen_kafka::limits::REQUEST);
+            let position = reading.scan.position;
+            if let Some((_, high)) = asked.ok().filter(|(_, high)| position > *high) {
+                return remade(topic, *partition, position, high);
+            }
+        }
+        match self.run.input.may_miss {
+            // The next attempt counts what is gone.
+            true => BridgeError::Kafka(format!("topic `{topic}`: retention overtook the reading")),
+            false => BridgeError::Gap(format!(
+                "topic `{topic}`: retention overtook the reading ({text}); see the option `gaps`"
+            )),
         }
     }
 }

@@ -116,6 +116,11 @@ impl<W: Write + Send> Sink for Console<W> {
         Ok(())
     }
 
+    /// What was printed before an error nobody can tell, so a group's events go on at once, to another sink.
+    fn forgets(&self) -> bool {
+        true
+    }
+
     fn flush_policy(&self) -> FlushPolicy {
         // A person is watching: what is there is shown at once.
         FlushPolicy { bytes: 1 << 20, linger: Duration::from_millis(50) }
@@ -156,5 +161,6 @@ mod tests {
         console.deliver(&mut context, &delivery(0, &["one"])).unwrap();
         let error = console.flush(&mut context, b"").unwrap_err();
         assert!(error.to_string().contains("nobody reads"), "{error}");
+        assert!(console.forgets(), "a group's other sinks would wait for what was printed");
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! A pipe cannot be read again: what was read from it and not yet committed when the agent is killed
 //! is lost. That is the pipe's nature; write to a file and tail it where this matters. For the same reason
-//! the stream is a new one at each run, and no position is kept.
+//! the stream is a new one in each process, and no position is kept.
+//!
+//! A source that stops emits the events it has; what the pipeline does not take then, and a line whose end has not come, stay in
+//! memory for the next source of this process. If the agent ends, they are lost.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -11,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use flumen_pipeline::codec::Origin;
 use flumen_pipeline::{
-    BuildError, ComponentSpec, DecoderLink, Metric, OptionKind, OptionSpec, Options, Source, SourceContext,
-    SourceError, Stopped,
+    BuildError, ComponentSpec, DecoderLink, Emission, Metric, OptionKind, OptionSpec, Options, Source,
+    SourceContext, SourceError, Stopped,
 };
+use parking_lot::{Mutex, MutexGuard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::tail::lines::{End, LongLines, Splitter, State};
@@ -72,14 +76,84 @@ fn settings(options: &Options) -> Result<Stdin, BuildError> {
     Ok(Stdin { max_line, long, codec: None })
 }
 
+/// How far the input is read. It belongs to the process, which has one standard input: a source that is restarted, or made from
+/// other options, goes on where the last one stopped.
+struct Reading {
+    /// Read, and not yet in an event: the beginning of a line.
+    held: Vec<u8>,
+    state: State,
+    place: Place,
+    /// What the pipeline did not take, because it stopped. Goes before everything else.
+    refused: Option<Emission>,
+}
+
+/// `None`: not begun, or at its end. Locked by the source that reads: another one waits for its turn.
+static READING: Mutex<Option<Reading>> = Mutex::new(None);
+
+impl Reading {
+    fn begin() -> Reading {
+        let place = Place { stream: new_stream(), base: 0, first: None, time: now_ns() };
+        Reading { held: Vec::new(), state: State::default(), place, refused: None }
+    }
+
+    fn emit(&mut self, context: &mut SourceContext, emission: Emission) -> Result<(), SourceError> {
+        // Columns are shared, not copied.
+        self.refused = Some(emission.clone());
+        context.emit(emission)?;
+        self.refused = None;
+        Ok(())
+    }
+
+    /// For a source with other options: what is held is looked at anew.
+    fn take_up(&mut self, has_codec: bool) {
+        self.state = match has_codec {
+            true => State::default(),
+            false => State::resumed(self.state.mid_line, self.state.skip_line),
+        };
+    }
+}
+
+/// Waits until no other source reads.
+fn turn(context: &SourceContext) -> Result<MutexGuard<'static, Option<Reading>>, Stopped> {
+    while !context.stopping() {
+        if let Some(turn) = READING.try_lock_for(WAIT) {
+            return Ok(turn);
+        }
+    }
+    Err(Stopped)
+}
+
 impl Source for Stdin {
     fn run(&mut self, context: &mut SourceContext) -> Result<(), SourceError> {
-        let metrics = context.metrics.clone();
-        let splitter = Splitter { max_line: self.max_line, long: self.long, multiline: None, metrics };
+        let mut turn = turn(context)?;
+        let reading = turn.get_or_insert_with(Reading::begin);
+        reading.take_up(self.codec.is_some());
         let mut out = Out::new(context.name.clone(), context.batch, false);
-        let mut state = State::default();
-        let mut place = Place { stream: new_stream(), base: 0, first: None, time: now_ns() };
-        let mut held: Vec<u8> = Vec::new();
+        let done = self.read_all(context, reading, &mut out);
+        if done.is_ok() {
+            *turn = None;
+        } else if !out.is_empty() {
+            // Whole events: the pipeline still takes them if it has room.
+            reading.emit(context, out.take()?)?;
+        }
+        done
+    }
+}
+
+impl Stdin {
+    fn read_all(
+        &self,
+        context: &mut SourceContext,
+        reading: &mut Reading,
+        out: &mut Out,
+    ) -> Result<(), SourceError> {
+        if let Some(refused) = reading.refused.take() {
+            reading.emit(context, refused)?;
+        }
+        // Whole lines may be among it, when the pipeline stopped within a long read.
+        if !reading.held.is_empty() {
+            self.split(context, reading, End::Open, out)?;
+        }
         let mut since: Option<Instant> = None;
         loop {
             if context.stopping() {
@@ -88,7 +162,7 @@ impl Source for Stdin {
             let linger = since.map(|at| context.batch.linger.saturating_sub(at.elapsed()));
             let start = Instant::now();
             let read = if readable(linger.unwrap_or(WAIT).min(WAIT)).map_err(retry)? {
-                read(&mut held)?
+                read(&mut reading.held)?
             } else {
                 None
             };
@@ -96,33 +170,9 @@ impl Source for Stdin {
             if let Some(bytes) = read {
                 context.metrics.add(Metric::SourceReadNs, elapsed_ns(start));
                 context.metrics.add(Metric::SourceBytesRead, bytes as u64);
-                place.time = now_ns();
+                reading.place.time = now_ns();
                 let start = Instant::now();
-                loop {
-                    let mut is_done = true;
-                    let taken = match &self.codec {
-                        None => splitter.split(&mut state, &held, &place, end, &mut out),
-                        Some(codec) => {
-                            let origin = Origin { stream: place.stream, base: place.base, time: place.time };
-                            let intake = codec.decode(&held, end == End::Event, self.max_line, origin);
-                            let taken = intake.consumed;
-                            is_done = taken == 0 || taken == held.len();
-                            if !out.fits(&intake) {
-                                context.emit(out.take()?)?;
-                            }
-                            out.push_decoded(intake);
-                            taken
-                        }
-                    };
-                    place.base += taken as u64;
-                    held.drain(..taken);
-                    if !out.is_full() {
-                        if is_done {
-                            break;
-                        }
-                        continue;
-                    }
-                    context.emit(out.take()?)?;
+                if self.split(context, reading, end, out)? {
                     since = None;
                 }
                 context.metrics.add(Metric::SourceSplitNs, elapsed_ns(start));
@@ -133,7 +183,7 @@ impl Source for Stdin {
             if !out.is_empty()
                 && (end == End::Event || since.is_some_and(|at| at.elapsed() >= context.batch.linger))
             {
-                context.emit(out.take()?)?;
+                reading.emit(context, out.take()?)?;
                 since = None;
             }
             if end == End::Event {
@@ -141,9 +191,50 @@ impl Source for Stdin {
             }
         }
     }
+
+    /// Makes events of what is held, and emits full batches. True if there was one.
+    fn split(
+        &self,
+        context: &mut SourceContext,
+        reading: &mut Reading,
+        end: End,
+        out: &mut Out,
+    ) -> Result<bool, SourceError> {
+        let metrics = context.metrics.clone();
+        let splitter = Splitter { max_line: self.max_line, long: self.long, multiline: None, metrics };
+        let mut has_emitted = false;
+        loop {
+            let mut is_done = true;
+            let taken = match &self.codec {
+                None => splitter.split(&mut reading.state, &reading.held, &reading.place, end, out),
+                Some(codec) => {
+                    let Place { stream, base, time, .. } = reading.place;
+                    let origin = Origin { stream, base, time };
+                    let intake = codec.decode(&reading.held, end == End::Event, self.max_line, origin);
+                    let taken = intake.consumed;
+                    is_done = taken == 0 || taken == reading.held.len();
+                    if !out.fits(&intake) {
+                        reading.emit(context, out.take()?)?;
+                    }
+                    out.push_decoded(intake);
+                    taken
+                }
+            };
+            reading.place.base += taken as u64;
+            reading.held.drain(..taken);
+            if !out.is_full() {
+                if is_done {
+                    return Ok(has_emitted);
+                }
+                continue;
+            }
+            reading.emit(context, out.take()?)?;
+            has_emitted = true;
+        }
+    }
 }
 
-/// A number that no other run has: the standard library's random keys over the time.
+/// A number that no other process has: the standard library's random keys over the time.
 fn new_stream() -> u64 {
     RandomState::new().hash_one(now_ns())
 }

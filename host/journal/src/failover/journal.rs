@@ -410,6 +410,7 @@ impl FailoverJournal {
     fn channels_status(&self, primary: &[ChannelStatus], secondary: &JournalStatus) -> Vec<ChannelStatus> {
         let primary: BTreeMap<&str, &ChannelStatus> =
             primary.iter().map(|channel| (channel.name.as_str(), channel)).collect();
+        let is_open = self.shared.is_secondary_open();
         let state = self.shared.state.lock();
         let all = state.channels.iter().map(|channel| {
             let spec = &channel.spec;
@@ -420,7 +421,8 @@ impl FailoverJournal {
                 capacity_bytes: spec.capacity_bytes,
                 ..ChannelStatus::default()
             });
-            let there = secondary.channels.iter().find(|there| there.name == spec.name);
+            // When it is not open, what is there is left of a crash, and counts for nothing.
+            let there = secondary.channels.iter().find(|there| is_open && there.name == spec.name);
             if let Some(there) = there.filter(|there| there.readers.iter().any(|(name, _)| name == READER)) {
                 status.events += there.events;
                 status.bytes += there.bytes;

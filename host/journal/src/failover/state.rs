@@ -99,6 +99,13 @@ impl Open {
     }
 }
 
+impl Shared {
+    /// Whether what is in the secondary counts. Its own word, which is durable before anything of it does.
+    pub fn is_secondary_open(&self) -> bool {
+        self.secondary.position(super::STATE).is_some()
+    }
+}
+
 /// The name of the primary's journal ([`JOURNAL`]).
 #[derive(Clone)]
 pub(super) struct Identity {

@@ -21,9 +21,10 @@ impl Store {
         self.0.wait_primary()?.journal.state()
     }
 
-    /// What lies over a plugin's state, if anything does.
+    /// What lies over a plugin's state, if anything does. What is there before the secondary is open, and when it is not any more, is left of a
+    /// crash: it never counted, or the primary has it and has written over it.
     fn over(&self, plugin: &str) -> Option<(Arc<dyn StateStore>, Arc<str>)> {
-        let store = self.0.secondary.state()?;
+        let store = self.0.secondary.state().filter(|_| self.0.is_secondary_open())?;
         let plugin = local_plugin(plugin);
         (store.size(&plugin).keys > 0).then_some((store, plugin))
     }
@@ -117,7 +118,8 @@ impl StateStore for Store {
         let primary = self.0.state.lock().primary.clone();
         let primary = primary.and_then(|open| open.journal.state());
         let mut sizes = primary.map(|primary| primary.sizes()).unwrap_or_default();
-        let over = self.0.secondary.state().map(|store| store.sizes()).unwrap_or_default();
+        let over = self.0.secondary.state().filter(|_| self.0.is_secondary_open());
+        let over = over.map(|store| store.sizes()).unwrap_or_default();
         for laid in over {
             let Some(name) = laid.plugin.strip_prefix(super::away::PLUGIN) else { continue };
             match sizes.iter_mut().find(|size| size.plugin == name) {

@@ -44,7 +44,7 @@ pub(super) fn read_slots(
         }
         let read = || {
             let file = try_again(|| disk.open(&dir.join(name), false))?;
-            let bytes = file.len()?.min(limits::RECORD_BYTES_MAX);
+            let bytes = try_again(|| file.len())?.min(limits::RECORD_BYTES_MAX);
             let mut bytes = vec![0; usize::try_from(bytes).unwrap_or_default()];
             read_again(file.as_ref(), 0, &mut bytes)?;
             io::Result::Ok(bytes)
@@ -63,7 +63,7 @@ pub(super) fn read_slots(
                 None
             }
             Ok(Err(HeaderFault::Newer(version))) => {
-                return Err(OpenError::NewerVersion { file: name.to_string(), version });
+                return Err(OpenError::NewerVersion { file: dir.join(name), version });
             }
             Ok(Err(HeaderFault::Invalid)) => None,
             Err(error) => {
@@ -77,7 +77,7 @@ pub(super) fn read_slots(
         Some((generation, name, error))
             if slots.iter().flatten().all(|snapshot: &Snapshot| snapshot.generation < generation) =>
         {
-            Err(OpenError::Key { what: name.to_string(), error })
+            Err(OpenError::Key { what: dir.join(name).display().to_string(), error })
         }
         _ => Ok(slots),
     }
@@ -91,7 +91,7 @@ pub(super) fn journal_of_segments(
 ) -> Result<Option<u128>, OpenError> {
     let mut journals: BTreeMap<u128, (usize, u64)> = BTreeMap::new();
     for id in ids {
-        let Some(file) = open(disk, dir, *id, None).map_err(OpenError::io(segment_name(*id)))? else {
+        let Some(file) = open(disk, dir, *id, None).map_err(OpenError::of_segment(dir, *id))? else {
             continue;
         };
         match file.header {
@@ -100,7 +100,7 @@ pub(super) fn journal_of_segments(
                 (*count, *newest) = (*count + 1, *id);
             }
             Err(HeaderFault::Newer(version)) => {
-                return Err(OpenError::NewerVersion { file: segment_name(*id), version });
+                return Err(OpenError::NewerVersion { file: dir.join(segment_name(*id)), version });
             }
             Err(HeaderFault::Invalid | HeaderFault::Key(_)) => {}
         }
@@ -152,10 +152,10 @@ pub(super) fn base_of_checkpoints(
     // Of a segment without a checkpoint the one behind it tells how far its channels are at most: readers begin before it.
     let mut unknown: Vec<usize> = Vec::new();
     for id in ids {
-        let io = || OpenError::io(segment_name(*id));
+        let io = || OpenError::of_segment(dir, *id);
         let Some(file) = open(disk, dir, *id, Some(journal)).map_err(io())? else { continue };
         let mut file = file.with_keys(keys);
-        let len = file.len().map_err(io())?;
+        let len = try_again(|| file.len()).map_err(io())?;
         if file.header.is_ok() && !file.is_of(journal) {
             continue;
         }

@@ -1,11 +1,13 @@
 //! What a file journal is opened with, and why that may fail.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use super::format::packed::Compression;
+use super::segment::segment_name;
+use crate::disk::is_damage;
 use crate::keys::{KeyError, Keys};
 use crate::limits;
 
@@ -62,43 +64,49 @@ impl Default for FileConfig {
     }
 }
 
-/// Why a journal does not open.
+/// Why a journal does not open. Each says where, why, and what to do about it.
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// Another process has it open.
-    #[error("the journal in {0} is in use by another process")]
+    #[error(
+        "the journal in {0} is in use by another process; stop that one, or give this one a directory of its own"
+    )]
     Locked(PathBuf),
     /// Written by a newer Flumen.
-    #[error("{file} has format version {version}; this program reads up to {newest}", newest = super::format::VERSION)]
+    #[error(
+        "{file} has format version {version}; this program reads up to {newest}: start the release of Flumen that wrote it, \
+         or a newer one",
+        newest = super::format::VERSION
+    )]
     NewerVersion {
-        /// Which file.
-        file: String,
+        /// Which file, with its directory.
+        file: PathBuf,
         /// Its version.
         version: u8,
     },
-    /// The directory holds something else.
-    #[error("{dir} is not a journal: {reason}")]
+    /// The directory holds something else, or what this kind of journal cannot go on with.
+    #[error("{dir} cannot be used as the journal: {reason}")]
     NotAJournal {
         /// The directory.
         dir: PathBuf,
-        /// Why not.
+        /// Why not, and what to do.
         reason: String,
     },
     /// It is encrypted, and cannot be read with the keys that were given. Nothing was changed.
     #[error("{what} is {error}")]
     Key {
-        /// Which file.
+        /// Which file, with its directory.
         what: String,
-        /// Why not.
+        /// Why not, and what to do.
         error: KeyError,
     },
     /// The disk refused.
-    #[error("{what}: {source}")]
+    #[error("{what}: {error}{fix}", fix = what_to_do(.error))]
     Io {
-        /// What was tried.
+        /// What was tried, with the path.
         what: String,
-        /// The system's error.
-        source: io::Error,
+        /// The system's error. Not as the source of this one: who prints the sources too would say it twice.
+        error: io::Error,
     },
 }
 
@@ -109,8 +117,28 @@ impl OpenError {
             let what = what.into();
             match source.get_ref().and_then(|inner| inner.downcast_ref::<KeyError>()) {
                 Some(error) => OpenError::Key { what, error: *error },
-                None => OpenError::Io { what, source },
+                None => OpenError::Io { what, error: source },
             }
         }
+    }
+
+    /// For `map_err`, of a segment.
+    pub(super) fn of_segment(dir: &Path, id: u64) -> impl FnOnce(io::Error) -> OpenError {
+        OpenError::io(dir.join(segment_name(id)).display().to_string())
+    }
+}
+
+/// What helps against an error of the disk, where that is known.
+fn what_to_do(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "; mount it writable (`dmesg` says whether an error made it read-only), or give the agent a directory elsewhere"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; the user that runs flumen needs read and write permission there"
+        }
+        io::ErrorKind::StorageFull => "; make room on its disk",
+        _ if is_damage(error) => "; the disk or its file system is damaged, `dmesg` says more",
+        _ => "",
     }
 }

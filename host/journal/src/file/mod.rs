@@ -270,10 +270,7 @@ fn first_snapshot(
                 tracing::warn!(dir = %shared.dir.display(), %error, "no snapshot at the start: the disk is full");
             }
             writer::WriteError::Broken(source) => {
-                return Err(OpenError::Io {
-                    what: format!("a snapshot in {}", shared.dir.display()),
-                    source,
-                });
+                return Err(OpenError::io(format!("a snapshot in {}", shared.dir.display()))(source));
             }
         }
     }

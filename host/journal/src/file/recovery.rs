@@ -80,9 +80,9 @@ pub(super) fn recover(
     };
     let mut scanned = Vec::new();
     for id in ids.range(base.scan.segment..) {
-        let segment = scan(disk, dir, *id, journal, &base, keys).map_err(OpenError::io(segment_name(*id)))?;
+        let segment = scan(disk, dir, *id, journal, &base, keys).map_err(OpenError::of_segment(dir, *id))?;
         if let Some(Err(HeaderFault::Newer(version))) = segment.as_ref().map(|segment| segment.file.header) {
-            return Err(OpenError::NewerVersion { file: segment_name(*id), version });
+            return Err(OpenError::NewerVersion { file: dir.join(segment_name(*id)), version });
         }
         scanned.extend(segment);
     }
@@ -102,7 +102,8 @@ pub(super) fn recover(
     let not_scanned =
         recovered.segments.iter().filter_map(|segment| Some((segment.info.id, segment.info.key?)));
     for (id, key) in not_scanned {
-        keys.find(key).map_err(|error| OpenError::Key { what: segment_name(id), error })?;
+        let what = || dir.join(segment_name(id)).display().to_string();
+        keys.find(key).map_err(|error| OpenError::Key { what: what(), error })?;
     }
     recovered.take(disk, dir, &mut scanned);
     if let Some(snapshot) = newest {
@@ -112,7 +113,8 @@ pub(super) fn recover(
     }
     for segment in &scanned {
         let mended = mend::mend(disk, dir, segment);
-        let mended = mended.map_err(OpenError::io(format!("mending {}", segment_name(segment.file.id))))?;
+        let path = dir.join(segment_name(segment.file.id));
+        let mended = mended.map_err(OpenError::io(format!("mending {}", path.display())))?;
         recovered.segments.retain(|known| mended || known.info.id != segment.file.id);
     }
     Ok(recovered)
@@ -140,15 +142,17 @@ fn no_journal(
     let mut is_begun = false;
     for id in ids {
         let blank = SegmentFile::open(disk, dir, *id, None).and_then(|file| mend::is_blank(&file));
-        is_begun |= !blank.map_err(OpenError::io(segment_name(*id)))?;
+        is_begun |= !blank.map_err(OpenError::of_segment(dir, *id))?;
     }
     // Slots and segments without content are what a crash leaves of a journal that was being made.
     let foreign = names.iter().find(|name| !is_ours(name) && (segment_id(name).is_none() || is_begun));
     if let Some(name) = foreign {
         let reason = if ids.is_empty() {
-            format!("it holds {name}, and no journal")
+            format!("it holds {name}, and no journal; move that elsewhere, or name another directory")
         } else {
-            "none of its segments and snapshots is valid".to_string()
+            "none of its segments and snapshots is valid; put back a copy of the directory, or move it elsewhere: then a new journal \
+             begins, which knows nothing of what was read and delivered"
+                .to_string()
         };
         return Err(OpenError::NotAJournal { dir: dir.to_path_buf(), reason });
     }

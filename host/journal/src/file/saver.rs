@@ -213,7 +213,10 @@ impl Writer {
         self.snapshot()?;
         let (disk, dir) = (&self.shared.disk, &self.shared.dir);
         disk.rename(&dir.join(UNFINISHED), &dir.join(state_file_name(saving.header.commit)))?;
-        disk.sync_dir(dir)?;
+        if let Err(error) = disk.sync_dir(dir) {
+            self.take_back(saving.header.commit);
+            return Err(error);
+        }
         self.state_files.reserved_bytes = 0;
         let old = self.state_files.newest.replace(saving.header.commit);
         self.state_files.uncovered = saving.has_newer.then_some(saving.since_segment);
@@ -224,6 +227,19 @@ impl Writer {
             tracing::warn!(dir = %dir.display(), %error, "an old file of the plugins' state stays behind");
         }
         Ok(())
+    }
+
+    /// Removes a file whose name may not last: the one before it stays the newest, and nothing else would remove this one before the
+    /// next start. Should the name come back, the next start takes it as it is: complete, and all in it durable.
+    fn take_back(&self, commit: u64) {
+        // It has replaced one of the same name, which is still the newest.
+        if self.state_files.newest == Some(commit) {
+            return;
+        }
+        let path = self.shared.dir.join(state_file_name(commit));
+        if let Err(error) = self.shared.disk.unlink(&path) {
+            tracing::warn!(path = %path.display(), %error, "a file of the plugins' state stays behind");
+        }
     }
 
     fn saving_failed(&mut self, error: &io::Error) {

@@ -12,7 +12,7 @@ use super::format::frame::Kind;
 use super::format::registers::Registers;
 use super::format::segment::SEGMENT_HEADER_BYTES;
 use super::segment::{Frame, SegmentFile, segment_name};
-use crate::disk::{Disk, is_damage};
+use crate::disk::{Disk, is_damage, try_again};
 use crate::keys::Keys;
 
 /// A segment as the scan found it.
@@ -79,7 +79,7 @@ pub(super) fn scan(
         tracing::error!(dir = %dir.display(), segment = %segment_name(id), "a segment of another journal is ignored");
         return Ok(None);
     }
-    let len = file.len()?;
+    let len = try_again(|| file.len())?;
     let from_middle = id == base.scan.segment && base.scan.offset > 0;
     let mut checkpoint = None;
     let (start, mut previous) = if from_middle {

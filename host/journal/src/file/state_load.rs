@@ -17,7 +17,7 @@ use super::format::state::{BLOCK_HEADER_BYTES, BlockHeader, STATE_HEADER_BYTES, 
 use super::format::wire::Fields;
 use super::recovery::{NamedSegment, Recovered};
 use super::saver::{StateFiles, UNFINISHED, state_files};
-use super::segment::{Frame, SegmentFile, segment_name};
+use super::segment::{Frame, SegmentFile};
 use crate::disk::{Disk, DiskFile, is_damage, read_again, try_again};
 use crate::keys::Keys;
 use crate::limits;
@@ -58,7 +58,7 @@ pub(super) fn load(
                 break;
             }
             Err(HeaderFault::Newer(version)) => {
-                return Err(OpenError::NewerVersion { file: path.display().to_string(), version });
+                return Err(OpenError::NewerVersion { file: path.clone(), version });
             }
             Err(HeaderFault::Key(error)) => {
                 return Err(OpenError::Key { what: path.display().to_string(), error });
@@ -239,7 +239,7 @@ fn replay(
     {
         let void_from = void_from(segments.get(index + 1..).unwrap_or_default());
         let (id, end) = (segment.info.id, segment.info.end);
-        let io = || OpenError::io(segment_name(id));
+        let io = || OpenError::of_segment(dir, id);
         let mut file = match SegmentFile::open_tolerant(disk, dir, id, Some(journal as u64)) {
             // Recovery or a reader counts it.
             Err(error) if error.kind() == io::ErrorKind::NotFound || is_damage(&error) => continue,

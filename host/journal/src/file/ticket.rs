@@ -121,6 +121,7 @@ impl Ticket for FileTicket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use parking_lot::Mutex;
 
     #[test]
     fn one_ring_wakes_all_of_a_group_and_nobody_else() {
@@ -145,5 +146,32 @@ mod tests {
         assert!(ticket.wait(Some(Duration::from_millis(5))).is_none());
         other.resolve(Err(CommitError::Closing));
         assert!(matches!(ticket.wait(None), Some(Err(CommitError::Closing))));
+    }
+
+    /// Whether or not somebody waits for the group's commits.
+    #[test]
+    fn readers_hear_of_every_group() {
+        for producers in [0, 1, 5] {
+            let readers = Arc::<Condvar>::default();
+            let (bell, published) = (Bell::new(&readers), Mutex::new(false));
+            let cells: Vec<_> = (0..producers).map(|_| Arc::new(TicketCell::new(bell.clone()))).collect();
+            std::thread::scope(|scope| {
+                for cell in &cells {
+                    let ticket = FileTicket(cell.clone());
+                    scope.spawn(move || ticket.wait(None));
+                }
+                let reader = scope.spawn(|| {
+                    let mut published = published.lock();
+                    while !*published {
+                        assert!(!readers.wait_for(&mut published, Duration::from_secs(30)).timed_out());
+                    }
+                });
+                *published.lock() = true;
+                let of_nobody = TicketCell::new(bell.clone());
+                let all = cells.iter().map(AsRef::as_ref).chain([&of_nobody]);
+                resolve_all(all.zip(0..));
+                reader.join().unwrap();
+            });
+        }
     }
 }

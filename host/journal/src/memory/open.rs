@@ -56,7 +56,9 @@ impl MemoryJournal {
         let file = FileJournal::open(config, specs.chain(others).collect(), disk, clock.clone())?;
         let unreadable = |what: &str| OpenError::NotAJournal {
             dir: dir.clone(),
-            reason: format!("the numbers of {what} are not readable: written by a newer version"),
+            reason: format!(
+                "the numbers of {what} are not readable: written by a newer release of Flumen; start that one"
+            ),
         };
         let id = match file.position(ID_KEY) {
             Some(id) => number(Some(id)).ok_or_else(|| unreadable("the journal"))?,
@@ -78,8 +80,8 @@ impl MemoryJournal {
         // So that the same loss is not counted twice. On a full disk it comes later.
         let written = file.commit(commit, None).and_then(|ticket| ticket.wait(Some(OPEN_WAIT)).transpose());
         if let Err(error) = written {
-            let source = std::io::Error::other(error.to_string());
-            return Err(OpenError::Io { what: format!("writing {}", dir.display()), source });
+            let error = std::io::Error::other(error.to_string());
+            return Err(OpenError::Io { what: format!("writing {}", dir.display()), error });
         }
         let shared = Shared {
             file,

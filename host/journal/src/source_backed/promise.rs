@@ -71,13 +71,19 @@ pub(super) struct Found {
 pub(super) fn find(file: &FileJournal, readers: &[String], clock: &dyn Clock) -> Result<Found, String> {
     let id = file.position(ID_KEY).map(|id| id.as_slice().try_into());
     let id = match id {
-        Some(id) => id.map_err(|_| "its id is not readable".to_owned())?,
+        Some(id) => id.map_err(|_| {
+            "its id is not readable: written by a newer release of Flumen; start that one".to_owned()
+        })?,
         None => crate::memory::new_id(clock),
     };
     let mut found = Found { id, next: 1, undecided: None };
     for (key, value) in file.positions(PREFIX) {
         let reader = String::from_utf8_lossy(key.strip_prefix(PREFIX).unwrap_or_default()).into_owned();
-        let unreadable = || format!("the promise of {reader} is not readable: written by a newer version");
+        let unreadable = || {
+            format!(
+                "the promise of {reader} is not readable: written by a newer release of Flumen; start that one"
+            )
+        };
         let (number, commit) = decode(&value, file).ok_or_else(unreadable)?;
         found.next = found.next.max(number + 1);
         // Whose destination is not asked any more: what it holds does not matter to the others.
@@ -96,7 +102,7 @@ pub(super) fn keep_id(file: &FileJournal, id: [u8; 16]) -> Result<(), OpenError>
     let commit = Commit { positions: vec![(ID_KEY.to_vec(), id.to_vec())], ..Commit::default() };
     file.commit(commit, None).map(|_| ()).map_err(|error| OpenError::Io {
         what: "writing the journal's id".into(),
-        source: std::io::Error::other(error.to_string()),
+        error: std::io::Error::other(error.to_string()),
     })
 }
 

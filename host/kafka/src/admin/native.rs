@@ -16,8 +16,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 
 use crate::context::Context;
-use crate::oauth;
-use crate::settings::{Sasl, Settings};
+use crate::settings::{Sasl, Settings, without_statistics};
+use crate::{limits, oauth};
 
 /// Room for librdkafka's reason.
 const REASON_BYTES: usize = 512;
@@ -34,7 +34,8 @@ pub fn controller(client: &Client<Context>, limit: Duration) -> Option<i32> {
 /// An admin client. One of rdkafka serves no events, so it would wait for a token for ever: it gets one at once.
 pub fn admin_client(who: &str, settings: &Arc<Settings>) -> KafkaResult<AdminClient<Context>> {
     let context = Context::new(who, settings.clone(), None);
-    let admin = AdminClient::from_config_and_context(&settings.config(who), context)?;
+    let config = without_statistics(settings.config(who));
+    let admin = AdminClient::from_config_and_context(&config, context)?;
     give_token(admin.inner(), settings)?;
     Ok(admin)
 }
@@ -47,9 +48,17 @@ pub fn questioner(
     config: &ClientConfig,
 ) -> KafkaResult<BaseConsumer<Context>> {
     let context = Context::new(who, settings.clone(), None);
-    let consumer = BaseConsumer::from_config_and_context(config, context)?;
+    let consumer = BaseConsumer::from_config_and_context(&without_statistics(config.clone()), context)?;
     give_token(consumer.client(), settings)?;
     Ok(consumer)
+}
+
+/// Serves what waits at a [`questioner`] that reads nothing: lines of the log, errors, the question for a token.
+pub fn serve(questioner: &BaseConsumer<Context>) {
+    // Without a wait rdkafka takes one event, and does not say whether there was one.
+    for _ in 0..limits::EVENTS_AT_ONCE {
+        drop(questioner.poll(Duration::ZERO));
+    }
 }
 
 /// A [`questioner`] that reads partitions: it joins no group and commits nothing; `group` is whose offsets it can ask for.

@@ -293,7 +293,7 @@ impl Primary for Committer {
         for (key, value) in positions {
             let value = (!value.is_empty()).then_some(value.as_slice());
             let key = self.owner.position_key(key);
-            send_register(producer, POSITIONS, connection.positions_partition, &key, value)?;
+            send_register(producer, POSITIONS, connection.places.positions, &key, value)?;
         }
         self.write_state(connection, state)?;
         self.write_record(connection, self.number + 1)?;

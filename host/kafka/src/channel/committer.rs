@@ -20,7 +20,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::connection::{Connection, ReadBack, in_slices};
+use super::connection::{Connection, Places, ReadBack, in_slices};
 use super::handover::{is_membership, send_offsets};
 use super::limbo::Limbo;
 use super::options::{ChannelTopic, JournalOptions};
@@ -75,6 +75,8 @@ pub(super) struct Committer {
     session: u64,
     /// Of the last group that counted.
     pub number: u64,
+    /// The partitions of our records, once they are known.
+    places: Option<Places>,
     /// Where to look for the commit record.
     read_from: i64,
     pub connection: Option<Connection>,
@@ -119,6 +121,7 @@ impl Committer {
             figures,
             session,
             number: 0,
+            places: None,
             read_from: 0,
             connection: None,
             group: Vec::new(),
@@ -266,14 +269,20 @@ impl Committer {
     pub fn connect(&mut self) -> Result<(), Trouble> {
         let is_first = !self.queue.is_open();
         let give_up = || self.queue.is_closing() || self.is_given_up();
-        let connection = Connection::open(&self.options, &self.owner, is_first, &give_up);
-        let connection = connection.map_err(Trouble::Unknown)?;
+        let connection = Connection::open(&self.options, is_first, &give_up);
+        let mut connection = connection.map_err(Trouble::Unknown)?;
         self.end_lost(&connection, &give_up).map_err(Trouble::Unknown)?;
+        let places = match self.places {
+            Some(places) => Ok(places),
+            None => connection.find_places(&self.options, &self.owner, &give_up),
+        };
+        connection.places = places.map_err(Trouble::Unknown)?;
         let read = connection.read_back(&self.options, &self.owner, self.read_from, &give_up);
         let read = read.map_err(Trouble::Unknown)?;
         if is_first && self.options.keeps_state {
             self.read_state(&connection, &give_up).map_err(Trouble::Unknown)?;
         }
+        self.places = Some(connection.places);
         self.note_marks(&read);
         *self.figures.topics.lock() = connection.topics.clone();
         self.figures.state_record_bytes.store(connection.state_record_bytes, Ordering::Relaxed);
@@ -334,7 +343,7 @@ impl Committer {
             return;
         }
         let Some(connection) = &self.connection else { return };
-        let mut places = vec![(POSITIONS.to_owned(), connection.positions_partition)];
+        let mut places = vec![(POSITIONS.to_owned(), connection.places.positions)];
         for topic in &connection.topics {
             places.extend((0..topic.partitions).map(|number| (topic.name.clone(), number)));
         }
@@ -532,14 +541,14 @@ impl Committer {
         for (key, value) in &pending.commit.positions {
             let key = self.owner.position_key(key);
             let value = (!value.is_empty()).then_some(value.as_slice());
-            send_register(producer, POSITIONS, connection.positions_partition, &key, value)?;
+            send_register(producer, POSITIONS, connection.places.positions, &key, value)?;
         }
         self.write_state(connection, &pending.commit.state)
     }
 
     pub fn write_state(&self, connection: &Connection, state: &[StateWrites]) -> Result<(), Trouble> {
         for (key, value) in records(&self.owner, state) {
-            let (producer, partition) = (&connection.producer, connection.state_partition);
+            let (producer, partition) = (&connection.producer, connection.places.state);
             send_register(producer, STATE, partition, &key, value.as_deref())?;
         }
         Ok(())
@@ -548,7 +557,7 @@ impl Committer {
     pub fn write_record(&self, connection: &Connection, number: u64) -> Result<(), Trouble> {
         let record = CommitRecord { session: self.session, number }.encode();
         let key = self.owner.commit_key();
-        let partition = connection.positions_partition;
+        let partition = connection.places.positions;
         send_register(&connection.producer, POSITIONS, partition, &key, Some(&record))
     }
 

@@ -15,6 +15,7 @@ use super::remembered::Remembered;
 use super::topics::{self, POSITIONS, STATE, Topic};
 use crate::admin::questioner;
 use crate::context::Context;
+use crate::settings::without_statistics;
 use crate::topics::Topics;
 use crate::{limits, words};
 
@@ -24,8 +25,14 @@ pub(super) struct Connection {
     pub topics: Vec<Topic>,
     /// The largest record that the topic of state takes.
     pub state_record_bytes: usize,
-    pub positions_partition: i32,
-    pub state_partition: i32,
+    pub places: Places,
+}
+
+/// The partitions of the owner's records. They stay the same for a session, whatever is added meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Places {
+    pub positions: i32,
+    pub state: i32,
 }
 
 /// What was read of the topic of positions.
@@ -40,10 +47,10 @@ pub(super) struct ReadBack {
 }
 
 impl Connection {
-    /// Fences every earlier producer of this agent and pipeline, and ends its transaction.
+    /// Fences every earlier producer of this agent and pipeline, and ends its transaction. Where its records are is not known yet:
+    /// see [`Connection::find_places`].
     pub fn open(
         options: &JournalOptions,
-        owner: &Owner,
         is_first: bool,
         give_up: &dyn Fn() -> bool,
     ) -> Result<Connection, String> {
@@ -61,10 +68,41 @@ impl Connection {
         producer.poll(std::time::Duration::from_millis(10));
         in_slices(&producer, give_up, |slice| producer.init_transactions(slice))
             .map_err(|error| format!("beginning transactions: {}", producer.context().explain(&error)))?;
-        let positions_partition = owner.partition(topics::partitions_of(&producer, POSITIONS)?);
-        let state_partition = owner.partition(topics::partitions_of(&producer, STATE)?);
         producer.context().works();
-        Ok(Connection { producer, topics, state_record_bytes, positions_partition, state_partition })
+        Ok(Connection { producer, topics, state_record_bytes, places: Places::default() })
+    }
+
+    /// Finds the partitions of the owner's records. Called with no transaction of ours open.
+    pub fn find_places(
+        &self,
+        options: &JournalOptions,
+        owner: &Owner,
+        give_up: &dyn Fn() -> bool,
+    ) -> Result<Places, String> {
+        let find = |topic: &str, is_asked: bool| self.find_place(options, owner, topic, is_asked, give_up);
+        Ok(Places { positions: find(POSITIONS, true)?, state: find(STATE, options.keeps_state)? })
+    }
+
+    fn find_place(
+        &self,
+        options: &JournalOptions,
+        owner: &Owner,
+        topic: &str,
+        is_asked: bool,
+        give_up: &dyn Fn() -> bool,
+    ) -> Result<i32, String> {
+        let partitions = topics::partitions_of(&self.producer, topic)?;
+        owner.find(partitions, |partition| {
+            let mut newest: Option<i64> = None;
+            if is_asked {
+                read_partition(options, (topic, partition), 0, give_up, |key, _, time_ms| {
+                    if owner.own(key).is_some() {
+                        newest = newest.max(Some(time_ms));
+                    }
+                })?;
+            }
+            Ok(newest)
+        })
     }
 
     /// Reads the owner's positions from an offset to the end. Called with no transaction of ours open.
@@ -76,9 +114,10 @@ impl Connection {
         give_up: &dyn Fn() -> bool,
     ) -> Result<ReadBack, String> {
         let mut read = ReadBack::default();
-        read.next = read_partition(options, (POSITIONS, self.positions_partition), from, give_up, |k, v| {
-            read.take(owner, k, v);
-        })?;
+        read.next =
+            read_partition(options, (POSITIONS, self.places.positions), from, give_up, |key, value, _| {
+                read.take(owner, key, value);
+            })?;
         Ok(read)
     }
 
@@ -92,7 +131,7 @@ impl Connection {
     ) -> Result<u64, String> {
         remembered.clear();
         let mut records = 0;
-        read_partition(options, (STATE, self.state_partition), 0, give_up, |key, value| {
+        read_partition(options, (STATE, self.places.state), 0, give_up, |key, value, _| {
             records += 1;
             remembered.load(owner, key, value);
         })?;
@@ -100,13 +139,14 @@ impl Connection {
     }
 }
 
-/// Reads what counts in a partition, from an offset to the end that is there now; where to go on reading.
+/// Reads what counts in a partition, from an offset to the end that is there now: keys, values, and milliseconds since the
+/// epoch. Returns where to go on reading.
 fn read_partition(
     options: &JournalOptions,
     (topic, partition): (&str, i32),
     from: i64,
     give_up: &dyn Fn() -> bool,
-    mut take: impl FnMut(&[u8], Option<&[u8]>),
+    mut take: impl FnMut(&[u8], Option<&[u8]>, i64),
 ) -> Result<i64, String> {
     let until = Instant::now() + limits::READ_BACK;
     let reader = register_reader(options, "read_committed")?;
@@ -136,7 +176,8 @@ fn read_partition(
         match reader.poll(limits::REQUEST) {
             Some(Ok(message)) => {
                 next = message.offset() + 1;
-                take(message.key().unwrap_or_default(), message.payload());
+                let time_ms = message.timestamp().to_millis().unwrap_or(0);
+                take(message.key().unwrap_or_default(), message.payload(), time_ms);
                 // Where many agents write, the topic itself has no end.
                 if next >= end {
                     return Ok(next);
@@ -203,7 +244,7 @@ fn producer(
     let largest = topics.iter().map(|topic| topic.record_bytes).fold(state_record_bytes, usize::max);
     let smallest =
         topics.iter().map(|topic| topic.record_bytes).min().unwrap_or(limits::RECORD_BYTES_DEFAULT);
-    let mut config = options.settings.config(&format!("{}/journal", options.id()));
+    let mut config = without_statistics(options.settings.config(&format!("{}/journal", options.id())));
     config.set("transactional.id", options.transactional_id());
     config.set("transaction.timeout.ms", limits::TRANSACTION.as_millis().to_string());
     config.set("message.max.bytes", largest.clamp(1_000, 1_000_000_000).to_string());

@@ -8,7 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::options::JournalOptions;
 use super::topics::POSITIONS;
-use crate::admin::questioner;
+use crate::admin::{questioner, serve};
 use crate::context::Context;
 use crate::limits;
 
@@ -33,7 +33,6 @@ fn questions(options: &JournalOptions) -> Option<BaseConsumer<Context>> {
 fn answers(client: &BaseConsumer<Context>, check_interval: Duration) -> bool {
     let limit = check_interval.clamp(Duration::from_secs(1), limits::REQUEST);
     let metadata = client.fetch_metadata(Some(POSITIONS), limit);
-    // Serves the client's own events.
-    drop(client.poll(Duration::ZERO));
+    serve(client);
     metadata.is_ok_and(|metadata| !metadata.brokers().is_empty())
 }

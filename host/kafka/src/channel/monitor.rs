@@ -1,7 +1,6 @@
 //! Looks after the ends of the channels' topics, for `status`: a question of `status` itself must not wait for a broker.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use flumen_pipeline::source::Wake;
 use parking_lot::Mutex;
@@ -9,7 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::committer::Figures;
 use super::options::JournalOptions;
-use crate::admin::questioner;
+use crate::admin::{questioner, serve};
 use crate::context::Context;
 use crate::limits;
 
@@ -33,8 +32,8 @@ impl Monitor {
                 client = self.client();
             }
             if let Some(client) = &client {
-                // Serves the client's own events: it may need another token.
-                drop(client.poll(Duration::ZERO));
+                // It may need another token.
+                serve(client);
                 self.look(client);
             }
         }

@@ -34,6 +34,7 @@ use super::queue::Queue;
 use super::record::{Decoder, is_nothing};
 use super::share::ReaderShared;
 use crate::context::Context;
+use crate::settings::without_statistics;
 use crate::{limits, words};
 
 /// The reader of a channel.
@@ -64,7 +65,8 @@ impl KafkaReader {
         }
         let (shared, options) = (&self.shared, &self.options);
         let session_ms = options.session_timeout.as_millis();
-        let mut config = options.settings.config(&options.id());
+        // While its sink stands still nobody polls it.
+        let mut config = without_statistics(options.settings.config(&options.id()));
         config.set("group.id", &shared.group);
         config.set("group.instance.id", format!("{}/{}", options.id(), shared.name));
         config.set("session.timeout.ms", session_ms.to_string());

@@ -9,6 +9,15 @@
 //! ```
 //! Little-endian. No value (a tombstone) removes. All records of one agent and pipeline are in one partition, so they
 //! are read in the order in which they were written.
+//!
+//! Which one must not depend on how many partitions there are now: they can be added, and where nothing is found an agent
+//! would begin anew. It is one of the first [`limits::REGISTER_PARTITIONS`], with which Flumen makes the topics. Of a topic with
+//! another number (somebody made it, or partitions were added) the newest record of one's own tells ([`Owner::find`]). The one case that
+//! is not seen is a topic that was made with fewer and has grown to exactly that number.
+
+use std::collections::BTreeSet;
+
+use crate::limits;
 
 const VERSION: u8 = 1;
 const COMMIT: u8 = b'c';
@@ -92,8 +101,38 @@ impl Owner {
         }
     }
 
-    /// The partition of all of its records.
-    pub fn partition(&self, partitions: i32) -> i32 {
+    /// The partition of all of its records, if nothing is there yet.
+    fn partition(&self, partitions: i32) -> i32 {
+        self.spread(partitions.min(limits::REGISTER_PARTITIONS))
+    }
+
+    /// The partition where its records are. `newest`: the time of its newest record in one, which is a question to the
+    /// brokers: it is not asked of a topic as Flumen makes it, and elsewhere the likely ones come first.
+    pub fn find<E>(
+        &self,
+        partitions: i32,
+        mut newest: impl FnMut(i32) -> Result<Option<i64>, E>,
+    ) -> Result<i32, E> {
+        let usual = self.partition(partitions);
+        if partitions == limits::REGISTER_PARTITIONS {
+            return Ok(usual);
+        }
+        // Earlier versions took one of all that there were.
+        let likely = BTreeSet::from([usual, self.spread(partitions)]);
+        let others: BTreeSet<i32> = (0..partitions).filter(|number| !likely.contains(number)).collect();
+        for numbers in [likely, others] {
+            let mut found: Option<(i64, i32)> = None;
+            for number in numbers {
+                found = found.max(newest(number)?.map(|time_ms| (time_ms, number)));
+            }
+            if let Some((_, number)) = found {
+                return Ok(number);
+            }
+        }
+        Ok(usual)
+    }
+
+    fn spread(&self, partitions: i32) -> i32 {
         let hash = blake3::hash(&self.name);
         let head = hash.as_bytes().first_chunk::<4>().map_or(0, |head| u32::from_le_bytes(*head));
         i32::try_from(head % u32::try_from(partitions.max(1)).unwrap_or(1)).unwrap_or(0)
@@ -159,6 +198,38 @@ mod tests {
         assert_eq!(owner.own(&owner.state_key("p", b"k")), Some(Key::State("p", b"k")));
         assert_eq!(other.own(&owner.state_key("p", b"k")), None);
         assert!((0..8).contains(&owner.partition(8)));
+    }
+
+    #[test]
+    fn partitions_that_are_added_move_nothing() {
+        let never = |_: i32| -> Result<Option<i64>, ()> { panic!("asked the brokers") };
+        for name in ["a", "b", "web-1", "web-2", "grown"] {
+            let owner = Owner::new(name, "main");
+            let made = owner.find(limits::REGISTER_PARTITIONS, never).unwrap();
+            for partitions in [9, 16, 50] {
+                let is_there = |number: i32| Ok::<_, ()>((number == made).then_some(1_i64));
+                assert_eq!(owner.find(partitions, is_there), Ok(made));
+                // Of an agent that begins.
+                assert_eq!(owner.find(partitions, |_| Ok::<_, ()>(None)), Ok(made));
+            }
+        }
+    }
+
+    #[test]
+    fn the_newest_record_tells_where_ours_are() {
+        // Its partition of 16 is 11, of 8 it is 3, of 6 it is 5.
+        let owner = Owner::new("grown", "main");
+        let find = |partitions: i32, there: &[(i32, i64)]| {
+            owner.find(partitions, |number| {
+                Ok::<_, ()>(there.iter().find(|(at, _)| *at == number).map(|(_, time_ms)| *time_ms))
+            })
+        };
+        assert_eq!(find(16, &[(11, 2), (3, 1)]), Ok(11));
+        assert_eq!(find(16, &[(11, 1), (3, 2)]), Ok(3));
+        // Made with three or six: neither of the two.
+        assert_eq!(find(16, &[(2, 7), (5, 8)]), Ok(5));
+        assert_eq!(find(6, &[(2, 7)]), Ok(2));
+        assert_eq!(find(6, &[]), Ok(5));
     }
 
     #[test]

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use flumen_event::Batch;
 use flumen_journal::{Commit, Journal};
+use flumen_pipeline::feed::MakeSource;
 use flumen_pipeline::kept::filter::Filter;
 use flumen_pipeline::kept::{Action, JobReport, Kept, Request, job_key};
 use flumen_pipeline::plan::OnReject;
-use flumen_pipeline::{Interceptor, Processed, quarantine, replay};
+use flumen_pipeline::{
+    Emission, Interceptor, Processed, Source, SourceContext, SourceError, quarantine, replay,
+};
 
 use crate::support::destination::Destination;
 use crate::support::plugins::{Plugin, all, keep, label, quarantine as out, rows_where};
@@ -76,11 +79,33 @@ fn counted(name: &'static str) -> Arc<Plugin> {
 }
 
 fn start(world: &World, a: &Destination, b: &Destination, is_new: bool) -> Running {
+    start_from(Script::new(1, TOTAL, 50).make(), world, a, b, is_new)
+}
+
+fn start_from(source: MakeSource, world: &World, a: &Destination, b: &Destination, is_new: bool) -> Running {
     let judge = if is_new { Plugin::new("judge", new) } else { Plugin::new("judge", old) };
     let late = if is_new { Plugin::new("late", all) } else { Plugin::new("late", late) };
     let chain: Vec<Arc<dyn Interceptor>> = vec![counted("first"), judge];
     let own: Vec<Arc<dyn Interceptor>> = vec![counted("early"), late];
-    world.start(vec![Script::new(1, TOTAL, 50).make()], chain, vec![a.sink(), (b.make(), own)])
+    world.start(vec![source], chain, vec![a.sink(), (b.make(), own)])
+}
+
+/// All events in one batch, each with an address that no replay gave it.
+struct Addressed(&'static str);
+
+impl Source for Addressed {
+    fn run(&mut self, context: &mut SourceContext) -> Result<(), SourceError> {
+        if context.positions().is_empty() {
+            let batch = label(batch(1, 0, TOTAL), replay::HEADER_TO, self.0);
+            let positions = vec![(b"at".to_vec(), vec![1])];
+            context.emit(Emission { batch, positions, quarantined: Vec::new() })?;
+        }
+        Ok(())
+    }
+}
+
+fn addressed(to: &'static str) -> MakeSource {
+    Box::new(move || Ok(Box::new(Addressed(to))))
 }
 
 fn all_of(action: Action, limit: Option<u64>) -> Request {
@@ -147,6 +172,24 @@ fn a_replay_goes_on_from_where_each_event_failed() {
     until("nothing of the jobs is left", || running.journal.positions(replay::POSITIONS).is_empty());
     running.finish();
     check_replayed(&world, &a, &b);
+}
+
+/// An address from outside leads no event past a sink or its interceptors: only a replay may give one.
+#[test]
+fn an_address_from_outside_does_not_count() {
+    for to in ["nobody", "a", "b/late"] {
+        let (world, a, b) = (world(), Destination::new(), Destination::new());
+        start_from(addressed(to), &world, &a, &b, false).finish();
+        let is_taken = |position| !is_judged(position);
+        assert_exactly(&a.records(), &[1], TOTAL, is_taken, to);
+        assert_exactly(&b.records(), &[1], TOTAL, |position| is_taken(position) && !is_late(position), to);
+
+        let running = start_from(addressed(to), &world, &a, &b, true);
+        kept(&running).request(all_of(Action::Replay, None)).unwrap();
+        wait_done(&running);
+        running.finish();
+        check_replayed(&world, &a, &b);
+    }
 }
 
 /// The time of a life that ends with a crash: each may be a little longer than the one before, so that on any machine one of them gets

@@ -12,7 +12,9 @@ use flumen_pipeline::chain::{Link, Links};
 use flumen_pipeline::deliver::MakeSink;
 use flumen_pipeline::exchange::{Makers, PipelineLinks};
 use flumen_pipeline::feed::MakeSource;
-use flumen_pipeline::plan::{ErrorPlan, OnError, OnReject, PipelinePlan, SinkPlan, SourcePlan};
+use flumen_pipeline::plan::{
+    ErrorPlan, InterceptorPlan, OnError, OnReject, PipelinePlan, SinkPlan, SourcePlan,
+};
 use flumen_pipeline::state::Session;
 use flumen_pipeline::stateful::Stateful;
 use flumen_pipeline::{ComponentMetrics, Interceptor, InterceptorVersion, Processed, StopOutcome};
@@ -23,6 +25,8 @@ use crate::support::plugins::{Plugin, all, label, quarantine, rows_where};
 use crate::support::script::Script;
 use crate::support::world::{Running, World, interceptor, plan};
 use crate::support::{Dice, Record, assert_exactly, until};
+
+mod turns;
 
 const TOTAL: u64 = 3_000;
 
@@ -187,13 +191,17 @@ fn counter(hash: &'static str, migrate: fn(&str, &mut Session) -> Result<(), Str
     Version { hash, process, tick, migrate, before: None, tried: None }
 }
 
+fn with_state(name: &str) -> InterceptorPlan {
+    InterceptorPlan { grants: vec!["state".into()], ..interceptor(name, OnReject::Quarantine) }
+}
+
+/// The first event that it fails on holds its batch.
+fn held_at_once() -> ErrorPlan {
+    ErrorPlan { action: OnError::Stop, events_percent: 0, events_min: 1, ..ErrorPlan::default() }
+}
+
 fn world() -> World {
     let mut plan = plan(&["one", "two"], &[("main", 700)], &[("a", "main")]);
-    let with_state = |name| {
-        let mut plan = interceptor(name, OnReject::Quarantine);
-        plan.grants = vec!["state".into()];
-        plan
-    };
     let label = interceptor("label", OnReject::Quarantine);
     plan.interceptors =
         vec![interceptor("before", OnReject::Quarantine), with_state("dedup"), with_state("counter"), label];
@@ -387,10 +395,7 @@ fn a_chain_that_keeps_state_is_exchanged_in_the_flow() {
 #[test]
 fn a_batch_that_is_held_goes_through_the_new_chain() {
     let mut plan = plan(&["one"], &[("main", 700)], &[("a", "main")]);
-    let mut bad = interceptor("bad", OnReject::Quarantine);
-    bad.grants = vec!["state".into()];
-    bad.errors =
-        ErrorPlan { action: OnError::Stop, events_percent: 0, events_min: 1, ..ErrorPlan::default() };
+    let bad = InterceptorPlan { errors: held_at_once(), ..with_state("bad") };
     plan.interceptors = vec![bad, interceptor("label", OnReject::Quarantine)];
     let (world, destination) = (World::new(plan), Destination::new());
     let process = |batch: Batch, _: &mut Session| {
@@ -656,8 +661,7 @@ fn the_first_batch_waits_for_the_state_and_for_a_version_that_takes_it_over() {
 
     let store = Arc::new(Elsewhere { store: journal.state().unwrap(), is_ready: AtomicBool::new(false) });
     let plugin = remembering("counter", counter("c2", |_, _| Err("no".into())));
-    let mut plan = interceptor("counter", OnReject::Quarantine);
-    plan.grants = vec!["state".into()];
+    let plan = with_state("counter");
     let links: Links = Arc::new(vec![Arc::new(Link::new(plugin.clone(), &plan))]);
     let stateful = Stateful::new("test", Some(store.clone()));
     stateful.exchange(&links, Duration::ZERO, || {}).unwrap();

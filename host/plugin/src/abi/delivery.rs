@@ -15,7 +15,7 @@ use super::answers::{ReadsOut, RejectionOut};
 use super::store::{self, HostSide, Room};
 use super::{Guest, Linked, Outcome, Reads, columns, not_this_role};
 use crate::error::LoadError;
-use crate::failure::{Failure, OpenFailure, cut};
+use crate::failure::{Failure, OpenFailure, cut, printable};
 use crate::services::Services;
 
 const OPEN: &str = "open";
@@ -54,7 +54,8 @@ impl From<OutcomeOut> for Outcome {
                 Outcome::Delivered(rejected.collect())
             }
             OutcomeOut::Retry(LaterOut { reason, after_ms }) => Outcome::Retry {
-                reason: cut(&reason, flumen_event::limits::REASON_BYTES_MAX).to_owned(),
+                // It stands in the log and in the status until the destination takes the batch.
+                reason: printable(&reason, flumen_event::limits::REASON_BYTES_MAX),
                 after: after_ms.map(|ms| Duration::from_millis(ms.into())),
             },
         }
@@ -159,5 +160,18 @@ fn refused(failure: OpenFailure) -> Failure {
             Failure::Refused(cut(&text, flumen_event::limits::REASON_BYTES_MAX).to_owned())
         }
         OpenFailure::Failed(failure) => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_to_wait_has_nothing_that_a_terminal_obeys() {
+        let later = LaterOut { reason: "\x1b[2Jbusy\r\n".to_owned(), after_ms: Some(5) };
+        let reason = "\\u{1b}[2Jbusy\\r\\n".to_owned();
+        let after = Some(Duration::from_millis(5));
+        assert_eq!(Outcome::from(OutcomeOut::Retry(later)), Outcome::Retry { reason, after });
     }
 }

@@ -311,6 +311,7 @@ pub(crate) fn describe(
     component: &Component,
     shape: &Shape,
     services: &Arc<Services>,
+    limits: &PluginLimits,
     path: &Path,
 ) -> Result<Description, LoadError> {
     let Some(interface) = shape.release.about.filter(|_| shape.is_described) else {
@@ -318,7 +319,7 @@ pub(crate) fn describe(
     };
     // It runs before any pipeline grants anything: what it needs is linked, but `describe` has no use for it.
     let ready = ready(engine, component, shape, &shape.needs, path)?;
-    about::describe(engine, &ready, interface, services, &PluginLimits::default())
+    about::describe(engine, &ready, interface, services, limits)
         .map_err(|failure| LoadError::Open { path: path.to_owned(), reason: failure.to_string() })
 }
 

@@ -13,6 +13,8 @@ use wit_parser::Resolve;
 pub const OPEN_AT: u32 = 1_024;
 pub const ANSWER_AT: u32 = 2_048;
 pub const DATA_AT: u32 = 4_096;
+/// What `describe` answers, if there is one.
+pub const DESCRIPTION_AT: u32 = 49_152;
 pub const HEAP_AT: u32 = 65_536;
 
 /// A guest as text.
@@ -172,12 +174,28 @@ impl Forge {
 
     /// A core module, as wit-bindgen makes it.
     pub fn module(&self) -> Vec<u8> {
+        self.embedded(&self.text(), include_str!("../../../../wit/0.1.0/flumen.wit"))
+    }
+
+    /// The same for release 0.2.0, telling about itself: no version, no summary, and this schema of its options.
+    pub fn described(&self, schema: &str) -> Vec<u8> {
+        let words = numbers(&[0, 0, 0, 0, DESCRIPTION_AT + 24, schema.len() as u32]);
+        let answer: String =
+            words.iter().chain(schema.as_bytes()).map(|byte| format!("\\{byte:02x}")).collect();
+        let about = format!(
+            "(func (export \"flumen:plugin/about@0.2.0#describe\") (result i32) (i32.const {DESCRIPTION_AT}))
+             (data (i32.const {DESCRIPTION_AT}) \"{answer}\")"
+        );
+        let text = Forge { extra: self.extra.clone() + &about, ..self.clone() }.text();
+        let wit = include_str!("../../../../wit/0.2.0/flumen.wit");
+        self.embedded(&text.replace("@0.1.0", "@0.2.0"), wit)
+    }
+
+    fn embedded(&self, text: &str, wit: &str) -> Vec<u8> {
         let mut resolve = Resolve::default();
-        let wit = include_str!("../../../../wit/0.1.0/flumen.wit");
         let package = resolve.push_str("flumen.wit", wit).unwrap();
         let world = resolve.select_world(&[package], Some(self.world)).unwrap();
-        let mut module =
-            wat::parse_str(self.text()).unwrap_or_else(|error| panic!("{error}\n{}", self.text()));
+        let mut module = wat::parse_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false).unwrap();
         module
     }

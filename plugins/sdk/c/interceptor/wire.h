@@ -144,7 +144,7 @@ typedef struct flumen_plugin_types_difference_t {
   // has no such header afterwards, even if it had one before. A plugin
   // that changes a header of some rows only has to read that header and
   // give the other rows their old values back. A name given twice is a
-  // lying answer; data under a row that is not present is ignored.
+  // lying answer, and so is data under a row that is not present.
   flumen_plugin_types_list_header_column_t   set_headers;
   // Headers to remove from every row. Done before `set-headers`, so a
   // name in both is set.

@@ -85,7 +85,7 @@ impl Files {
         let rows = rows_of(batch, runs)?;
         let mut first = 0;
         while first < rows.rows() {
-            self.announce(context, std::iter::once(bucket))?;
+            self.announce_one(context, bucket)?;
             let Some(number) = self.open.get(&bucket.path).copied() else { continue };
             let entry = self.entries.get(&number).ok_or_else(lost_track)?;
             let part = rows.slice(first, self.room(entry, &rows, first));
@@ -173,7 +173,8 @@ impl Files {
     }
 }
 
-fn rows_of(batch: &Batch, runs: &[Run]) -> Result<Batch, SinkError> {
+/// The rows of one bucket, in order.
+pub(super) fn rows_of(batch: &Batch, runs: &[Run]) -> Result<Batch, SinkError> {
     if let [only] = runs {
         return Ok(batch.slice(only.rows.start, only.rows.len()));
     }

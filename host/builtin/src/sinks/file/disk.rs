@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use rustix::fs::{CWD, OFlags, RenameFlags};
+use rustix::fs::{Access, AtFlags, CWD, OFlags, RenameFlags};
 
 use super::ahead::Ahead;
 
@@ -18,6 +18,8 @@ pub(super) trait Disk: Send {
     fn open(&mut self, path: &Path) -> io::Result<File>;
     /// True if there is anything with that name.
     fn exists(&mut self, path: &Path) -> io::Result<bool>;
+    /// Fails if a directory is none, is not there, or takes no names from us.
+    fn may_create_in(&mut self, directory: &Path) -> io::Result<()>;
     /// Writes all bytes at an offset.
     fn write_at(&mut self, path: &Path, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Makes content and length durable.
@@ -55,9 +57,19 @@ impl Disk for SystemDisk {
     fn exists(&mut self, path: &Path) -> io::Result<bool> {
         match std::fs::symlink_metadata(path) {
             Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            // Below what is no directory nothing has a name.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
+    }
+
+    fn may_create_in(&mut self, directory: &Path) -> io::Result<()> {
+        // The dot makes what is no directory an error.
+        let inside = directory.join(".");
+        let access = Access::WRITE_OK | Access::EXEC_OK;
+        Ok(rustix::fs::accessat(CWD, inside.as_path(), access, AtFlags::EACCESS)?)
     }
 
     fn write_at(&mut self, path: &Path, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {

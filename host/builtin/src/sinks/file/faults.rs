@@ -91,6 +91,10 @@ impl Disk for FaultyDisk {
         self.system.exists(path)
     }
 
+    fn may_create_in(&mut self, directory: &Path) -> io::Result<()> {
+        self.system.may_create_in(directory)
+    }
+
     fn write_at(&mut self, path: &Path, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         let appended = offset..offset + bytes.len() as u64;
         self.unsynced.entry(path.to_owned()).or_default().push(appended);

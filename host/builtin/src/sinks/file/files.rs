@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use flumen_pipeline::SinkError;
 use flumen_pipeline::sink::SinkContext;
+use rustix::io::Errno;
 
 use super::compress::Compressor;
 use super::disk::Disk;
@@ -112,6 +113,9 @@ pub(super) struct Files {
     pub compressor: Compressor,
 }
 
+/// Buckets whose events no file can take, by their paths, with the reason.
+pub(super) type Refused = HashMap<Arc<str>, String>;
+
 /// The final name of a file.
 pub(super) fn final_path(record: &FileRecord) -> PathBuf {
     let (head, tail) = record.path.split_at_checked(record.split as usize).unwrap_or((&record.path, ""));
@@ -186,25 +190,39 @@ impl Files {
         }
     }
 
-    /// Puts a file on record for every bucket that has none: one durable commit for all of them.
+    /// Puts a file on record for every bucket that has none, and may have one: one durable commit for all of them.
     pub fn announce<'a>(
         &mut self,
         context: &mut SinkContext,
         buckets: impl Iterator<Item = &'a Bucket>,
-    ) -> Result<(), SinkError> {
+    ) -> Result<Refused, SinkError> {
         let before = self.entries.len();
+        let mut refused = Refused::new();
         for bucket in buckets {
-            if !self.open.contains_key(&bucket.path) {
-                self.plan(bucket)?;
+            if self.open.contains_key(&bucket.path) {
+                continue;
+            }
+            if let Some(reason) = self.plan(bucket)? {
+                refused.insert(bucket.path.clone(), reason);
             }
         }
         if self.entries.len() > before {
             context.commit_position(&self.recorded().encode())?;
         }
-        Ok(())
+        Ok(refused)
     }
 
-    fn plan(&mut self, bucket: &Bucket) -> Result<(), SinkError> {
+    /// The same for a bucket that had a file in this delivery.
+    pub fn announce_one(&mut self, context: &mut SinkContext, bucket: &Bucket) -> Result<(), SinkError> {
+        match self.announce(context, std::iter::once(bucket))?.remove(&bucket.path) {
+            // When the delivery comes again it begins with this look, and the rows are refused as a whole.
+            Some(reason) => Err(SinkError::Retry(reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// The next number for a bucket; `Some`: why there can be no file.
+    fn plan(&mut self, bucket: &Bucket) -> Result<Option<String>, SinkError> {
         let now_ms = (self.clock)();
         let mut record = FileRecord {
             number: self.next_number,
@@ -215,6 +233,9 @@ impl Files {
             path: bucket.path.clone(),
             split: bucket.split,
         };
+        if let Some(reason) = self.misled(bucket, &open_path(&record)) {
+            return Ok(Some(reason));
+        }
         // Never on record is a name that exists already: recovery removes files of length 0.
         loop {
             let [open, last] = [open_path(&record), final_path(&record)];
@@ -230,13 +251,51 @@ impl Files {
         }
         self.open.insert(bucket.path.clone(), record.number);
         self.entries.insert(record.number, Entry::new(Phase::Planned, record, None, now_ms));
+        Ok(None)
+    }
+
+    /// Why no file can be where a header leads: an event may name what is there and is no directory, or somebody else's.
+    /// With the part of the path that no event has a say in something is wrong for all events: they wait until it is mended.
+    fn misled(&mut self, bucket: &Bucket, path: &Path) -> Option<String> {
+        let fixed = Path::new(bucket.fixed.as_deref()?);
+        let error = self.look(path).err()?;
+        let is_fixed_part_fine = match Errno::from_io_error(&error)? {
+            Errno::NOTDIR | Errno::NOENT | Errno::LOOP | Errno::NAMETOOLONG => {
+                matches!(self.disk.exists(&fixed.join(".")), Ok(true)) || self.reach(fixed).is_ok()
+            }
+            // Where nothing may be made in the fixed part either, it is not the event that has to be mended.
+            Errno::ACCESS | Errno::PERM => self.reach(fixed).is_ok(),
+            _ => false,
+        };
+        let path = path.display();
+        is_fixed_part_fine.then(|| format!("its headers lead to {path}, where no file can be: {error}"))
+    }
+
+    /// Fails if a file of this name can be neither there nor made.
+    fn look(&mut self, path: &Path) -> io::Result<()> {
+        if let Some(directory) = path.parent() {
+            self.reach(directory)?;
+        }
+        self.disk.exists(path)?;
+        Ok(())
+    }
+
+    /// Fails if no file can be made in a directory, nor the directory in the nearest one above it that is there.
+    fn reach(&mut self, directory: &Path) -> io::Result<()> {
+        for directory in directory.ancestors() {
+            match self.disk.may_create_in(directory) {
+                // What has the name and is not found is a link to nowhere.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !self.disk.exists(directory)? => {}
+                done => return done,
+            }
+        }
         Ok(())
     }
 
     /// The number of the file that takes the next event of a bucket; the file exists.
     pub fn ready(&mut self, context: &mut SinkContext, bucket: &Bucket) -> Result<u64, SinkError> {
         loop {
-            self.announce(context, std::iter::once(bucket))?;
+            self.announce_one(context, bucket)?;
             let Some(number) = self.open.get(&bucket.path).copied() else { continue };
             let planned = self.entries.get(&number).filter(|entry| entry.phase == Phase::Planned);
             let Some(record) = planned.map(|entry| entry.recorded.clone()) else { return Ok(number) };

@@ -28,7 +28,8 @@
 //! rebuilds everything from the last flush. A full disk is such an error: recovery first gives back
 //! the space of what was not acknowledged. After a failed sync the file is finished at its committed length,
 //! because the kernel may have dropped pages. What was written to a file that someone removed is not
-//! acknowledged, and delivered again to a new one. An unreadable position stops the sink and touches nothing.
+//! acknowledged, and delivered again to a new one. Rows whose headers lead to where no file can be (what is there is no directory, or not ours)
+//! go to quarantine, if the rest of the path is fine; what is wrong with that is an error. An unreadable position stops the sink and touches nothing.
 //!
 //! Files whose bytes are made by a codec: [`codec`].
 //!
@@ -37,6 +38,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use flumen_event::Batch;
 use flumen_journal::Delivery;
 use flumen_pipeline::sink::{Cursors, Sink, SinkContext, Stored};
 use flumen_pipeline::{BuildError, FlushPolicy, Metric, Options, SinkError};
@@ -61,11 +63,12 @@ mod writing;
 pub use options::SPEC;
 pub(crate) use options::zone;
 
+use codec::rows_of;
 use disk::Disk;
 use files::{Clock, Files, Phase};
 use options::Settings;
 use position::Position;
-use route::Router;
+use route::{Router, Run};
 
 use crate::sinks::SinkCodec;
 
@@ -82,6 +85,14 @@ pub const CODEC: SinkCodec = SinkCodec {
         Ok(Box::new(FileSink::new(settings, faults::system_disk(), Box::new(now_ms))))
     },
 };
+
+/// Sends the rows of a bucket to quarantine. After an error the pipeline forgets that, and they are delivered again.
+fn refuse(context: &mut SinkContext, batch: &Batch, runs: &[Run], reason: &str) -> Result<(), SinkError> {
+    let rows = rows_of(batch, runs)?;
+    let reasons = vec![reason.to_owned(); rows.rows()];
+    context.quarantine(rows, reasons);
+    Ok(())
+}
 
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
@@ -123,8 +134,12 @@ impl FileSink {
         let mut routing = self.router.route(&delivery.batch);
         // Open files first: what `max_open_files` finishes for new ones is then not needed in this batch.
         routing.sort_by_key(|(bucket, _)| !self.files.open.contains_key(&bucket.path));
-        self.files.announce(context, routing.iter().map(|(bucket, _)| bucket))?;
+        let refused = self.files.announce(context, routing.iter().map(|(bucket, _)| bucket))?;
         for (bucket, runs) in &routing {
+            if let Some(reason) = refused.get(&bucket.path) {
+                refuse(context, &delivery.batch, runs, reason)?;
+                continue;
+            }
             match self.files.version.is_some() {
                 true => self.files.append_encoded(context, bucket, &delivery.batch, runs, now_ms)?,
                 false => self.files.append(context, bucket, &delivery.batch, runs, now_ms)?,

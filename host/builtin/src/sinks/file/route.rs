@@ -21,6 +21,8 @@ pub(super) struct Bucket {
     pub path: Arc<str>,
     /// Where in it the number is inserted.
     pub split: u32,
+    /// The part of its directory in which no header takes part ([`Template::fixed_directory`]).
+    pub fixed: Option<Arc<str>>,
 }
 
 /// Rows of one bucket that follow each other.
@@ -113,7 +115,8 @@ impl Router {
         let (path, split) = self.template.render(time, &values);
         let path: Arc<str> = path.into();
         let bucket = *self.by_path.entry(path.clone()).or_insert_with(|| {
-            self.buckets.push(Bucket { path, split: split as u32 });
+            let fixed = self.template.fixed_directory(time).map(Arc::from);
+            self.buckets.push(Bucket { path, split: split as u32, fixed });
             self.buckets.len() - 1
         });
         self.by_values.insert(self.key.as_slice().into(), bucket);

@@ -187,8 +187,6 @@ impl Template {
     /// The path of a bucket, and where the running number goes. One value per header.
     pub fn render(&self, time_ns: i64, values: &[Option<&str>]) -> (String, usize) {
         let mut path = String::new();
-        let local =
-            self.unit_s.map(|_| Timestamp::from_second(time_ns.div_euclid(NS_PER_S)).unwrap_or_default());
         for part in &self.parts {
             match part {
                 Part::Text(text) => path.push_str(text),
@@ -197,14 +195,33 @@ impl Template {
                     let default = self.headers.get(*index).map(|header| header.default.as_str());
                     push_value(value.or(default).unwrap_or_default(), &mut path);
                 }
-                Part::Time(format) => {
-                    let zoned = local.unwrap_or_default().to_zoned(self.zone.clone());
-                    // `parse` has tried this format; what works for one time works for all.
-                    path.push_str(&jiff::fmt::strtime::format(format, &zoned).unwrap_or_default());
-                }
+                Part::Time(format) => self.push_time(format, time_ns, &mut path),
             }
         }
         fit(path, self.tail_bytes)
+    }
+
+    /// The directory of a path as far as no header takes part in it. `None`: no header takes part in any.
+    pub fn fixed_directory(&self, time_ns: i64) -> Option<String> {
+        let mut path = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => path.push_str(text),
+                Part::Time(format) => self.push_time(format, time_ns, &mut path),
+                Part::Header(_) => {
+                    let (directory, _) = path.rsplit_once('/')?;
+                    return Some(if directory.is_empty() { "/".into() } else { directory.into() });
+                }
+            }
+        }
+        None
+    }
+
+    fn push_time(&self, format: &str, time_ns: i64, out: &mut String) {
+        let time = Timestamp::from_second(time_ns.div_euclid(NS_PER_S)).unwrap_or_default();
+        // `parse` has tried this format; what works for one time works for all.
+        let shown = jiff::fmt::strtime::format(format, &time.to_zoned(self.zone.clone()));
+        out.push_str(&shown.unwrap_or_default());
     }
 }
 
@@ -290,6 +307,20 @@ mod tests {
             ("/l/{time:%Y-%m-%d/%H}/{{x}}.log", "", vec![], "/l/2024-07-01/09/{x}|.log"),
         ] {
             assert_eq!(path(template, suffix, &values), expected, "{template}");
+        }
+    }
+
+    #[test]
+    fn what_comes_before_the_first_header_is_fixed() {
+        for (template, expected) in [
+            ("/l/a.log", None),
+            ("/l/{time:%Y}/a.log", None),
+            ("/l/{header.host}/{time:%Y}/a.log", Some("/l")),
+            ("/l/{time:%Y-%m-%d/%H}/x-{header.host}.log", Some("/l/2024-07-01/09")),
+            ("/{header.host}", Some("/")),
+        ] {
+            let parsed = Template::parse(template, "", TimeZone::UTC).unwrap();
+            assert_eq!(parsed.fixed_directory(TIME).as_deref(), expected, "{template}");
         }
     }
 

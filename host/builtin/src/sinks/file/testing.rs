@@ -187,6 +187,12 @@ impl Disk for TroubledDisk {
         then(self.call()?, SystemDisk::default().exists(path)?)
     }
 
+    fn may_create_in(&mut self, directory: &Path) -> io::Result<()> {
+        let fails = self.call()?;
+        SystemDisk::default().may_create_in(directory)?;
+        then(fails, ())
+    }
+
     fn write_at(&mut self, path: &Path, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         let fails = self.call()?;
         let part = if fails { self.0.lock().random.random_range(0..=bytes.len()) } else { bytes.len() };

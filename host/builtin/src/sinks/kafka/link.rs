@@ -82,6 +82,12 @@ pub(super) struct Sizes {
 }
 
 impl Link {
+    /// Serves what the clients have to tell.
+    pub fn serve(&self) {
+        self.lanes.iter().for_each(|lane| lane.lane.producer.serve());
+        self.topics.look();
+    }
+
     pub fn reach(&self, next: u64) {
         self.reached.fetch_max(next, Ordering::Relaxed);
     }

@@ -36,10 +36,11 @@
 //! acknowledged in the journal first, then sent, once.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use flumen_event::Batch;
 use flumen_journal::Delivery as JournalDelivery;
+use flumen_kafka::limits::SERVE_EVERY;
 use flumen_kafka::progress::By;
 use flumen_pipeline::sink::{Cursors, Sink, SinkContext, Stored};
 use flumen_pipeline::{BuildError, FlushPolicy, Metric, Options, SinkError};
@@ -83,7 +84,7 @@ fn make(settings: Settings) -> Box<dyn Sink> {
     let by = By { instance: format!("{:016x}", routes::random()), host, pid: std::process::id() };
     let sizes = room::first(&settings);
     let outbox = Outbox::default();
-    Box::new(KafkaSink { settings, by, link: None, is_fenced: false, sizes, outbox })
+    Box::new(KafkaSink { settings, by, link: None, is_fenced: false, sizes, outbox, served: Instant::now() })
 }
 
 struct KafkaSink {
@@ -96,6 +97,8 @@ struct KafkaSink {
     is_fenced: bool,
     sizes: Sizes,
     outbox: Outbox,
+    /// When the clients were last served by [`Sink::due`].
+    served: Instant,
 }
 
 impl KafkaSink {
@@ -205,6 +208,15 @@ impl Sink for KafkaSink {
 
     fn forgets(&self) -> bool {
         self.settings.delivery == Delivery::AtLeastOnce
+    }
+
+    /// It has no timer: while no events come, its clients are served here. What they tell would pile up.
+    fn due(&mut self) -> bool {
+        if self.served.elapsed() >= SERVE_EVERY {
+            self.served = Instant::now();
+            self.link.iter().for_each(Link::serve);
+        }
+        false
     }
 
     fn flush_policy(&self) -> FlushPolicy {

@@ -214,10 +214,15 @@ impl Link {
 
     /// The plain topic is looked for at once, not at the first event.
     fn check_topic(&mut self) -> Result<(), SinkError> {
-        let Some(name) = self.settings.topic.plain() else { return Ok(()) };
-        let found = self.routes.find(name, &self.topics);
-        let index = found.map_err(|error| SinkError::Retry(self.topics.explain(&error)))?;
-        if self.routes.get_mut(index).is_none_or(|route| route.partitions.is_none()) {
+        let settings = self.settings.clone();
+        let Some(name) = settings.topic.plain() else { return Ok(()) };
+        let index = self.find_route(name)?;
+        let (partitions, is_denied) =
+            self.routes.get_mut(index).map_or((None, false), |route| (route.partitions, route.is_denied));
+        if is_denied {
+            return Err(self.topic_missing(name, is_denied));
+        }
+        if partitions.is_none() {
             // Said again, as an error, when there is something to deliver.
             tracing::warn!(sink = self.who.sink, topic = name, "the topic does not exist yet");
             self.routes.forget();
@@ -230,7 +235,8 @@ impl Link {
 
     fn check_progress_topic(&self, patience: &Patience) -> Result<(), SinkError> {
         let topic = &self.settings.progress_topic;
-        let explain = |error: KafkaError| SinkError::Retry(self.topics.explain(&error));
+        let explain =
+            |error: KafkaError| SinkError::Retry(format!("topic {topic:?}: {}", self.topics.explain(&error)));
         if self.topics.partitions(topic).map_err(explain)?.is_none() {
             self.make_progress_topic()?;
             let begin = Instant::now();

@@ -2,8 +2,10 @@
 //!
 //! A refusal ends the transaction, so everything else of it is sent again without the guilty record, which goes to
 //! quarantine. The broker refuses batches of records: a record that was alone in its batch is guilty; several are
-//! suspects, and each is sent alone, in a transaction that is taken back.
+//! suspects, and each is sent alone, in a transaction that is taken back. Without transactions nothing is taken back: what
+//! failed and is not refused itself (of a batch with a guilty record, for instance) is sent again.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use flumen_event::Batch;
@@ -24,18 +26,17 @@ impl Link {
     /// Waits until the brokers have everything. Then no record can be refused any more.
     pub fn settle(&mut self, context: &mut SinkContext, patience: &Patience) -> Result<(), SinkError> {
         loop {
-            let failed = self.drain(context, patience)?;
+            let failed = self.failures(context, patience)?;
             if failed.is_empty() {
                 return Ok(());
             }
-            let suspects: Vec<(usize, Code)> =
-                failed.iter().copied().filter(|(_, code)| lane::is_refusal(*code)).collect();
+            let is_suspect = |(_, code): &(usize, Code)| lane::is_refusal(*code);
+            let (suspects, mut others): (Vec<_>, Vec<_>) = failed.into_iter().partition(is_suspect);
             match suspects.as_slice() {
                 [] => {
                     let is_cause = |code: &Code| !matches!(code, Code::PurgeQueue | Code::PurgeInflight);
-                    let code = failed.iter().map(|(_, code)| *code).find(is_cause);
-                    let error = KafkaError::MessageProduction(code.unwrap_or(Code::PurgeQueue));
-                    return Err(self.error(&error));
+                    let cause = others.iter().find(|(_, code)| is_cause(code)).copied();
+                    return Err(self.failure(cause));
                 }
                 // It was alone in its batch of records.
                 [(id, code)] => {
@@ -45,7 +46,7 @@ impl Link {
                 _ => {
                     self.fit_batches(&suspects)?;
                     self.begin_anew(context, patience)?;
-                    self.try_alone(context, &suspects, patience)?;
+                    others.extend(self.try_alone(context, &suspects, patience)?);
                 }
             }
             if self.settings.delivery == Delivery::ExactlyOnce {
@@ -53,8 +54,62 @@ impl Link {
                     Ok(()) | Err(Broken::Refused) => {}
                     Err(Broken::Error(error)) => return Err(error),
                 }
+            } else {
+                self.send_again(context, &others, patience)?;
             }
         }
+    }
+
+    /// Waits for the brokers. Without transactions until nothing is under way: other batches than the one that failed
+    /// are, and what becomes of them must not be taken for what becomes of a suspect.
+    fn failures(
+        &mut self,
+        context: &SinkContext,
+        patience: &Patience,
+    ) -> Result<Vec<(usize, Code)>, SinkError> {
+        let mut failed = self.drain(context, patience)?;
+        if self.settings.delivery == Delivery::ExactlyOnce || failed.is_empty() {
+            return Ok(failed);
+        }
+        loop {
+            let more = self.drain(context, patience)?;
+            if more.is_empty() {
+                return Ok(failed);
+            }
+            failed.extend(more);
+        }
+    }
+
+    /// What failed without being refused itself. Only without transactions.
+    fn send_again(
+        &mut self,
+        context: &mut SinkContext,
+        failed: &[(usize, Code)],
+        patience: &Patience,
+    ) -> Result<(), SinkError> {
+        for (index, rows) in runs(failed.iter().map(|(id, _)| *id).collect()) {
+            match self.send_rows(context, index, rows, patience) {
+                Ok(()) => {}
+                Err(Broken::Error(error)) => return Err(error),
+                // Only a row that was tried alone ends it, and none of those is here: then all of it comes again.
+                Err(Broken::Refused) => {
+                    let error = KafkaError::MessageProduction(Code::InvalidDifferentRecord);
+                    return Err(self.error(&error));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A record that failed and is not refused, in words.
+    fn failure(&mut self, cause: Option<(usize, Code)>) -> SinkError {
+        let Some((id, code)) = cause else {
+            return self.error(&KafkaError::MessageProduction(Code::PurgeQueue));
+        };
+        let (index, row) = batch_and_row(id);
+        let batch = self.delivered.get(index).map(|delivered| delivered.batch.slice(row, 1));
+        let topic = batch.map(|batch| self.topic_of(&batch)).unwrap_or_default();
+        self.record_error(&topic, code)
     }
 
     /// Takes everything since the last flush back, in all lanes. After a refusal with fresh producers: librdkafka's
@@ -99,14 +154,15 @@ impl Link {
         }
     }
 
-    /// Sends each suspect alone, and takes it back: those that are refused again are guilty.
+    /// Sends each suspect alone, and takes it back: those that are refused again are guilty. Returns what else failed.
     fn try_alone(
         &mut self,
         context: &mut SinkContext,
         suspects: &[(usize, Code)],
         patience: &Patience,
-    ) -> Result<(), SinkError> {
+    ) -> Result<Vec<(usize, Code)>, SinkError> {
         let timeout = self.settings.transaction_timeout;
+        let mut others = Vec::new();
         for (id, _) in suspects {
             let (index, row) = batch_and_row(*id);
             self.alone.insert(*id);
@@ -114,20 +170,23 @@ impl Link {
                 Ok(()) | Err(Broken::Refused) => {}
                 Err(Broken::Error(error)) => return Err(error),
             }
-            match self.drain(context, patience)?.first() {
+            let failed = self.failures(context, patience)?;
+            let own = failed.iter().find(|(failed, _)| failed == id).map(|(_, code)| *code);
+            others.extend(failed.into_iter().filter(|(failed, _)| failed != id));
+            match own {
                 None => {
                     let go_on = || patience.go_on();
                     let aborted = self.lanes.iter_mut().try_for_each(|lane| lane.lane.abort(timeout, &go_on));
                     aborted.map_err(|error| self.error(&error))?;
                 }
-                Some((_, code)) if lane::is_refusal(*code) => {
-                    self.refuse(context, *id, *code);
+                Some(code) if lane::is_refusal(code) => {
+                    self.refuse(context, *id, code);
                     self.begin_anew(context, patience)?;
                 }
-                Some((_, code)) => return Err(self.error(&KafkaError::MessageProduction(*code))),
+                Some(code) => return Err(self.error(&KafkaError::MessageProduction(code))),
             }
         }
-        Ok(())
+        Ok(others)
     }
 
     /// A topic that takes smaller batches than we send would refuse many records that are not to blame: then
@@ -184,5 +243,33 @@ impl Link {
             (code, _) => format!("topic {topic:?} refuses the record of {bytes} bytes: {code}"),
         };
         context.quarantine(batch, vec![reason]);
+    }
+}
+
+/// The rows of records, as batches' numbers and rows that follow each other there.
+fn runs(mut ids: Vec<usize>) -> Vec<(usize, Range<usize>)> {
+    ids.sort_unstable();
+    ids.dedup();
+    let mut runs: Vec<(usize, Range<usize>)> = Vec::new();
+    for id in ids {
+        let (index, row) = batch_and_row(id);
+        match runs.last_mut() {
+            Some((last, rows)) if *last == index && rows.end == row => rows.end = row + 1,
+            _ => runs.push((index, row..row + 1)),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sending::id;
+    use super::*;
+
+    #[test]
+    fn what_is_sent_again_is_each_row_once_and_no_other() {
+        let ids = [id(1, 0), id(0, 7), id(0, 5), id(0, 6), id(1, 2), id(0, 6)];
+        assert_eq!(runs(ids.to_vec()), [(0, 5..8), (1, 0..1), (1, 2..3)]);
+        assert!(runs(Vec::new()).is_empty());
     }
 }

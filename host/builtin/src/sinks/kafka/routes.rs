@@ -7,8 +7,9 @@ use std::time::Instant;
 use arrow_array::{Array, StringArray};
 use flumen_event::Batch;
 use flumen_kafka::partition;
-use flumen_kafka::rdkafka::error::KafkaResult;
+use flumen_kafka::rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use flumen_kafka::topics::Topics;
+use flumen_kafka::words;
 
 use super::options::{KeyOf, Partitioner, Settings};
 use super::template;
@@ -17,8 +18,10 @@ use crate::sinks::limits;
 /// What is known of a topic.
 pub(super) struct Route {
     pub name: String,
-    /// `None`: it is not there.
+    /// `None`: it is not there, or not ours to see.
     pub partitions: Option<i32>,
+    /// The brokers do not let us see it.
+    pub is_denied: bool,
     /// `max.message.bytes`, if we may know it.
     pub record_bytes_max: Option<usize>,
     asked: Instant,
@@ -68,14 +71,19 @@ impl Routes {
             self.routes.iter_mut().skip(index).take(1).for_each(|route| route.asked = Instant::now());
             return Ok(index);
         }
-        let partitions = asked?;
+        let is_denied = |error: &KafkaError| words::code(error) == Some(Code::TopicAuthorizationFailed);
+        let (partitions, is_denied) = match asked {
+            // Remembered like one that is not there: a template may come to it again with each row.
+            Err(error) if is_denied(&error) => (None, true),
+            asked => (asked?, false),
+        };
         let index = known.unwrap_or(self.routes.len());
         if known.is_none() {
             self.routes.push(Route::new(name));
             self.by_name.insert(name.to_owned(), index);
         }
         if let Some(route) = self.routes.get_mut(index) {
-            (route.asked, route.partitions) = (Instant::now(), partitions);
+            (route.asked, route.partitions, route.is_denied) = (Instant::now(), partitions, is_denied);
             if partitions.is_some() && route.record_bytes_max.is_none() {
                 match topics.limits(name) {
                     Ok(limits) => route.record_bytes_max = limits.record_bytes_max,
@@ -105,6 +113,7 @@ impl Route {
         Route {
             name: name.to_owned(),
             partitions: None,
+            is_denied: false,
             record_bytes_max: None,
             asked: Instant::now(),
             sticky: (any_partition(), 0),
@@ -233,6 +242,10 @@ mod tests {
     use super::*;
     use crate::sinks::kafka::options::tests::settings;
     use flumen_event::{BatchBuilder, HeaderColumn};
+    use flumen_kafka::rdkafka::bindings::rd_kafka_resp_err_t as RespErr;
+    use flumen_kafka::rdkafka::mocking::MockCluster;
+    use flumen_pipeline::{Options, Value};
+    use std::sync::Arc;
 
     fn route(partitions: i32) -> Route {
         Route { partitions: Some(partitions), sticky: (4, 0), next: 0, ..Route::new("t") }
@@ -264,6 +277,37 @@ mod tests {
         assert!((0..3).all(|partition| turns.contains(&partition)), "{turns:?}");
         route.partitions = Some(1);
         assert!((0..4).all(|_| route.partition(&Partitioner::Sticky, None, None, 20, 20) == Ok(0)));
+    }
+
+    /// On librdkafka's own mock of a broker.
+    #[test]
+    fn a_topic_that_we_may_not_see_is_known_as_such() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("seen", 2, 1).unwrap();
+        cluster.topic_error("hidden", RespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED).unwrap();
+        let brokers = Value::TextList(vec![cluster.bootstrap_servers()]);
+        let options = Options([("brokers".to_owned(), brokers)].into());
+        let client = Arc::new(flumen_kafka::Settings::from_options(&options).unwrap());
+        let topics = Topics::new("test", &client).unwrap();
+        let mut routes = Routes::default();
+        let mut find = |name: &str| {
+            let index = routes.find(name, &topics).unwrap();
+            routes.get_mut(index).map(|route| (route.partitions, route.is_denied))
+        };
+        assert_eq!(find("hidden"), Some((None, true)));
+        assert_eq!(find("seen"), Some((Some(2), false)));
+        // What was there counts on, though the brokers do not show it any more.
+        cluster.topic_error("seen", RespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED).unwrap();
+        let seen = routes.find("seen", &topics).unwrap();
+        let long_ago = Instant::now().checked_sub(limits::TOPIC_KNOWN * 2);
+        if let (Some(route), Some(long_ago)) = (routes.get_mut(seen), long_ago) {
+            route.asked = long_ago;
+        }
+        assert_eq!(routes.find("seen", &topics).unwrap(), seen);
+        assert_eq!(
+            routes.get_mut(seen).map(|route| (route.partitions, route.is_denied)),
+            Some((Some(2), false))
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ use arrow_array::Array;
 use flumen_event::Batch;
 use flumen_kafka::produce::{Record, Values};
 use flumen_kafka::rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use flumen_kafka::words;
 use flumen_pipeline::SinkError;
 use flumen_pipeline::sink::SinkContext;
 
@@ -22,7 +23,7 @@ use crate::sinks::limits;
 /// A batch's number above, its row below: what librdkafka calls a record.
 const ROW_BITS: u32 = 32;
 
-fn id(batch: usize, row: usize) -> usize {
+pub(super) fn id(batch: usize, row: usize) -> usize {
     batch << ROW_BITS | row
 }
 
@@ -218,7 +219,7 @@ impl Link {
             if is_alone {
                 self.drain_lane(lane, patience)?;
             }
-            self.send(lane, &record, row, patience, context)?;
+            self.send(lane, &record, row, route, patience, context)?;
             if is_alone {
                 self.drain_lane(lane, patience)?;
             }
@@ -252,31 +253,54 @@ impl Link {
                 {
                     return Ok(Ok(*route));
                 }
-                let found = self.routes.find(name, &self.topics);
-                let route = found.map_err(|error| SinkError::Retry(self.topics.explain(&error)))?;
-                let is_there = self.routes.get_mut(route).is_some_and(|route| route.partitions.is_some());
-                if is_there {
+                let route = self.find_route(name)?;
+                let found = self.routes.get_mut(route);
+                if found.as_ref().is_some_and(|route| route.partitions.is_some()) {
                     *last = Some((name.to_owned(), route));
                     return Ok(Ok(route));
                 }
+                let is_denied = found.is_some_and(|route| route.is_denied);
                 if settings.topic.plain().is_some() {
-                    return Err(self.topic_missing(name));
+                    return Err(self.topic_missing(name, is_denied));
                 }
-                format!("topic {name:?} does not exist")
+                match is_denied {
+                    true => self.denied(name),
+                    false => format!("topic {name:?} does not exist"),
+                }
             }
             Err(reason) => reason,
         };
         let Some(default) = &settings.topic_default else { return Ok(Err(reason)) };
-        let found = self.routes.find(default, &self.topics);
-        let route = found.map_err(|error| SinkError::Retry(self.topics.explain(&error)))?;
-        match self.routes.get_mut(route).is_some_and(|route| route.partitions.is_some()) {
-            true => Ok(Ok(route)),
-            false => Err(self.topic_missing(default)),
+        let route = self.find_route(default)?;
+        match self.routes.get_mut(route).map(|route| (route.partitions, route.is_denied)) {
+            Some((Some(_), _)) => Ok(Ok(route)),
+            found => Err(self.topic_missing(default, found.is_some_and(|(_, is_denied)| is_denied))),
         }
     }
 
-    fn topic_missing(&mut self, name: &str) -> SinkError {
+    pub fn find_route(&mut self, name: &str) -> Result<usize, SinkError> {
+        let found = self.routes.find(name, &self.topics);
+        found.map_err(|error| {
+            let text = self.topics.explain(&error);
+            match words::code(&error).is_some_and(is_of_topic) {
+                true => SinkError::Retry(format!("topic {name:?}: {text}")),
+                false => SinkError::Retry(text),
+            }
+        })
+    }
+
+    /// The brokers do not let us see a topic.
+    fn denied(&self, name: &str) -> String {
+        let error = KafkaError::MetadataFetch(Code::TopicAuthorizationFailed);
+        format!("topic {name:?}: {}", words::explain(&error, &self.settings.client, None))
+    }
+
+    /// The topic that everything goes to, or what has no other, cannot be sent to.
+    pub fn topic_missing(&mut self, name: &str, is_denied: bool) -> SinkError {
         self.routes.forget();
+        if is_denied {
+            return SinkError::Retry(self.denied(name));
+        }
         SinkError::Retry(format!(
             "topic {name:?} does not exist; make it (for instance `kafka-topics.sh --create --topic {name} \
              --partitions 6 …`), or correct the name. Delivery goes on by itself when it is there"
@@ -311,6 +335,7 @@ impl Link {
         lane: usize,
         record: &Record<'_>,
         row: usize,
+        route: usize,
         patience: &Patience,
         context: &SinkContext,
     ) -> Result<(), Broken> {
@@ -343,7 +368,7 @@ impl Link {
                 return Err(Broken::Refused);
             }
             if code != Code::QueueFull {
-                return Err(self.send_error(code).into());
+                return Err(self.send_error(code, route).into());
             }
             if !patience.go_on() {
                 return Err(SinkError::Stopped.into());
@@ -356,16 +381,27 @@ impl Link {
         }
     }
 
-    fn send_error(&mut self, code: Code) -> SinkError {
+    fn send_error(&mut self, code: Code, route: usize) -> SinkError {
+        let topic = self.routes.name(route).to_owned();
         if code == Code::UnknownPartition {
             self.routes.forget();
             if let Partitioner::Fixed(number) = self.settings.partitioner {
                 return SinkError::Retry(format!(
-                    "there is no partition {number}: correct `partition`, or give the topic more partitions"
+                    "topic {topic:?}: there is no partition {number}: correct `partition`, or give the topic more partitions"
                 ));
             }
         }
-        self.error(&KafkaError::MessageProduction(code))
+        self.record_error(&topic, code)
+    }
+
+    /// Why a record was not taken.
+    pub fn record_error(&mut self, topic: &str, code: Code) -> SinkError {
+        match self.error(&KafkaError::MessageProduction(code)) {
+            SinkError::Retry(text) if is_of_topic(code) => {
+                SinkError::Retry(format!("topic {topic:?}: {text}"))
+            }
+            error => error,
+        }
     }
 
     fn quarantine(
@@ -385,6 +421,18 @@ impl Link {
         context.quarantine(batch, refused.into_iter().map(|(_, reason)| reason).collect());
         Ok(())
     }
+}
+
+/// Errors whose words speak of a topic without its name.
+fn is_of_topic(code: Code) -> bool {
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed
+            | Code::UnknownTopicOrPartition
+            | Code::UnknownTopic
+            | Code::UnknownPartition
+            | Code::InvalidTopic
+    )
 }
 
 /// Bytes of a record, as a batch of this record alone would have.

@@ -96,8 +96,9 @@ impl Reader<'_> {
         let found = starts(consumer, &mut self.table, indexes, uses_group, self.settings.start)?;
         for (index, offset, group) in &found {
             let Some(partition) = self.table.get(*index) else { continue };
-            let (is_new, generation) =
-                (!partition.is_known || partition.emitted != *offset, partition.generation);
+            // Also what was lost and came back before what had been read of it was durable.
+            let is_known = partition.is_known && partition.emitted == *offset && partition.durable == *offset;
+            let (is_new, generation) = (!is_known, partition.generation);
             tracing::info!(source = %self.context.name, partition = partition.name(), offset, "reading begins");
             self.table.set(*index, Position { next: *offset, generation });
             if let Some(partition) = self.table.get_mut(*index) {

@@ -35,20 +35,27 @@ impl Complaints {
         self.say(path, &error.to_string(), advice);
     }
 
-    /// Something about a file that its owner should know.
+    /// Something about a file that its owner should know: an error, and counted.
     pub fn say(&mut self, path: &Path, what: &str, advice: &str) {
+        if self.mention(path, what, advice) {
+            self.metrics.add(Metric::SourceErrors, 1);
+        }
+    }
+
+    /// The same, of what need not be an error. True if it was not said just before.
+    pub fn mention(&mut self, path: &Path, what: &str, advice: &str) -> bool {
         let key = (path.to_path_buf(), what.to_owned());
         if self.said.get(&key).is_some_and(|at| at.elapsed() < COMPLAIN_AGAIN) {
-            return;
+            return false;
         }
         if self.said.len() >= COMPLAINTS_MAX {
             self.said.retain(|_, at| at.elapsed() < COMPLAIN_AGAIN);
             if self.said.len() >= COMPLAINTS_MAX {
-                return;
+                return false;
             }
         }
         self.said.insert(key, Instant::now());
-        self.metrics.add(Metric::SourceErrors, 1);
         tracing::warn!(source = %self.source, path = %path.display(), "{what}: {advice}");
+        true
     }
 }

@@ -6,7 +6,7 @@
 //! grown past the offset again between two looks is noticed before any of its bytes is taken.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -66,12 +66,17 @@ pub struct TailFile {
     pub kind: Kind,
     /// Where it is.
     pub path: PathBuf,
+    /// Where it was when it was opened last, without the links that `path` leads through; none if that is
+    /// `path`. A hint for the search, when the links lead elsewhere.
+    pub real: Option<PathBuf>,
     /// Its `file` header.
     pub label: Arc<str>,
     /// Where it is, in kind.
     pub presence: Presence,
-    /// It is gone, and was looked for by its inode.
+    /// It is gone, and was looked for by its inode in all directories where it may be.
     pub looked_for: bool,
+    /// The directory that it was in, as device and inode, when it was looked for.
+    pub home: Option<(u64, u64)>,
     /// The last walk that found it.
     pub found_by: u64,
     /// Its stream; none before its first byte.
@@ -115,12 +120,25 @@ pub struct TailFile {
     pub opened_bytes: u64,
     /// When the file may be tried again.
     pub retry_at: Option<Instant>,
-    /// Modification time at the last scan.
+    /// Modification time when it was looked at last.
     pub modified: Option<SystemTime>,
+    /// Its length then.
+    pub seen_bytes: u64,
     /// An archive that looked like a known file and is not, or has taken its place.
     pub own: bool,
-    /// An archive with the content of this file, which is still there.
-    pub twin: Option<FileId>,
+    /// An archive with the content of a file that is still there.
+    pub twin: Option<Twin>,
+}
+
+/// The file that an archive is another form of, as long as it is.
+#[derive(Debug, Clone)]
+pub struct Twin {
+    /// The file.
+    pub of: FileId,
+    /// The file's offset when they were compared.
+    pub offset: u64,
+    /// The first bytes of the archive's content, at most [`HEAD_BYTES`].
+    pub first: Vec<u8>,
 }
 
 impl TailFile {
@@ -131,9 +149,11 @@ impl TailFile {
             kind: Kind::of(&path),
             inode,
             path,
+            real: None,
             label,
             presence: Presence::Matched,
             looked_for: false,
+            home: None,
             found_by: 0,
             stream: None,
             generation: 0,
@@ -158,6 +178,7 @@ impl TailFile {
             opened_bytes: 0,
             retry_at: None,
             modified: None,
+            seen_bytes: 0,
             own: false,
             twin: None,
         }
@@ -196,9 +217,14 @@ impl TailFile {
             archive_bytes: self.archive_bytes,
             head: self.head,
             tail: self.tail,
-            path: self.path.clone(),
+            path: self.real_path().to_path_buf(),
             label: self.label.to_string(),
         }
+    }
+
+    /// Where it is, without links on the way, as far as that is known.
+    pub fn real_path(&self) -> &Path {
+        self.real.as_deref().unwrap_or(&self.path)
     }
 
     /// Bytes read that no event has taken.

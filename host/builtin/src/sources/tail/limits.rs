@@ -17,6 +17,9 @@ pub const LINE_BYTES_MAX: u64 = 16 << 20;
 /// Directories below each other that `**` follows: deeper is a loop of bind mounts.
 pub const DEPTH_MAX: usize = 32;
 
+/// Links behind each other that lead to a file: as many as the kernel follows.
+pub const LINKS_MAX: usize = 40;
+
 /// Files of one source. More is a glob that matches too much; the rest waits, and is reported.
 pub const FILES_MAX: usize = 200_000;
 

@@ -9,7 +9,9 @@
 //! offset are equal. So a rename changes nothing. If it is shorter or its head differs it was
 //! truncated or replaced: a new generation from its first byte (`rotations`). If only the bytes before
 //! the offset differ nobody can know: a new generation too, with a warning (`new_generations`).
-//! A rotated file that no glob matches is found by its inode and read to its end.
+//! A rotated file that no glob matches is found by its inode and read to its end: in the directory that it was
+//! in, those that links at its path lead to, and those of the globs. A device may have another number after a
+//! reboot: then the inode's number and birth time decide (its number and path, where there is no birth time).
 //!
 //! **Last line.** A last line without newline is taken when the file was idle for
 //! `last_line_timeout`. If it grows before, it is one event; if it grows later, the rest is an event
@@ -28,13 +30,15 @@
 //! **What no reader can do.** What the writer appends between copy and truncate of a copytruncate is
 //! lost by the rotator, and an unfinished multiline event is lost if the agent is killed right after a
 //! truncation. A file that appears and is rotated out of the globs while the agent is down was never
-//! seen: let the globs match rotated names (they cost nothing, files are known by inode). Bytes that are truncated or unlinked while the agent is down are gone. A file
+//! seen: let the globs match rotated names (they cost nothing, files are known by inode). A file that is moved
+//! to another directory (logrotate's `olddir`) while it is closed or the agent is down is not found there, which
+//! a warning says: let a glob match it there as well. Bytes that are truncated or unlinked while the agent is down are gone. A file
 //! that is truncated and regrown with the very same first 1 KiB and last 64 bytes is taken for unchanged.
 //! Globs must not match the copies that copytruncate makes: a copy is another file (an archive of a
 //! file that was read is recognised).
 //!
 //! Map: `options` (what a user sets), `discover` (globs), `watch` (notifications), `table` (which
-//! files there are), `tailer` (the loop), `file` (one incarnation), `resume` (whether it still is what it
+//! files there are), `search` (where those are that no glob finds), `tailer` (the loop), `file` (one incarnation), `resume` (whether it still is what it
 //! was), `rotation` (what follows it), `input` (bytes), `lines`
 //! (splitting), `out` (the batch), `position` (the committed value), `twin` (archives of known files).
 
@@ -50,6 +54,7 @@ mod complaints;
 mod options;
 mod resume;
 mod rotation;
+mod search;
 mod table;
 mod tailer;
 mod twin;

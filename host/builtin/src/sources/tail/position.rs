@@ -84,6 +84,17 @@ impl Inode {
                 _ => true,
             }
     }
+
+    /// True if this may be `other` on a device that has another number now, as after a reboot (btrfs, NFS,
+    /// device-mapper). Without a birth time the number alone proves little: then the path has to be the same.
+    pub fn may_be_renumbered(&self, other: &Inode, is_same_path: bool) -> bool {
+        self.dev != other.dev
+            && self.ino == other.ino
+            && match (self.birth, other.birth) {
+                (Some(a), Some(b)) => a == b,
+                _ => is_same_path,
+            }
+    }
 }
 
 /// Length and hash of some bytes of a file.
@@ -130,7 +141,7 @@ pub struct Record {
     pub head: Mark,
     /// The last bytes before `offset`, at most [`super::limits::TAIL_BYTES`].
     pub tail: Mark,
-    /// Where the file was seen last.
+    /// Where the file was seen last; without links on the way, where that is known.
     pub path: PathBuf,
     /// The path in its events' `file` header: where it was seen first.
     pub label: String,
@@ -275,6 +286,20 @@ mod tests {
             tail: Mark::of(b"tail"),
             path: "/var/log/a.gz".into(),
             label: "/var/log/a".into(),
+        }
+    }
+
+    #[test]
+    fn another_device_number_is_the_same_file_only_with_its_birth_or_its_path() {
+        let inode = |dev, ino, birth| Inode { dev, ino, birth };
+        let known = inode(1, 2, Some(3));
+        assert!(inode(9, 2, Some(3)).may_be_renumbered(&known, false));
+        assert!(!inode(9, 2, Some(4)).may_be_renumbered(&known, true), "born at another time");
+        assert!(!inode(9, 7, Some(3)).may_be_renumbered(&known, true), "another number");
+        assert!(!inode(1, 2, Some(3)).may_be_renumbered(&known, true), "the device is the same");
+        for (found, known) in [(None, Some(3)), (Some(3), None), (None, None)] {
+            assert!(inode(9, 2, found).may_be_renumbered(&inode(1, 2, known), true));
+            assert!(!inode(9, 2, found).may_be_renumbered(&inode(1, 2, known), false));
         }
     }
 

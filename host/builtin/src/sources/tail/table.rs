@@ -1,15 +1,14 @@
 //! Which files there are: what a walk found, set against what is known.
 //!
 //! Files are recognised by inode, never by path. A known file that no glob matches any more is
-//! looked for by its inode; while it exists it is read on.
+//! looked for by its inode (`search`); while it exists it is read on.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fs::Metadata;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirEntryExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use flumen_pipeline::{Emission, Metric, SourceError};
@@ -18,6 +17,7 @@ use super::file::{FileId, Presence, TailFile};
 use super::input::Input;
 use super::limits::{FORGET_AFTER, FORGET_UNMOUNTED_AFTER, HEAD_BYTES, RESCAN_MIN, RESCAN_SHARE};
 use super::position::{Inode, STARTED_KEY};
+use super::search::home;
 use super::tailer::Tailer;
 
 impl Tailer<'_> {
@@ -48,10 +48,15 @@ impl Tailer<'_> {
             self.complaints.file(path, error);
         }
         self.scans += 1;
+        let mut unknown = Vec::new();
         for (path, meta) in &found.files {
-            let id = self.found(Path::new(path), meta, &found.files);
-            self.look(id, meta, start);
+            let path = Path::new(path);
+            match self.found(path, meta, &found.files) {
+                Some(id) => self.look(id, meta, start),
+                None => unknown.push((path, meta)),
+            }
         }
+        self.take_in(&unknown, &found.files, start);
         let missing = self.files.iter().filter(|(_, file)| file.found_by != self.scans);
         let missing: Vec<FileId> = missing.map(|(id, _)| *id).collect();
         self.locate(&missing, &found.directories);
@@ -60,32 +65,79 @@ impl Tailer<'_> {
         self.scan_took = start.elapsed();
     }
 
-    /// The file at a path: known by its inode, or new.
-    fn found(&mut self, path: &Path, meta: &Metadata, all: &BTreeMap<OsString, Metadata>) -> FileId {
+    /// The file that an inode is known as.
+    pub(super) fn known(&self, inode: &Inode) -> Option<FileId> {
+        let unborn = Inode { birth: None, ..*inode };
+        self.by_inode.get(inode).or_else(|| self.by_inode.get(&unborn)).copied()
+    }
+
+    /// The file at a path, if its inode is known.
+    fn found(&mut self, path: &Path, meta: &Metadata, all: &BTreeMap<OsString, Metadata>) -> Option<FileId> {
         let inode = Inode::of(meta);
-        let unborn = Inode { birth: None, ..inode };
-        let id = self.by_inode.get(&inode).or_else(|| self.by_inode.get(&unborn)).copied();
-        if let Some(id) = id
-            && let Some(file) = self.files.get_mut(&id)
-        {
-            let mut is_at_path = file.path.as_os_str() == path.as_os_str();
-            let is_linked_twice = || all.get(file.path.as_os_str()).is_some_and(|it| Inode::of(it) == inode);
-            if !is_at_path && !is_linked_twice() {
-                if file.presence == Presence::Matched {
-                    self.context.metrics.add(Metric::SourceRotations, 1);
-                }
-                file.path = path.to_path_buf();
-                is_at_path = true;
+        let id = self.known(&inode)?;
+        let file = self.files.get_mut(&id)?;
+        let mut is_at_path = file.path.as_os_str() == path.as_os_str();
+        let is_linked_twice = || all.get(file.path.as_os_str()).is_some_and(|it| Inode::of(it) == inode);
+        if !is_at_path && !is_linked_twice() {
+            if file.presence == Presence::Matched {
+                self.context.metrics.add(Metric::SourceRotations, 1);
             }
-            file.presence = Presence::Matched;
-            file.looked_for = false;
-            file.found_by = self.scans;
-            if is_at_path && self.by_path.get(path.as_os_str()) != Some(&id) {
-                self.by_path.insert(path.as_os_str().to_owned(), id);
-            }
-            return id;
+            let before = std::mem::replace(&mut file.path, path.to_path_buf());
+            file.real = match &file.input {
+                Some(input) => file.real_path_of(input),
+                // Where a position says that it was: `path` may be a link that leads elsewhere later.
+                None if matches!(file.presence, Presence::Gone(_)) => Some(before),
+                None => None,
+            };
+            is_at_path = true;
         }
-        let mut file = TailFile::new(path.to_path_buf(), inode);
+        file.presence = Presence::Matched;
+        file.looked_for = false;
+        file.found_by = self.scans;
+        if is_at_path && self.by_path.get(path.as_os_str()) != Some(&id) {
+            self.by_path.insert(path.as_os_str().to_owned(), id);
+        }
+        Some(id)
+    }
+
+    /// Takes in what a walk found and nobody knows: known files on a device that has another number now,
+    /// and new ones. All known inodes of the walk have been found before, so none of those is taken for another.
+    fn take_in(&mut self, unknown: &[(&Path, &Metadata)], all: &BTreeMap<OsString, Metadata>, now: Instant) {
+        if unknown.is_empty() {
+            return;
+        }
+        let mut away: HashMap<u64, Vec<FileId>> = HashMap::new();
+        for (id, file) in self.files.iter().filter(|(_, file)| file.found_by != self.scans) {
+            away.entry(file.inode.ino).or_default().push(*id);
+        }
+        for (path, meta) in unknown {
+            let back = away.get(&meta.ino()).and_then(|away| self.back_from(away, path, meta));
+            if let Some(id) = back {
+                self.renumber(id, Inode::of(meta));
+            }
+            let id = self.found(path, meta, all).unwrap_or_else(|| self.add_new(path, meta));
+            self.look(id, meta, now);
+        }
+    }
+
+    /// Which of these files, that were not found, is the one at a path, on a device with another number.
+    fn back_from(&self, away: &[FileId], path: &Path, meta: &Metadata) -> Option<FileId> {
+        let inode = Inode::of(meta);
+        let back = away.iter().filter_map(|id| {
+            let file = self.files.get(id).filter(|file| file.found_by != self.scans)?;
+            let is_same_path = file.path == path
+                || file.real_path() == path
+                || std::fs::canonicalize(path).is_ok_and(|real| real == file.real_path());
+            let is_where_it_was =
+                || std::fs::metadata(&file.path).is_ok_and(|meta| Inode::of(&meta).may_be(&file.inode));
+            let is_it = self.is_renumbered(file, &inode, is_same_path) && !is_where_it_was();
+            is_it.then_some((!is_same_path, *id))
+        });
+        back.min().map(|(_, id)| id)
+    }
+
+    fn add_new(&mut self, path: &Path, meta: &Metadata) -> FileId {
+        let mut file = TailFile::new(path.to_path_buf(), Inode::of(meta));
         file.found_by = self.scans;
         let id = self.add(file);
         self.fresh.push(id);
@@ -104,13 +156,21 @@ impl Tailer<'_> {
     }
 
     /// Decides by its metadata, which are of `now` or younger, whether a file has something to read.
-    fn look(&mut self, id: FileId, meta: &Metadata, now: Instant) {
+    pub(super) fn look(&mut self, id: FileId, meta: &Metadata, now: Instant) {
         let Some(file) = self.files.get_mut(&id) else { return };
-        let modified = meta.modified().ok();
-        let changed = file.modified.replace(meta.modified().unwrap_or(std::time::UNIX_EPOCH)) != modified;
+        file.seen_bytes = meta.len();
+        let modified = meta.modified().unwrap_or(std::time::UNIX_EPOCH);
+        let changed = file.modified != Some(modified);
         let due = file.retry_at.is_none_or(|at| at <= now);
-        let ready = if file.finished || (file.kind.is_archive() && file.archive_bytes > 0) {
+        if due {
+            // A change that comes before the file may be tried again is kept until then.
+            file.modified = Some(modified);
+        }
+        let ready = if file.finished {
             meta.len() != file.archive_bytes && due
+        } else if file.kind.is_archive() && file.archive_bytes > 0 {
+            // It broke off: whoever repairs it need not change its length.
+            (changed || meta.len() != file.archive_bytes) && due
         } else if file.kind.is_archive() {
             file.input.is_none() && due && meta.len() > 0
         } else {
@@ -121,77 +181,6 @@ impl Tailer<'_> {
         }
     }
 
-    /// Looks for files whose path is not theirs any more.
-    fn locate(&mut self, missing: &[FileId], directories: &BTreeSet<PathBuf>) {
-        let mut lost: BTreeSet<FileId> = BTreeSet::new();
-        for id in missing {
-            let Some(file) = self.files.get(id) else { continue };
-            let at_path =
-                std::fs::symlink_metadata(&file.path).ok().filter(|meta| Inode::of(meta).may_be(&file.inode));
-            match (at_path, moved_to(file)) {
-                (Some(meta), _) => self.located(*id, None, &meta),
-                (None, Some((path, meta))) => self.located(*id, Some(path), &meta),
-                // Files known gone are not looked for again: what comes back is found by its glob.
-                (None, None) if matches!(file.presence, Presence::Gone(_)) && file.looked_for => {}
-                (None, None) => {
-                    lost.insert(*id);
-                }
-            }
-        }
-        self.search(&mut lost, directories);
-        for id in lost {
-            if let Some(file) = self.files.get_mut(&id) {
-                file.looked_for = true;
-                file.presence = Presence::Gone(Instant::now());
-                file.at_end |= file.input.is_none();
-            }
-        }
-    }
-
-    /// Looks for inodes in the directories where they were, and in those of the globs.
-    fn search(&mut self, lost: &mut BTreeSet<FileId>, directories: &BTreeSet<PathBuf>) {
-        let mut by_number: HashMap<u64, Vec<FileId>> = HashMap::new();
-        let mut places: BTreeSet<PathBuf> = BTreeSet::new();
-        for (id, file) in lost.iter().filter_map(|id| Some((*id, self.files.get(id)?))) {
-            by_number.entry(file.inode.ino).or_default().push(id);
-            places.extend(file.path.parent().map(Path::to_path_buf));
-        }
-        if lost.is_empty() {
-            return;
-        }
-        places.extend(directories.iter().cloned());
-        for directory in places {
-            let Ok(entries) = std::fs::read_dir(&directory) else { continue };
-            for entry in entries.flatten() {
-                for id in by_number.get(&entry.ino()).into_iter().flatten() {
-                    let meta = std::fs::symlink_metadata(entry.path()).ok();
-                    let same =
-                        self.files.get(id).zip(meta).filter(|(f, meta)| Inode::of(meta).may_be(&f.inode));
-                    if let Some((_, meta)) = same
-                        && lost.remove(id)
-                    {
-                        self.located(*id, Some(entry.path()), &meta);
-                    }
-                }
-            }
-        }
-    }
-
-    fn located(&mut self, id: FileId, path: Option<PathBuf>, meta: &Metadata) {
-        if let Some(file) = self.files.get_mut(&id) {
-            if file.presence == Presence::Matched {
-                self.context.metrics.add(Metric::SourceRotations, 1);
-            }
-            file.presence = Presence::Renamed;
-            file.looked_for = false;
-            if let Some(path) = path {
-                file.path = path;
-            }
-            self.by_path.insert(file.path.clone().into_os_string(), id);
-        }
-        self.look(id, meta, Instant::now());
-    }
-
     /// Lets go of files that are gone for good, and after a while of their positions.
     fn forget(&mut self, missing: &[FileId]) {
         for id in missing {
@@ -199,8 +188,7 @@ impl Tailer<'_> {
             let Presence::Gone(since) = file.presence else { continue };
             let kept = file.input.is_some() || file.pending() > 0 || file.handed_over;
             // A directory that is not there now (an unmounted disk) may come back with its files.
-            let directory = file.path.parent().and_then(|parent| std::fs::metadata(parent).ok());
-            let mounted = directory.is_some_and(|meta| meta.dev() == file.inode.dev);
+            let mounted = home(file).is_some_and(|(device, _)| device == file.inode.dev);
             let after = if mounted { FORGET_AFTER } else { FORGET_UNMOUNTED_AFTER };
             if kept || (file.stream.is_some() && since.elapsed() < after) {
                 continue;
@@ -290,17 +278,6 @@ fn nlink(file: &TailFile) -> u64 {
     file.input.as_ref().and_then(|input| input.metadata().ok()).map_or(0, |meta| meta.nlink())
 }
 
-/// Where an open file is now, as the kernel says.
-fn moved_to(file: &TailFile) -> Option<(PathBuf, Metadata)> {
-    let fd = match file.input.as_ref()? {
-        Input::Plain(file) => file.as_raw_fd(),
-        Input::Gzip(..) | Input::Zstd(..) => return None,
-    };
-    let path = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
-    let meta = std::fs::symlink_metadata(&path).ok()?;
-    Inode::of(&meta).may_be(&file.inode).then_some((path, meta))
-}
-
 impl TailFile {
     /// Names the stream by the first bytes that are there. (An empty file is announced too: it may get
     /// its first bytes after it was rotated away.)
@@ -318,6 +295,7 @@ impl TailFile {
             }
         };
         let head = input.look(0, HEAD_BYTES)?;
+        self.real = self.real_path_of(input);
         self.name_stream(source, &head);
         Ok(())
     }
@@ -331,6 +309,7 @@ impl TailFile {
             self.name_stream(source, b"");
             return Ok(());
         }
+        self.real = self.real_path_of(&input);
         self.begin_at(&input, last_line_start(&input, meta.len())?, source)
     }
 }

@@ -360,6 +360,7 @@ impl<'a> Tailer<'a> {
                 Ok(false)
             }
             Ok(change) => {
+                file.real = file.real_path_of(&input);
                 file.input = Some(input);
                 self.open.insert(id);
                 if change != Change::None {

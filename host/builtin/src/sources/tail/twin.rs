@@ -5,67 +5,99 @@
 //! waits; when it is gone, the archive takes over its stream and goes on at its offset. So nothing of
 //! it comes twice, and what was not read before the compression comes from the archive.
 //!
+//! Files with the same header begin alike, and so does an archive of any of them. They are compared from the
+//! one of which the most was read, and only an archive that none of them is begins as a file of its own.
+//!
 //! A short head proves little: below 1 KiB the archive's name has to begin with the file's as well.
 
+use std::io;
 use std::time::Instant;
 
 use flumen_pipeline::SourceError;
 
-use super::file::{Change, FileId, Presence, TailFile};
+use super::file::{Change, FileId, Presence, TailFile, Twin};
 use super::input::Input;
 use super::limits::{ARCHIVE_RETRY, CHUNK_BYTES, HEAD_BYTES};
 use super::position::Mark;
 use super::tailer::Tailer;
 
 impl Tailer<'_> {
-    /// True while the plain form of an archive is there.
+    /// True while the plain form of an archive is there, and is one as far as is known: a file of which only a
+    /// header was read may go on differently, so what grew is compared again.
     pub(super) fn twin_is_there(&self, file: &TailFile) -> bool {
-        file.twin.and_then(|twin| self.files.get(&twin)).is_some_and(is_there)
+        let Some(twin) = file.twin.as_ref().filter(|_| file.stream.is_none()) else { return false };
+        self.files.get(&twin.of).is_some_and(|known| {
+            let is_compared = known.offset == twin.offset || !known.at_end;
+            is_there(known) && is_compared && alike(file, known, &twin.first)
+        })
     }
 
-    /// True if the archive, of which the first `new` bytes are in the buffer, is another form of a known
-    /// file: its state is changed so that it does not begin anew.
+    /// True if the archive, of which the first `new` bytes are in the buffer, may be another form of a known
+    /// file: its state is changed so that it does not begin anew, or so that it begins as a file of its own.
     pub(super) fn is_twin(&mut self, id: FileId, new: usize) -> Result<bool, SourceError> {
         let Some(file) = self.files.get(&id).filter(|file| file.kind.is_archive() && !file.own) else {
             return Ok(false);
         };
         let first = self.buffer.get(..new).unwrap_or_default();
-        let twin = self.files.iter().find(|(other, known)| **other != id && alike(file, known, first));
-        let Some((twin, known)) = twin else {
+        let known = self.files.iter().filter(|(other, known)| **other != id && alike(file, known, first));
+        let mut known: Vec<(u64, FileId)> = known.map(|(other, known)| (known.offset, *other)).collect();
+        if known.is_empty() {
             return Ok(false);
-        };
-        let (twin, stream, record, there) = (*twin, known.stream, known.record(), is_there(known));
-        let mut probe = TailFile::new(file.path.clone(), file.inode);
-        probe.adopt(stream, record.clone());
-        let compared = Input::open(&probe.path, probe.kind)
-            .and_then(|(mut input, _)| probe.skip(&mut input, &mut vec![0; CHUNK_BYTES]));
-        if compared.is_ok() {
-            self.close(id);
         }
-        let Some(file) = self.files.get_mut(&id) else { return Ok(true) };
-        match compared {
-            Ok(Change::None) if there => {
-                file.unread();
-                file.twin = Some(twin);
-            }
-            Ok(Change::None) => {
-                file.adopt(stream, record);
-                self.remove(twin);
-            }
-            Ok(_) => {
-                // Its first bytes are in the buffer, but its decoder is gone: it is read from the start.
-                file.unread();
-                file.own = true;
+        // Files that begin alike (with the same header) are many: the one of which the most was read proves the most.
+        known.sort_unstable_by_key(|known| std::cmp::Reverse(*known));
+        let first = first.get(..HEAD_BYTES).unwrap_or(first).to_vec();
+        let twin = self.same_as(file, &known);
+        // Its first bytes are in the buffer, but its decoder goes: it is read from the start.
+        self.close(id);
+        if let Some(file) = self.files.get_mut(&id) {
+            file.unread();
+            file.twin = None;
+        }
+        match twin {
+            Ok(Some(of)) => self.pair(id, of, first),
+            Ok(None) => {
+                if let Some(file) = self.files.get_mut(&id) {
+                    file.own = true;
+                }
             }
             // It is still being written: compared again when it has changed.
             Err(_) => {
-                file.unread();
-                file.archive_bytes = 0;
-                file.retry_at = Some(Instant::now() + ARCHIVE_RETRY);
-                self.close(id);
+                if let Some(file) = self.files.get_mut(&id) {
+                    file.archive_bytes = 0;
+                    file.retry_at = Some(Instant::now() + ARCHIVE_RETRY);
+                }
             }
         }
         Ok(true)
+    }
+
+    /// The first of these files of which all that was read is the beginning of the archive. An error: the
+    /// archive broke off before that was known.
+    fn same_as(&self, archive: &TailFile, known: &[(u64, FileId)]) -> io::Result<Option<FileId>> {
+        for (_, id) in known {
+            let Some(file) = self.files.get(id) else { continue };
+            let mut probe = TailFile::new(archive.path.clone(), archive.inode);
+            probe.adopt(file.stream, file.record());
+            let (mut input, _) = Input::open(&probe.path, probe.kind)?;
+            if probe.skip(&mut input, &mut vec![0; CHUNK_BYTES])? == Change::None {
+                return Ok(Some(*id));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The archive waits for its plain form while that is there, and takes its place when it is gone.
+    fn pair(&mut self, id: FileId, of: FileId, first: Vec<u8>) {
+        let Some(known) = self.files.get(&of) else { return };
+        let (stream, record, is_there) = (known.stream, known.record(), is_there(known));
+        let Some(file) = self.files.get_mut(&id) else { return };
+        if is_there {
+            file.twin = Some(Twin { of, offset: record.offset, first });
+        } else {
+            file.adopt(stream, record);
+            self.remove(of);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::basic::*;
-use super::disk::MemDisk;
+use super::disk::{Call, Fault, MemDisk};
 use crate::Journal;
 use crate::file::format::frame::FrameHeader;
 use crate::file::segment::{SegmentFile, segment_id};
@@ -189,7 +189,12 @@ fn one_or_both_snapshots_damaged() {
 fn not_a_journal_and_newer_versions() {
     let disk = MemDisk::default();
     crate::Disk::create(&disk, "/j/holiday.jpg".as_ref()).unwrap();
-    assert!(matches!(open_with(&disk, config(), specs()), Err(OpenError::NotAJournal { .. })));
+    let error = open_with(&disk, config(), specs()).err().unwrap();
+    assert!(matches!(error, OpenError::NotAJournal { .. }), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "/j cannot be used as the journal: it holds holiday.jpg, and no journal; move that elsewhere, or name another directory"
+    );
 
     let disk = crashed(1);
     let reseal = |bytes: &mut Vec<u8>| {
@@ -204,6 +209,24 @@ fn not_a_journal_and_newer_versions() {
     disk.set_bytes(slot, bytes);
     let error = open_with(&disk, config(), specs()).err().unwrap();
     assert!(matches!(error, OpenError::NewerVersion { version: 9, .. }), "{error}");
+    let told = format!(
+        "{slot} has format version 9; this program reads up to {}: start the release of Flumen that wrote it, or a newer one",
+        crate::file::format::VERSION
+    );
+    assert_eq!(error.to_string(), told);
+}
+
+/// What the system says is told once, also by who prints an error with its sources.
+#[test]
+fn an_error_of_the_disk_is_told_with_its_place_and_what_helps() {
+    let disk = crashed(1);
+    disk.faults(|faults| faults.armed.push(Fault { call: Call::List, skip: 0, times: 1, code: 13 }));
+    let error = open_with(&disk, config(), specs()).err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "listing /j: Permission denied (os error 13); the user that runs flumen needs read and write permission there"
+    );
+    assert!(std::error::Error::source(&error).is_none());
 }
 
 #[test]

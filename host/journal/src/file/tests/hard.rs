@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::basic::*;
 use super::disk::{Call, Fault, MemDisk};
 use crate::clock::OsClock;
+use crate::file::base::read_slots;
 use crate::file::{Durability, FileConfig, FileJournal, OpenError};
-use crate::{CommitError, Disk, Journal, OsDisk, StateOp, StateWrites};
+use crate::{CommitError, Disk, Journal, Keys, OsDisk, StateOp, StateWrites};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -86,6 +87,7 @@ fn a_segment_of_a_newer_version_is_refused_and_left_alone() {
     disk.set_bytes(&path, bytes.clone());
     let error = open_with(&disk, config(), specs()).err().unwrap();
     assert!(matches!(error, OpenError::NewerVersion { version: 9, .. }), "{error}");
+    assert!(error.to_string().starts_with(&format!("{path} has format version 9; ")), "{error}");
     assert_eq!(disk.bytes(&path), bytes);
 }
 
@@ -226,6 +228,24 @@ fn one_error_at_an_opening_costs_nothing() {
             skip += 1;
         }
         assert!(skip > 1, "{call:?} is not met at an opening");
+    }
+}
+
+/// A slot that counts as invalid for it may be the newest one.
+#[test]
+fn one_error_of_a_snapshots_length_does_not_cost_the_snapshot() {
+    let disk = backlog(60);
+    open(&disk).close().unwrap();
+    let generations = || {
+        let slots = read_slots(&disk, "/j".as_ref(), &disk.names(), &Keys::default()).unwrap();
+        slots.map(|slot| slot.map(|slot| slot.generation))
+    };
+    let sound = generations();
+    assert!(sound.iter().all(Option::is_some), "{sound:?}");
+    for skip in 0..2 {
+        arm(&disk, Call::Len, skip, 1, EIO);
+        assert_eq!(generations(), sound, "of slot {skip}");
+        assert_eq!(disk.0.lock().faults.fired, skip + 1);
     }
 }
 

@@ -178,7 +178,7 @@ fn a_key_that_is_missing_or_wrong_is_named_and_nothing_changes() {
     let disk = sealed_journal();
     let before = files(&disk);
     let missing = error_of(&disk, &[("b", 2)]);
-    assert!(missing.starts_with("snapshot.") && missing.contains("`a`, which is not given"), "{missing}");
+    assert!(missing.starts_with("/j/snapshot.") && missing.contains("`a`, which is not given"), "{missing}");
     assert!(missing.contains("[[journal.key]] with id = \"a\""), "{missing}");
     assert!(error_of(&disk, &[]).contains("`a`, which is not given"));
     let wrong = error_of(&disk, &[("a", 2)]);

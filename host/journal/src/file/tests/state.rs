@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::basic::*;
-use super::disk::MemDisk;
+use super::disk::{Call, Fault, MemDisk};
 use crate::file::{FileConfig, FileJournal};
 use crate::{ByteColumn, Commit, Journal, MemoryState, StateOp, StateStore, StateWrites};
 
@@ -181,6 +181,21 @@ fn a_full_disk_gets_a_file_of_the_state_and_goes_on() {
     disk.faults(|faults| faults.capacity = Some(420 << 10));
     run(&journal, 0..900);
     assert_eq!(known(&*journal.state().unwrap(), 0..900, 0).len(), 900);
+}
+
+/// It does not count then, and when a later one has its name, nothing knows of it any more.
+#[test]
+fn a_file_whose_name_may_not_last_is_removed_again() {
+    let disk = MemDisk::default();
+    let journal = open(&disk);
+    // The segment is there before the error, which is for the next name that is made durable.
+    durable(&journal, put(&[A], batch(0, 1, 10)));
+    disk.faults(|faults| faults.armed.push(Fault { call: Call::SyncDir, skip: 0, times: 1, code: 5 }));
+    durable(&journal, remember(0..3, b"", FOREVER));
+    until("the error", || disk.0.lock().faults.fired == 1);
+    until("its removal", || state_files(&disk).is_empty());
+    drop(journal);
+    assert_eq!(known(&*open(&disk).state().unwrap(), 0..5, 0), [0, 1, 2]);
 }
 
 #[test]

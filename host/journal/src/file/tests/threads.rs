@@ -4,7 +4,8 @@
 //! no commit that was acknowledged is missing from it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -14,13 +15,22 @@ use super::disk::MemDisk;
 use super::sim::truth::{LATE, Op, READERS, Truth};
 use super::sim::world::{keys, small, state_of};
 use crate::file::{Compression, FileConfig, FileJournal};
-use crate::{Journal, Ticket};
+use crate::{CommitError, Journal, Ticket};
 
 /// Runs, of some ends each.
 const RUNS: u64 = 150;
 
 /// Commits between two ends, at most: their marks differ (see [`Op`]).
 const COMMITS_MAX: usize = 30;
+
+/// Of a commit that was waited for.
+struct Known(Result<u64, CommitError>);
+
+impl Ticket for Known {
+    fn wait(&self, _: Option<Duration>) -> Option<Result<u64, CommitError>> {
+        Some(self.0.clone())
+    }
+}
 
 struct Run {
     random: SmallRng,
@@ -92,6 +102,15 @@ impl Run {
     fn commit_some(&mut self) {
         for _ in 0..self.random.random_range(0..COMMITS_MAX) {
             let op = self.op();
+            if self.random.random_bool(0.2) {
+                let outcome = self.journal.commit_and_wait(op.commit(), None);
+                let is_over = outcome.is_err();
+                self.on_their_way.push((op, Box::new(Known(outcome))));
+                if is_over {
+                    return;
+                }
+                continue;
+            }
             let Ok(ticket) = self.journal.commit(op.commit(), None) else { return };
             self.on_their_way.push((op, ticket));
         }
@@ -156,5 +175,42 @@ fn in_full_flight_the_journal_ends_and_is_what_it_was() {
         for _ in 0..6 {
             run.end();
         }
+    }
+}
+
+/// A close in the middle of callers that write themselves, on a disk that is full soon in every second round: each is answered, and what was acknowledged is there.
+#[test]
+fn callers_that_write_themselves_are_answered_through_a_close() {
+    const CALLERS: u64 = 4;
+    for round in 0..100 {
+        let disk = MemDisk::default();
+        let journal = open(&disk);
+        if round % 2 == 0 {
+            let capacity = disk.used() + round * 1_000;
+            disk.faults(|faults| faults.capacity = Some(capacity));
+        }
+        let begin = Barrier::new(CALLERS as usize + 1);
+        let acknowledged: Vec<u64> = std::thread::scope(|scope| {
+            let call = |caller: u64| {
+                begin.wait();
+                let commits = (0..).map(|n| caller * 1_000_000 + n);
+                let is_there =
+                    |event: &u64| journal.commit_and_wait(put(&[A], batch(*event, 1, 500)), None).is_ok();
+                commits.take_while(is_there).collect::<Vec<_>>()
+            };
+            let callers: Vec<_> = (0..CALLERS).map(|caller| scope.spawn(move || call(caller))).collect();
+            begin.wait();
+            // A full disk is told; what was acknowledged is durable either way.
+            journal.close().ok();
+            callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect()
+        });
+        drop(journal);
+        disk.faults(|faults| faults.capacity = None);
+        let found = drain(open(&disk).open_reader(A, R0).as_mut());
+        let mut sorted = found.clone();
+        sorted.sort_unstable();
+        assert!(acknowledged.iter().all(|event| sorted.binary_search(event).is_ok()), "round {round}");
+        sorted.dedup();
+        assert_eq!(sorted.len(), found.len(), "round {round}");
     }
 }

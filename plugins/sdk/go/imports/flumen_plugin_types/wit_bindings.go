@@ -98,7 +98,7 @@ Time witTypes.Option[[]uint8]
 // has no such header afterwards, even if it had one before. A plugin
 // that changes a header of some rows only has to read that header and
 // give the other rows their old values back. A name given twice is a
-// lying answer; data under a row that is not present is ignored.
+// lying answer, and so is data under a row that is not present.
 SetHeaders []HeaderColumn
 // Headers to remove from every row. Done before `set-headers`, so a
 // name in both is set.
