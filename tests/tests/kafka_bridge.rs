@@ -481,7 +481,7 @@ fn a_topic_that_was_made_anew_is_told_as_such() {
     world.produce(&[(0, 1, "a1"), (0, 75, "a75"), (1, 75, "b75"), (2, 75, "c75")]);
     let config = world.config("out", "", "idle = \"2d\"\ngaps = \"count\"");
     let from = text_of(world.base);
-    let mut agent = spawn(&world, &config, &["--follow", "--from", &from]);
+    let agent = spawn(&world, &config, &["--follow", "--from", &from]);
     let progress = world.scene.root().join("out/_flumen/remade.progress");
     poll::until("the first hour", limits::CONDITION, || Ok(progress.is_file())).unwrap();
     agent.kill().unwrap();

@@ -87,6 +87,7 @@ fn is_of_a_stall(said: &str) -> bool {
         "no answer",
         "cannot be verified: it has expired, or none",
         "is this a port of Kafka, for clients?",
+        "whether the port talks TLS",
         "does a firewall let this through",
         "brokers are down",
     ];

@@ -390,19 +390,61 @@ fn a_missing_topic_is_waited_for() {
     agent.stop().unwrap();
 }
 
+/// The options of a sink that logs in.
+fn login(broker: &Broker) -> String {
+    let settings = security::sasl(Listener::SaslPlaintext, Mechanism::ScramSha256, broker.tls());
+    let value = |name: &str| settings.iter().find(|(known, _)| known == name).unwrap().1.clone();
+    format!(
+        "sasl = \"scram-sha-256\"\nusername = \"{}\"\npassword = \"{}\"",
+        value("sasl.username"),
+        value("sasl.password")
+    )
+}
+
+/// Of topics by a header, one that we may not see is like one that is not there: the others' events go on.
+#[test]
+fn a_topic_of_a_header_that_we_may_not_see_stops_nothing() {
+    let options = BrokerOptions { has_authorizer: true, ..BrokerOptions::default() };
+    let broker = Broker::start(&options).unwrap();
+    let client = broker.client();
+    for topic in ["seen-200", "seen-404"] {
+        client.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+    }
+    client.acl(["deny", "alice", "describe", "topic", "seen-404"]).unwrap();
+    let alice = broker.client_sasl(Listener::SaslPlaintext, Mechanism::ScramSha256);
+    poll::until("the rule to count", limits::CONDITION, || {
+        Ok(!alice.offsets("seen-404").is_ok_and(|partitions| !partitions.is_empty()))
+    })
+    .unwrap();
+    let scene = Scene::new().unwrap();
+    scene.install("access-log", "access-log").unwrap();
+    let text = format!(
+        "[source.in]\ntype = \"tail\"\npaths = [\"{{in}}/*.log\"]\n\n[[interceptor]]\nplugin = \"access-log\"\n\n\
+         [sink.seen]\ntype = \"kafka\"\nbrokers = [\"{}\"]\ntransaction_interval = \"50ms\"\n\
+         topic = \"seen-{{header.status}}\"\ntopics = [\"seen-*\"]\n{}\n",
+        broker.bootstrap_on(Listener::SaslPlaintext),
+        login(&broker)
+    );
+    scene.pipeline(&text).unwrap();
+    let line = |status: &str| {
+        format!("10.0.0.1 - - [21/Nov/2026:00:00:01 +0000] \"GET / HTTP/1.1\" {status} 1 \"-\" \"-\"\n")
+    };
+    fs::write(scene.input().join("a.log"), ["200", "404", "200"].map(line).concat()).unwrap();
+    let agent = scene.start_ready().unwrap();
+    let seen = || Ok(client::consume(&ConsumeOptions::new(&client, "seen-200"))?.len() as u64);
+    poll::until_counted("two records", limits::CONDITION, 2, seen).unwrap();
+    poll::until("a row in quarantine", limits::CONDITION, || Ok(scene.quarantine()?.len() == 1)).unwrap();
+    let reason = scene.quarantine().unwrap()[0].to_string();
+    assert!(reason.contains("seen-404") && reason.contains("not authorised for the topic"), "{reason}");
+    agent.stop().unwrap();
+}
+
 #[test]
 fn a_refused_authorisation_is_waited_for() {
     let options = BrokerOptions { has_authorizer: true, ..BrokerOptions::default() };
     let broker = Broker::start(&options).unwrap();
-    let settings = security::sasl(Listener::SaslPlaintext, Mechanism::ScramSha256, broker.tls());
-    let value = |name: &str| settings.iter().find(|(known, _)| known == name).unwrap().1.clone();
-    let login = format!(
-        "sasl = \"scram-sha-256\"\nusername = \"{}\"\npassword = \"{}\"",
-        value("sasl.username"),
-        value("sasl.password")
-    );
     let bootstrap = broker.bootstrap_on(Listener::SaslPlaintext);
-    let mut flow = Flow::of(broker.client(), &bootstrap, "closed", "closed", &login);
+    let mut flow = Flow::of(broker.client(), &bootstrap, "closed", "closed", &login(&broker));
     flow.client.create_topic("closed", 1, &[]).unwrap();
     let agent = flow.scene.start_ready().unwrap();
     flow.write(100);

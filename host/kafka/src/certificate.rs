@@ -4,19 +4,23 @@
 //! once more: in TLS 1.2 it comes in the clear, in the answer to the first message (RFC 5246, 7.4). Nothing is
 //! decided by what is read here; it only makes a message better, and foreign bytes are `None`.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use parking_lot::Mutex;
 
+use crate::limits;
 use crate::oauth::decode_base64;
 
-/// A broker that does not answer the question within this time is not asked further.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// A broker that does not answer the question within this time is not asked further: connection, question and answer
+/// together, because the thread that polls the client waits meanwhile.
+pub const PATIENCE: Duration = Duration::from_secs(2);
 /// More than any chain of certificates.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
@@ -72,22 +76,55 @@ pub fn of_file(path: &Path) -> Option<Certificate> {
     all_of_file(path).into_iter().next()
 }
 
-/// Asks a port, `host:port`.
+/// What ports answered, and when they were last asked.
+static ASKED: Mutex<BTreeMap<String, (Instant, Answer)>> = Mutex::new(BTreeMap::new());
+
+/// Asks a port, `host:port`; once in [`limits::LOG_REPEAT`], because the same trouble comes with each try to connect. Silence is
+/// also that of a broker that stands still, so an answer of before counts more.
 pub fn of_port(address: &str) -> Answer {
-    let Some(mut stream) = address
-        .to_socket_addrs()
-        .ok()
-        .and_then(|mut all| all.find_map(|one| TcpStream::connect_timeout(&one, PATIENCE).ok()))
+    let before = ASKED.lock().get(address).cloned();
+    if let Some((_, answer)) = before.as_ref().filter(|(at, _)| at.elapsed() < limits::LOG_REPEAT) {
+        return answer.clone();
+    }
+    // Not with the lock: others ask other ports.
+    let answer = match (ask(address), before) {
+        (Answer::Silence, Some((_, before))) => before,
+        (answer, _) => answer,
+    };
+    let mut asked = ASKED.lock();
+    if asked.len() >= limits::LOG_LINES_MAX {
+        asked.clear();
+    }
+    asked.insert(address.to_owned(), (Instant::now(), answer.clone()));
+    answer
+}
+
+fn ask(address: &str) -> Answer {
+    let until = Instant::now() + PATIENCE;
+    let left = || until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
+    let connect = |one| TcpStream::connect_timeout(&one, left()?).ok();
+    let Some(mut stream) =
+        address.to_socket_addrs().ok().and_then(|mut addresses| addresses.find_map(connect))
     else {
         return Answer::Silence;
     };
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let asked = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.write_all(&client_hello(host)));
+    let Some(patience) = left() else { return Answer::Silence };
+    let asked = stream.set_write_timeout(Some(patience)).and_then(|()| stream.write_all(&client_hello(host)));
     if asked.is_err() {
         return Answer::NoTls;
     }
     let (mut bytes, mut chunk) = (Vec::new(), [0; 4096]);
     while bytes.len() < ANSWER_BYTES_MAX {
+        let Some(patience) = left() else {
+            if bytes.is_empty() {
+                return Answer::Silence;
+            }
+            break;
+        };
+        if stream.set_read_timeout(Some(patience)).is_err() {
+            break;
+        }
         match stream.read(&mut chunk) {
             Ok(0) => break,
             Ok(count) => bytes.extend(chunk.iter().take(count)),
@@ -296,6 +333,55 @@ mod tests {
         {
             assert_eq!(certificate.is_for(host), expected, "{host}");
         }
+    }
+
+    /// A port that does this with each connection.
+    fn port(serve: impl Fn(TcpStream) + Send + 'static) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || listener.incoming().flatten().for_each(serve));
+        address
+    }
+
+    #[test]
+    fn a_port_is_asked_once_for_a_while() {
+        let count = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let counted = count.clone();
+        let address = port(move |mut stream| {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
+        });
+        assert_eq!([of_port(&address), of_port(&address)], [Answer::NoTls, Answer::NoTls]);
+        assert_eq!(count.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn an_answer_of_before_counts_more_than_silence() {
+        let address = port(|stream| {
+            std::thread::sleep(PATIENCE * 2);
+            drop(stream);
+        });
+        // A machine that has just started has no such time.
+        let Some(long_ago) = Instant::now().checked_sub(limits::LOG_REPEAT * 2) else { return };
+        ASKED.lock().insert(address.clone(), (long_ago, Answer::Tls(None)));
+        assert_eq!(of_port(&address), Answer::Tls(None));
+        assert!(ASKED.lock()[&address].0 > long_ago, "asked");
+    }
+
+    #[test]
+    fn what_comes_byte_by_byte_is_not_waited_for() {
+        let address = port(|mut stream| {
+            for _ in 0..40 {
+                // Until nobody listens any more.
+                if stream.write_all(&[HANDSHAKE]).is_err() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(250));
+            }
+        });
+        let begin = Instant::now();
+        assert_eq!(ask(&address), Answer::Tls(None));
+        assert!(begin.elapsed() < PATIENCE * 3, "{:?}", begin.elapsed());
     }
 
     proptest! {

@@ -53,6 +53,8 @@ pub fn of(code: Option<Code>, reason: &str, settings: &Settings) -> String {
     }
 }
 
+const ENDED: &str = "the broker ended the connection at once";
+
 const NO_TLS: &str =
     "the port does not talk TLS: name the broker's TLS port in `brokers`, or leave `tls` out";
 
@@ -216,18 +218,36 @@ impl Trouble<'_> {
     /// A connection that ends before anything was said: a port for something else.
     fn of_early_end(&self, lower: &str) -> Option<String> {
         let is_silent = lower.contains("ssl connection closed by peer");
-        if is_silent && self.port() == Answer::NoTls {
+        if !is_silent && !self.is_early_end {
+            return None;
+        }
+        let answer = self.port();
+        if is_silent && answer == Answer::NoTls {
             return Some(NO_TLS.into());
         }
         if !self.is_early_end {
             return None;
         }
-        Some(match (self.settings.tls, self.port()) {
-            (false, Answer::Tls(_)) => "the port talks TLS: set tls = true, and `tls_ca` if the signer is not a public one".into(),
-            _ if self.settings.sasl.is_none() => {
-                "the broker ended the connection at once: most likely the port wants a login; set `sasl`, `username` and `password`".into()
+        let has_login = self.settings.sasl.is_some();
+        Some(match (self.settings.tls, answer) {
+            (false, Answer::Tls(_)) => {
+                "the port talks TLS: set tls = true, and `tls_ca` if the signer is not a public one".into()
             }
-            _ => "the broker ended the connection at once: is this a port of Kafka, for clients?".into(),
+            (false, Answer::Silence) => {
+                let waited_s = certificate::PATIENCE.as_secs();
+                let otherwise = match has_login {
+                    false => "it wants a login: set `sasl`, `username` and `password`",
+                    true => "is this a port of Kafka, for clients?",
+                };
+                format!(
+                    "{ENDED} and did not answer within {waited_s} s whether the port talks TLS: set tls = true if it does, \
+                     and `tls_ca` if the signer is not a public one; if it does not, {otherwise}"
+                )
+            }
+            _ if !has_login => {
+                format!("{ENDED}: most likely the port wants a login; set `sasl`, `username` and `password`")
+            }
+            _ => format!("{ENDED}: is this a port of Kafka, for clients?"),
         })
     }
 }
@@ -270,6 +290,44 @@ fn address(reason: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flumen_pipeline::{Options, Value};
+    use std::io::{Read, Write};
+
+    /// What is said of a port that answers a question for TLS with these bytes; `None`: it says nothing.
+    fn said_of_an_early_end(answer: Option<&'static [u8]>) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            let mut kept = Vec::new();
+            for mut stream in listener.incoming().flatten() {
+                assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
+                match answer {
+                    Some(bytes) => stream.write_all(bytes).unwrap(),
+                    None => kept.push(stream),
+                }
+            }
+        });
+        let brokers = Value::TextList(vec![address.clone()]);
+        let settings = Settings::from_options(&Options([("brokers".to_owned(), brokers)].into())).unwrap();
+        let reason = format!(
+            "{address}/1: Disconnected: connection closed by peer (after 0ms in state APIVERSION_QUERY)"
+        );
+        of(None, &reason, &settings)
+    }
+
+    #[test]
+    fn a_port_that_does_not_say_whether_it_talks_tls_may_want_either() {
+        const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 40];
+        for (answer, has, has_not) in [
+            (Some(ALERT), "the port talks TLS: set tls = true", "login"),
+            (Some(&b""[..]), "most likely the port wants a login", "TLS"),
+            (None, "did not answer within 2 s whether the port talks TLS: set tls = true", "most likely"),
+        ] {
+            let said = said_of_an_early_end(answer);
+            assert!(said.contains(has) && !said.contains(has_not), "{said}");
+        }
+        assert!(said_of_an_early_end(None).contains("if it does not, it wants a login: set `sasl`"));
+    }
 
     #[test]
     fn what_changes_each_time_is_left_out() {

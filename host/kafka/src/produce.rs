@@ -243,11 +243,14 @@ impl Producer {
     /// Serves what is there now. Nothing else empties librdkafka's queue of reports, statistics and lines of its log: a
     /// producer that sends nothing is to be served, too.
     pub fn serve(&self) {
+        let mut in_vain = 0;
         for _ in 0..limits::EVENTS_AT_ONCE {
             let before = self.client.in_flight_count();
             // Without a wait rdkafka takes one event, and does not say whether there was one.
             self.client.poll(Duration::ZERO);
-            if self.client.in_flight_count() >= before {
+            // Once may be because another event came just then.
+            in_vain = if self.client.in_flight_count() < before { 0 } else { in_vain + 1 };
+            if in_vain == 2 {
                 return;
             }
         }

@@ -223,7 +223,8 @@ impl Committer {
         }
         if self.group.is_empty() {
             if let Some(connection) = &self.connection {
-                connection.producer.poll(Duration::ZERO);
+                // Each takes one event: lines of the log and errors come faster than this step while brokers are away.
+                (0..limits::EVENTS_AT_ONCE).for_each(|_| connection.producer.poll(Duration::ZERO));
             }
             self.look_after_idle();
             return Ok(!self.queue.is_closing() || !self.queue.is_empty());

@@ -131,7 +131,7 @@ fn a_batch_that_is_held_takes_nothing_over() {
 
     *plugin.current.lock() = Arc::new(counter("c3", |_, _| Err("no".into())));
     let mut turn = stateful.turn();
-    let output = held(&stateful, &mut turn).ok().expect("the first version goes on");
+    let output = held(&stateful, &mut turn).expect("the first version goes on");
     assert!(output.quarantined.is_empty(), "{:?}", output.quarantined[0].reasons);
     assert_eq!(*plugin.refused.lock(), ["no"]);
     put_state(&*journal, turn.take_state());
