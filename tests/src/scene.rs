@@ -164,6 +164,10 @@ impl Scene {
         let (program, arguments) = words.split_first().context("no program")?;
         let mut command = Command::new(program);
         command.args(arguments).current_dir(&self.root_path).env("NO_COLOR", "1");
+        // Of who runs the tests.
+        for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+            command.env_remove(name);
+        }
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         Agent::spawn(command, &self.log())
     }

@@ -279,9 +279,8 @@ fn no_event_leaves_the_directory_and_no_file_is_replaced() {
 fn events_whose_header_leads_to_no_directory_go_to_quarantine_and_the_others_to_their_files() {
     let root = tempfile::tempdir().unwrap();
     std::fs::write(root.path().join("x"), "not ours").unwrap();
-    std::os::unix::fs::symlink("/nowhere/at/all", root.path().join("link")).unwrap();
     let (record, path) = (Record::default(), root.path().join("{header.host}/sub/a.log"));
-    let events = [("x", "one"), ("y", "two"), ("x", "three"), ("link", "four")];
+    let events = [("x", "one"), ("y", "two"), ("x", "three")];
     let mut outlet = Outlet::start(&record, &path, &[]);
     outlet.deliver_mixed(&events).unwrap();
     // Killed before the flush: what was quarantined was committed as little as what was written.
@@ -291,11 +290,10 @@ fn events_whose_header_leads_to_no_directory_go_to_quarantine_and_the_others_to_
     let mut refused = outlet.quarantined();
     refused.sort();
     let bodies: Vec<&str> = refused.iter().map(|(body, _)| body.as_str()).collect();
-    assert_eq!(bodies, ["four", "one", "three"]);
+    assert_eq!(bodies, ["one", "three"]);
     let at = root.path().join("x/sub").display().to_string();
-    assert!(refused[1].1.contains(&at) && refused[1].1.contains("Not a directory"), "{refused:?}");
+    assert!(refused[0].1.contains(&at) && refused[0].1.contains("Not a directory"), "{refused:?}");
     outlet.close();
-    std::fs::remove_file(root.path().join("link")).unwrap();
     expect(root.path(), &[("x", "not ours"), ("y/sub/a-000002.log", "two\n")]);
 }
 

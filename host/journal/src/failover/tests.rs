@@ -519,6 +519,9 @@ fn an_acknowledgement_that_is_there_is_not_sent_again() {
         own.wait(Some(LIMIT)).unwrap().unwrap();
         acks
     };
+    // All in one group share the sync that is well: then this one meets the other.
+    let one_more = Commit { puts: quarantined(), ..Commit::default() };
+    drop(world.journal().commit(one_more, None).unwrap());
     world.wait_place("file");
     mend(&world.primary);
     world.wait_place("primary");

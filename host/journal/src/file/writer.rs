@@ -487,12 +487,17 @@ impl Writer {
     }
 
     /// Gives the rest of a full segment back.
-    fn ended(&self, ended: Option<Active>) {
+    fn ended(&mut self, ended: Option<Active>) {
         let Some(ended) = ended else { return };
-        if self.shared.config.durability == Durability::Os
-            && let Err(error) = ended.file.sync_data()
-        {
-            tracing::error!(segment = %segment_name(ended.id), %error, "a full segment may not be on disk");
+        if self.shared.config.durability == Durability::Os {
+            let synced = ended.file.sync_data().and_then(|()| self.shared.disk.sync_dir(&self.shared.dir));
+            match synced {
+                // What is missing of it from here on is damage, and what comes behind it stays.
+                Ok(()) => self.durable = self.next_commit - 1,
+                Err(error) => {
+                    tracing::error!(segment = %segment_name(ended.id), %error, "a full segment may not be on disk");
+                }
+            }
         }
         if let Err(error) = ended.file.truncate(ended.end) {
             tracing::warn!(segment = %segment_name(ended.id), %error, "a full segment keeps its unused space");

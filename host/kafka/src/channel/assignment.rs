@@ -79,8 +79,6 @@ struct Begin {
     offset: i64,
     /// Offsets before it that were not read and are gone.
     lost: u64,
-    /// The end of the partition.
-    high: i64,
 }
 
 /// The group's offset of each of these partitions; the first that is there, if it has none. What is not known within
@@ -101,10 +99,10 @@ fn ask(
         let element = committed.find_partition(topic, *number)?;
         // Not stable: that is an error of the partition alone, with no offset.
         element.error().ok()?;
-        let (low, high) = consumer.fetch_watermarks(topic, *number, limits::REQUEST).ok()?;
+        let (low, _) = consumer.fetch_watermarks(topic, *number, limits::REQUEST).ok()?;
         let group = element.offset().to_raw().filter(|offset| *offset >= 0).unwrap_or(low);
         let lost = u64::try_from(low - group).unwrap_or(0);
-        Some(Begin { partition: *number, offset: group.max(low), lost, high })
+        Some(Begin { partition: *number, offset: group.max(low), lost })
     };
     numbers.iter().filter_map(find).collect()
 }
@@ -114,14 +112,7 @@ fn begin(shared: &ReaderShared, consumer: &BaseConsumer<Context>, found: Vec<Beg
     let topic = shared.topic.as_str();
     let mut offsets = Offsets::new();
     let mut state = shared.state();
-    for Begin { partition, offset, lost, high } in found {
-        if state.drop_mark(partition, high) {
-            tracing::error!(
-                topic,
-                partition,
-                "what the destination has of it ends behind the end of the partition: not used, and what it holds may come twice"
-            );
-        }
+    for Begin { partition, offset, lost } in found {
         let Some(read) = state.begin(partition, offset) else { continue };
         offsets.push((partition, read));
         state.lost += lost;

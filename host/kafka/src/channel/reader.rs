@@ -22,9 +22,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flumen_journal::{Delivery, ReadError, Reader};
+use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::{Message, TopicPartitionList};
 
 use super::assignment::{Asking, Listener, out_of_range, reposition};
 use super::handover::Acknowledger;
@@ -244,18 +244,6 @@ impl KafkaReader {
         Err(self.failed(reason))
     }
 
-    /// These partitions, as far as they are ours, wait for their offsets as if they had just come.
-    fn wait_anew(&self, consumer: &BaseConsumer<Context>, numbers: &[i32]) -> Result<(), KafkaError> {
-        let mut list = TopicPartitionList::new();
-        let mut state = self.shared.state();
-        for (number, _) in state.places().iter().filter(|(number, _)| numbers.contains(number)) {
-            list.add_partition(&self.shared.topic, *number);
-            state.wait_anew(*number);
-        }
-        drop(state);
-        if list.count() > 0 { consumer.incremental_unassign(&list) } else { Ok(()) }
-    }
-
     /// Waits until the group has given us partitions. What is read meanwhile is read again after the seek that follows.
     fn await_partitions(&mut self) -> bool {
         let until = Instant::now() + limits::READ_BACK;
@@ -294,7 +282,6 @@ impl Reader for KafkaReader {
         let offsets: Offsets = {
             let mut state = self.shared.state();
             state.epoch += 1;
-            state.marked.clear();
             state.broken = None;
             state.acknowledged = state.durable;
             let behind = state.table.iter().find(|(behind, _)| *behind == cursor).map(|(_, o)| o.clone());
@@ -341,21 +328,16 @@ impl Reader for KafkaReader {
 
     fn resolve(&mut self, mark: &[u8]) -> Option<u64> {
         let offsets = mark::decode(&self.shared.topic, mark)?;
-        // Without partitions, or without an answer about one, nothing says that the mark is of another log: it is kept, and
-        // looked at when the partition begins.
-        if self.await_partitions()
-            && let Some(consumer) = self.consumer.clone()
-        {
-            let topic = self.shared.topic.as_str();
-            let mut unknown = Vec::new();
-            for (number, offset) in &offsets {
-                match consumer.fetch_watermarks(topic, *number, limits::REQUEST) {
-                    Ok((_, high)) if *offset > high => return None,
-                    Ok(_) => {}
-                    Err(_) => unknown.push(*number),
-                }
+        if !self.await_partitions() {
+            return None;
+        }
+        let consumer = self.consumer.clone()?;
+        let topic = self.shared.topic.as_str();
+        for (number, offset) in &offsets {
+            let high = consumer.fetch_watermarks(topic, *number, limits::REQUEST).ok()?.1;
+            if *offset > high {
+                return None;
             }
-            self.wait_anew(&consumer, &unknown).ok()?;
         }
         let mut state = self.shared.state();
         let mut cursor = state.durable;
@@ -367,7 +349,7 @@ impl Reader for KafkaReader {
             cursor += offset.abs_diff(begin);
             behind.push((*number, partition.assignment, offset));
         }
-        state.mark(&offsets);
+        state.marks.extend(offsets);
         if cursor > state.durable {
             state.table.push_back((cursor, behind));
         }

@@ -114,7 +114,7 @@ impl Owner {
         mut newest: impl FnMut(i32) -> Result<Option<i64>, E>,
     ) -> Result<i32, E> {
         let usual = self.partition(partitions);
-        if partitions == limits::REGISTER_PARTITIONS {
+        if partitions <= 1 || partitions == limits::REGISTER_PARTITIONS {
             return Ok(usual);
         }
         // Earlier versions took one of all that there were.

@@ -1,7 +1,7 @@
 //! What a channel's reader, the committer and rebalances share: which partitions are ours, and how far each is read,
 //! acknowledged and durable. The rules stand in [`super::reader`].
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -43,9 +43,7 @@ pub(super) struct State {
     /// Offsets behind the last acknowledged delivery and those that are not acknowledged.
     pub table: VecDeque<(u64, Behind)>,
     /// Offsets that a destination has; what comes before them is not read again.
-    marks: BTreeMap<i32, i64>,
-    /// Partitions that were marked since the last seek.
-    pub marked: BTreeSet<i32>,
+    pub marks: BTreeMap<i32, i64>,
     /// Events that retention took before they were read.
     pub lost: u64,
 }
@@ -291,35 +289,6 @@ impl State {
         }
     }
 
-    /// Offsets that a destination has, of partitions that may still come. Several between two seeks are those of its
-    /// lanes: the lowest counts, because what one of them lacks is to be read.
-    pub fn mark(&mut self, offsets: &Offsets) {
-        for (number, offset) in offsets {
-            let is_first = self.marked.insert(*number);
-            let mark = self.marks.entry(*number).or_insert(*offset);
-            *mark = if is_first { *offset } else { (*mark).min(*offset) };
-        }
-    }
-
-    /// A mark behind the end of its partition is of another log, and does not count. True: it was one.
-    pub fn drop_mark(&mut self, number: i32, high: i64) -> bool {
-        let is_behind = self.marks.get(&number).is_some_and(|mark| *mark > high);
-        if is_behind {
-            self.marks.remove(&number);
-        }
-        is_behind
-    }
-
-    /// A partition waits for its offset as if it had just come: what is known of it does not count.
-    pub fn wait_anew(&mut self, number: i32) {
-        if let Some(partition) = self.partitions.get_mut(&number) {
-            self.assignments += 1;
-            let (read, acknowledged, durable) = Default::default();
-            let assignment = self.assignments;
-            *partition = Partition { assignment, read, acknowledged, durable, is_at_end: false };
-        }
-    }
-
     /// The group's offset of a partition that waits; gives back where reading begins.
     pub fn begin(&mut self, number: i32, group: i64) -> Option<i64> {
         let read = group.max(self.marks.get(&number).copied().unwrap_or(group));
@@ -417,7 +386,7 @@ mod tests {
     fn a_partition_waits_until_its_offset_is_known() {
         let mut state = State::default();
         state.come(&[0, 1], "a");
-        state.mark(&vec![(1, 30)]);
+        state.marks.insert(1, 30);
         assert_eq!((state.begin(0, 10), state.begin(0, 12), state.waiting()), (Some(10), None, vec![1]));
         assert_eq!((state.places(), state.assignments()), (vec![(0, 10)], vec![(0, 1)]));
         // What a destination has of it is not read again.
@@ -428,37 +397,6 @@ mod tests {
         assert!(!state.go(&[0, 1], false));
         state.come(&[1], "a");
         assert_eq!(state.waiting(), [1]);
-    }
-
-    #[test]
-    fn marks_never_skip_what_one_lane_lacks() {
-        let mut state = State::default();
-        state.come(&[0, 1, 2], "a");
-        state.mark(&vec![(0, 30), (1, 30)]);
-        // Another lane's, of the same recovery.
-        state.mark(&vec![(0, 20), (1, 40)]);
-        assert_eq!((state.begin(0, 5), state.begin(1, 5)), (Some(20), Some(30)));
-        // The next recovery's counts, and what it says nothing of stays.
-        state.marked.clear();
-        state.mark(&vec![(0, 50)]);
-        state.go(&[0, 1], false);
-        state.come(&[0, 1], "a");
-        assert_eq!((state.begin(0, 5), state.begin(1, 5)), (Some(50), Some(30)));
-        // Of a topic that was made anew.
-        state.mark(&vec![(2, 9)]);
-        assert!(!state.drop_mark(2, 9) && state.drop_mark(2, 8) && !state.drop_mark(2, 8));
-        assert_eq!(state.begin(2, 0), Some(0));
-    }
-
-    #[test]
-    fn a_partition_that_waits_anew_has_nothing_of_before() {
-        let mut state = State { assignments: 1, ..delivered() };
-        state.wait_anew(0);
-        assert_eq!(state.waiting(), [0]);
-        // What was handed out is of an earlier assignment.
-        assert_eq!((state.partitions[&0].assignment, state.places()), (2, vec![]));
-        state.mark(&vec![(0, 40)]);
-        assert_eq!(state.begin(0, 10), Some(40));
     }
 
     #[test]

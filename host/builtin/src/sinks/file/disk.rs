@@ -57,10 +57,7 @@ impl Disk for SystemDisk {
     fn exists(&mut self, path: &Path) -> io::Result<bool> {
         match std::fs::symlink_metadata(path) {
             Ok(_) => Ok(true),
-            // Below what is no directory nothing has a name.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                Ok(false)
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
     }

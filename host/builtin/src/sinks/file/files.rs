@@ -260,7 +260,8 @@ impl Files {
         let fixed = Path::new(bucket.fixed.as_deref()?);
         let error = self.look(path).err()?;
         let is_fixed_part_fine = match Errno::from_io_error(&error)? {
-            Errno::NOTDIR | Errno::NOENT | Errno::LOOP | Errno::NAMETOOLONG => {
+            // No event makes a link to nowhere: what it leads to may be a disk that is not mounted yet.
+            Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG => {
                 matches!(self.disk.exists(&fixed.join(".")), Ok(true)) || self.reach(fixed).is_ok()
             }
             // Where nothing may be made in the fixed part either, it is not the event that has to be mended.

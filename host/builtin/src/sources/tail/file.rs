@@ -127,18 +127,7 @@ pub struct TailFile {
     /// An archive that looked like a known file and is not, or has taken its place.
     pub own: bool,
     /// An archive with the content of a file that is still there.
-    pub twin: Option<Twin>,
-}
-
-/// The file that an archive is another form of, as long as it is.
-#[derive(Debug, Clone)]
-pub struct Twin {
-    /// The file.
-    pub of: FileId,
-    /// The file's offset when they were compared.
-    pub offset: u64,
-    /// The first bytes of the archive's content, at most [`HEAD_BYTES`].
-    pub first: Vec<u8>,
+    pub twin: Option<FileId>,
 }
 
 impl TailFile {

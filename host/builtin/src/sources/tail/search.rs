@@ -80,9 +80,15 @@ impl Tailer<'_> {
         for directory in places {
             is_whole &= match self.search_in(&directory, &by_number, lost, &mut renumbered) {
                 Ok(is_whole) => is_whole,
-                // Nothing is in it; if it comes back, `TailFile::home` is another one.
+                // Nothing is in it; if it comes back, `TailFile::home` is another one. One that may not be read will not be readable
+                // the next time.
                 Err(error)
-                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound
+                            | io::ErrorKind::NotADirectory
+                            | io::ErrorKind::PermissionDenied
+                    ) =>
                 {
                     true
                 }

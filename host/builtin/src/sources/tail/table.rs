@@ -188,7 +188,11 @@ impl Tailer<'_> {
             let Presence::Gone(since) = file.presence else { continue };
             let kept = file.input.is_some() || file.pending() > 0 || file.handed_over;
             // A directory that is not there now (an unmounted disk) may come back with its files.
-            let mounted = home(file).is_some_and(|(device, _)| device == file.inode.dev);
+            // One of a link is there as long as the link's is: what it led to goes with its files (a pod).
+            let is_own = |meta: Metadata| meta.dev() == file.inode.dev;
+            let is_linked =
+                || file.path.parent().and_then(|at| std::fs::metadata(at).ok()).is_some_and(is_own);
+            let mounted = home(file).is_some_and(|(device, _)| device == file.inode.dev) || is_linked();
             let after = if mounted { FORGET_AFTER } else { FORGET_UNMOUNTED_AFTER };
             if kept || (file.stream.is_some() && since.elapsed() < after) {
                 continue;

@@ -15,21 +15,18 @@ use std::time::Instant;
 
 use flumen_pipeline::SourceError;
 
-use super::file::{Change, FileId, Presence, TailFile, Twin};
+use super::file::{Change, FileId, Presence, TailFile};
 use super::input::Input;
 use super::limits::{ARCHIVE_RETRY, CHUNK_BYTES, HEAD_BYTES};
 use super::position::Mark;
 use super::tailer::Tailer;
 
 impl Tailer<'_> {
-    /// True while the plain form of an archive is there, and is one as far as is known: a file of which only a
-    /// header was read may go on differently, so what grew is compared again.
+    /// True while the plain form of an archive is there. It is not compared again: one that has grown or was truncated since
+    /// (`gzip -k`, copytruncate) is no other, and cannot be told from one that only began alike.
     pub(super) fn twin_is_there(&self, file: &TailFile) -> bool {
-        let Some(twin) = file.twin.as_ref().filter(|_| file.stream.is_none()) else { return false };
-        self.files.get(&twin.of).is_some_and(|known| {
-            let is_compared = known.offset == twin.offset || !known.at_end;
-            is_there(known) && is_compared && alike(file, known, &twin.first)
-        })
+        let twin = file.twin.filter(|_| file.stream.is_none());
+        twin.and_then(|twin| self.files.get(&twin)).is_some_and(is_there)
     }
 
     /// True if the archive, of which the first `new` bytes are in the buffer, may be another form of a known
@@ -46,7 +43,6 @@ impl Tailer<'_> {
         }
         // Files that begin alike (with the same header) are many: the one of which the most was read proves the most.
         known.sort_unstable_by_key(|known| std::cmp::Reverse(*known));
-        let first = first.get(..HEAD_BYTES).unwrap_or(first).to_vec();
         let twin = self.same_as(file, &known);
         // Its first bytes are in the buffer, but its decoder goes: it is read from the start.
         self.close(id);
@@ -55,7 +51,7 @@ impl Tailer<'_> {
             file.twin = None;
         }
         match twin {
-            Ok(Some(of)) => self.pair(id, of, first),
+            Ok(Some(of)) => self.pair(id, of),
             Ok(None) => {
                 if let Some(file) = self.files.get_mut(&id) {
                     file.own = true;
@@ -88,12 +84,12 @@ impl Tailer<'_> {
     }
 
     /// The archive waits for its plain form while that is there, and takes its place when it is gone.
-    fn pair(&mut self, id: FileId, of: FileId, first: Vec<u8>) {
+    fn pair(&mut self, id: FileId, of: FileId) {
         let Some(known) = self.files.get(&of) else { return };
         let (stream, record, is_there) = (known.stream, known.record(), is_there(known));
         let Some(file) = self.files.get_mut(&id) else { return };
         if is_there {
-            file.twin = Some(Twin { of, offset: record.offset, first });
+            file.twin = Some(of);
         } else {
             file.adopt(stream, record);
             self.remove(of);

@@ -196,6 +196,29 @@ fn without_syncs_a_power_cut_leaves_a_beginning() {
     assert!(lost > 0);
 }
 
+/// A full segment was synced at its end: what is missing of it is damage, which is counted, and what comes behind it stays.
+#[test]
+fn without_syncs_damage_in_a_full_segment_costs_its_own_commits() {
+    let os = FileConfig { durability: Durability::Os, snapshot_every_bytes: 1 << 30, ..config() };
+    let disk = MemDisk::default();
+    let journal = open_with(&disk, os.clone(), specs()).unwrap();
+    for n in 0..60 {
+        durable(&journal, put(&[A], batch(n, 1, 1_000)));
+    }
+    drop(journal);
+    let full = segments(&disk)[1].clone();
+    let mut bytes = disk.bytes(&full);
+    bytes[8_000] ^= 1;
+    disk.set_bytes(&full, bytes);
+    let journal = open_with(&disk, os, specs()).unwrap();
+    let found = drain(journal.open_reader(A, R0).as_mut());
+    let lost = journal.status().damaged_commits;
+    assert!(
+        (1..7).contains(&lost) && found.len() as u64 + lost == 60 && found.last() == Some(&59),
+        "{lost}: {found:?}"
+    );
+}
+
 /// It stops the opening or costs nothing, and the next one finds everything.
 #[test]
 fn one_error_at_an_opening_costs_nothing() {
