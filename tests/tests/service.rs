@@ -20,6 +20,16 @@ const PIPELINE: &str = "[source.in]\ntype = \"tail\"\npaths = [\"{in}/*.log*\"]\
 struct Systemd(UnixDatagram);
 
 impl Systemd {
+    /// Three pings, then the stop that is asked for: the time that it wants, in microseconds.
+    fn lives_and_stops(&self, agent: &Agent) -> u64 {
+        (0..3).for_each(|_| drop(self.find("WATCHDOG=1")));
+        // Room for what comes: a queue that is full of pings is waited for only so long.
+        self.rest();
+        agent.signal(Signal::TERM).unwrap();
+        let stopping = self.find("STOPPING=1");
+        value(&stopping, "EXTEND_TIMEOUT_USEC").parse().unwrap()
+    }
+
     /// Supervises the agents of a scene, as `Type=notify` does.
     fn of(scene: &mut Scene) -> Systemd {
         let path = scene.root().join("notify");
@@ -92,15 +102,8 @@ fn systemd_is_told_of_start_life_and_stop() {
     // At once: the socket takes the question, whenever the agent has the time to answer.
     std::os::unix::net::UnixStream::connect(scene.data.join("control.sock")).unwrap();
     scene.answered().unwrap();
-    for _ in 0..3 {
-        systemd.find("WATCHDOG=1");
-    }
-    // Room for what comes: a queue that is full of pings is waited for only so long.
-    systemd.rest();
-    agent.signal(Signal::TERM).unwrap();
-    let stopping = systemd.find("STOPPING=1");
-    let extended_us: u64 = value(&stopping, "EXTEND_TIMEOUT_USEC").parse().unwrap();
-    assert!(extended_us >= 30_000_000, "less than drain_timeout: {stopping}");
+    let extended_us = systemd.lives_and_stops(&agent);
+    assert!(extended_us >= 30_000_000, "less than drain_timeout: {extended_us}");
     assert!(agent.wait_exit(limits::STOP).unwrap().success(), "{}", agent.log_tail());
     assert!(systemd.rest().is_empty(), "STOPPING=1 is the last word");
 }
@@ -136,15 +139,8 @@ fn a_destination_that_is_away_is_no_reason_for_a_restart() {
     .unwrap();
     // These were sent before.
     systemd.rest();
-    for _ in 0..3 {
-        systemd.find("WATCHDOG=1");
-    }
-    // Room for what comes: a queue that is full of pings is waited for only so long.
-    systemd.rest();
-    agent.signal(Signal::TERM).unwrap();
-    let stopping = systemd.find("STOPPING=1");
-    let extended_us: u64 = value(&stopping, "EXTEND_TIMEOUT_USEC").parse().unwrap();
-    assert!(extended_us >= 600_000_000, "systemd would kill it while it drains: {stopping}");
+    let extended_us = systemd.lives_and_stops(&agent);
+    assert!(extended_us >= 600_000_000, "systemd would kill it while it drains: {extended_us}");
     agent.expect_running().unwrap();
     agent.kill().unwrap();
 }

@@ -71,12 +71,13 @@ impl Tailer<'_> {
     /// The first of these files of which all that was read is the beginning of the archive. An error: the
     /// archive broke off before that was known.
     fn same_as(&self, archive: &TailFile, known: &[(u64, FileId)]) -> io::Result<Option<FileId>> {
+        let mut chunk = vec![0; CHUNK_BYTES];
         for (_, id) in known {
             let Some(file) = self.files.get(id) else { continue };
             let mut probe = TailFile::new(archive.path.clone(), archive.inode);
             probe.adopt(file.stream, file.record());
             let (mut input, _) = Input::open(&probe.path, probe.kind)?;
-            if probe.skip(&mut input, &mut vec![0; CHUNK_BYTES])? == Change::None {
+            if probe.skip(&mut input, &mut chunk)? == Change::None {
                 return Ok(Some(*id));
             }
         }
