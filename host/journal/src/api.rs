@@ -390,6 +390,6 @@ pub trait Journal: Send + Sync {
     }
 
     /// Takes no more commits, makes all handed in durable, writes a snapshot and lets go of the
-    /// directory. Readers get [`ReadError::Closing`]. A second call does nothing.
+    /// directory. Readers get [`ReadError::Closing`]. A second call does nothing but wait for the first.
     fn close(&self) -> Result<(), CommitError>;
 }

@@ -53,7 +53,8 @@ pub const MUCH_WAITS_BYTES: u64 = 1 << 20;
 /// Bytes preallocated for a snapshot slot, so that a full disk does not stop a small journal's snapshots.
 pub const SNAPSHOT_BYTES_MIN: u64 = 64 << 10;
 
-/// Bytes read at once when small frames are read in order. Larger ones are read one by one.
+/// Bytes read at once when small frames are read in order: a disk gives its full rate for them, and each reader that is behind has one
+/// such piece in memory. Frames above a quarter of it are read one by one.
 pub const READ_AHEAD_BYTES: usize = 1 << 20;
 
 /// Bytes read when nothing is known of what comes: the first read of a segment, a frame's header.

@@ -17,7 +17,7 @@ use super::format::commit::{CommitHead, PutChannel, PutHead, encode_lists};
 use super::format::packed::{self, Compression};
 use super::format::sealed::Piece;
 use super::state::{Position, Queued, Shared, State};
-use super::ticket::{FileTicket, TicketCell};
+use super::ticket::{FileTicket, Owed, TicketCell};
 use super::writer::Writer;
 use crate::api::{Ack, Commit, CommitError, Ticket};
 use crate::limits;
@@ -149,8 +149,8 @@ fn hand_in(state: &mut State, prepared: Prepared) -> FileTicket {
     let ticket = Arc::new(TicketCell::new(state.bell.clone()));
     let order = state.next_order;
     state.next_order += 1;
-    let queued =
-        Queued { order, head, data, data_crc, batches, positions, plugin_state, ticket: ticket.clone() };
+    let owed = Owed::new(ticket.clone());
+    let queued = Queued { order, head, data, data_crc, batches, positions, plugin_state, ticket: owed };
     state.queue.push_back(queued);
     FileTicket(ticket)
 }

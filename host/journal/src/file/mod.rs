@@ -229,8 +229,9 @@ impl FileJournal {
         self.shared.work.notify_all();
         self.shared.space.notify_all();
         self.shared.published.notify_all();
-        let committer = self.committer.lock().take();
-        if committer.is_some_and(|committer| committer.join().is_err()) {
+        // Held until the thread has ended: only then whoever else closes the journal comes back, and the directory is let go of.
+        let mut committer = self.committer.lock();
+        if committer.take().is_some_and(|committer| committer.join().is_err()) {
             tracing::error!(dir = %self.shared.dir.display(), "the journal's thread panicked");
         }
         drop(self.lock.lock().take());

@@ -1,8 +1,9 @@
 //! One segment file, read: frames by offset, and the search for the next valid one behind damage.
 //!
 //! Constraints: reads in chunks into 8-byte aligned memory, never past the `end` that the caller names
-//! (bytes behind it may still be changing); a frame is handed out only when all its CRCs are right. Data that
-//! cannot be decrypted with the keys that were given are an error ([`crate::KeyError`]), never damage.
+//! (bytes behind it may still be changing). A chunk begins with a frame: who reads frames in order reads each byte once, but for
+//! the beginning of a frame that a chunk ends in, and keeps one chunk in memory. A frame is handed out only when all its CRCs are
+//! right. Data that cannot be decrypted with the keys that were given are an error ([`crate::KeyError`]), never damage.
 
 use std::io;
 use std::path::Path;
@@ -178,11 +179,12 @@ impl SegmentFile {
         if frame_end > end {
             return Ok(None);
         }
-        if with_data {
-            // One read for all of it, so that head and data lie in one chunk.
-            self.read(offset, header.frame_bytes(), end)?;
-        }
         let head_at = offset + FRAME_HEADER_BYTES as u64;
+        let bytes = match with_data {
+            true => header.frame_bytes(),
+            false => FRAME_HEADER_BYTES as u64 + u64::from(header.head_bytes),
+        };
+        self.fetch(offset, bytes, end)?;
         let Some(head) = self.read(head_at, u64::from(header.head_bytes), end)? else { return Ok(None) };
         if crc32c::crc32c(&head) != header.head_crc {
             return Ok(None);
@@ -194,6 +196,7 @@ impl SegmentFile {
     /// Reads the data of a frame; false when they are damaged.
     pub fn load(&mut self, frame: &mut Frame, end: u64) -> io::Result<bool> {
         let at = frame.offset + FRAME_HEADER_BYTES as u64 + u64::from(frame.header.head_bytes);
+        self.fetch(frame.offset, frame.header.frame_bytes(), end)?;
         let data = self.read(at, u64::from(frame.header.data_bytes), end)?;
         let data = data.filter(|data| crc32c::crc32c(data) == frame.header.data_crc);
         frame.data = match data {
@@ -232,6 +235,12 @@ impl SegmentFile {
             self.header.is_ok_and(|(_, crc)| crc == frame.header.previous_crc) || self.header.is_err()
         });
         Ok(frame.and_then(|frame| Some((frame.registers()?, frame))))
+    }
+
+    /// Has the first `bytes` of a frame in memory. A chunk that began within the frame would be given up for its header when the
+    /// frame is looked at again, and what is behind it would be read twice.
+    fn fetch(&mut self, offset: u64, bytes: u64, end: u64) -> io::Result<()> {
+        self.read(offset, bytes, end).map(drop)
     }
 
     /// Bytes at an offset, from the chunk in memory or the disk; `None` when `end` or the file's end is before.

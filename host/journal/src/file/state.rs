@@ -19,7 +19,7 @@ use super::format::registers::Registers;
 use super::format::sealed::Sealer;
 use super::format::snapshot::SegmentInfo;
 use super::readers::ReaderChange;
-use super::ticket::{Bell, TicketCell};
+use super::ticket::{Bell, Owed};
 use crate::api::{Ack, ChannelSpec, CommitError, JournalStatus};
 use crate::clock::Clock;
 use crate::disk::Disk;
@@ -145,7 +145,7 @@ pub struct Queued {
     pub batches: Vec<Batch>,
     pub positions: Vec<Position>,
     pub plugin_state: Arc<[StateWrites]>,
-    pub ticket: Arc<TicketCell>,
+    pub ticket: Owed,
 }
 
 impl Queued {

@@ -31,9 +31,21 @@ impl Bell {
         })
     }
 
+    /// Counts first: were it known before that whoever comes back wakes the others, one that came back in between (its time was over)
+    /// would do so while others still fall asleep, and the one who is woken then would wake none of them.
     pub fn ring(&self) {
-        self.passes_on.store(true, Ordering::Relaxed);
+        self.count();
+        self.wake_one();
+    }
+
+    /// From here on nobody falls asleep who looked for its outcome before.
+    fn count(&self) {
         self.rings.fetch_add(1, Ordering::Release);
+    }
+
+    fn wake_one(&self) {
+        // With what was counted: who sees this wakes all that sleep, and nobody joins them.
+        self.passes_on.store(true, Ordering::Release);
         if self.wake(1) == 0 {
             self.readers.notify_all();
         }
@@ -44,7 +56,7 @@ impl Bell {
         let timeout = timeout.and_then(|timeout| timeout.try_into().ok());
         // Whatever it answers, who waits looks again.
         futex::wait(&self.rings, futex::Flags::PRIVATE, rings, timeout.as_ref()).ok();
-        if self.passes_on.swap(false, Ordering::Relaxed) {
+        if self.passes_on.swap(false, Ordering::Acquire) {
             self.wake(i32::MAX as u32);
             self.readers.notify_all();
         }
@@ -78,6 +90,32 @@ impl TicketCell {
     fn settle(&self, outcome: Result<u64, CommitError>) {
         let again = self.outcome.set(outcome);
         debug_assert!(again.is_ok(), "a commit has two outcomes");
+    }
+}
+
+/// The ticket of a commit that is on its way, in the hands of whoever writes.
+pub struct Owed(Arc<TicketCell>);
+
+impl Owed {
+    pub fn new(cell: Arc<TicketCell>) -> Owed {
+        Owed(cell)
+    }
+
+    pub fn cell(&self) -> &TicketCell {
+        &self.0
+    }
+
+    pub fn resolve(&self, outcome: Result<u64, CommitError>) {
+        self.0.resolve(outcome);
+    }
+}
+
+impl Drop for Owed {
+    /// A panic of whoever writes (a bug) leaves nobody waiting for ever.
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.0.outcome.get().is_none() {
+            self.resolve(Err(CommitError::Failed("writing it panicked (a bug of Flumen)".into())));
+        }
     }
 }
 
@@ -146,6 +184,16 @@ mod tests {
         assert!(ticket.wait(Some(Duration::from_millis(5))).is_none());
         other.resolve(Err(CommitError::Closing));
         assert!(matches!(ticket.wait(None), Some(Err(CommitError::Closing))));
+    }
+
+    /// Somebody's time is over between the two steps of a ring: the one who is woken by it wakes the others nevertheless.
+    #[test]
+    fn one_that_comes_back_within_a_ring_takes_it_from_nobody() {
+        let bell = Bell::new(&Arc::default());
+        bell.count();
+        bell.wait(0, Some(Duration::ZERO));
+        bell.wake_one();
+        assert!(bell.passes_on.load(Ordering::Relaxed));
     }
 
     /// Whether or not somebody waits for the group's commits.

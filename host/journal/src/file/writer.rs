@@ -7,9 +7,10 @@
 //! How it fails: an error that means "no space" makes it wait (see [`super::space`]); any other error is
 //! final for the segment, which is never written or synced again: the group, still in memory, goes to
 //! a fresh segment, whose first commit number makes the abandoned frames void. When fresh segments fail
-//! too, the journal has failed: every ticket and every later commit gets the reason.
+//! too, the journal has failed: every ticket and every later commit gets the reason. So it does when whoever writes panics.
 
 use std::io::{self, IoSlice};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -151,7 +152,11 @@ pub(super) fn run(writer: &Mutex<Writer>) {
             }
         }
         let mut writer = writer.lock();
-        match writer.work() {
+        // Who wrote in our place may have found that the disk fails.
+        if !writer.is_live() {
+            continue;
+        }
+        match writer.turn() {
             Ok(None) => {}
             Ok(Some(pause)) => writer.wait(&pause),
             Err(reason) => return writer.fail(&reason),
@@ -163,10 +168,29 @@ impl Writer {
     /// One round in the thread of a caller that waits for its commit: neither the committer nor the caller has to be woken.
     /// What it cannot write now is left to the committer, which can wait.
     pub fn lead(&mut self) {
-        let is_live = matches!(self.shared.state.lock().phase, Phase::Open | Phase::Closing);
-        if is_live && let Err(reason) = self.work() {
+        if self.is_live()
+            && let Err(reason) = self.turn()
+        {
             self.fail(&reason);
         }
+        // Who handed in what was put back called the committer perhaps while it was not in the queue.
+        if !self.shared.state.lock().queue.is_empty() {
+            self.shared.work.notify_one();
+        }
+    }
+
+    /// It is open, or writes what it has taken.
+    fn is_live(&self) -> bool {
+        matches!(self.shared.state.lock().phase, Phase::Open | Phase::Closing)
+    }
+
+    /// [`Writer::work`], whoever does it. A panic in it (a bug) leaves things half done: nobody may write after that, as after a
+    /// failure of the disk.
+    fn turn(&mut self) -> Result<Option<Pause>, Arc<str>> {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.work()));
+        outcome.unwrap_or_else(|_| {
+            Err(format!("writing {} panicked (a bug of Flumen)", self.shared.dir.display()).into())
+        })
     }
 
     /// Writes what can be written; says how long to wait when nothing can. `Err`: the journal has failed.
@@ -365,7 +389,7 @@ impl Writer {
         state.status.commits += tickets.len() as u64;
         state.status.last_commit = self.next_commit - 1;
         drop(state);
-        ticket::resolve_all(tickets.iter().map(|(ticket, commit)| (ticket.as_ref(), *commit)));
+        ticket::resolve_all(tickets.iter().map(|(ticket, commit)| (ticket.cell(), *commit)));
     }
 
     /// Bytes free in the active segment, after a roll if `bytes` did not fit.

@@ -86,6 +86,18 @@ pub struct Faults {
     /// After this many writes and syncs everything fails: the power is gone.
     pub power_left: Option<u64>,
     pub syncs: u64,
+    pub reads: Reads,
+    /// Such calls panic.
+    pub panics: Option<Call>,
+}
+
+/// What was read of all files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reads {
+    pub calls: u64,
+    pub bytes: u64,
+    /// Of which the disk was told before, so that it could fetch them.
+    pub announced_bytes: u64,
 }
 
 struct Inode {
@@ -251,6 +263,7 @@ impl Image {
     }
 
     fn fault(&mut self, call: Call) -> io::Result<()> {
+        assert!(self.faults.panics != Some(call), "a panic that the test wants");
         let Some(at) = self.faults.armed.iter().position(|fault| fault.call == call) else { return Ok(()) };
         let fault = &mut self.faults.armed[at];
         if fault.skip > 0 {
@@ -304,6 +317,11 @@ impl MemDisk {
         let image = self.0.lock();
         let nodes = image.names.values();
         nodes.map(|node| node.lock().evict(|| is_all || random.random_bool(0.5))).sum()
+    }
+
+    /// What was read since this was asked last.
+    pub fn take_reads(&self) -> Reads {
+        std::mem::take(&mut self.0.lock().faults.reads)
     }
 
     pub fn names(&self) -> Vec<String> {
@@ -440,7 +458,11 @@ impl Disk for MemDisk {
 
 impl DiskFile for MemFile {
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        self.disk.0.lock().fault(Call::Read)?;
+        {
+            let mut image = self.disk.0.lock();
+            image.fault(Call::Read)?;
+            image.faults.reads.calls += 1;
+        }
         let inode = self.node.lock();
         let from = inode.now.get(offset as usize..).unwrap_or_default();
         let n = from.len().min(into.len());
@@ -449,7 +471,14 @@ impl DiskFile for MemFile {
             return Err(os(5));
         }
         into[..n].copy_from_slice(&from[..n]);
+        // Whoever has both locks took the disk's first.
+        drop(inode);
+        self.disk.0.lock().faults.reads.bytes += n as u64;
         Ok(n)
+    }
+
+    fn will_need(&self, _: u64, bytes: u64) {
+        self.disk.0.lock().faults.reads.announced_bytes += bytes;
     }
 
     fn write_at(&self, offset: u64, from: &[IoSlice<'_>]) -> io::Result<usize> {

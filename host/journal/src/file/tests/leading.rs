@@ -1,0 +1,124 @@
+//! A caller that writes in the committer's place, and the committer beside it: nobody is left asleep, and one writes at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::basic::*;
+use super::disk::{Call, MemDisk};
+use crate::clock::OsClock;
+use crate::file::FileJournal;
+use crate::file::state::Phase;
+use crate::{CommitError, Journal};
+
+/// Others get the processor so often, to do what they must not: where the program is right nothing waits for them.
+const YIELDS: u32 = 10_000;
+
+/// On a full disk the caller's own acknowledgement passes a put, whose producer called the committer while the put was taken out.
+#[test]
+fn what_a_caller_leaves_behind_wakes_the_committer() {
+    let disk = MemDisk::default();
+    let (journal, mut writer) =
+        FileJournal::prepare(config(), specs(), Arc::new(disk.clone()), Arc::new(OsClock)).unwrap();
+    journal.commit(put(&[A], batch(0, 1, 10)), None).unwrap();
+    writer.work().unwrap();
+    disk.faults(|faults| faults.capacity = Some(1));
+    let waiting = journal.commit(put(&[A], batch(1, 1, 20_000)), None).unwrap();
+    let own = journal.commit(ack(A, R0, 1), None).unwrap();
+    let (shared, is_asleep) = (journal.shared.clone(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let committer = scope.spawn(|| {
+            let mut state = shared.state.lock();
+            is_asleep.store(true, Ordering::SeqCst);
+            shared.work.wait_for(&mut state, LIMIT).timed_out()
+        });
+        while !is_asleep.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        // It has the lock until it sleeps.
+        drop(shared.state.lock());
+        writer.lead();
+        assert!(!committer.join().unwrap(), "nobody is woken for what waits");
+    });
+    assert!(matches!(own.wait(Some(Duration::ZERO)), Some(Ok(2))));
+    assert!(waiting.wait(Some(Duration::ZERO)).is_none());
+}
+
+/// The committer has seen a commit, and waits for the caller that writes, which finds that the disk fails.
+#[test]
+fn nobody_writes_after_a_failure() {
+    let disk = MemDisk::default();
+    let journal = open(&disk);
+    durable(&journal, put(&[A], batch(0, 1, 10)));
+    let writer = journal.writer.clone().unwrap();
+    let mut held = writer.lock();
+    let ticket = journal.commit(put(&[A], batch(1, 1, 10)), None).unwrap();
+    (0..YIELDS).for_each(|_| std::thread::yield_now());
+    // A snapshot is due.
+    held.since_snapshot = config().snapshot_every_bytes;
+    held.fail(&"as the test wants".into());
+    let syncs = || disk.0.lock().faults.syncs;
+    let before = syncs();
+    drop(held);
+    assert!(matches!(ticket.wait(Some(LIMIT)), Some(Err(CommitError::Failed(_)))));
+    assert!(matches!(journal.close(), Err(CommitError::Failed(_))));
+    assert_eq!(syncs(), before);
+}
+
+/// What it may have left half done is written by nobody, also if the caller's thread goes on; whoever waits is told.
+#[test]
+fn a_panic_of_whoever_writes_fails_the_journal() {
+    for is_caller in [false, true] {
+        let disk = MemDisk::default();
+        let journal = open(&disk);
+        durable(&journal, put(&[A], batch(0, 1, 10)));
+        disk.faults(|faults| faults.panics = Some(Call::Write));
+        let commit = put(&[A], batch(1, 1, 10));
+        let outcome = match is_caller {
+            true => journal.commit_and_wait(commit, None),
+            false => journal.commit(commit, None).unwrap().wait(Some(LIMIT)).expect("in time"),
+        };
+        disk.faults(|faults| faults.panics = None);
+        let told = |outcome: &Result<u64, CommitError>| match outcome {
+            Err(CommitError::Failed(reason)) => reason.contains("panicked (a bug of Flumen)"),
+            _ => false,
+        };
+        assert!(told(&outcome), "{outcome:?}");
+        let next = journal.commit_and_wait(put(&[A], batch(1, 1, 10)), None);
+        assert!(told(&next), "{next:?}");
+        assert!(told(&journal.close().map(|()| 0)));
+        drop(journal);
+        assert_eq!(drain(open(&disk).open_reader(A, R0).as_mut()), [0]);
+    }
+}
+
+/// Or it would say that all is durable, and let go of the directory, while the first one still writes.
+#[test]
+fn a_second_close_waits_for_the_first() {
+    let disk = MemDisk::default();
+    let journal = open(&disk);
+    durable(&journal, put(&[A], batch(0, 1, 10)));
+    let writer = journal.writer.clone().unwrap();
+    // The committer does not come to an end.
+    let held = writer.lock();
+    std::thread::scope(|scope| {
+        let close = || {
+            let outcome = journal.close();
+            (outcome.is_ok(), journal.shared.state.lock().phase.clone())
+        };
+        let first = scope.spawn(close);
+        while journal.committer.try_lock().is_some_and(|committer| committer.is_some()) {
+            std::thread::yield_now();
+        }
+        let second = scope.spawn(close);
+        for _ in 0..YIELDS {
+            std::thread::yield_now();
+        }
+        assert!(!second.is_finished());
+        drop(held);
+        for closed in [first, second] {
+            assert_eq!(closed.join().unwrap(), (true, Phase::Closed(None)));
+        }
+    });
+    open(&disk);
+}
