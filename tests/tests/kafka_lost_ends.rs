@@ -19,7 +19,7 @@ use flumen_tests::{limits, output, poll};
 const ENDED: &str = "a broker had lost the end of a transaction";
 /// Topics of a channel's transactions.
 const CHANNEL: [&str; 4] = ["flumen-positions", "flumen-state", "events", "__consumer_offsets"];
-/// A journal that had nothing to do for this long looks whether what it wrote last is to be seen, once (`IDLE_LOOK`).
+/// A journal that had nothing to do for this long looks whether what it wrote last is to be seen (`IDLE_LOOK`).
 const IDLE_LOOK: Duration = Duration::from_secs(5);
 
 struct Flow {
@@ -167,6 +167,7 @@ fn a_channel_that_is_idle_ends_what_was_lost() {
         // It may have looked already, which it does once: with more lines it looks again.
         agent.signal(rustix::process::Signal::CONT).unwrap();
     }
+    flow.wait_ended(&["events", "flumen-positions"]);
     let (commits, _) = flow.lose(&["events", "flumen-positions"]);
     assert!(commits > 0);
     agent.signal(rustix::process::Signal::CONT).unwrap();

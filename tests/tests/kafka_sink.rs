@@ -401,42 +401,52 @@ fn login(broker: &Broker) -> String {
     )
 }
 
-/// Of topics by a header, one that we may not see is like one that is not there: the others' events go on.
+/// Of topics by a header, one that we may not see, or not write, is like one that is not there: the others' events go on.
 #[test]
-fn a_topic_of_a_header_that_we_may_not_see_stops_nothing() {
+fn a_topic_of_a_header_that_is_closed_to_us_stops_nothing() {
     let options = BrokerOptions { has_authorizer: true, ..BrokerOptions::default() };
     let broker = Broker::start(&options).unwrap();
     let client = broker.client();
-    for topic in ["seen-200", "seen-404"] {
-        client.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
-    }
-    client.acl(["deny", "alice", "describe", "topic", "seen-404"]).unwrap();
     let alice = broker.client_sasl(Listener::SaslPlaintext, Mechanism::ScramSha256);
-    poll::until("the rule to count", limits::CONDITION, || {
-        Ok(!alice.offsets("seen-404").is_ok_and(|partitions| !partitions.is_empty()))
-    })
-    .unwrap();
-    let scene = Scene::new().unwrap();
-    scene.install("access-log", "access-log").unwrap();
-    let text = format!(
-        "[source.in]\ntype = \"tail\"\npaths = [\"{{in}}/*.log\"]\n\n[[interceptor]]\nplugin = \"access-log\"\n\n\
-         [sink.seen]\ntype = \"kafka\"\nbrokers = [\"{}\"]\ntransaction_interval = \"50ms\"\n\
-         topic = \"seen-{{header.status}}\"\ntopics = [\"seen-*\"]\n{}\n",
-        broker.bootstrap_on(Listener::SaslPlaintext),
-        login(&broker)
-    );
-    scene.pipeline(&text).unwrap();
-    let line = |status: &str| {
-        format!("10.0.0.1 - - [21/Nov/2026:00:00:01 +0000] \"GET / HTTP/1.1\" {status} 1 \"-\" \"-\"\n")
-    };
-    fs::write(scene.input().join("a.log"), ["200", "404", "200"].map(line).concat()).unwrap();
-    let agent = scene.start_ready().unwrap();
-    let seen = || Ok(client::consume(&ConsumeOptions::new(&client, "seen-200"))?.len() as u64);
-    poll::until_counted("two records", limits::CONDITION, 2, seen).unwrap();
-    poll::until("a row in quarantine", limits::CONDITION, || Ok(scene.quarantine()?.len() == 1)).unwrap();
-    let reason = scene.quarantine().unwrap()[0].to_string();
-    assert!(reason.contains("seen-404") && reason.contains("not authorised for the topic"), "{reason}");
-    agent.stop().unwrap();
+    // Who may describe a topic, and is allowed nothing else of it, may not write it.
+    for (name, may_describe, delivery, why) in [
+        ("seen", "deny", "exactly-once", "not authorised for the topic"),
+        ("written", "allow", "exactly-once", "ask for WRITE on it"),
+        ("again", "allow", "at-least-once", "ask for WRITE on it"),
+    ] {
+        let (open, closed) = (format!("{name}-200"), format!("{name}-404"));
+        for topic in [&open, &closed] {
+            client.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+        }
+        client.acl([may_describe, "alice", "describe", "topic", &closed]).unwrap();
+        poll::until("the rule to count", limits::CONDITION, || match may_describe {
+            "allow" => Ok(alice.produce(&closed, &[Message::value("before")]).is_err()),
+            _ => Ok(!alice.offsets(&closed).is_ok_and(|partitions| !partitions.is_empty())),
+        })
+        .unwrap();
+        let scene = Scene::new().unwrap();
+        scene.install("access-log", "access-log").unwrap();
+        let text = format!(
+            "[source.in]\ntype = \"tail\"\npaths = [\"{{in}}/*.log\"]\n\n[[interceptor]]\nplugin = \"access-log\"\n\n\
+             [sink.{name}]\ntype = \"kafka\"\nbrokers = [\"{}\"]\ntransaction_interval = \"50ms\"\ndelivery = \"{delivery}\"\n\
+             topic = \"{name}-{{header.status}}\"\ntopics = [\"{name}-*\"]\n{}\n",
+            broker.bootstrap_on(Listener::SaslPlaintext),
+            login(&broker)
+        );
+        scene.pipeline(&text).unwrap();
+        let line = |status: &str| {
+            format!("10.0.0.1 - - [21/Nov/2026:00:00:01 +0000] \"GET / HTTP/1.1\" {status} 1 \"-\" \"-\"\n")
+        };
+        fs::write(scene.input().join("a.log"), ["200", "404", "200"].map(line).concat()).unwrap();
+        let agent = scene.start_ready().unwrap();
+        let delivered = || Ok(client::consume(&ConsumeOptions::new(&client, &open))?.len() as u64);
+        poll::until_counted("two records", limits::CONDITION, 2, delivered).unwrap();
+        poll::until("a row in quarantine", limits::CONDITION, || Ok(scene.quarantine()?.len() == 1)).unwrap();
+        let reason = scene.quarantine().unwrap()[0].to_string();
+        assert!(reason.contains(&closed) && reason.contains(why), "{delivery}: {reason}");
+        agent.stop().unwrap();
+        assert_eq!((delivered().unwrap(), scene.quarantine().unwrap().len()), (2, 1), "{delivery}");
+    }
 }
 
 #[test]

@@ -741,3 +741,41 @@ fn fixed_partitions_need_no_group_and_compacted_topics_have_gaps() {
     agent.expect_running().unwrap();
     agent.stop().unwrap();
 }
+
+/// The sink's topic is not there, so nothing is delivered, and the full channel holds the source: nobody takes records, but the client's
+/// statistics go on.
+#[test]
+fn a_source_that_is_held_still_serves_what_its_client_tells() {
+    let broker = Broker::shared().unwrap();
+    let client = client(broker, "held", 1);
+    client.produce("held", &messages(0, 0..2_000)).unwrap();
+    let brokers = broker.bootstrap();
+    let scene = scene_of("held");
+    let text = format!(
+        "[source]\ntype = \"kafka\"\nbrokers = [\"{brokers}\"]\ntopics = [\"held\"]\n\n[channel]\ncapacity = {{ events = 100 }}\n\n\
+         [sink]\ntype = \"kafka\"\nbrokers = [\"{brokers}\"]\ndelivery = \"at-least-once\"\ntopic = \"held-nowhere\"\n"
+    );
+    scene.pipeline(&text).unwrap();
+    small_batches(&scene);
+    let agent = scene.start_ready().unwrap();
+    let bytes = format!("kafka/{brokers}/sent_bytes");
+    let (mut events, mut reports) = (0, BTreeSet::new());
+    poll::until("statistics of a source that takes no records", limits::CONDITION, || {
+        let status = scene.answered()?;
+        let now = status.metric("source", "events_out");
+        if now != events {
+            (events, reports) = (now, BTreeSet::new());
+        }
+        // The member's heartbeats.
+        reports.insert(status.metric("source", &bytes));
+        Ok(status.mentions("\"state\":\"busy\"") && reports.len() >= 3)
+    })
+    .unwrap();
+    assert!(events < 2_000, "{events} of 2,000 records found room in a channel of 100");
+    client.create_topic("held-nowhere", 1, &[]).unwrap();
+    poll::until_counted("the records", limits::CONDITION, 2_000, || {
+        Ok(kafka_client::consume(&ConsumeOptions::new(&client, "held-nowhere"))?.len() as u64)
+    })
+    .unwrap();
+    agent.stop().unwrap();
+}

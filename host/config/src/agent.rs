@@ -9,6 +9,7 @@ use globset::GlobBuilder;
 use crate::code::Code;
 use crate::env::Env;
 use crate::report::Report;
+use crate::sources::ComponentSpans;
 use crate::specs;
 use crate::table::{TableReader, check_name};
 use crate::tree::{Item, Node, Span};
@@ -23,6 +24,9 @@ pub(crate) struct AgentSettings {
     pub plugin_dir: PathBuf,
     pub drain_timeout: Duration,
     pub watch: bool,
+    pub memory_max_bytes: Option<u64>,
+    /// Where the settings stand.
+    pub places: ComponentSpans,
     /// Pipeline files, patterns and directories as written, each with its place.
     pub pipelines: Vec<(String, Span)>,
 }
@@ -38,16 +42,23 @@ pub(crate) fn is_agent_file(path: &Path, root: Option<&Node>) -> bool {
 
 /// The settings without an agent file, for pipeline files in `dir`.
 pub(crate) fn default_settings(dir: &Path) -> AgentSettings {
-    settings(&Options::default(), dir, Vec::new())
+    settings(&Options::default(), dir, Vec::new(), ComponentSpans::default())
 }
 
-fn settings(options: &Options, dir: &Path, pipelines: Vec<(String, Span)>) -> AgentSettings {
+fn settings(
+    options: &Options,
+    dir: &Path,
+    pipelines: Vec<(String, Span)>,
+    places: ComponentSpans,
+) -> AgentSettings {
     AgentSettings {
         name: options.text_opt("name").unwrap_or("flumen").to_owned(),
         data_dir: dir.join(options.text_opt("data_dir").unwrap_or(".flumen")),
         plugin_dir: dir.join(options.text_opt("plugin_dir").unwrap_or("plugins")),
         drain_timeout: options.duration_opt("drain_timeout").unwrap_or(Duration::from_secs(30)),
         watch: options.flag_opt("watch").unwrap_or(true),
+        memory_max_bytes: options.size_opt("memory_max"),
+        places,
         pipelines,
     }
 }
@@ -66,7 +77,8 @@ pub(crate) fn read_agent(root: &Node, report: &mut Report<'_>) -> Option<AgentSe
     let table = agent.and_then(|agent| TableReader::new("`agent`", &agent.value, report));
     let Some(mut table) = table else {
         let pattern = "pipelines/*.toml".to_owned();
-        return Some(settings(&Options::default(), dir, vec![(pattern, 0..0)]));
+        let pipelines = vec![(pattern, 0..0)];
+        return Some(settings(&Options::default(), dir, pipelines, ComponentSpans::default()));
     };
     let checked = table.options(specs::AGENT, report);
     let nodes = match table.get("pipelines").map(|entry| &entry.value.item) {
@@ -79,9 +91,10 @@ pub(crate) fn read_agent(root: &Node, report: &mut Report<'_>) -> Option<AgentSe
         check_name("agent", name, span, report);
     }
     let patterns = checked.options.list_opt("pipelines").unwrap_or_default();
-    let spans = nodes.iter().map(|node| node.span.clone()).chain(std::iter::repeat(header));
+    let spans = nodes.iter().map(|node| node.span.clone()).chain(std::iter::repeat(header.clone()));
     let pipelines = patterns.iter().cloned().zip(spans).collect();
-    Some(settings(&checked.options, dir, pipelines))
+    let places = ComponentSpans { header, options: checked.spans };
+    Some(settings(&checked.options, dir, pipelines, places))
 }
 
 /// The pipeline files that one entry of `pipelines` stands for, sorted. A file is taken as it is;

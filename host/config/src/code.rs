@@ -84,6 +84,8 @@ codes! {
     Reliability = "reliability";
     /// A batch that does not fit into a channel.
     BatchTooLarge = "batch-too-large";
+    /// More memory than the agent may have.
+    MemoryMax = "memory-max";
     /// A plugin outside of the plugin directory.
     PluginOutside = "plugin-outside";
     /// A host power that does not exist.

@@ -167,7 +167,11 @@ impl Loader<'_> {
                 let reason = format!("this is a second agent file; the first is `{}`", first.display());
                 report.error(Code::TwoAgentFiles, &(0..0), reason, "give one of them only");
             }
-            (None, settings) => self.agent = settings.map(|settings| (file.path.clone(), settings)),
+            (None, settings) => {
+                let places = settings.as_ref().map(|settings| settings.places.clone());
+                self.sources.agent = places.map(|places| (file.clone(), places));
+                self.agent = settings.map(|settings| (file.path.clone(), settings));
+            }
         }
         self.done(report);
         for pipeline in read {
@@ -252,6 +256,7 @@ impl Loader<'_> {
             plugin_dir: settings.plugin_dir,
             drain_timeout: settings.drain_timeout,
             watch: settings.watch,
+            memory_max_bytes: settings.memory_max_bytes,
             pipelines: self.pipelines,
             bridges: self.bridges,
         };

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use flumen_pipeline::{BuildError, ComponentKind};
 
+use crate::agent::AGENT_FILE;
 use crate::code::Code;
 use crate::diagnostic::Diagnostic;
 use crate::report::UserFile;
@@ -16,6 +17,8 @@ use crate::tree::Span;
 /// The files of a plan and the places of its components.
 #[derive(Default)]
 pub struct Sources {
+    /// The agent's file, and where its settings stand.
+    pub(crate) agent: Option<(UserFile, ComponentSpans)>,
     pub(crate) pipelines: BTreeMap<String, PipelineSpans>,
     pub(crate) bridges: BTreeMap<String, Tables>,
     pub(crate) files: BTreeSet<PathBuf>,
@@ -41,7 +44,7 @@ pub(crate) struct OwnFile {
 }
 
 /// The places of one component.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct ComponentSpans {
     pub header: Span,
     pub options: BTreeMap<String, Span>,
@@ -115,6 +118,17 @@ impl Sources {
                 let reason = format!("bridge `{bridge}`, [{table}]: {error}");
                 Diagnostic::whole(Code::BadOption, Path::new(bridge), reason, &error.fix)
             }
+        }
+    }
+
+    /// Pipelines may take more memory than the agent, with the caret at `memory_max` of the agent's file.
+    pub fn memory_max_diagnostic(&self, reason: &str, fix: &str) -> Diagnostic {
+        match &self.agent {
+            Some((file, places)) => {
+                let span = places.options.get("memory_max").unwrap_or(&places.header);
+                Diagnostic::at(Code::MemoryMax, &file.path, &file.text, span, reason, fix)
+            }
+            None => Diagnostic::whole(Code::MemoryMax, Path::new(AGENT_FILE), reason, fix),
         }
     }
 

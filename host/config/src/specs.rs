@@ -56,6 +56,13 @@ pub const AGENT: &[OptionSpec] = &[
         "An edit of a configuration file takes effect by itself; without it, at `flumen reload` or SIGHUP.",
     ),
     option(
+        "memory_max",
+        OptionKind::Size { min: 1 << 20, max: 1 << 50 },
+        None,
+        "Memory that the process may have. Above it sources wait, as for a full channel, until a tenth of it is free again; pipelines that \
+         may take more are refused. Without it three quarters of the machine's memory, or of the cgroup's limit if that is less.",
+    ),
+    option(
         "pipelines",
         OptionKind::TextList,
         Some("[\"pipelines/*.toml\"]"),

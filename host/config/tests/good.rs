@@ -280,6 +280,33 @@ fn an_agent_finds_its_pipelines() {
 }
 
 #[test]
+fn a_memory_budget_has_a_place() {
+    let mut env = MemoryEnv::default();
+    env.files.insert("c/a.toml".into(), MINIMAL.into());
+    let agent = "[agent]\nname = \"a1\"\nmemory_max = \"512 MiB\"\npipelines = [\"a.toml\"]\n";
+    env.files.insert("c/flumen.toml".into(), agent.into());
+    let (plan, sources) = load_agent(&["c".into()], &registry(), &env).unwrap();
+    assert_eq!(plan.memory_max_bytes, Some(512 << 20));
+    let error = sources.memory_max_diagnostic("too much", "less");
+    assert_eq!((error.code, error.file.to_str()), (Code::MemoryMax, Some("c/flumen.toml")));
+    let place = error.place.unwrap();
+    assert_eq!((place.line, place.column, place.text.as_str()), (3, 14, "memory_max = \"512 MiB\""));
+
+    let (plan, sources) = load_agent(&["c/a.toml".into()], &registry(), &env).unwrap();
+    assert_eq!(plan.memory_max_bytes, None);
+    assert_eq!(sources.memory_max_diagnostic("too much", "less").place, None);
+
+    for (value, code) in [("1024", Code::OutOfRange), ("\"much\"", Code::BadSize), ("true", Code::WrongType)]
+    {
+        let agent = format!("[agent]\nmemory_max = {value}\npipelines = [\"a.toml\"]\n");
+        env.files.insert("c/flumen.toml".into(), agent.into_bytes());
+        let errors = load_agent(&["c".into()], &registry(), &env).unwrap_err();
+        assert_eq!(errors.iter().map(|error| error.code).collect::<Vec<_>>(), [code], "{value}");
+        assert_eq!(errors[0].place.as_ref().map(|place| place.line), Some(2));
+    }
+}
+
+#[test]
 fn collisions_between_files() {
     let mut env = MemoryEnv::default();
     env.files.insert("p/a.toml".into(), MINIMAL.into());

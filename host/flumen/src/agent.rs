@@ -23,8 +23,8 @@ use flumen_pipeline::plan::{
 };
 use flumen_pipeline::status::PipelineStatus;
 use flumen_pipeline::{
-    BuildError, ComponentKind, ComponentMetrics, DecoderLink, EncoderLink, Interceptor, Parts, Pipeline,
-    Sink, quarantine,
+    BuildError, ComponentKind, ComponentMetrics, DecoderLink, EncoderLink, Interceptor, MemoryGate, Parts,
+    Pipeline, Sink, quarantine,
 };
 use flumen_plugin::{
     HostConfig, LoadError, PluginHost, PluginSink, PluginSlot, Role, SettingsError, SlotStatus,
@@ -35,6 +35,7 @@ use serde::Serialize;
 
 use crate::exit::{Failure, counted};
 use crate::journals;
+use crate::memory::{self, Budget, MemoryView};
 use crate::registry;
 use crate::reload::ReloadView;
 use crate::running::{END_WAIT, RunningPipeline};
@@ -72,6 +73,10 @@ pub struct Agent {
     /// While a reload is under way, parts that have ended are no sign that the agent has.
     pub(crate) is_changing: AtomicBool,
     pub(crate) host: Arc<PluginHost>,
+    /// Holds the sources while the process has more memory than its budget.
+    memory: Arc<MemoryGate>,
+    /// What it could have here, as of the start.
+    memory_limit: Option<memory::Limit>,
     started: Instant,
     _lock: File,
 }
@@ -91,6 +96,9 @@ pub struct AgentStatus {
     pub generation: u64,
     /// The last reload, if there was one.
     pub last_reload: Option<ReloadView>,
+    /// Its memory.
+    #[serde(flatten)]
+    pub memory: MemoryView,
     /// Its pipelines, then its bridges.
     pub pipelines: Vec<FlowView>,
 }
@@ -146,6 +154,8 @@ impl Agent {
             changing: Mutex::default(),
             is_changing: AtomicBool::new(false),
             host: host.clone(),
+            memory: Arc::default(),
+            memory_limit: memory::limit(),
             started: Instant::now(),
             _lock: lock,
         };
@@ -161,7 +171,8 @@ impl Agent {
             return Err(Failure::Config(unfit));
         }
         let started = plan.pipelines.iter().zip(opened).try_for_each(|(pipeline, plugins)| {
-            let running = RunningPipeline::start(&plan, pipeline, Arc::new(plugins), &files, 1)?;
+            let plugins = Arc::new(plugins);
+            let running = RunningPipeline::start(&plan, pipeline, plugins, &files, &agent.memory, 1)?;
             agent.pipelines.lock().push(running);
             Ok(())
         });
@@ -191,6 +202,24 @@ impl Agent {
 
     pub(crate) fn bridges(&self) -> Vec<Arc<RunningBridge>> {
         self.bridges.lock().clone()
+    }
+
+    /// What holds its sources while it has too much memory.
+    pub fn memory(&self) -> &Arc<MemoryGate> {
+        &self.memory
+    }
+
+    /// The memory that it may have.
+    pub fn budget(&self) -> Option<Budget> {
+        Budget::of(&self.plan(), self.memory_limit)
+    }
+
+    /// Bytes of events that channels have in memory, and of what plugins remember.
+    pub fn taken_bytes(&self) -> (u64, u64) {
+        let statuses: Vec<_> = self.pipelines().iter().map(|it| it.pipeline.journal_status()).collect();
+        let in_channels = statuses.iter().flat_map(|status| &status.memory).map(|channel| channel.bytes);
+        let remembered = statuses.iter().flat_map(|status| &status.state).map(|state| state.bytes);
+        (in_channels.sum(), remembered.sum())
     }
 
     /// True when no source of any pipeline will bring more, and no bridge gets on (else one never ends).
@@ -271,6 +300,7 @@ impl Agent {
             uptime_s: self.started.elapsed().as_secs_f64(),
             generation: self.generation.load(Ordering::Acquire),
             last_reload: self.last_reload.lock().clone(),
+            memory: MemoryView::of(&self.memory, self.budget()),
             pipelines: flows.chain(bridges).collect(),
         }
     }
@@ -304,9 +334,9 @@ pub fn locked(data_dir: &Path) -> String {
     format!("another agent uses {}; stop it, or give this one a data_dir of its own", data_dir.display())
 }
 
-/// What sources and sinks say against their options, all of them.
+/// What sources and sinks say against their options, all of them, and whether all together fit into the memory.
 pub fn component_errors(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic> {
-    let mut wrong = Vec::new();
+    let mut wrong: Vec<Diagnostic> = memory::error(plan, files).into_iter().collect();
     for pipeline in &plan.pipelines {
         let mut note = |kind, component: &str, error: BuildError| {
             wrong.push(files.diagnostic_for(&pipeline.name, kind, component, &error));
@@ -469,7 +499,8 @@ pub fn sink_maker(
     (Box::new(make), metrics)
 }
 
-fn on_reject(codec: &Option<CodecPlan>) -> OnReject {
+/// What becomes of what a codec rejects.
+pub fn on_reject(codec: &Option<CodecPlan>) -> OnReject {
     codec.as_ref().map_or(OnReject::Quarantine, |codec| codec.on_reject)
 }
 
@@ -521,6 +552,7 @@ pub fn start_pipeline(
     plan: &PipelinePlan,
     plugins: &Plugins,
     files: &ConfigFiles,
+    memory: &Arc<MemoryGate>,
 ) -> Result<Pipeline, Failure> {
     let dir = pipeline_dir(&agent.data_dir, &plan.name);
     let durability = if plan.journal.durable { Durability::Durable } else { Durability::Os };
@@ -572,18 +604,22 @@ pub fn start_pipeline(
         interceptors: interceptors(&plugins.chain),
         sinks,
         codecs,
+        memory: memory.clone(),
     };
     Pipeline::start(parts).map_err(|error| {
         Failure::Config(vec![files.diagnostic_for(&plan.name, error.kind, &error.component, &error.error)])
     })
 }
 
+/// Memory for recent batches of a pipeline's quarantine.
+pub const QUARANTINE_WINDOW_BYTES: u64 = 1 << 20;
+
 /// The journal of a pipeline's quarantine. It is rarely used: small segments, hardly any memory.
 pub fn quarantine_files(pipeline_dir: &Path, durability: Durability, keys: &Keys) -> FileConfig {
     FileConfig {
         dir: pipeline_dir.join(QUARANTINE_DIR),
         segment_bytes: 16 << 20,
-        window_bytes: 1 << 20,
+        window_bytes: QUARANTINE_WINDOW_BYTES,
         reserve_bytes: 0,
         durability,
         keys: keys.clone(),

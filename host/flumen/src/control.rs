@@ -87,6 +87,9 @@ pub fn ask_within(data_dir: &Path, request: &str, patience: Duration) -> Result<
         format!("no agent answers in {} (is it running, with this data_dir?)", data_dir.display())
     })?;
     stream.set_read_timeout(Some(patience))?;
+    if request.len() as u64 >= REQUEST_BYTES_MAX {
+        bail!("the request has more than {REQUEST_BYTES_MAX} bytes: name fewer things at once");
+    }
     stream.write_all(request.as_bytes())?;
     stream.write_all(b"\n")?;
     let mut reply = String::new();

@@ -9,6 +9,7 @@ mod exit;
 mod faults;
 mod journals;
 mod log;
+mod memory;
 mod registry;
 mod reload;
 mod running;
@@ -66,6 +67,8 @@ enum Command {
     /// Look at a journal.
     #[command(subcommand)]
     Journal(cmd::journal::Command),
+    /// Put lines of log files in again: a range that was lost, or never read.
+    Backfill(Box<cmd::backfill::Args>),
     /// Look at events that could not be processed.
     #[command(subcommand)]
     Quarantine(cmd::quarantine::Command),
@@ -114,6 +117,7 @@ fn main() -> ExitCode {
         Command::Bridge(args) => faults::switch_on().and_then(|()| cmd::bridge::run(args, cli.output)),
         Command::Plugin(command) => cmd::plugin::run(command, cli.output),
         Command::Journal(command) => cmd::journal::run(command, cli.output),
+        Command::Backfill(args) => cmd::backfill::run(*args, cli.output),
         Command::Quarantine(command) => cmd::quarantine::run(command, cli.output),
         Command::Kafka(args) => cmd::kafka::run(*args, cli.output),
         Command::Schema(args) => cmd::schema::run(args),

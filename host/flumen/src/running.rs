@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use flumen_config::Sources as ConfigFiles;
 use flumen_pipeline::plan::{AgentPlan, PipelinePlan, SinkPlan};
-use flumen_pipeline::{Pipeline, StopOutcome};
+use flumen_pipeline::{MemoryGate, Pipeline, StopOutcome};
 use flumen_plugin::Role;
 use parking_lot::Mutex;
 
@@ -34,9 +34,10 @@ impl RunningPipeline {
         plan: &PipelinePlan,
         plugins: Arc<Plugins>,
         files: &ConfigFiles,
+        memory: &Arc<MemoryGate>,
         generation: u64,
     ) -> Result<Arc<RunningPipeline>, Failure> {
-        let pipeline = start_pipeline(agent, plan, &plugins, files)?;
+        let pipeline = start_pipeline(agent, plan, &plugins, files, memory)?;
         Ok(Arc::new(RunningPipeline {
             pipeline,
             plugins: Mutex::new(plugins),

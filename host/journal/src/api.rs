@@ -241,6 +241,8 @@ pub struct MemoryFigures {
     pub dropped: u64,
     /// Events that went to the file because the memory was full, since the start.
     pub overflowed: u64,
+    /// What is put now goes there: it takes no memory, until the file is drained.
+    pub overflows: bool,
 }
 
 /// What a journal had in memory alone when its disk failed: the next opening of the same journal goes on with it.

@@ -3,7 +3,7 @@
 //! One type for producers, consumers and admin clients. Callbacks run on the thread that polls (or, for the log,
 //! on librdkafka's own), so they only note what happened.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;
@@ -45,6 +45,8 @@ pub struct Context {
     /// The newest error that librdkafka told of, in words; kept until something works.
     last_error: Mutex<Option<String>>,
     failed: Mutex<Vec<(usize, RDKafkaErrorCode)>>,
+    /// Topics that a transaction may not write.
+    unwritable: Mutex<BTreeSet<String>>,
     rebalance: Mutex<Option<Arc<dyn Rebalance>>>,
     logged: Mutex<HashMap<String, Instant>>,
 }
@@ -52,8 +54,8 @@ pub struct Context {
 impl Context {
     /// `who`: the component as the log names it (`sink out`). `metrics` gets the statistics.
     pub fn new(who: &str, settings: Arc<Settings>, metrics: Option<Arc<ComponentMetrics>>) -> Context {
-        let (last_error, failed, rebalance, logged) = Default::default();
-        Context { who: who.into(), settings, metrics, last_error, failed, rebalance, logged }
+        let (last_error, failed, unwritable, rebalance, logged) = Default::default();
+        Context { who: who.into(), settings, metrics, last_error, failed, unwritable, rebalance, logged }
     }
 
     /// Whom to tell of rebalances.
@@ -82,9 +84,24 @@ impl Context {
         std::mem::take(&mut self.failed.lock())
     }
 
+    /// As if a record had been reported as not delivered.
+    pub fn note_failed(&self, id: usize, code: RDKafkaErrorCode) {
+        self.failed.lock().push((id, code));
+    }
+
     /// True if [`Context::take_failed`] has something.
     pub fn has_failed(&self) -> bool {
         !self.failed.lock().is_empty()
+    }
+
+    /// Topics that the brokers did not let a transaction write, since the last call: it failed as a whole.
+    pub fn take_unwritable(&self) -> BTreeSet<String> {
+        std::mem::take(&mut self.unwritable.lock())
+    }
+
+    /// True if [`Context::take_unwritable`] has something.
+    pub fn has_unwritable(&self) -> bool {
+        !self.unwritable.lock().is_empty()
     }
 
     /// An error of librdkafka in words, with the connection's trouble behind it if there is any.
@@ -118,6 +135,8 @@ impl ClientContext for Context {
         if let Some(text) = early_end.or(failed) {
             *self.last_error.lock() = Some(text);
         }
+        let unwritable = (facility == "ADDPARTS").then(|| words::unwritable(line)).flatten();
+        self.unwritable.lock().extend(unwritable.map(str::to_owned));
         if !self.is_new(line) {
             return;
         }
@@ -173,7 +192,7 @@ impl ProducerContext for Context {
             let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
             let topic = message.topic();
             tracing::debug!(who = self.who, topic, %error, "a record was not delivered");
-            self.failed.lock().push((opaque, code));
+            self.note_failed(opaque, code);
         }
     }
 }

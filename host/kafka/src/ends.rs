@@ -109,8 +109,25 @@ struct Lost {
     to: i64,
 }
 
-/// All that is to be ended: partitions, and groups whose offsets stay unstable.
-type Found<'a> = (Vec<Lost>, Vec<(&'a str, End)>);
+/// What readers of what is committed do not see.
+#[derive(Debug, Default)]
+pub struct Hidden {
+    /// Partitions that stay hidden, from an offset to the end that is there now.
+    pub places: BTreeMap<Place, (i64, i64)>,
+    /// Every partition answered.
+    pub is_whole: bool,
+    /// Partitions that are there and have nobody who answers for them now.
+    pub led_by_none: Vec<Place>,
+}
+
+/// All that is to be ended.
+struct Found<'a> {
+    lost: Vec<Lost>,
+    /// Groups whose offsets stay unstable.
+    groups: Vec<(&'a str, End)>,
+    /// Partitions of which nobody can say now.
+    led_by_none: Vec<Place>,
+}
 
 /// A record that makes a partition part of a transaction.
 struct Filling {
@@ -122,7 +139,8 @@ struct Filling {
 
 /// Looks for partitions in which a broker has lost the end of a transaction of this id, and ends it there. To be called with the
 /// producer that has just taken the id over, no transaction open. It is given back, with why nobody could
-/// look if so; an error instead: an end was begun and did not succeed, and the producer is of no use any more.
+/// look if so. An error instead: an end was begun and did not succeed, or a partition has no leader to ask; whoever called takes the id over
+/// again later, and writes nothing before.
 pub fn settle<T: Send + 'static>(
     owner: &Owner<'_>,
     producer: T,
@@ -130,10 +148,16 @@ pub fn settle<T: Send + 'static>(
     give_up: &dyn Fn() -> bool,
 ) -> Result<(T, Result<(), String>), String> {
     let found = Search { owner, give_up }.lost();
-    let (lost, groups) = match found {
+    let Found { lost, groups, led_by_none } = match found {
         Ok(found) => found,
         Err(reason) => return Ok((producer, Err(reason))),
     };
+    // The next transaction there would end what is lost in its own way.
+    if let Some((topic, partition)) = led_by_none.first() {
+        return Err(format!(
+            "{topic}, partition {partition}, has no leader: whether the last transaction there was ended is not known before it has one"
+        ));
+    }
     let mut producer = producer;
     for end in [End::Abort, End::Commit] {
         let lost: Vec<&Lost> = lost.iter().filter(|lost| lost.end == end).collect();
@@ -164,24 +188,28 @@ pub fn settle<T: Send + 'static>(
 }
 
 impl Owner<'_> {
-    /// Partitions that stay hidden from an offset on, with the end that is there now: by a transaction whose end was lost, or one
-    /// of somebody who is slow.
+    /// What stays hidden in these partitions: by a transaction whose end was lost, or one of somebody who is slow.
     pub fn hidden<'p>(
         &self,
-        places: impl Iterator<Item = &'p Place>,
+        places: impl ExactSizeIterator<Item = &'p Place>,
         give_up: &dyn Fn() -> bool,
-    ) -> Result<BTreeMap<Place, (i64, i64)>, String> {
+    ) -> Result<Hidden, String> {
+        let asked = places.len();
         let committed = self.reader("read_committed")?;
-        let written = ends_of(&self.reader("read_uncommitted")?, places)?;
+        let written = ends_of(&self.reader("read_uncommitted")?, places, give_up)?;
         let until = Instant::now() + limits::LOST_END;
         loop {
-            let stable = ends_of(&committed, written.keys())?;
-            let hidden = written.iter().filter_map(|(place, to)| {
-                let from = *stable.get(place)?;
+            let stable = ends_of(&committed, written.found.keys(), give_up)?;
+            let hidden = written.found.iter().filter_map(|(place, to)| {
+                let from = *stable.found.get(place)?;
                 (from < *to).then(|| (place.clone(), (from, *to)))
             });
-            let hidden: BTreeMap<_, _> = hidden.collect();
-            if hidden.is_empty() || Instant::now() > until {
+            let hidden = Hidden {
+                places: hidden.collect(),
+                is_whole: stable.found.len() == asked,
+                led_by_none: [written.led_by_none.as_slice(), &stable.led_by_none].concat(),
+            };
+            if hidden.places.is_empty() || Instant::now() > until {
                 return Ok(hidden);
             }
             if give_up() {
@@ -344,11 +372,11 @@ impl<'b> Search<'_, 'b> {
         let mut ends = self.read()?;
         let groups = self.groups(&mut ends)?;
         let hidden = self.owner.hidden(ends.0.keys(), self.give_up)?;
-        let lost = hidden.into_iter().filter_map(|(place, (from, to))| {
+        let lost = hidden.places.into_iter().filter_map(|(place, (from, to))| {
             let end = *ends.0.get(&place)?;
             Some(Lost { place, end, from, to })
         });
-        Ok((lost.collect(), groups))
+        Ok(Found { lost: lost.collect(), groups, led_by_none: hidden.led_by_none })
     }
 
     /// Groups of ours whose offsets somebody's transaction keeps open, with the end of ours.
@@ -450,29 +478,72 @@ impl<'b> Search<'_, 'b> {
     }
 }
 
-/// Where each partition ends for this reader. One without a leader is left out.
+/// Where partitions end.
+struct EndOffsets {
+    found: BTreeMap<Place, i64>,
+    led_by_none: Vec<Place>,
+}
+
+/// Where each partition ends for this reader. One that is gone, or may not be seen, is left out. A broker that has just started does not
+/// know at once what it leads, and librdkafka hands the first error of a partition on although it asked again: whoever does not answer
+/// is asked anew for as long as a question may take.
 fn ends_of<'a>(
     reader: &BaseConsumer<Context>,
     places: impl Iterator<Item = &'a Place>,
-) -> Result<BTreeMap<Place, i64>, String> {
+    give_up: &dyn Fn() -> bool,
+) -> Result<EndOffsets, String> {
+    let until = Instant::now() + limits::REQUEST;
+    let mut offsets = EndOffsets { found: BTreeMap::new(), led_by_none: places.cloned().collect() };
+    while !offsets.led_by_none.is_empty() {
+        ask_ends(reader, &mut offsets)?;
+        if offsets.led_by_none.is_empty() || Instant::now() > until {
+            break;
+        }
+        if give_up() {
+            return Err("stopping".into());
+        }
+        std::thread::sleep(limits::STABLE_POLL);
+    }
+    Ok(offsets)
+}
+
+/// One question for those that nobody has answered for.
+fn ask_ends(reader: &BaseConsumer<Context>, offsets: &mut EndOffsets) -> Result<(), String> {
     let mut list = TopicPartitionList::new();
-    for (topic, partition) in places {
+    for (topic, partition) in &offsets.led_by_none {
         // librdkafka asks brokers for a time; the end is a time of Kafka's protocol too (-1).
         list.add_partition_offset(topic, *partition, Offset::End).map_err(|error| error.to_string())?;
     }
-    if list.count() == 0 {
-        return Ok(BTreeMap::new());
-    }
     let answer =
         reader.offsets_for_times(list, limits::REQUEST).map_err(|error| reader.context().explain(&error))?;
-    let found =
-        answer.elements().into_iter().filter_map(|element| match (element.error(), element.offset()) {
+    offsets.led_by_none.clear();
+    for element in answer.elements() {
+        let place = (element.topic().to_owned(), element.partition());
+        match (element.error(), element.offset()) {
             (Ok(()), Offset::Offset(offset)) => {
-                Some(((element.topic().to_owned(), element.partition()), offset))
+                offsets.found.insert(place, offset);
             }
-            _ => None,
-        });
-    Ok(found.collect())
+            (Err(error), _) if words::code(&error).is_some_and(is_led_by_none) => {
+                offsets.led_by_none.push(place)
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The partition is there, and somebody will answer for it again.
+fn is_led_by_none(code: Code) -> bool {
+    matches!(
+        code,
+        Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::ReplicaNotAvailable
+            | Code::KafkaStorageError
+            | Code::FencedLeaderEpoch
+            | Code::UnknownLeaderEpoch
+            | Code::OffsetNotAvailable
+    )
 }
 
 fn partitions(reader: &BaseConsumer<Context>, topic: &str) -> Result<i32, String> {

@@ -5,7 +5,8 @@
 //! [`words`] (errors as a person reads them). On top: the parts that components are made of.
 //!
 //! [`flume_avro`] is the format of record values that Flume reads and writes; [`group_commits`] commits a
-//! group's offsets without waiting; [`ends`] ends transactions whose end a broker has lost; [`admin`] is what `flumen kafka` asks.
+//! group's offsets without waiting; [`told`] serves what a consumer's client tells; [`ends`] ends
+//! transactions whose end a broker has lost; [`admin`] is what `flumen kafka` asks.
 //!
 //! The sink and the source stand in `host/builtin` like all others; they use this crate.
 
@@ -27,6 +28,7 @@ pub mod produce;
 pub mod progress;
 pub mod settings;
 mod statistics;
+pub mod told;
 pub mod topics;
 pub mod words;
 

@@ -83,8 +83,11 @@ pub const LOST_END: Duration = Duration::from_secs(2);
 /// all ids in its partition.
 pub const COORDINATOR_RECORDS: i64 = 4_000;
 
-/// A journal that has had nothing to do for this long looks once whether what it wrote last is to be seen.
+/// A journal that has had nothing to do for this long looks whether what it wrote last is to be seen. If not, it looks
+/// again, after twice the time each.
 pub const IDLE_LOOK: Duration = Duration::from_secs(5);
+/// How often it looks at most, over some five minutes: somebody else's transaction may hide it for as long as he likes.
+pub const IDLE_LOOKS: u32 = 6;
 
 /// Pauses between two tries to reach the cluster, first and longest.
 pub const RECONNECT_FIRST: Duration = Duration::from_millis(200);

@@ -97,8 +97,19 @@ pub fn transaction(line: &str) -> String {
     format!("{advice} ({})", what.split(" (after ").next().unwrap_or(what))
 }
 
+/// The topic of a line of librdkafka's log, if it tells that a transaction may not write it. All records of that transaction are
+/// reported, and as purged.
+pub fn unwritable(line: &str) -> Option<&str> {
+    let (_, rest) = line.split_once("Failed to add partition \"")?;
+    let (topic, why) = rest.split_once('"')?;
+    why.ends_with("Topic authorization failed").then_some(topic)
+}
+
 const NO_TOPIC_ACCESS: &str =
     "not authorised for the topic; ask for WRITE and DESCRIBE (a sink) or READ (a source)";
+
+/// Of a topic that is to be seen.
+pub const NO_TOPIC_WRITE: &str = "not authorised to write to the topic; ask for WRITE on it";
 
 const NO_ID_ACCESS: &str = "not authorised for the transactional id; ask for WRITE and DESCRIBE on transactional ids that begin with `flumen/`";
 
@@ -112,5 +123,23 @@ pub fn code(error: &KafkaError) -> Option<Code> {
     match error {
         KafkaError::Transaction(inner) => Some(inner.code()),
         other => other.rdkafka_error_code(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines as librdkafka 2.12 writes them.
+    #[test]
+    fn a_topic_that_a_transaction_may_not_write_is_named() {
+        let line = |why: &str| {
+            format!(
+                "[thrd:main]: 127.0.0.1:9092/1: Failed to add partition \"web-404\" [2] to transaction: Broker: {why}"
+            )
+        };
+        assert_eq!(unwritable(&line("Topic authorization failed")), Some("web-404"));
+        assert_eq!(unwritable(&line("Operation not attempted")), None);
+        assert_eq!(unwritable("Broker: Topic authorization failed"), None);
     }
 }

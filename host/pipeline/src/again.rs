@@ -220,7 +220,12 @@ fn end(journal: &dyn Journal, key: Vec<u8>, stops: &dyn Fn() -> bool) -> Result<
     commit(journal, Commit { positions, ..Commit::default() }, stops)
 }
 
-fn commit(journal: &dyn Journal, commit: Commit, stops: &dyn Fn() -> bool) -> Result<(), AgainError> {
+/// Commits, and waits until it is durable or the agent stops.
+pub(crate) fn commit(
+    journal: &dyn Journal,
+    commit: Commit,
+    stops: &dyn Fn() -> bool,
+) -> Result<(), AgainError> {
     let ticket = loop {
         match journal.commit(commit.clone(), Some(Instant::now() + ROOM)) {
             Err(CommitError::Full { .. }) if !stops() => {}

@@ -52,7 +52,7 @@ pub enum ExchangeError {
     /// A part did not end in time. It is being stopped and will not go on: the pipeline has to restart as a whole.
     #[error("{kind} {name} did not stop within {} s", limits::PART_STOP.as_secs())]
     Stuck {
-        /// `source` or `sink`.
+        /// `source`, `backfill` or `sink`.
         kind: &'static str,
         /// Its name.
         name: String,
@@ -199,9 +199,12 @@ impl Pipeline {
         self.stop_feeds(|running| {
             plan.sources.iter().any(|source| running.made_from == FeedPlan::of(plan, source))
         })?;
+        self.stop_backfills(plan)?;
         self.exchange_chain(plan, &links.chain)?;
         self.stop_outlets(|running| plan.sinks.iter().any(|sink| running.is_of(sink)))?;
         *self.plan.lock() = plan.clone();
+        // One that began meanwhile began with the plan before.
+        self.stop_backfills(plan)?;
         for channel in plan.channels.iter().filter(|channel| !channel.is_shared()) {
             if let Some(id) = self.journal.channel(&channel.name) {
                 self.journal.set_capacity(id, channel.capacity_events, channel.capacity_bytes);

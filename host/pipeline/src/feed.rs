@@ -14,6 +14,8 @@
 //! channel makes the commit wait, and the permits hold the source. When the channel's `keep_alive` has passed, the source is shown as
 //! busy ([`FeedState::Busy`]). The commit itself is tried on, in its place: what was emitted before goes in before.
 //!
+//! `emit` also waits while the process is over its memory budget ([`crate::memory`]).
+//!
 //! From the first plugin with state on, the committer itself runs the chain ([`crate::stateful`]).
 //!
 //! A commit that is over a limit of the journal would never be accepted: the batch goes to quarantine as the source emitted it, and what
@@ -22,7 +24,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -34,6 +36,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::chain::{Chain, ChainOutput, Versions};
 use crate::component::{BuildError, Place};
 use crate::interceptor::Quarantined;
+use crate::memory::{InMemory, MemoryGate};
 use crate::metrics::{ComponentKind, ComponentMetrics, Metric};
 use crate::plan::BatchPlan;
 use crate::selector::{Left, Selector};
@@ -58,6 +61,8 @@ pub enum FeedState {
     Failed = 3,
     /// A channel has been full for longer than its `keep_alive`: events wait.
     Busy = 4,
+    /// The process has more memory than its budget: events wait.
+    Held = 5,
 }
 
 /// Why a pipeline takes nothing of a source for now.
@@ -97,17 +102,27 @@ pub struct FeedTarget {
     pub quarantine: ChannelId,
     /// The part of the chain that keeps state.
     pub stateful: Arc<Stateful>,
+    /// Of the process.
+    pub memory: Arc<MemoryGate>,
+    /// What the keys of its positions begin with in the journal: [`positions_of`], or those of a backfill.
+    pub prefix: Vec<u8>,
+}
+
+/// What the keys of a source's positions begin with.
+pub fn positions_of(source: &str) -> Vec<u8> {
+    format!("source/{source}/").into_bytes()
 }
 
 struct Shared {
     target: FeedTarget,
     chain: Arc<Chain>,
-    prefix: Vec<u8>,
     in_flight_max: usize,
     pending: Mutex<Pending>,
     changed: Condvar,
     state: AtomicU8,
     busy: Mutex<Option<Busy>>,
+    /// The source waits for the memory budget.
+    is_held: AtomicBool,
     wake: Wake,
     metrics: Arc<ComponentMetrics>,
 }
@@ -156,12 +171,12 @@ impl Feed {
         let shared = Arc::new(Shared {
             target,
             chain,
-            prefix: format!("source/{name}/").into_bytes(),
             in_flight_max: limits::QUEUE_BATCHES + workers,
             pending: Mutex::default(),
             changed: Condvar::new(),
             state: AtomicU8::new(FeedState::Running as u8),
             busy: Mutex::default(),
+            is_held: AtomicBool::new(false),
             wake: wake.clone(),
             metrics: metrics.clone(),
         });
@@ -189,6 +204,7 @@ impl Feed {
     pub fn state(&self) -> FeedState {
         match self.shared.state.load(Ordering::Acquire) {
             0 if self.busy().is_some() => FeedState::Busy,
+            0 if self.shared.is_held.load(Ordering::Relaxed) => FeedState::Held,
             0 => FeedState::Running,
             1 => FeedState::Retrying,
             2 => FeedState::Ended,
@@ -326,7 +342,7 @@ impl Shared {
     }
 
     fn prefixed(&self, positions: &[(Vec<u8>, Vec<u8>)]) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let prefixed = |key: &Vec<u8>| [self.prefix.as_slice(), key].concat();
+        let prefixed = |key: &Vec<u8>| [self.target.prefix.as_slice(), key].concat();
         positions.iter().map(|(key, value)| (prefixed(key), value.clone())).collect()
     }
 
@@ -356,6 +372,35 @@ impl Shared {
                 "the channel has been full for longer than its keep_alive: the source is held");
         }
         *present = Some(busy);
+    }
+
+    /// Waits while the process is over its memory budget, and memory can still become free by that ([`crate::memory`]). In a stop nobody
+    /// waits: what was read from a pipe goes where there is room for it.
+    fn wait_for_memory(&self) {
+        let memory = &self.target.memory;
+        self.metrics.add(Metric::SourceHeld, 1);
+        self.is_held.store(true, Ordering::Relaxed);
+        let mut in_memory = None;
+        while memory.is_held() && !self.failed() && !self.wake.stopping() {
+            memory.wait(limits::MEMORY_LOOK);
+            if memory.is_held() && self.waits_in_vain(&mut in_memory) {
+                memory.pass();
+                break;
+            }
+        }
+        self.is_held.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether waiting longer frees nothing. `in_memory`: of the first look at which no batch of this source was on its way any more.
+    fn waits_in_vain(&self, in_memory: &mut Option<InMemory>) -> bool {
+        {
+            let pending = self.pending.lock();
+            if pending.in_flight > 0 || pending.undurable > 0 {
+                return false;
+            }
+        }
+        let status = self.target.journal.status();
+        in_memory.get_or_insert_with(|| InMemory::of(&status)).is_gone(&status)
     }
 
     fn failed(&self) -> bool {
@@ -404,6 +449,9 @@ impl Emit for Emitter {
     fn emit(&mut self, emission: Emission) -> Result<(), Stopped> {
         let shared = &self.shared;
         let begin = Instant::now();
+        if shared.target.memory.is_held() {
+            shared.wait_for_memory();
+        }
         {
             let mut pending = shared.pending.lock();
             while pending.in_flight >= shared.in_flight_max {
@@ -450,7 +498,7 @@ impl Emit for Emitter {
     }
 
     fn positions(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let prefix = &self.shared.prefix;
+        let prefix = &self.shared.target.prefix;
         let all = self.shared.target.journal.positions(prefix);
         all.into_iter()
             .map(|(key, value)| (key.strip_prefix(prefix.as_slice()).unwrap_or(&key).to_vec(), value))

@@ -11,6 +11,7 @@
 //! that describe a pipeline ([`plan`]) and the machinery that runs it. It names no concrete component.
 
 pub mod again;
+pub mod backfill;
 mod budget;
 pub mod chain;
 pub mod codec;
@@ -22,6 +23,7 @@ pub mod group;
 pub mod interceptor;
 pub mod kept;
 pub mod limits;
+pub mod memory;
 pub mod metrics;
 mod pending;
 pub mod pipeline;
@@ -40,6 +42,7 @@ pub mod status;
 pub use codec::{Decoder, DecoderLink, DecoderSlot, Encoder, EncoderLink, EncoderSlot};
 pub use component::{BuildError, ComponentSpec, OptionKind, OptionSpec, Options, Place, Value};
 pub use interceptor::{Interceptor, InterceptorVersion, Processed, Quarantined};
+pub use memory::{MemoryChange, MemoryGate};
 pub use metrics::{ComponentKind, ComponentMetrics, Metric};
 pub use pipeline::{Parts, Pipeline, StartError, StopOutcome, channel_specs};
 pub use sink::{Cursors, FlushPolicy, Group, Sink, SinkContext, SinkError, Stored};

@@ -53,6 +53,13 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// How often a commit that waits for a channel past its `keep_alive` is handed in again.
 pub const FULL_LOOK: Duration = Duration::from_secs(1);
 
+/// How often a source that the memory budget holds looks whether what it has brought is gone; and so how far apart its batches are at
+/// least, once waiting frees nothing more: a flow of events goes on, and memory does not grow.
+pub const MEMORY_LOOK: Duration = Duration::from_millis(100);
+
+/// One part in so many of the memory budget has to be free before held sources go on: hundreds of batches of the usual budgets.
+pub const MEMORY_RELEASE_PART: u64 = 10;
+
 /// Ranges of a channel that a member of a group has and has not acknowledged: as many deliveries, each some thousand events. One that
 /// has more gets nothing before its next flush.
 pub const GROUP_SPANS: usize = 256;

@@ -100,6 +100,8 @@ metrics! {
     SourceBlockedNs = "blocked_ns", Source;
     /// How often a channel was full for longer than its `keep_alive`.
     SourceBusy = "times_busy", Source;
+    /// Batches that waited because the agent had more memory than its budget.
+    SourceHeld = "batches_held_by_memory", Source;
     /// Events given to the plugin.
     InterceptorEventsIn = "events_in", Interceptor;
     /// Events that went on.

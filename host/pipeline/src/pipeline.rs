@@ -10,15 +10,17 @@ use flumen_journal::{ChannelSpec, CommitError, Journal, JournalStatus};
 use parking_lot::Mutex;
 
 use crate::again::{self, Again, AgainError, AgainReport};
+use crate::backfill::RunningBackfill;
 use crate::chain::{Chain, Link, Links};
 use crate::component::{BuildError, Place};
 use crate::deliver::{MakeSink, Outlet, OutletPlace, OutletState};
 use crate::exchange::ExchangeError;
-use crate::feed::{Feed, FeedState, FeedTarget, MakeSource, spawn};
+use crate::feed::{Feed, FeedState, FeedTarget, MakeSource, positions_of, spawn};
 use crate::group::SinkGroup;
 use crate::interceptor::Interceptor;
 use crate::kept::Kept;
 use crate::limits;
+use crate::memory::MemoryGate;
 use crate::metrics::{ComponentKind, ComponentMetrics};
 use crate::plan::{BatchPlan, InterceptorPlan, PipelinePlan, SinkPlan, SourcePlan};
 use crate::quarantine::{self, Keeper};
@@ -47,6 +49,8 @@ pub struct Parts {
     pub sinks: Vec<(MakeSink, Vec<Arc<dyn Interceptor>>)>,
     /// Counters of the codecs that sources and sinks were made with.
     pub codecs: CodecMetrics,
+    /// Holds the sources while the process has too much memory.
+    pub memory: Arc<MemoryGate>,
 }
 
 /// Counters of codecs, by the names of the parts that were made with them.
@@ -94,6 +98,7 @@ pub struct Pipeline {
     /// In the order of the plan, as are the outlets. Locked for a look or an exchange, never while something is waited for.
     pub(crate) feeds: Mutex<Vec<Arc<RunningFeed>>>,
     pub(crate) outlets: Mutex<Vec<Arc<RunningOutlet>>>,
+    pub(crate) backfills: Mutex<Vec<Arc<RunningBackfill>>>,
     keeper: Mutex<Option<JoinHandle<()>>>,
     keeper_wake: Wake,
     replayer: Mutex<Option<JoinHandle<()>>>,
@@ -104,6 +109,7 @@ pub struct Pipeline {
     selectors: PresentSelectors,
     /// Of the plan that it was started with: other groups are another start.
     groups: Vec<Arc<SinkGroup>>,
+    memory: Arc<MemoryGate>,
 }
 
 /// A source under way, and what it was made from.
@@ -143,7 +149,7 @@ impl Pipeline {
     /// Starts sinks first, then sources: what the journal still holds goes out before new events come.
     /// When a part cannot be made, what was started is stopped again and the journals are closed.
     pub fn start(parts: Parts) -> Result<Pipeline, StartError> {
-        let Parts { agent, plan, journal, quarantine, sources, interceptors, sinks, codecs } = parts;
+        let Parts { agent, plan, journal, quarantine, sources, interceptors, sinks, codecs, memory } = parts;
         let chain = Chain::new(links(interceptors, &plan.interceptors));
         let kept = Kept::new(quarantine.clone());
         let stateful = Stateful::new(&plan.name, journal.state());
@@ -163,6 +169,7 @@ impl Pipeline {
             stateful,
             feeds: Mutex::default(),
             outlets: Mutex::default(),
+            backfills: Mutex::default(),
             keeper: Mutex::new(None),
             keeper_wake: Wake::default(),
             replayer: Mutex::new(None),
@@ -170,6 +177,7 @@ impl Pipeline {
             ticker_wake: Wake::default(),
             tick_failure: Arc::default(),
             codecs: Mutex::new(codecs),
+            memory,
         };
         match pipeline.start_threads(sources, sinks) {
             Ok(()) => Ok(pipeline),
@@ -296,24 +304,34 @@ impl Pipeline {
         source: &SourcePlan,
         make: MakeSource,
     ) -> Result<Arc<RunningFeed>, StartError> {
+        let feed = self.new_feed(plan, source, make, positions_of(&source.name))?;
+        Ok(Arc::new(RunningFeed { made_from: FeedPlan::of(plan, source), feed }))
+    }
+
+    /// Starts a feed whose events go the way of this source's. `prefix`: see [`FeedTarget::prefix`].
+    pub(crate) fn new_feed(
+        &self,
+        plan: &PipelinePlan,
+        source: &SourcePlan,
+        make: MakeSource,
+        prefix: Vec<u8>,
+    ) -> Result<Feed, StartError> {
         let journal = &self.journal;
         let missing = || bug(ComponentKind::Source, &source.name, "has no channel in the journal");
         let quarantine = journal.channel(quarantine::CHANNEL).ok_or_else(missing)?;
         let selectors = self.selectors.get().ok_or_else(missing)?;
         let selector = selectors.get(Some(&source.name)).clone();
-        let (journal, stateful) = (journal.clone(), self.stateful.clone());
+        let (journal, stateful, memory) = (journal.clone(), self.stateful.clone(), self.memory.clone());
         let keep_alive = keep_alive(plan);
-        let target = FeedTarget { journal, selector, keep_alive, quarantine, stateful };
+        let target = FeedTarget { journal, selector, keep_alive, quarantine, stateful, memory, prefix };
         let (chain, stands) = (self.chain.clone(), self.place(""));
         let (threads, batch) = (plan.interceptor_threads, plan.batch);
         let feed = Feed::start(&source.name, make, chain, threads, batch, target, stands);
-        let feed = feed.map_err(|error| StartError {
+        feed.map_err(|error| StartError {
             kind: ComponentKind::Source,
             component: source.name.clone(),
             error,
-        })?;
-        let made_from = FeedPlan::of(plan, source);
-        Ok(Arc::new(RunningFeed { made_from, feed }))
+        })
     }
 
     fn place(&self, channel: &str) -> Place {
@@ -341,15 +359,20 @@ impl Pipeline {
 
     /// Puts events of its journal's files to one of its channels once more; returns when that is done, or the pipeline stops.
     pub fn put_again(&self, files: &Inspector, request: &Again) -> Result<AgainReport, AgainError> {
-        let stops = || self.keeper_wake.stopping() || self.ticker_wake.stopping();
-        again::put_again(self.journal.as_ref(), files, request, &stops)
+        again::put_again(self.journal.as_ref(), files, request, &|| self.is_stopping())
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.keeper_wake.stopping() || self.ticker_wake.stopping()
     }
 
     /// True when all sources have come to their end (standard input was closed, a generator is done).
     pub fn sources_ended(&self) -> bool {
         // Without sources of its own it gets its events from elsewhere.
         let feeds = self.feeds();
-        !feeds.is_empty() && feeds.iter().all(|it| it.feed.finished() && it.feed.state() == FeedState::Ended)
+        !feeds.is_empty()
+            && feeds.iter().all(|it| it.feed.finished() && it.feed.state() == FeedState::Ended)
+            && self.backfills().iter().all(|it| it.feed.finished())
     }
 
     /// Why the pipeline cannot go on, if it cannot.
@@ -359,6 +382,10 @@ impl Pipeline {
             return Some(
                 failed.feed.metrics.error().unwrap_or_else(|| "the journal takes no more events".into()),
             );
+        }
+        let backfills = self.backfills();
+        if let Some(failed) = backfills.iter().find(|it| it.feed.state() == FeedState::Failed) {
+            return Some(failed.failure());
         }
         if let Some(reason) = self.tick_failure.lock().clone() {
             return Some(reason);
@@ -372,16 +399,22 @@ impl Pipeline {
     /// Stops: sources first, then sinks when their channels are empty, or at `deadline` at the next
     /// flush. Whatever the outcome, nothing is lost: what was not delivered is in the journal.
     pub fn stop(&self, deadline: Instant) -> StopOutcome {
-        let (feeds, outlets) = (self.feeds(), self.outlets());
+        // First: from then on no backfill begins.
+        self.ticker_wake.stop();
+        let (feeds, outlets, backfills) = (self.feeds(), self.outlets(), self.backfills());
         for running in &feeds {
+            running.feed.wake.stop();
+        }
+        for running in &backfills {
             running.feed.wake.stop();
         }
         if let Some(kept) = &self.kept {
             kept.wake.stop();
         }
-        self.ticker_wake.stop();
+        let have_read =
+            || feeds.iter().all(|it| it.feed.finished()) && backfills.iter().all(|it| it.feed.finished());
         let has_ticked = || self.ticker.lock().as_ref().is_none_or(JoinHandle::is_finished);
-        wait_until(deadline, || feeds.iter().all(|it| it.feed.finished()) && has_ticked());
+        wait_until(deadline, || have_read() && has_ticked());
         if let Some(replayer) = &*self.replayer.lock() {
             wait_until(deadline, || replayer.is_finished());
         }
@@ -428,9 +461,11 @@ impl Pipeline {
     /// before: a sink that hangs in a system call could still write.
     pub fn wait_ended(&self, limit: Duration) -> Result<(), String> {
         let deadline = Instant::now() + limit;
-        let (feeds, outlets) = (self.feeds(), self.outlets());
+        let (feeds, outlets, backfills) = (self.feeds(), self.outlets(), self.backfills());
         let at_work = || {
             let feed = feeds.iter().find(|it| !it.feed.finished()).map(|it| &it.feed.name);
+            let backfill = backfills.iter().find(|it| !it.feed.finished()).map(|it| &it.feed.name);
+            let feed = feed.or(backfill);
             let outlet = outlets.iter().find(|it| !it.outlet.finished()).map(|it| &it.outlet.name);
             let keeps = |thread: &Mutex<Option<JoinHandle<()>>>| {
                 thread.lock().as_ref().is_some_and(|thread| !thread.is_finished())
@@ -460,6 +495,7 @@ impl Pipeline {
             file: plan.file.display().to_string(),
             failure: self.failure(),
             sources: feeds.iter().map(|it| status::source(&it.feed)).collect(),
+            backfills: self.backfills().iter().map(|it| it.status()).collect(),
             codecs: (of_sources.chain(of_sinks))
                 .map(|metrics| status::component(metrics, "running"))
                 .collect(),
@@ -489,6 +525,7 @@ impl Drop for Pipeline {
     /// Without a stop: its threads end on their own, at the next flush.
     fn drop(&mut self) {
         self.feeds().iter().for_each(|it| it.feed.wake.stop());
+        self.backfills().iter().for_each(|it| it.feed.wake.stop());
         self.outlets().iter().for_each(|it| it.outlet.wake.stop());
         self.keeper_wake.stop();
         if let Some(kept) = &self.kept {

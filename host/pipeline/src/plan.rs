@@ -22,6 +22,8 @@ pub struct AgentPlan {
     pub drain_timeout: Duration,
     /// Whether an edit of a configuration file takes effect by itself.
     pub watch: bool,
+    /// Memory that the process may have; `None`: a share of what the machine has.
+    pub memory_max_bytes: Option<u64>,
     /// The pipelines.
     pub pipelines: Vec<PipelinePlan>,
     /// The bridges that run beside them.

@@ -108,6 +108,7 @@ impl PlanDiff {
             ("plugin_dir", old.plugin_dir != new.plugin_dir),
             ("drain_timeout", old.drain_timeout != new.drain_timeout),
             ("watch", old.watch != new.watch),
+            ("memory_max", old.memory_max_bytes != new.memory_max_bytes),
         ];
         let agent = different.into_iter().filter(|(_, is_different)| *is_different).map(|(name, _)| name);
         let pipelines = pairs(&old.pipelines, &new.pipelines, |plan: &PipelinePlan| plan.name.as_str());

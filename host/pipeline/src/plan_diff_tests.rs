@@ -81,6 +81,7 @@ fn agent(pipelines: Vec<PipelinePlan>) -> AgentPlan {
         plugin_dir: "plugins".into(),
         drain_timeout: Duration::from_secs(30),
         watch: true,
+        memory_max_bytes: None,
         pipelines,
         bridges: Vec::new(),
     }
@@ -93,6 +94,15 @@ fn edit(change: impl FnOnce(&mut PipelinePlan)) -> (PipelineDiff, String) {
     let diff = PlanDiff::between(&agent(vec![old]), &agent(vec![new]));
     let text = diff.to_string();
     (diff.pipelines.into_iter().next().unwrap(), text)
+}
+
+#[test]
+fn another_memory_budget_touches_no_pipeline() {
+    let old = agent(vec![plan("a")]);
+    let new = AgentPlan { memory_max_bytes: Some(1 << 30), ..old.clone() };
+    let diff = PlanDiff::between(&old, &new);
+    assert_eq!((diff.agent.as_slice(), diff.is_empty()), (["memory_max"].as_slice(), false));
+    assert!(diff.pipelines.iter().all(|pipeline| pipeline.action == Action::Stay));
 }
 
 #[test]

@@ -25,6 +25,9 @@ pub struct PipelineStatus {
     pub failure: Option<String>,
     /// Its sources.
     pub sources: Vec<ComponentStatus>,
+    /// Files that are put in again because an operator asked for it, as long as that takes.
+    #[serde(default)]
+    pub backfills: Vec<BackfillStatus>,
     /// The interceptors between sources and channels, in order.
     pub interceptors: Vec<ComponentStatus>,
     /// The codecs of its sources and sinks.
@@ -47,7 +50,7 @@ pub struct PipelineStatus {
 pub struct ComponentStatus {
     /// Its name in the pipeline.
     pub name: String,
-    /// `running`, `retrying`, `ended` or `failed`; a source that waits for a full channel: `busy`; an interceptor over its error budget: `failing`, `holding` or `bypassed`.
+    /// `running`, `retrying`, `ended` or `failed`; a source that waits for a full channel: `busy`, for the agent's memory budget: `held`; an interceptor over its error budget: `failing`, `holding` or `bypassed`.
     pub state: String,
     /// Why it is not working now.
     pub error: Option<String>,
@@ -55,6 +58,22 @@ pub struct ComponentStatus {
     pub error_for_s: Option<f64>,
     /// Every metric of its kind ([`Metric`]).
     pub metrics: BTreeMap<String, u64>,
+}
+
+/// A backfill under way.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BackfillStatus {
+    /// As the source whose way its events go; its figures are those of the backfill alone, since the agent started.
+    #[serde(flatten)]
+    pub component: ComponentStatus,
+    /// The file that is being read.
+    pub file: String,
+    /// Its number, from 1.
+    pub file_number: u64,
+    /// How many files there are.
+    pub files: u64,
+    /// Events that were put, also before the agent started.
+    pub events: u64,
 }
 
 /// A sink and its own interceptors.
@@ -174,6 +193,7 @@ pub fn feed_word(state: FeedState) -> &'static str {
         FeedState::Ended => "ended",
         FeedState::Failed => "failed",
         FeedState::Busy => "busy",
+        FeedState::Held => "held",
     }
 }
 

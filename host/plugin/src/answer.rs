@@ -9,7 +9,7 @@ use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer
 use flumen_event::{Batch, Difference, HeaderColumn, Rejection};
 use thiserror::Error;
 
-use crate::failure::cut;
+use crate::failure::{cut, printable};
 
 /// `bytes-column` of the interface as it came.
 #[derive(Debug, Clone, Default)]
@@ -132,8 +132,9 @@ pub(crate) fn apply(difference: Difference, input: &Batch) -> Result<flumen_even
         .map_err(|error| AnswerError { column: "the difference".to_owned(), rule: error.to_string() })
 }
 
+/// The reason goes into the quarantine, and from there into what people read.
 pub(crate) fn rejection(row: u32, reason: &str) -> Rejection {
-    Rejection { row, reason: cut(reason, flumen_event::limits::REASON_BYTES_MAX).to_owned() }
+    Rejection { row, reason: printable(reason, flumen_event::limits::REASON_BYTES_MAX) }
 }
 
 pub(crate) fn check_names(headers: &[RawHeader]) -> Result<(), AnswerError> {
@@ -248,5 +249,18 @@ fn aligned<T>(list: Vec<u8>) -> Buffer {
     match list.as_ptr().align_offset(align_of::<T>()) {
         0 => Buffer::from_vec(list),
         _ => Buffer::from(list.as_slice()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_of_a_rejection_has_nothing_that_a_terminal_obeys() {
+        let Rejection { row, reason } = rejection(3, "\x1b[2Jbad\r\n");
+        assert_eq!((row, reason.as_str()), (3, "\\u{1b}[2Jbad\\r\\n"));
+        let long = rejection(0, &"\x1b".repeat(1_000)).reason;
+        assert!(long.len() <= flumen_event::limits::REASON_BYTES_MAX, "{} bytes", long.len());
     }
 }

@@ -8,7 +8,7 @@ use flumen_event::Rejection;
 use flumen_pipeline::codec::{BadBytes, Decoded, Events};
 
 use crate::answer::{AnswerError, RawColumn, RawEvents, binary, check_names, header, lie, rejection, times};
-use crate::failure::cut;
+use crate::failure::printable;
 
 /// `bad-bytes` of the interface as it came.
 #[derive(Debug, Clone, Default)]
@@ -135,8 +135,20 @@ fn bad(raw: Vec<RawBad>, ends: &[u32], consumed: usize) -> Result<Vec<BadBytes>,
             return lie("bad", format!("an event ends at {inside}, in range {index}: {begin}..{end}"));
         }
         before = end;
-        let reason = cut(&reason, flumen_event::limits::REASON_BYTES_MAX).to_owned();
+        let reason = printable(&reason, flumen_event::limits::REASON_BYTES_MAX);
         bad.push(BadBytes { bytes: begin as usize..end as usize, reason, is_rejected: true });
     }
     Ok(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_of_bad_bytes_has_nothing_that_a_terminal_obeys() {
+        let raw = RawBad { begin: 0, end: 2, reason: "\x1b[2Jbad\n".to_owned() };
+        let found = bad(vec![raw], &[], 2).unwrap();
+        assert_eq!(found.first().map(|bad| bad.reason.as_str()), Some("\\u{1b}[2Jbad\\n"));
+    }
 }

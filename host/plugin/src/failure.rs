@@ -64,16 +64,17 @@ pub(crate) fn cut(text: &str, bytes: usize) -> &str {
     text.get(..text.floor_char_boundary(bytes)).unwrap_or(text)
 }
 
-/// At most `bytes` of a guest's text, and some: without anything that a terminal would obey.
+/// At most `bytes` of a guest's text, without anything that a terminal would obey.
 pub(crate) fn printable(text: &str, bytes: usize) -> String {
     let mut out = String::with_capacity(text.len().min(bytes));
     for character in text.chars() {
-        if out.len() + character.len_utf8() > bytes {
-            break;
-        }
         // Directional marks and line separators reorder or break what a person reads.
         let is_unsafe =
             character.is_control() || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let length = if is_unsafe { character.escape_default().len() } else { character.len_utf8() };
+        if out.len() + length > bytes {
+            break;
+        }
         if is_unsafe { out.extend(character.escape_default()) } else { out.push(character) }
     }
     out
@@ -88,7 +89,7 @@ mod tests {
         let line = printable(&format!("a\x1b[31mred\n{}", "é".repeat(1_000)), 1_000);
         assert!(line.starts_with("a\\u{1b}[31mred\\n"), "{line}");
         assert!((999..=1_000).contains(&line.len()));
-        assert!(printable(&"\0".repeat(1_000), 1_000).len() < 1_010);
+        assert_eq!(printable(&"\0".repeat(1_000), 998).len(), 995);
         assert_eq!(printable("plain é", 1_000), "plain é");
     }
 }

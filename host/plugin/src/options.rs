@@ -11,7 +11,7 @@
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use crate::failure::cut;
+use crate::failure::printable;
 use crate::limits;
 
 /// A value of the configuration that the plugin does not take.
@@ -269,8 +269,9 @@ impl<'a> Check<'a> {
     }
 
     fn wrong_with(&mut self, place: &str, reason: String, fix: String) {
-        let short = |text: String| cut(&text, limits::TEXT_BYTES_MAX).to_owned();
-        self.errors.push(OptionError { place: place.to_owned(), reason: short(reason), fix: short(fix) });
+        // Both may be the schema's words.
+        let shown = |text: String| printable(&text, limits::TEXT_BYTES_MAX);
+        self.errors.push(OptionError { place: place.to_owned(), reason: shown(reason), fix: shown(fix) });
     }
 }
 
@@ -359,6 +360,13 @@ mod tests {
         let [error] = check(SCHEMA, r#"{"url":"http://x","auth":{"a":1}}"#).unwrap().try_into().unwrap();
         assert!(error.fix.contains("`secret`"), "{error:?}");
         assert_eq!(check("", "{}"), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_schemas_words_have_nothing_that_a_terminal_obeys() {
+        let schema = r#"{"properties":{"a":{"type":"string","description":"\u001b[2JWhere.\n"}}}"#;
+        let [error] = check(schema, r#"{"a":1}"#).unwrap().try_into().unwrap();
+        assert_eq!(error.fix, "\\u{1b}[2JWhere.\\n");
     }
 
     #[test]

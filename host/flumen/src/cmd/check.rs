@@ -11,8 +11,10 @@ use flumen_pipeline::reliability::{Reliability, loss_window};
 use serde::Serialize;
 
 use crate::agent::{component_errors, open_plugins, pipeline_dir};
+use crate::cmd::status::size;
 use crate::exit::{Failure, counted};
-use crate::{Output, bridges, cmd, registry, secondaries};
+use crate::memory::{Budget, MemorySum};
+use crate::{Output, bridges, cmd, memory, registry, secondaries};
 
 /// Arguments of `flumen check`.
 #[derive(Debug, clap::Args)]
@@ -25,6 +27,20 @@ pub struct Args {
 struct Report {
     pipelines: Vec<PipelineReport>,
     bridges: Vec<BridgeReport>,
+    memory: MemoryReport,
+}
+
+#[derive(Debug, Serialize)]
+struct MemoryReport {
+    /// What pipelines can take at most, each with its parts.
+    #[serde(flatten)]
+    sum: MemorySum,
+    /// What the agent may have, where it is checked.
+    max_bytes: Option<u64>,
+    /// Who says so.
+    max_from: Option<&'static str>,
+    /// They may take more than there is.
+    warning: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -129,6 +145,10 @@ pub fn run(args: Args, output: Output) -> Result<(), Failure> {
             println!("  group        {name:<16} {delivery} ({kind} of {})", sinks.join(", "));
             println!("               {failures}");
         }
+        let memory = report.memory.sum.pipelines.iter().find(|memory| memory.pipeline == pipeline.name);
+        if let Some(memory) = memory {
+            println!("  memory       {:<16} at most: {}", size(memory.bytes), memory.largest());
+        }
     }
     for bridge in &report.bridges {
         let BridgeReport { kind, writes, bucket, delivery, .. } = bridge;
@@ -136,12 +156,24 @@ pub fn run(args: Args, output: Output) -> Result<(), Failure> {
         println!("  source       {:<16} {kind}", bridge.reads.join(", "));
         println!("  sink         {writes}  {delivery} (a bucket for each {bucket}, whole with _SUCCESS)");
     }
+    if !report.pipelines.is_empty() {
+        print_memory(&report.memory);
+    }
     let pipelines = counted(report.pipelines.len(), "pipeline");
     match report.bridges.len() {
         0 => println!("{pipelines}, no errors"),
         bridges => println!("{pipelines}, {}, no errors", counted(bridges, "bridge")),
     }
     Ok(())
+}
+
+/// What all pipelines may take together, of what there is.
+fn print_memory(memory: &MemoryReport) {
+    if let (Some(max_bytes), Some(from)) = (memory.max_bytes, memory.max_from) {
+        let (sum, max) = (size(memory.sum.bytes), size(max_bytes));
+        println!("memory of all pipelines: {sum} at most, of {max} ({from})");
+    }
+    memory.warning.iter().for_each(|warning| println!("warning: {warning}"));
 }
 
 fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
@@ -159,7 +191,7 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
         cmd::plugin::cache_dir().ok().and_then(|dir| cmd::plugin::one_command(dir, others.clone()).ok());
     let host = own.map_or_else(|| cmd::plugin::one_command(scratch.path().join("compiled"), others), Ok)?;
     let bridges = plan.bridges.iter().map(bridge_report).collect();
-    let mut report = Report { pipelines: Vec::new(), bridges };
+    let mut report = Report { pipelines: Vec::new(), bridges, memory: memory_report(&plan) };
     for pipeline in &plan.pipelines {
         let opened = open_plugins(&host, pipeline, &plan.plugin_dir, &files, &mut wrong);
         let plugins = opened.all().map(|slot| {
@@ -186,6 +218,16 @@ fn check(paths: &[PathBuf]) -> Result<Report, Failure> {
         });
     }
     if wrong.is_empty() { Ok(report) } else { Err(Failure::Config(wrong)) }
+}
+
+fn memory_report(plan: &AgentPlan) -> MemoryReport {
+    let (sum, budget) = (MemorySum::of(plan), Budget::of(plan, memory::limit()));
+    MemoryReport {
+        warning: budget.and_then(|budget| memory::warning(plan, budget, &sum)),
+        max_bytes: budget.map(|budget| budget.max_bytes),
+        max_from: budget.map(|budget| budget.from),
+        sum,
+    }
 }
 
 fn channel_report(channel: &ChannelPlan, pipeline: &PipelinePlan) -> ChannelReport {

@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub mod backfill;
 pub mod bridge;
 pub mod check;
 pub mod journal;

@@ -12,6 +12,7 @@ use crate::agent::Agent;
 use crate::cmd::plugin::shadow;
 use crate::exit::{FAILED, Failure};
 use crate::log::Repeats;
+use crate::memory::MemoryWatch;
 use crate::reload::{By, Reloader};
 use crate::supervisor::{Supervisor, Watchdog};
 use crate::{cmd, control};
@@ -23,7 +24,7 @@ pub struct Args {
     paths: Vec<PathBuf>,
 }
 
-/// How often the agent looks at itself: ended sources, failures, left-out log messages.
+/// How often the agent looks at itself: ended sources, failures, its memory, left-out log messages.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What a signal asks for.
@@ -62,7 +63,7 @@ pub fn run(args: Args, repeats: Repeats) -> Result<(), Failure> {
     let bridges = plan.bridges.len();
     tracing::info!(agent = plan.name, pipelines = plan.pipelines.len(), bridges, data_dir, "ready");
     supervisor.ready(&agent.in_short());
-    let mut watchdog = Watchdog::from_env(supervisor.clone());
+    let (mut watchdog, mut memory) = (Watchdog::from_env(supervisor.clone()), MemoryWatch::default());
     let failure = loop {
         match signals.recv_timeout(LOOK) {
             Ok(Asked::Stop) | Err(RecvTimeoutError::Disconnected) => {
@@ -81,6 +82,7 @@ pub fn run(args: Args, repeats: Repeats) -> Result<(), Failure> {
             tracing::info!("all sources have ended; sinks drain");
             break None;
         }
+        memory.went_round(&agent);
         watchdog.went_round();
     };
     supervisor.stopping(agent.stop_limit());
@@ -93,7 +95,8 @@ pub fn run(args: Args, repeats: Repeats) -> Result<(), Failure> {
     }
 }
 
-/// Answers `flumen status`, `flumen reload`, `flumen plan`, `flumen quarantine` and `flumen journal replay`.
+/// Answers `flumen status`, `flumen reload`, `flumen plan`, `flumen quarantine`, `flumen journal replay` and
+/// `flumen backfill`.
 fn serve(agent: &Arc<Agent>, reloader: &Reloader) -> anyhow::Result<()> {
     let (weak, reloader) = (Arc::downgrade(agent), reloader.clone());
     control::serve(&agent.plan().data_dir, move |request| match request {
@@ -107,7 +110,9 @@ fn serve(agent: &Arc<Agent>, reloader: &Reloader) -> anyhow::Result<()> {
             weak.upgrade().and_then(|agent| shadow::answer(&agent, other))
         }
         other => weak.upgrade().and_then(|agent| {
-            cmd::quarantine::answer(&agent, other).or_else(|| cmd::journal::answer(&agent, other))
+            cmd::quarantine::answer(&agent, other)
+                .or_else(|| cmd::journal::answer(&agent, other))
+                .or_else(|| cmd::backfill::answer(&agent, other))
         }),
     })
 }

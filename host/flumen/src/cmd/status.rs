@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use flumen_pipeline::memory::release_bytes;
 use serde_json::Value;
 
 use crate::exit::Failure;
@@ -38,6 +39,7 @@ fn print(status: &Value) {
         number(status, "pid"),
         status.get("uptime_s").and_then(Value::as_f64).unwrap_or(0.0)
     );
+    memory(status);
     reload(status);
     for pipeline in list(status, "pipelines") {
         if pipeline.get("kind").and_then(Value::as_str) == Some("bridge") {
@@ -51,6 +53,13 @@ fn print(status: &Value) {
         for source in list(pipeline, "sources") {
             let (events, bytes) = (metric(source, "events_out"), metric(source, "bytes_out"));
             line("source", source, &format!("{events} events, {}", size(bytes)));
+        }
+        for backfill in list(pipeline, "backfills") {
+            let (events, read) = (number(backfill, "events"), size(metric(backfill, "bytes_read")));
+            let (at, files) = (number(backfill, "file_number"), number(backfill, "files"));
+            let file = text(backfill, "file");
+            let figures = format!("{events} events put, {read} read, file {at} of {files}: {file}");
+            line("backfill", backfill, &figures);
         }
         for interceptor in list(pipeline, "interceptors") {
             interceptor_line("interceptor", interceptor);
@@ -250,6 +259,18 @@ fn plugin_line(plugin: &Value) {
     }
     if let Some(error) = plugin.get("last_swap_error").and_then(Value::as_str) {
         println!("               swap failed, the old version runs on: {error}");
+    }
+}
+
+/// What the process has of its own, and what it may have.
+fn memory(status: &Value) {
+    let Some(bytes) = status.get("memory_bytes").and_then(Value::as_u64) else { return };
+    let Some(max_bytes) = status.get("memory_max_bytes").and_then(Value::as_u64) else {
+        return println!("memory {}", size(bytes));
+    };
+    println!("memory {} of {} ({})", size(bytes), size(max_bytes), text(status, "memory_max_from"));
+    if status.get("is_held_by_memory").and_then(Value::as_bool) == Some(true) {
+        println!("  HELD: sources wait until it is below {}", size(release_bytes(max_bytes)));
     }
 }
 

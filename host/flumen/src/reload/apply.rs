@@ -134,7 +134,7 @@ impl Turn<'_> {
         }
         // Last, because they may need what those above have let go: a file, a port.
         for (plan, plugins) in with_plugins().filter(|(plan, _)| action(&plan.name) == Action::Start) {
-            let running = RunningPipeline::start(new, plan, plugins.clone(), self.files, self.generation)?;
+            let running = self.started(plan, plugins)?;
             self.agent.pipelines.lock().push(running.clone());
             self.steps.push(Step::Started(running));
         }
@@ -146,6 +146,12 @@ impl Turn<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A pipeline of the new plan.
+    fn started(&self, plan: &PipelinePlan, plugins: &Arc<Plugins>) -> Result<Arc<RunningPipeline>, Failure> {
+        let (plugins, memory) = (plugins.clone(), self.agent.memory());
+        RunningPipeline::start(self.new, plan, plugins, self.files, memory, self.generation)
     }
 
     fn change(&mut self, plan: &PipelinePlan, plugins: &Arc<Plugins>, restarts: bool) -> Result<(), Failure> {
@@ -194,7 +200,7 @@ impl Turn<'_> {
         if !held.is_empty() {
             return Err(held_after(&plan.name, &held, grace));
         }
-        let fresh = RunningPipeline::start(self.new, plan, plugins.clone(), self.files, self.generation)?;
+        let fresh = self.started(plan, plugins)?;
         self.replace(running, fresh);
         Ok(())
     }
@@ -309,7 +315,8 @@ impl Turn<'_> {
         let again = running.wait_ended().map_err(Failure::from).and_then(|()| {
             let (plugins, generation) =
                 (running.plugins.lock().clone(), running.generation.load(Ordering::Acquire));
-            RunningPipeline::start(&self.old, &plan, plugins, &self.old_files, generation)
+            let memory = self.agent.memory();
+            RunningPipeline::start(&self.old, &plan, plugins, &self.old_files, memory, generation)
         });
         match again {
             Ok(again) => {

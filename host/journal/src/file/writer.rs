@@ -140,8 +140,8 @@ pub(super) fn run(writer: &Mutex<Writer>) {
                 Phase::Closing => {
                     drop(state);
                     let mut writer = writer.lock();
-                    // Who wrote in our place may have put back what found no space.
-                    if shared.state.lock().queue.is_empty() {
+                    // Who wrote in our place may have put back what found no space, or found that the disk fails.
+                    if writer.is_live() && shared.state.lock().queue.is_empty() {
                         return writer.close();
                     }
                 }

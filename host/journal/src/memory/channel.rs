@@ -119,6 +119,11 @@ impl Channel {
         Way::Wait(None)
     }
 
+    /// Whether all events that are put go to the file now: there are some before them.
+    pub fn overflows(&self) -> bool {
+        matches!(self.spec.full, WhenFull::Overflow { .. }) && !self.registers.regions.is_empty()
+    }
+
     /// The error of a put that waited in vain.
     pub fn full(&self) -> CommitError {
         let events = self.registers.needed().map_or(0, |needed| self.registers.head - needed);

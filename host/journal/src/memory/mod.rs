@@ -392,6 +392,7 @@ fn figures(channel: &Channel) -> MemoryFigures {
         lost: channel.lost,
         dropped: channel.dropped,
         overflowed: channel.overflowed,
+        overflows: channel.overflows(),
     }
 }
 

@@ -21,5 +21,5 @@ pub mod transactions;
 pub mod value;
 
 pub use link::{Link, Trouble};
-pub(crate) use native::{admin_client, partition_reader, serve};
+pub(crate) use native::{admin_client, partition_reader, serve, set_token};
 pub use native::{give_token, questioner};

@@ -84,7 +84,8 @@ pub fn give_token(client: &Client<Context>, settings: &Settings) -> KafkaResult<
     token.and_then(|token| set_token(client, token)).map_err(KafkaError::ClientCreation)
 }
 
-fn set_token(client: &Client<Context>, token: OAuthToken) -> Result<(), String> {
+/// Gives a client a token; an error is why it takes none.
+pub fn set_token(client: &Client<Context>, token: OAuthToken) -> Result<(), String> {
     let no_nul = |_| "the token holds a zero byte".to_string();
     let text = CString::new(token.token).map_err(no_nul)?;
     let principal = CString::new(token.principal_name).map_err(no_nul)?;

@@ -95,10 +95,10 @@ pub(super) struct Committer {
     pub held_in_doubt: (u64, Vec<Pending>),
     /// When expired state was looked for.
     swept: Instant,
-    /// When a group counted last.
-    worked: Instant,
-    /// It was to be seen, or was looked after.
-    is_looked_after: bool,
+    /// When it is next looked whether what was written last is to be seen. `None`: it was, or there is no use in it.
+    next_look: Option<Instant>,
+    /// How often it was looked for since a group counted last.
+    looks: u32,
 }
 
 impl Committer {
@@ -132,8 +132,8 @@ impl Committer {
             held,
             held_in_doubt,
             swept: Instant::now(),
-            worked: Instant::now(),
-            is_looked_after: true,
+            next_look: None,
+            looks: 0,
         }
     }
 
@@ -262,7 +262,7 @@ impl Committer {
     /// The last transaction counts.
     pub fn count(&mut self) -> Result<(), Trouble> {
         self.number += 1;
-        (self.worked, self.is_looked_after) = (Instant::now(), false);
+        (self.next_look, self.looks) = (Some(Instant::now() + limits::IDLE_LOOK), 0);
         self.limbo.settle(self.number).map_err(|error| Trouble::Fatal(error.to_string()))
     }
 
@@ -282,6 +282,10 @@ impl Committer {
         let read = read.map_err(Trouble::Unknown)?;
         if is_first && self.options.keeps_state {
             self.read_state(&connection, &give_up).map_err(Trouble::Unknown)?;
+        }
+        // Whether an end was lost may not have been known.
+        if self.looks < limits::IDLE_LOOKS {
+            self.next_look.get_or_insert_with(|| Instant::now() + limits::IDLE_LOOK);
         }
         self.places = Some(connection.places);
         self.note_marks(&read);
@@ -338,9 +342,10 @@ impl Committer {
     }
 
     /// Nothing has come for a while: is what was written last to be seen? If not, a broker may have lost its end while this
-    /// producer lived, and nothing would end it before the next event.
+    /// producer lived, and nothing would end it before the next event. A broker that has just started does not answer for
+    /// all of its partitions, so it is looked again until all is to be seen, a few times.
     fn look_after_idle(&mut self) {
-        if self.is_looked_after || self.worked.elapsed() < limits::IDLE_LOOK {
+        if self.next_look.is_none_or(|next| next > Instant::now()) {
             return;
         }
         let Some(connection) = &self.connection else { return };
@@ -351,8 +356,11 @@ impl Committer {
         let give_up = || !self.queue.is_empty() || self.queue.is_closing();
         let id = self.options.transactional_id();
         let hidden = self.with_owner(&id, |owner| owner.hidden(places.iter(), &give_up));
-        self.is_looked_after = hidden.is_ok();
-        if hidden.is_ok_and(|hidden| !hidden.is_empty()) {
+        let is_seen = hidden.as_ref().is_ok_and(|hidden| hidden.places.is_empty() && hidden.is_whole);
+        self.looks += 1;
+        let pause = limits::IDLE_LOOK * 2_u32.pow(self.looks.min(limits::IDLE_LOOKS));
+        self.next_look = (!is_seen && self.looks < limits::IDLE_LOOKS).then(|| Instant::now() + pause);
+        if hidden.is_ok_and(|hidden| !hidden.places.is_empty()) {
             // The way back looks for it.
             self.disconnect();
         }

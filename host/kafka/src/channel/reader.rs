@@ -211,6 +211,7 @@ impl KafkaReader {
         let behind = behind.filter_map(|(number, p)| Some((*number, p.assignment, p.read?))).collect();
         let entry = (state.cursor, behind);
         state.table.push_back(entry);
+        state.resolved.clear();
         let lost_before = std::mem::take(&mut state.lost);
         Ok(Some(Delivery { first, next: state.cursor, batch, lost_before }))
     }
@@ -285,7 +286,7 @@ impl Reader for KafkaReader {
             state.broken = None;
             state.acknowledged = state.durable;
             let behind = state.table.iter().find(|(behind, _)| *behind == cursor).map(|(_, o)| o.clone());
-            let behind = behind.unwrap_or_default();
+            let behind = state.take_mark(cursor).or(behind).unwrap_or_default();
             state.table.clear();
             state.cursor = cursor;
             let mut offsets = Vec::new();
@@ -339,21 +340,7 @@ impl Reader for KafkaReader {
                 return None;
             }
         }
-        let mut state = self.shared.state();
-        let mut cursor = state.durable;
-        let mut behind = Vec::new();
-        for (number, partition) in &state.partitions {
-            let stored = offsets.iter().find(|(of, _)| of == number).map(|(_, offset)| *offset);
-            let Some(begin) = partition.durable else { continue };
-            let offset = stored.unwrap_or(begin).max(begin);
-            cursor += offset.abs_diff(begin);
-            behind.push((*number, partition.assignment, offset));
-        }
-        state.marks.extend(offsets);
-        if cursor > state.durable {
-            state.table.push_back((cursor, behind));
-        }
-        Some(cursor)
+        Some(self.shared.state().resolve(offsets))
     }
 }
 

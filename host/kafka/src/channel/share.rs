@@ -44,8 +44,18 @@ pub(super) struct State {
     pub table: VecDeque<(u64, Behind)>,
     /// Offsets that a destination has; what comes before them is not read again.
     pub marks: BTreeMap<i32, i64>,
+    /// Marks that were asked about since the last seek, while nothing was read.
+    pub resolved: Vec<Resolved>,
     /// Events that retention took before they were read.
     pub lost: u64,
+}
+
+/// A mark that was asked about. Only the one that reading goes on at is of something that the destination has: that of a step whose
+/// outcome is not known may be one that never counted.
+pub(super) struct Resolved {
+    cursor: u64,
+    offsets: Offsets,
+    behind: Behind,
 }
 
 /// Partition, its assignment, next offset. A partition that went and came back was read by others meanwhile: what
@@ -289,6 +299,30 @@ impl State {
         }
     }
 
+    /// The cursor of a mark: what it adds to the group's offsets of the partitions that are read.
+    pub fn resolve(&mut self, offsets: Offsets) -> u64 {
+        let mut cursor = self.durable;
+        let mut behind = Behind::new();
+        for (number, partition) in &self.partitions {
+            let stored = offsets.iter().find(|(of, _)| of == number).map(|(_, offset)| *offset);
+            let Some(begin) = partition.durable else { continue };
+            let offset = stored.unwrap_or(begin).max(begin);
+            cursor += offset.abs_diff(begin);
+            behind.push((*number, partition.assignment, offset));
+        }
+        self.resolved.push(Resolved { cursor, offsets, behind });
+        cursor
+    }
+
+    /// Reading goes on at this cursor. If it is that of a mark, the destination has what comes before that, also of partitions that
+    /// come later; gives back its offsets of those that are read, if it adds something to the group's.
+    pub fn take_mark(&mut self, cursor: u64) -> Option<Behind> {
+        let resolved = std::mem::take(&mut self.resolved);
+        let mark = resolved.into_iter().rev().find(|mark| mark.cursor == cursor)?;
+        self.marks.extend(mark.offsets);
+        (cursor > self.durable).then_some(mark.behind)
+    }
+
     /// The group's offset of a partition that waits; gives back where reading begins.
     pub fn begin(&mut self, number: i32, group: i64) -> Option<i64> {
         let read = group.max(self.marks.get(&number).copied().unwrap_or(group));
@@ -397,6 +431,35 @@ mod tests {
         assert!(!state.go(&[0, 1], false));
         state.come(&[1], "a");
         assert_eq!(state.waiting(), [1]);
+    }
+
+    #[test]
+    fn a_mark_that_never_counted_says_nothing_of_partitions_that_come_later() {
+        let mut state = State::default();
+        state.come(&[0, 1], "a");
+        state.begin(0, 10);
+        // What the destination has. The offset of partition 1 is not known yet.
+        let stored = state.resolve(vec![(0, 20), (1, 40)]);
+        assert_eq!((stored, state.take_mark(stored)), (10, Some(vec![(0, 1, 20)])));
+        // That of a step which was on record when the agent died.
+        assert_eq!(state.resolve(vec![(0, 25), (1, 60)]), 15);
+        assert_eq!(state.begin(1, 30), Some(40), "40 to 60 are nowhere");
+        assert!(state.table.is_empty(), "no delivery ends there");
+        // Nor does it later.
+        assert_eq!(state.take_mark(stored), None);
+        state.go(&[1], false);
+        state.come(&[1], "a");
+        assert_eq!(state.begin(1, 30), Some(40));
+    }
+
+    #[test]
+    fn a_mark_that_adds_nothing_to_the_groups_offsets_counts_where_they_are_not_known() {
+        let mut state = State::default();
+        state.come(&[0, 1], "a");
+        state.begin(0, 10);
+        let stored = state.resolve(vec![(0, 5), (1, 40)]);
+        assert_eq!((stored, state.take_mark(stored)), (0, None));
+        assert_eq!(state.begin(1, 30), Some(40));
     }
 
     #[test]

@@ -64,6 +64,7 @@ fn a_failed_start_leaves_nothing_running() {
         sources: vec![Script::new(1, TOTAL, 40).make()],
         interceptors: Vec::new(),
         codecs: CodecMetrics::default(),
+        memory: world.memory.clone(),
         sinks: vec![
             destination.sink(),
             (Box::new(|| Err(BuildError::new("path", "is not there", "make it"))), Vec::new()),

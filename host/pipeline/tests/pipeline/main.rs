@@ -4,12 +4,14 @@
 //! image: the disk stops between two operations, and the pipeline is left behind as it is.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
+mod backfills;
 mod chains;
 mod errors;
 mod exchange;
 mod failures;
 mod groups;
 mod held;
+mod memory;
 mod pressure;
 mod quarantined;
 mod replays;

@@ -10,7 +10,7 @@ use wasmtime::component::{ComponentType, InstancePre, Lift, TypedFunc};
 
 use super::store::{self, HostSide, Room};
 use crate::error::LoadError;
-use crate::failure::{Failure, cut};
+use crate::failure::{Failure, printable};
 use crate::limits;
 use crate::services::Services;
 
@@ -24,7 +24,7 @@ struct DescriptionOut {
     options: String,
 }
 
-/// What a plugin tells about itself. The texts are the plugin's, cut.
+/// What a plugin tells about itself. Version and summary are the plugin's, cut and made printable.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Description {
     /// Its own version; empty if it has none.
@@ -68,6 +68,24 @@ pub(super) fn describe(
             limits::OPTIONS_SCHEMA_BYTES_MAX
         )));
     }
-    let short = |text: String| cut(&text, limits::DESCRIPTION_BYTES_MAX).to_owned();
-    Ok(Description { version: short(version), summary: short(summary), options })
+    Ok(shown(&version, &summary, options))
+}
+
+fn shown(version: &str, summary: &str, options: String) -> Description {
+    let shown = |text: &str| printable(text, limits::DESCRIPTION_BYTES_MAX);
+    Description { version: shown(version), summary: shown(summary), options }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_plugin_tells_about_itself_has_nothing_that_a_terminal_obeys() {
+        let summary = format!("\x1b[2Jnice{}", "!".repeat(limits::DESCRIPTION_BYTES_MAX));
+        let told = shown("1.0\r", &summary, "{}".to_owned());
+        assert_eq!((told.version.as_str(), told.options.as_str()), ("1.0\\r", "{}"));
+        assert!(told.summary.starts_with("\\u{1b}[2Jnice!"), "{}", told.summary);
+        assert_eq!(told.summary.len(), limits::DESCRIPTION_BYTES_MAX);
+    }
 }

@@ -22,7 +22,7 @@ pub fn judge(input: &Batch, processed: &Processed) -> Result<(), String> {
                 return Err(format!("row {position} is in quarantine twice"));
             }
         }
-        if let Some(reason) = group.reasons.iter().find(|reason| !group.rejected && !is_printable(reason)) {
+        if let Some(reason) = group.reasons.iter().find(|reason| !is_printable(reason)) {
             return Err(format!("the reason {reason:?} has control characters"));
         }
     }

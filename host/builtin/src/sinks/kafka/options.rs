@@ -31,7 +31,7 @@ const OWN: [OptionSpec; 18] = [
         "topic_default",
         OptionKind::Text,
         None,
-        "Topic of events whose own is not legal, not in `topics`, or not there; without it they go to quarantine.",
+        "Topic of events whose own is not legal, not in `topics`, not there, or not ours to write; without it they go to quarantine.",
     ),
     option(
         "key",

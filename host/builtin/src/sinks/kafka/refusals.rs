@@ -1,10 +1,12 @@
-//! What becomes of records that the broker refuses for good: too large, or of a time that the topic does not take.
+//! What becomes of records that the broker refuses for good: too large, or of a time that the topic does not take; and of
+//! those whose own topic, by a header, may not be written.
 //!
 //! A refusal ends the transaction, so everything else of it is sent again without the guilty record, which goes to
 //! quarantine. The broker refuses batches of records: a record that was alone in its batch is guilty; several are
 //! suspects, and each is sent alone, in a transaction that is taken back. Without transactions nothing is taken back: what
 //! failed and is not refused itself (of a batch with a guilty record, for instance) is sent again.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -30,9 +32,12 @@ impl Link {
             if failed.is_empty() {
                 return Ok(());
             }
+            let has_closed = self.close_topics(&failed);
             let is_suspect = |(_, code): &(usize, Code)| lane::is_refusal(*code);
             let (suspects, mut others): (Vec<_>, Vec<_>) = failed.into_iter().partition(is_suspect);
             match suspects.as_slice() {
+                // The others' records can be sent.
+                [] if has_closed => self.begin_anew(context, patience)?,
                 [] => {
                     let is_cause = |code: &Code| !matches!(code, Code::PurgeQueue | Code::PurgeInflight);
                     let cause = others.iter().find(|(_, code)| is_cause(code)).copied();
@@ -106,10 +111,29 @@ impl Link {
         let Some((id, code)) = cause else {
             return self.error(&KafkaError::MessageProduction(Code::PurgeQueue));
         };
-        let (index, row) = batch_and_row(id);
-        let batch = self.delivered.get(index).map(|delivered| delivered.batch.slice(row, 1));
-        let topic = batch.map(|batch| self.topic_of(&batch)).unwrap_or_default();
+        let topic = self.topic_of_record(id).unwrap_or_default();
         self.record_error(&topic, code)
+    }
+
+    /// Of the topics by header, those that the brokers did not let us write: from now on their events go where those of a topic go
+    /// that is not there. True: there was one more. A transaction fails as a whole, and only librdkafka's log names them.
+    fn close_topics(&mut self, failed: &[(usize, Code)]) -> bool {
+        let mut topics: BTreeSet<String> =
+            self.lanes.iter().flat_map(|lane| lane.lane.producer.context().take_unwritable()).collect();
+        if self.settings.topic.plain().is_some() {
+            return false;
+        }
+        let refused = failed.iter().filter(|(_, code)| *code == Code::TopicAuthorizationFailed);
+        topics.extend(refused.filter_map(|(id, _)| self.topic_of_record(*id)));
+        if let Some(default) = &self.settings.topic_default {
+            // What goes there has nowhere else to go: it is waited for.
+            topics.remove(default);
+        }
+        let mut has_closed = false;
+        for topic in &topics {
+            has_closed |= self.routes.refuse(topic);
+        }
+        has_closed
     }
 
     /// Takes everything since the last flush back, in all lanes. After a refusal with fresh producers: librdkafka's
@@ -193,9 +217,7 @@ impl Link {
     /// smaller ones are sent from now on.
     fn fit_batches(&mut self, suspects: &[(usize, Code)]) -> Result<(), SinkError> {
         let Some((id, _)) = suspects.get(1) else { return Ok(()) };
-        let (index, row) = batch_and_row(*id);
-        let batch = self.delivered.get(index).map(|delivered| delivered.batch.slice(row, 1));
-        let topic = batch.map(|batch| self.topic_of(&batch)).unwrap_or_default();
+        let topic = self.topic_of_record(*id).unwrap_or_default();
         match self.routes.known_limit(&topic).map(|limit| limit as u64) {
             Some(limit) if limit < self.sizes.batch => {
                 self.sizes.batch = limit;
@@ -205,6 +227,13 @@ impl Link {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The topic of a record; `None`: it is none of an event.
+    fn topic_of_record(&self, id: usize) -> Option<String> {
+        let (index, row) = batch_and_row(id);
+        let delivered = self.delivered.get(index).filter(|delivered| row < delivered.batch.rows())?;
+        Some(self.topic_of(&delivered.batch.slice(row, 1)))
     }
 
     /// The topic of the first row.

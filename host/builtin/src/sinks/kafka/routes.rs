@@ -22,6 +22,8 @@ pub(super) struct Route {
     pub partitions: Option<i32>,
     /// The brokers do not let us see it.
     pub is_denied: bool,
+    /// They let us see it, and refused a record.
+    pub is_read_only: bool,
     /// `max.message.bytes`, if we may know it.
     pub record_bytes_max: Option<usize>,
     asked: Instant,
@@ -84,6 +86,8 @@ impl Routes {
         }
         if let Some(route) = self.routes.get_mut(index) {
             (route.asked, route.partitions, route.is_denied) = (Instant::now(), partitions, is_denied);
+            // That is found out by writing alone.
+            route.is_read_only = false;
             if partitions.is_some() && route.record_bytes_max.is_none() {
                 match topics.limits(name) {
                     Ok(limits) => route.record_bytes_max = limits.record_bytes_max,
@@ -94,6 +98,15 @@ impl Routes {
             }
         }
         Ok(index)
+    }
+
+    /// The brokers did not let us write a topic that is there. True: that is new.
+    pub fn refuse(&mut self, name: &str) -> bool {
+        let index = self.by_name.get(name).copied();
+        let route = index.and_then(|index| self.routes.get_mut(index));
+        let Some(route) = route.filter(|route| route.is_open()) else { return false };
+        (route.is_read_only, route.asked) = (true, Instant::now());
+        true
     }
 
     /// `max.message.bytes` of a topic, as far as it is known.
@@ -114,11 +127,17 @@ impl Route {
             name: name.to_owned(),
             partitions: None,
             is_denied: false,
+            is_read_only: false,
             record_bytes_max: None,
             asked: Instant::now(),
             sticky: (any_partition(), 0),
             next: random() as u32,
         }
+    }
+
+    /// As far as is known, records may go there.
+    pub fn is_open(&self) -> bool {
+        self.partitions.is_some() && !self.is_read_only
     }
 
     /// The partition of a row; `bytes` are its value's and its key's: what librdkafka fills a batch by. An error is a
@@ -296,6 +315,7 @@ mod tests {
         };
         assert_eq!(find("hidden"), Some((None, true)));
         assert_eq!(find("seen"), Some((Some(2), false)));
+        assert!(!routes.refuse("hidden") && !routes.refuse("unheard-of"), "there is nothing to refuse");
         // What was there counts on, though the brokers do not show it any more.
         cluster.topic_error("seen", RespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED).unwrap();
         let seen = routes.find("seen", &topics).unwrap();
@@ -308,6 +328,16 @@ mod tests {
             routes.get_mut(seen).map(|route| (route.partitions, route.is_denied)),
             Some((Some(2), false))
         );
+        // A record that was refused closes it, until it is asked for again.
+        assert!(routes.refuse("seen") && !routes.refuse("seen"));
+        let is_open = |routes: &mut Routes| routes.get_mut(seen).is_some_and(|route| route.is_open());
+        assert!(!is_open(&mut routes));
+        if let (Some(route), Some(long_ago)) = (routes.get_mut(seen), long_ago) {
+            route.asked = long_ago;
+        }
+        cluster.topic_error("seen", RespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
+        assert_eq!(routes.find("seen", &topics).unwrap(), seen);
+        assert!(is_open(&mut routes));
     }
 
     #[test]

@@ -255,17 +255,19 @@ impl Link {
                 }
                 let route = self.find_route(name)?;
                 let found = self.routes.get_mut(route);
-                if found.as_ref().is_some_and(|route| route.partitions.is_some()) {
+                if found.as_ref().is_some_and(|route| route.is_open()) {
                     *last = Some((name.to_owned(), route));
                     return Ok(Ok(route));
                 }
-                let is_denied = found.is_some_and(|route| route.is_denied);
+                let (is_denied, is_read_only) =
+                    found.map_or((false, false), |route| (route.is_denied, route.is_read_only));
                 if settings.topic.plain().is_some() {
                     return Err(self.topic_missing(name, is_denied));
                 }
-                match is_denied {
-                    true => self.denied(name),
-                    false => format!("topic {name:?} does not exist"),
+                match (is_denied, is_read_only) {
+                    (true, _) => self.denied(name),
+                    (_, true) => unwritable(name),
+                    _ => format!("topic {name:?} does not exist"),
                 }
             }
             Err(reason) => reason,
@@ -340,6 +342,7 @@ impl Link {
         context: &SinkContext,
     ) -> Result<(), Broken> {
         let is_transactional = self.settings.delivery == Delivery::ExactlyOnce;
+        let is_by_header = self.settings.topic.plain().is_none();
         let Some(state) = self.lanes.get_mut(lane) else { return Ok(()) };
         if !state.lane.is_open() {
             if let Err(error) = state.lane.begin() {
@@ -355,6 +358,11 @@ impl Link {
             let producer = &mut state.lane.producer;
             let code = match producer.send(record, row) {
                 Ok(()) => return Ok(()),
+                // The brokers did not let us write another record there, and librdkafka does not ask again: so it is of this one, too.
+                Err(code @ Code::TopicAuthorizationFailed) if is_by_header && !is_transactional => {
+                    producer.context().note_failed(record.id, code);
+                    return Ok(());
+                }
                 Err(code) => code,
             };
             // Reports of what went wrong before may only be on their way.
@@ -364,7 +372,7 @@ impl Link {
                 producer.kick(limits::KAFKA_QUEUE_WAIT);
             }
             // Without transactions a refusal holds up nothing else.
-            if is_transactional && producer.has_failed() {
+            if is_transactional && (producer.has_failed() || producer.context().has_unwritable()) {
                 return Err(Broken::Refused);
             }
             if code != Code::QueueFull {
@@ -421,6 +429,11 @@ impl Link {
         context.quarantine(batch, refused.into_iter().map(|(_, reason)| reason).collect());
         Ok(())
     }
+}
+
+/// The brokers let us see a topic, and not write it.
+fn unwritable(name: &str) -> String {
+    format!("topic {name:?}: {} ({})", words::NO_TOPIC_WRITE, Code::TopicAuthorizationFailed)
 }
 
 /// Errors whose words speak of a topic without its name.

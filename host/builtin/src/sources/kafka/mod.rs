@@ -18,7 +18,8 @@
 //! is cut off from the brokers for longer than `session_timeout`; it says so and counts them at most
 //! (`records_perhaps_twice`); no offset of such a partition goes to the group any more. With `instance` an agent that returns within `session_timeout` gets its partitions back;
 //! with `partitions` they never move: both avoid it. A full pipeline costs no partitions: the heartbeats go on. It
-//! holds up the handing over of partitions, because what is not durable cannot be given up.
+//! holds up the handing over of partitions, because what is not durable cannot be given up. What the client tells meanwhile
+//! is served by a thread of its own (`flumen_kafka::told`).
 //!
 //! **Gaps.** Records that the broker deleted before they were read are named with topic, partition and range, counted
 //! (`records_lost`), and `on_gap` decides. A position behind the end means that the topic was made anew, or that its

@@ -11,6 +11,7 @@ use flumen_kafka::rdkafka::Message;
 use flumen_kafka::rdkafka::consumer::{BaseConsumer, Consumer};
 use flumen_kafka::rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use flumen_kafka::rdkafka::message::BorrowedMessage;
+use flumen_kafka::told::Told;
 use flumen_pipeline::{Metric, SourceContext, SourceError, Stopped};
 
 use super::changes::Changes;
@@ -43,6 +44,8 @@ pub struct Reader<'a> {
     pub(super) emissions: VecDeque<(u64, Vec<(usize, i64)>)>,
     pub(super) committed: Instant,
     pub(super) commits: GroupCommits,
+    /// Nobody polls while the pipeline is full.
+    told: Told,
     /// Partitions of a fixed list whose start is not known yet.
     pub(super) waiting: Vec<usize>,
     /// The member of the group that the partitions came to; `None` with a fixed list.
@@ -67,8 +70,9 @@ impl<'a> Reader<'a> {
         let consumer: BaseConsumer<Context> =
             config.create_with_context(client).map_err(|error| SourceError::Retry(error.to_string()))?;
         let consumer = Arc::new(consumer);
-        let commits = GroupCommits::start(&context.name, consumer.clone())
-            .map_err(|error| SourceError::Retry(format!("cannot start a thread: {error}")))?;
+        let no_thread = |error: std::io::Error| SourceError::Retry(format!("cannot start a thread: {error}"));
+        let commits = GroupCommits::start(&context.name, consumer.clone()).map_err(no_thread)?;
+        let told = Told::serve(&context.name, consumer.clone()).map_err(no_thread)?;
         Ok(Reader {
             consumer,
             changes,
@@ -78,6 +82,7 @@ impl<'a> Reader<'a> {
             emissions: VecDeque::new(),
             committed: Instant::now(),
             commits,
+            told,
             waiting: Vec::new(),
             member: None,
             ends: None,
@@ -120,6 +125,9 @@ impl<'a> Reader<'a> {
 
     /// Takes what is there, up to a full batch; waits when there is nothing.
     fn poll(&mut self, consumer: &BaseConsumer<Context>) -> Result<(), SourceError> {
+        while let Some(error) = self.told.error() {
+            self.failed(consumer, &error)?;
+        }
         let wait = self.out.due_in().unwrap_or(limits::POLL).min(limits::POLL);
         let mut polled = consumer.poll(wait);
         for _ in 0..limits::POLL_RECORDS {

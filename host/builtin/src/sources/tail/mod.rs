@@ -63,7 +63,7 @@ mod watch;
 use flumen_pipeline::{BuildError, Options, Source, SourceContext, SourceError};
 
 pub use options::SPEC;
-use options::Settings;
+pub(crate) use options::Settings;
 use tailer::Tailer;
 
 use crate::sources::SourceCodec;

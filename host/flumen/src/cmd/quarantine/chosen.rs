@@ -36,8 +36,9 @@ pub struct Chosen {
 impl Chosen {
     /// As plain values.
     pub fn filter(&self) -> Result<Filter> {
-        let time =
-            |text: &Option<String>| text.as_deref().map(|text| time(text, Timestamp::now())).transpose();
+        // One for both: `--since 2h --before 1h` is an hour.
+        let now = Timestamp::now();
+        let time = |text: &Option<String>| text.as_deref().map(|text| time(text, now)).transpose();
         let header = |text: &String| {
             let (name, value) =
                 text.split_once('=').with_context(|| format!("--header {text}: write NAME=VALUE"))?;
@@ -82,6 +83,14 @@ pub fn numbers(text: &str) -> Result<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn both_times_are_counted_from_one_moment() {
+        let (by, hash, kind, reason, header, number) = Default::default();
+        let (since, before) = (Some("2h".to_owned()), Some("1h".to_owned()));
+        let filter = Chosen { by, hash, kind, reason, since, before, header, number }.filter().unwrap();
+        assert_eq!(filter.before.unwrap() - filter.since.unwrap(), 3_600_000_000_000);
+    }
 
     #[test]
     fn times_and_numbers_are_read() {

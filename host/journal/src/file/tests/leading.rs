@@ -65,6 +65,31 @@ fn nobody_writes_after_a_failure() {
     assert_eq!(syncs(), before);
 }
 
+/// The same while the journal is being closed: a last snapshot would make its failure an orderly end.
+#[test]
+fn nobody_closes_what_has_failed() {
+    let disk = MemDisk::default();
+    let journal = open(&disk);
+    durable(&journal, put(&[A], batch(0, 1, 10)));
+    let writer = journal.writer.clone().unwrap();
+    let mut held = writer.lock();
+    std::thread::scope(|scope| {
+        let closed = scope.spawn(|| journal.close());
+        while journal.shared.state.lock().phase == Phase::Open {
+            std::thread::yield_now();
+        }
+        // The committer finds nothing to write, and waits for the writer.
+        (0..YIELDS).for_each(|_| std::thread::yield_now());
+        let syncs = || disk.0.lock().faults.syncs;
+        let before = syncs();
+        held.fail(&"as the test wants".into());
+        drop(held);
+        let outcome = closed.join().unwrap();
+        assert!(matches!(outcome, Err(CommitError::Failed(_))), "{outcome:?}");
+        assert_eq!(syncs(), before);
+    });
+}
+
 /// What it may have left half done is written by nobody, also if the caller's thread goes on; whoever waits is told.
 #[test]
 fn a_panic_of_whoever_writes_fails_the_journal() {

@@ -17,7 +17,7 @@ use flumen_pipeline::plan::{
     PluginLimits, SelectorPlan, SinkPlan, SourcePlan,
 };
 use flumen_pipeline::status::ComponentStatus;
-use flumen_pipeline::{Interceptor, Parts, Pipeline, StopOutcome, channel_specs, quarantine};
+use flumen_pipeline::{Interceptor, MemoryGate, Parts, Pipeline, StopOutcome, channel_specs, quarantine};
 
 use super::disk::{Gate, GatedDisk};
 use super::{DEADLINE, Record, records, until};
@@ -28,6 +28,8 @@ pub struct World {
     pub plan: PipelinePlan,
     /// For acknowledgements on a full disk.
     pub reserve_bytes: u64,
+    /// Of the process.
+    pub memory: Arc<MemoryGate>,
 }
 
 pub struct Running {
@@ -96,7 +98,8 @@ pub fn interceptor(name: &str, on_reject: OnReject) -> InterceptorPlan {
 
 impl World {
     pub fn new(plan: PipelinePlan) -> World {
-        World { dir: tempfile::tempdir().unwrap(), gate: Arc::default(), plan, reserve_bytes: 0 }
+        let (gate, memory) = Default::default();
+        World { dir: tempfile::tempdir().unwrap(), gate, plan, reserve_bytes: 0, memory }
     }
 
     /// Segments are small, so that tests roll and delete them.
@@ -142,13 +145,14 @@ impl World {
             interceptors,
             sinks,
             codecs: CodecMetrics::default(),
+            memory: self.memory.clone(),
         };
         Running { pipeline: Pipeline::start(parts).unwrap(), journal }
     }
 
     /// Kills the pipeline: the disk stops, and what is on it then is the world that comes back.
     /// Destinations are cut at or after this moment by the caller, never before.
-    pub fn crash(self, running: Running) -> World {
+    pub fn crash<R>(self, running: R) -> World {
         self.gate.close();
         std::mem::forget(running);
         let next = World::new(self.plan.clone());
