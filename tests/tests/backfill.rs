@@ -252,6 +252,34 @@ fn the_agent_goes_on_when_only_the_command_is_ended() {
     assert_eq!(world.delivered(), (0..LINES).collect::<Vec<_>>());
 }
 
+/// Each that has begun is remembered until its end: there are so many at most, and what to do with the oldest is said.
+#[test]
+fn backfills_that_do_not_come_to_their_end_are_limited() {
+    const BEGUN_MAX: usize = 16;
+    let world = World::new("", "lost.gz", 0);
+    // The head of an archive and a block as it is, and nothing behind that: it is put, and then nothing can be read.
+    let text = lines(10);
+    let length = (text.len() as u16).to_le_bytes();
+    let mut archive = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff, 0];
+    archive.extend(length);
+    archive.extend(length.map(|byte| !byte));
+    archive.extend(text.bytes());
+    fs::write(&world.log, archive).unwrap();
+    let agent = world.scene.start_ready().unwrap();
+    let breaks_off = |from: usize| {
+        let error = world.refused(&["--from-byte", &from.to_string()]);
+        assert!(error.contains("ends too early"), "{error}");
+    };
+    (1..=BEGUN_MAX).for_each(breaks_off);
+    let error = world.refused(&["--from-byte", "17"]);
+    assert!(error.contains("16 backfills") && error.contains("lost.gz --from-byte 1"), "{error}");
+    // Those that have begun go on.
+    breaks_off(1);
+    world.told(&["--from-byte", "1", "--forget"]);
+    breaks_off(17);
+    agent.kill().unwrap();
+}
+
 /// What is wrong is said with what to do, and nothing is put.
 #[test]
 fn what_is_wrong_is_said_before_anything_is_put() {

@@ -125,6 +125,34 @@ fn a_full_failover_file_makes_sources_wait_and_loses_nothing() {
     assert!(verdict.holds() && verdict.events == 30_000, "{verdict}");
 }
 
+/// Kafka answers again, and its topic takes nothing: the file goes on taking what comes, until the topic does.
+#[test]
+fn what_comes_while_kafka_answers_and_takes_nothing_goes_to_the_file() {
+    let mut broker = Broker::start(&BrokerOptions::default()).unwrap();
+    // It returns late, so that the topic is closed before.
+    let failover = "failover = { check_interval = \"300ms\", fail_after = 2, return_after = 60 }\n";
+    let text = format!("{SOURCE}{}{SINK}[batch]\nrows = 500\n", channel(&broker, "barred", failover));
+    let a = scene("a", &text);
+    let mut agent = a.start_ready().unwrap();
+    go_away(&mut broker, &mut agent, &a);
+    write(&a, 1_000, 9);
+    wait_status(&a, "\"failover_events\":1000");
+    broker.restart().unwrap();
+    broker.client().alter_config("barred", &[("min.insync.replicas", "2")]).unwrap();
+    agent.wait_log("Kafka answers: the file's events are moved to it", DELIVERED).unwrap();
+    let more: String = (0..1_000).map(|number| format!("late {number}\n")).collect();
+    fs::write(a.input().join("late.log"), more).unwrap();
+    wait_status(&a, "\"failover_events\":2000");
+    broker.client().alter_config("barred", &[("min.insync.replicas", "1")]).unwrap();
+    wait_lines(&[&a], &mut [&mut agent], 2_000).unwrap();
+    wait_status(&a, "\"failover\":\"shared\"");
+    agent.stop().unwrap();
+    finish(&[&a], 2_000).unwrap();
+    let found = lines(&a);
+    let distinct: BTreeSet<&String> = found.iter().collect();
+    assert_eq!((found.len(), distinct.len()), (2_000, 2_000));
+}
+
 /// Without its failover an agent would leave behind what is in the file: refused, with what to do, by a reload and by a start. And what the
 /// file has lost to damage is shown.
 #[test]

@@ -386,6 +386,36 @@ fn a_file_that_is_renamed_is_read_on_and_one_that_is_gone_is_not_guessed() {
     assert_eq!([store.bodies(), rest].concat(), long_text().lines().collect::<Vec<_>>());
 }
 
+/// As after a reboot on btrfs, NFS or a device mapper.
+#[test]
+fn a_file_is_found_when_its_device_has_another_number() {
+    let place = Place::new();
+    let path = place.write("a.log", traces(9));
+    let (mut job, store) = (job(&[&path], Bounds::default()), Store::default());
+    job.files[0].dev += 1;
+    let done = place.run(&job, &store, 100).unwrap().unwrap();
+    assert_eq!((store.bodies().len(), done.notes.len()), (27, 0), "{done:?}");
+}
+
+/// Notes are in the journal with every batch: their number has an end.
+#[test]
+fn of_many_files_that_are_renamed_some_are_named() {
+    let place = Place::new();
+    let paths: Vec<String> =
+        (0..20).map(|at| place.write(&format!("{at}.log"), format!("line {at}\n"))).collect();
+    let files: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let (job, store) = (job(&files, Bounds::default()), Store::default());
+    let renamed = paths.clone();
+    store.hook(move |number| {
+        if number == 0 {
+            renamed.iter().for_each(|path| fs::rename(path, format!("{path}.1")).unwrap());
+        }
+    });
+    let done = place.run(&job, &store, 100).unwrap().unwrap();
+    assert_eq!((store.bodies().len(), done.notes.len()), (20, 17), "{done:?}");
+    assert_eq!(done.notes[16], "and so were other files");
+}
+
 #[test]
 fn an_archive_that_breaks_off_gives_what_is_there() {
     let place = Place::new();
@@ -500,6 +530,25 @@ fn a_codec_finds_the_events() {
     assert_eq!(place.put(&job(&[&path], bytes)), ["t\no", "three"]);
     let count = backfill::count(&job(&[&path], bytes), &place.reading(), &[]).unwrap();
     assert_eq!((count.lines, count.events), (2, 2));
+}
+
+/// Its source got a codec since it began: there are no times to choose by, and the range is not forgotten for that.
+#[test]
+fn a_codec_that_comes_meanwhile_puts_nothing_outside_of_the_range() {
+    let mut place = Place::new();
+    let path = place.write("a.log", traces(9));
+    let (job, store) = (job(&[&path], seconds(2, 5)), Store::default());
+    store.0.lock().left = Some(2);
+    assert!(place.run(&job, &store, 2).is_none());
+    store.0.lock().left = None;
+    place.codec = Some(DecoderLink::new(Arc::new(Slot), OnReject::Quarantine));
+    let error = place.run(&job, &store, 2).unwrap().unwrap_err();
+    assert!(error.contains("with a codec, not by lines"), "{error}");
+    let error = backfill::count(&job, &place.reading(), &store.positions()).unwrap_err();
+    assert!(error.contains("with a codec, not by lines"), "{error}");
+    place.codec = None;
+    place.run(&job, &store, 2).unwrap().unwrap();
+    assert_eq!(store.bodies().len(), 9);
 }
 
 /// A source that is no tail: lines as tail has them by default. What it decodes is no text of a file.

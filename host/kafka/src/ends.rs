@@ -10,14 +10,15 @@
 //! transaction with the same end. What is written for it is a copy of what is hidden, where it is undone or replaces itself; else
 //! a record that its readers pass over.
 //!
-//! How it fails: reading needs READ on `__transaction_state`; without it, and where the id has another producer by now (it gets one
+//! How it fails: a partition that has nobody who answers for it is waited for, because the next transaction there would end what is
+//! lost in its own way. Reading needs READ on `__transaction_state`; without it, and where the id has another producer by now (it gets one
 //! after 32,000 starts), nothing is ended, and who waits for the partition says so ([`crate::words::hidden`]).
 //!
 //! Of two transactions of one producer in one partition that both lost their ends the newer decides; nobody can tell them
 //! apart any more. So it is, too, if an agent dies in a transaction and the one before it there had lost its end: the coordinator
 //! ends both when the id is taken over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -36,6 +37,9 @@ use crate::{limits, words};
 
 /// Where brokers keep the offsets of groups.
 const GROUP_OFFSETS: &str = "__consumer_offsets";
+
+/// Why a look was not finished.
+const GIVEN_UP: &str = "the look for lost ends of transactions was given up: something else is more urgent";
 
 /// How a transaction ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,8 +143,8 @@ struct Filling {
 
 /// Looks for partitions in which a broker has lost the end of a transaction of this id, and ends it there. To be called with the
 /// producer that has just taken the id over, no transaction open. It is given back, with why nobody could
-/// look if so. An error instead: an end was begun and did not succeed, or a partition has no leader to ask; whoever called takes the id over
-/// again later, and writes nothing before.
+/// look if so. An error instead: an end was begun and did not succeed, a partition has nobody who answers for it, or `give_up`
+/// came before it was known; whoever called takes the id over again later, and writes nothing before.
 pub fn settle<T: Send + 'static>(
     owner: &Owner<'_>,
     producer: T,
@@ -150,12 +154,15 @@ pub fn settle<T: Send + 'static>(
     let found = Search { owner, give_up }.lost();
     let Found { lost, groups, led_by_none } = match found {
         Ok(found) => found,
+        // It was not looked to the end.
+        Err(reason) if give_up() => return Err(reason),
         Err(reason) => return Ok((producer, Err(reason))),
     };
     // The next transaction there would end what is lost in its own way.
     if let Some((topic, partition)) = led_by_none.first() {
         return Err(format!(
-            "{topic}, partition {partition}, has no leader: whether the last transaction there was ended is not known before it has one"
+            "{topic}, partition {partition}: no broker answers for it, so whether the last transaction there was ended is not known; \
+             start the broker that has it, or delete the topic if nobody needs it any more"
         ));
     }
     let mut producer = producer;
@@ -213,7 +220,7 @@ impl Owner<'_> {
                 return Ok(hidden);
             }
             if give_up() {
-                return Err("stopping".into());
+                return Err(GIVEN_UP.into());
             }
             std::thread::sleep(limits::STABLE_POLL);
         }
@@ -495,27 +502,37 @@ fn ends_of<'a>(
     let until = Instant::now() + limits::REQUEST;
     let mut offsets = EndOffsets { found: BTreeMap::new(), led_by_none: places.cloned().collect() };
     while !offsets.led_by_none.is_empty() {
-        ask_ends(reader, &mut offsets)?;
-        if offsets.led_by_none.is_empty() || Instant::now() > until {
+        ask_ends(reader, &mut offsets, until)?;
+        if offsets.led_by_none.is_empty() || Instant::now() >= until {
             break;
         }
         if give_up() {
-            return Err("stopping".into());
+            return Err(GIVEN_UP.into());
         }
         std::thread::sleep(limits::STABLE_POLL);
     }
     Ok(offsets)
 }
 
-/// One question for those that nobody has answered for.
-fn ask_ends(reader: &BaseConsumer<Context>, offsets: &mut EndOffsets) -> Result<(), String> {
+/// One question for those that nobody has answered for. If all of them have no leader, or one broker answers with an error, librdkafka
+/// (2.12) gives an error for the question as a whole, and no answers.
+fn ask_ends(reader: &BaseConsumer<Context>, offsets: &mut EndOffsets, until: Instant) -> Result<(), String> {
     let mut list = TopicPartitionList::new();
     for (topic, partition) in &offsets.led_by_none {
         // librdkafka asks brokers for a time; the end is a time of Kafka's protocol too (-1).
         list.add_partition_offset(topic, *partition, Offset::End).map_err(|error| error.to_string())?;
     }
-    let answer =
-        reader.offsets_for_times(list, limits::REQUEST).map_err(|error| reader.context().explain(&error))?;
+    let answer = match reader.offsets_for_times(list, until.saturating_duration_since(Instant::now())) {
+        Ok(answer) => answer,
+        Err(error) => match words::code(&error) {
+            Some(code) if is_led_by_none(code) || is_silence(code) => return Ok(()),
+            Some(Code::UnknownPartition | Code::UnknownTopic | Code::UnknownTopicOrPartition) => {
+                leave_out_gone(reader, &mut offsets.led_by_none, until);
+                return Ok(());
+            }
+            _ => return Err(reader.context().explain(&error)),
+        },
+    };
     offsets.led_by_none.clear();
     for element in answer.elements() {
         let place = (element.topic().to_owned(), element.partition());
@@ -530,6 +547,32 @@ fn ask_ends(reader: &BaseConsumer<Context>, offsets: &mut EndOffsets) -> Result<
         }
     }
     Ok(())
+}
+
+/// Leaves out what is gone, or may not be seen. This also tells librdkafka who leads the others by now: what it knows of them
+/// it does not ask for again.
+fn leave_out_gone(reader: &BaseConsumer<Context>, places: &mut Vec<Place>, until: Instant) {
+    let topics: BTreeSet<String> = places.iter().map(|(topic, _)| topic.clone()).collect();
+    for topic in topics {
+        // Without an answer nothing is gone.
+        let left = until.saturating_duration_since(Instant::now());
+        let Ok(metadata) = reader.fetch_metadata(Some(&topic), left) else { return };
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        let is_there = |number: i32| match found.map(|found| (found, found.error())) {
+            None => false,
+            Some((_, Some(error))) => is_led_by_none(error.into()),
+            Some((found, None)) => found.partitions().iter().any(|partition| partition.id() == number),
+        };
+        places.retain(|(of, number)| *of != topic || is_there(*number));
+    }
+}
+
+/// Nobody answered in time.
+fn is_silence(code: Code) -> bool {
+    matches!(
+        code,
+        Code::OperationTimedOut | Code::RequestTimedOut | Code::BrokerTransportFailure | Code::AllBrokersDown
+    )
 }
 
 /// The partition is there, and somebody will answer for it again.
@@ -565,6 +608,11 @@ fn coordinator_partition(name: &str, partitions: i32) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flumen_pipeline::{Options, Value};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    use std::cell::Cell;
 
     fn state(producer_id: i64, state: &'static str, partitions: &[&str]) -> Transaction {
         let partitions = partitions.iter().map(|name| (*name).to_owned()).collect();
@@ -586,6 +634,81 @@ mod tests {
         let expected = [(("a-b".to_owned(), 0), End::Abort), (("c".to_owned(), 1), End::Commit)];
         assert_eq!(Ends::of(&states), Ends(BTreeMap::from(expected)));
         assert_eq!(Ends::of(&[]), Ends::default());
+    }
+
+    /// Of librdkafka's own mock of a broker.
+    fn settings(cluster: &MockCluster<'_, DefaultProducerContext>) -> Arc<Settings> {
+        let brokers = Value::TextList(vec![cluster.bootstrap_servers()]);
+        let options = Options([("brokers".to_owned(), brokers)].into());
+        Arc::new(Settings::from_options(&options).unwrap())
+    }
+
+    fn reader_of(cluster: &MockCluster<'_, DefaultProducerContext>) -> BaseConsumer<Context> {
+        partition_reader("test", &settings(cluster), "flumen-questions", "read_uncommitted").unwrap()
+    }
+
+    fn places(topic: &str, partitions: i32) -> Vec<Place> {
+        (0..partitions).map(|number| (topic.to_owned(), number)).collect()
+    }
+
+    #[test]
+    fn a_partition_without_a_leader_is_asked_for_until_it_has_one() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 2, 1).unwrap();
+        cluster.partition_leader("t", 1, None).unwrap();
+        let reader = reader_of(&cluster);
+        let asked = Cell::new(0);
+        // Asked between two questions: the second is for this partition alone.
+        let give_up = || {
+            asked.set(asked.get() + 1);
+            if asked.get() == 2 {
+                cluster.partition_leader("t", 1, Some(1)).unwrap();
+            }
+            false
+        };
+        let ends = ends_of(&reader, places("t", 2).iter(), &give_up).unwrap();
+        assert_eq!(ends.found.into_keys().collect::<Vec<_>>(), places("t", 2));
+        assert_eq!((ends.led_by_none, asked.get() >= 2), (Vec::new(), true));
+    }
+
+    #[test]
+    fn a_partition_that_stays_without_a_leader_is_told_and_none_that_is_gone() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        cluster.partition_leader("t", 0, None).unwrap();
+        let reader = reader_of(&cluster);
+        let mut offsets =
+            EndOffsets { found: BTreeMap::new(), led_by_none: [places("t", 2), places("gone", 1)].concat() };
+        ask_ends(&reader, &mut offsets, Instant::now() + limits::REQUEST).unwrap();
+        assert_eq!((offsets.found.len(), offsets.led_by_none), (0, places("t", 1)));
+        let gone = ends_of(&reader, places("gone", 2).iter(), &|| false).unwrap();
+        assert_eq!((gone.found.len(), gone.led_by_none.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_broker_that_does_not_know_yet_what_it_leads_is_asked_again() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 2, 1).unwrap();
+        let not_yet = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
+        cluster.request_errors(RDKafkaApiKey::ListOffsets, &[not_yet, not_yet]);
+        let reader = reader_of(&cluster);
+        let ends = ends_of(&reader, places("t", 2).iter(), &|| false).unwrap();
+        assert_eq!((ends.found.len(), ends.led_by_none.len()), (2, 0));
+    }
+
+    #[test]
+    fn a_look_that_is_given_up_is_none() {
+        let cluster = MockCluster::new(1).unwrap();
+        let settings = settings(&cluster);
+        let nature = |_: &str| Nature::Events(None);
+        let (who, transactional_id, groups, anchor) = ("test", "x", &[], "t");
+        let owner = Owner { who, settings: &settings, transactional_id, nature: &nature, groups, anchor };
+        let context = Context::new("test", settings.clone(), None);
+        let producer: BaseProducer<Context> = settings.config("test").create_with_context(context).unwrap();
+        // Whoever may not read the coordinators' topic goes on without.
+        let (producer, looked) = settle(&owner, producer, |producer| producer, &|| false).unwrap();
+        assert!(looked.unwrap_err().contains(TOPIC));
+        assert!(settle(&owner, producer, |producer| producer, &|| true).is_err());
     }
 
     /// As `Utils.abs(name.hashCode) % 50` of Kafka.

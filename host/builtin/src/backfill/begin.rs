@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use super::job::{Bounds, Job, JobFile, Words};
+use super::job::{Bounds, JOB_BYTES_MAX, Job, JobFile, Words};
 use super::time::{Clock, FORMS};
 use crate::sources::now_ns;
 use crate::sources::tail::file::{Change, TailFile};
@@ -47,7 +47,16 @@ pub fn begin(words: Words, bounds: Bounds, positions: &[(Vec<u8>, Vec<u8>)]) -> 
         }
         files.push(file);
     }
-    Ok(Job { words, bounds, files, begun_ns: now_ns() })
+    let job = Job { words, bounds, files, begun_ns: now_ns() };
+    let bytes = serde_json::to_vec(&job).map_err(|error| error.to_string())?.len();
+    if bytes > JOB_BYTES_MAX {
+        return Err(format!(
+            "{} files are too many for one backfill: what has to be remembered of them takes {bytes} bytes, of {JOB_BYTES_MAX} at most; \
+             name fewer at once",
+            job.files.len()
+        ));
+    }
+    Ok(job)
 }
 
 fn look(path: &str, words: &Words, bounds: &Bounds, known: &[(u64, Record)]) -> Result<JobFile, String> {
@@ -57,6 +66,12 @@ fn look(path: &str, words: &Words, bounds: &Bounds, known: &[(u64, Record)]) -> 
     let inode = Inode::of(&meta);
     let (head, first_line, has_time) =
         first(opened, kind, &meta, words.utc, bounds.has_times()).map_err(|error| unread(&error))?;
+    if meta.len() == 0 && !head.is_empty() {
+        return Err(format!(
+            "{path} has bytes, and says that it has none: it is no file of a disk (one of /proc), or its first bytes were written just \
+             now. Copy it and name the copy, or give the command again"
+        ));
+    }
     if bounds.has_times()
         && !has_time
         && let Some(line) = first_line
@@ -331,6 +346,17 @@ mod tests {
     }
 
     #[test]
+    fn more_files_than_can_be_remembered_are_refused() {
+        let place = Place::new();
+        let name = "n".repeat(200);
+        let files: Vec<String> = (0..450).map(|at| place.write(&format!("{name}{at}"), b"")).collect();
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        let error = begin(words(&files), Bounds::default(), &[]).unwrap_err();
+        assert!(error.starts_with("450 files are too many") && error.contains("name fewer"), "{error}");
+        assert!(begin(words(&files[..100]), Bounds::default(), &[]).is_ok());
+    }
+
+    #[test]
     fn what_is_wrong_is_said_before_anything_is_put() {
         let place = Place::new();
         let wrong = |files: &[&str], bounds: Bounds| begin(words(files), bounds, &[]).unwrap_err();
@@ -351,6 +377,7 @@ mod tests {
         let cut = place.write("cut.gz", &[0x1f, 0x8b, 8, 0]);
         assert!(wrong(&[&cut], times()).contains("ends too early"));
         assert!(wrong(&[place.0.path().to_str().unwrap()], times()).contains("cannot read"));
+        assert!(wrong(&["/proc/self/status"], Bounds::default()).contains("says that it has none"));
         let empty = Bounds { from_ns: Some(7), to_ns: Some(7), ..Bounds::default() };
         assert!(wrong(&[&a], empty).contains("--from is not before --to"));
         let empty = Bounds { from_byte: Some(8), to_byte: Some(7), ..Bounds::default() };

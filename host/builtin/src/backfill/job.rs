@@ -22,6 +22,19 @@ use crate::sources::tail::position::{Inode, Kind};
 /// Backfills that are remembered after their end: each is some hundred bytes of the journal, and is read at every start.
 pub const DONE_MAX: usize = 256;
 
+/// Backfills of a pipeline that have begun and are not at their end: each has a [`Job`] in the journal, and while it is under way threads,
+/// instances of plugins, and a connection of the control socket.
+pub const BEGUN_MAX: usize = 16;
+
+/// Bytes of a [`Job`]: they are in every checkpoint of the journal until it is at its end. Enough for some 700 files.
+pub const JOB_BYTES_MAX: usize = 256 << 10;
+
+/// Files of which a note is kept: notes are in the journal with every batch, and as long as the end is remembered.
+pub(super) const NOTES_MAX: usize = 16;
+
+/// Files that an error names of a backfill.
+const SHOWN_FILES: usize = 8;
+
 pub(super) const JOB: &[u8] = b"job";
 pub(super) const AT: &[u8] = b"at";
 pub(super) const DONE: &[u8] = b"done";
@@ -52,6 +65,34 @@ impl Words {
         let words = serde_json::to_vec(self).unwrap_or_default();
         let hash = blake3::hash(&words).to_hex();
         hash.as_str().get(..32).unwrap_or_default().to_owned()
+    }
+}
+
+impl Words {
+    /// As they are given to the command: of many files the first ones.
+    pub fn shown(&self) -> String {
+        let mut shown = vec![format!("--source {}", quoted(&self.source))];
+        shown.extend(self.files.iter().take(SHOWN_FILES).map(|file| format!("--file {}", quoted(file))));
+        if self.files.len() > SHOWN_FILES {
+            shown.push(format!("… ({} files)", self.files.len()));
+        }
+        for (option, time) in [("from", &self.from), ("to", &self.to)] {
+            shown.extend(time.iter().map(|time| format!("--{option} {}", quoted(time))));
+        }
+        for (option, byte) in [("from-byte", self.from_byte), ("to-byte", self.to_byte)] {
+            shown.extend(byte.iter().map(|byte| format!("--{option} {byte}")));
+        }
+        shown.extend(self.utc.then(|| "--utc".to_owned()));
+        shown.join(" ")
+    }
+}
+
+/// As one word of a shell.
+fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-:+@%,".contains(&byte);
+    match !word.is_empty() && word.bytes().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
     }
 }
 
@@ -247,6 +288,17 @@ pub fn outdated(positions: &[(Vec<u8>, Vec<u8>)], keep: usize) -> Vec<String> {
     ends.into_iter().skip(keep).map(|(_, id)| id).collect()
 }
 
+/// Those that have begun and are not at their end, of the positions of all backfills: the oldest first.
+pub fn begun(positions: &[(Vec<u8>, Vec<u8>)]) -> Vec<Job> {
+    let job = |(key, value): &(Vec<u8>, Vec<u8>)| {
+        key.strip_suffix(JOB)?.strip_suffix(b"/")?;
+        serde_json::from_slice::<Job>(value).ok()
+    };
+    let mut jobs: Vec<Job> = positions.iter().filter_map(job).collect();
+    jobs.sort_by_key(|job| job.begun_ns);
+    jobs
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -306,6 +358,44 @@ mod tests {
         assert_eq!(outdated(&positions, 2), ["b"]);
         assert_eq!(outdated(&positions, 0), ["a", "c", "b"]);
         assert!(outdated(&positions, 3).is_empty());
+    }
+
+    #[test]
+    fn what_has_begun_is_told_from_what_is_at_its_end() {
+        let job = |begun_ns| {
+            let (words, bounds, files) = Default::default();
+            serde_json::to_vec(&Job { words, bounds, files, begun_ns }).unwrap()
+        };
+        let positions = vec![
+            (b"a/job".to_vec(), job(3)),
+            (b"a/at".to_vec(), serde_json::to_vec(&Cursor::default()).unwrap()),
+            (b"b/done".to_vec(), done(1)),
+            (b"c/job".to_vec(), job(2)),
+            // A stream's key, which is any eight bytes.
+            (b"c/9999/job".to_vec(), b"how far a file is".to_vec()),
+        ];
+        let begun: Vec<i64> = begun(&positions).iter().map(|job| job.begun_ns).collect();
+        assert_eq!(begun, [2, 3]);
+    }
+
+    /// They give them as arguments, to be read and to be copied.
+    #[test]
+    fn words_are_shown_as_they_are_given() {
+        let words = Words { source: "in".into(), files: vec!["/a b".into()], utc: true, ..Words::default() };
+        assert_eq!(words.shown(), "--source in --file '/a b' --utc");
+        let all = Words {
+            files: vec!["/it's".into(), "/c".into()],
+            from: Some("2h".into()),
+            to: Some("2026-11-30 10:00".into()),
+            from_byte: Some(7),
+            to_byte: Some(9),
+            utc: false,
+            ..words
+        };
+        let shown = "--source in --file '/it'\\''s' --file /c --from 2h --to '2026-11-30 10:00' --from-byte 7 --to-byte 9";
+        assert_eq!(all.shown(), shown);
+        let many = Words { files: vec!["/a".into(); 12], ..Words::default() };
+        assert!(many.shown().ends_with("--file /a … (12 files)"), "{}", many.shown());
     }
 
     #[test]

@@ -27,7 +27,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 pub use begin::begin;
-pub use job::{Bounds, Cursor, DONE_MAX, Done, Job, JobFile, Stored, Words, outdated, zone};
+pub use job::{
+    BEGUN_MAX, Bounds, Cursor, DONE_MAX, Done, Job, JobFile, Stored, Words, begun, outdated, zone,
+};
 pub use reading::Reading;
 
 use self::job::{AT, DONE, JOB};

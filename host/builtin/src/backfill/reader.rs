@@ -19,7 +19,7 @@ use flumen_pipeline::{ComponentMetrics, Emission, Quarantined, Stopped};
 use thiserror::Error;
 
 use super::begin::{hex, unreadable};
-use super::job::{Bounds, Cursor, Job, JobFile};
+use super::job::{Bounds, Cursor, Job, JobFile, NOTES_MAX};
 use super::reading::Reading;
 use super::time::Clock;
 use crate::sources::now_ns;
@@ -95,6 +95,7 @@ impl<'a> Reader<'a> {
         taker: &mut dyn Taker,
     ) -> Result<Cursor, Trouble> {
         let job = self.job;
+        self.reading.check(&job.words.source, job.bounds).map_err(Trouble::File)?;
         while let Some(which) = job.files.get(self.cursor.file) {
             let value = positions.iter().find(|(known, _)| *known == key(which.stream));
             let record = value.map(|(_, value)| Record::decode(value)).transpose();
@@ -225,8 +226,8 @@ impl<'a> Reader<'a> {
 
     /// A file is done: its position goes, and the cursor is at the next one.
     fn end(&mut self, which: &JobFile, taker: &mut dyn Taker) -> Result<(), Trouble> {
-        if !is_there(Path::new(&which.path), &which.inode()) {
-            self.cursor.notes.push(format!(
+        if !is_there(Path::new(&which.path), &which.inode(), true) {
+            self.note(format!(
                 "{} was renamed or replaced meanwhile: the file that it had been was read to its end",
                 which.path
             ));
@@ -235,6 +236,15 @@ impl<'a> Reader<'a> {
         (self.cursor.seen, self.cursor.last_time) = (None, None);
         let positions = vec![(key(which.stream), Vec::new())];
         taker.take(Emission { batch: Batch::empty(), positions, quarantined: Vec::new() }, &self.cursor)
+    }
+
+    fn note(&mut self, note: String) {
+        let notes = &mut self.cursor.notes;
+        match notes.len() {
+            NOTES_MAX => notes.push("and so were other files".to_owned()),
+            many if many > NOTES_MAX => {}
+            _ => notes.push(note),
+        }
     }
 
     /// The events of the range, in the order of the file: those that are to go to quarantine stand between the others.
@@ -410,11 +420,11 @@ fn open(which: &JobFile, record: Option<Record>) -> Result<TailFile, Trouble> {
 /// Where the file is now: at its path, or under another name in its directory.
 fn place_of(which: &JobFile, done: u64) -> Result<PathBuf, Trouble> {
     let (path, inode) = (PathBuf::from(&which.path), which.inode());
-    if is_there(&path, &inode) {
+    if is_there(&path, &inode, true) {
         return Ok(path);
     }
     let beside = path.parent().and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten();
-    let found = beside.flatten().map(|entry| entry.path()).find(|path| is_there(path, &inode));
+    let found = beside.flatten().map(|entry| entry.path()).find(|path| is_there(path, &inode, false));
     found.ok_or_else(|| {
         Trouble::File(format!(
             "{} is another file now, or none, and the one that this backfill began with is not in its directory. Its first \
@@ -425,8 +435,12 @@ fn place_of(which: &JobFile, done: u64) -> Result<PathBuf, Trouble> {
     })
 }
 
-fn is_there(path: &Path, inode: &Inode) -> bool {
-    std::fs::metadata(path).is_ok_and(|meta| Inode::of(&meta).may_be(inode))
+/// Whether it may be that file; its bytes are compared when it is opened. A device may have another number since (after a reboot).
+fn is_there(path: &Path, inode: &Inode, is_same_path: bool) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| {
+        let found = Inode::of(&meta);
+        found.may_be(inode) || found.may_be_renumbered(inode, is_same_path)
+    })
 }
 
 #[cfg(test)]

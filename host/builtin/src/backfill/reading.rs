@@ -5,6 +5,7 @@ use std::time::Duration;
 use flumen_pipeline::plan::SourcePlan;
 use flumen_pipeline::{BuildError, DecoderLink};
 
+use super::job::Bounds;
 use crate::sources::tail::Settings;
 use crate::sources::tail::lines::{LongLines, Multiline};
 
@@ -51,8 +52,19 @@ impl Reading {
         })
     }
 
+    /// Whether events have what these bounds ask for. Also of a backfill that goes on: its source may have got a codec since.
+    pub fn check(&self, source: &str, bounds: Bounds) -> Result<(), String> {
+        match bounds.has_times() && !self.has_lines() {
+            true => Err(format!(
+                "the source {source} finds its events with a codec, not by lines: --from and --to have no meaning there; say which bytes \
+                 (--from-byte, --to-byte)"
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// Whether events are lines, which have times; a codec finds events in bytes.
-    pub fn has_lines(&self) -> bool {
+    pub(super) fn has_lines(&self) -> bool {
         self.codec.is_none()
     }
 }

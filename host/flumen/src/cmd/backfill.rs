@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use flumen_builtin::backfill::time::{Clock, FORMS};
 use flumen_builtin::backfill::{
-    self, Bounds, Count, Cursor, DONE_MAX, Done, Outcome, Reading, Stored, Words, outdated, zone,
+    self, BEGUN_MAX, Bounds, Count, Cursor, DONE_MAX, Done, Outcome, Reading, Stored, Words, outdated, zone,
 };
 use flumen_pipeline::backfill::{BackfillError, BackfillProgress};
 use flumen_pipeline::plan::{PipelinePlan, SourcePlan};
@@ -51,7 +51,7 @@ source; what they reject goes to quarantine. If the pipeline is full it waits.
 Each batch and how far the command is are one commit. The command may be ended (the agent goes on with it; `flumen status` says how \
 far it is), and the agent may be killed: the same command, in the same words, goes on where it was, with what it meant at the \
 beginning. What is in a channel in memory when the agent is killed is lost, as ever. When it has come to its end the same command puts \
-nothing and says so; --forget changes that. The agent remembers the last 256 of a pipeline. A file that is truncated or overwritten \
+nothing and says so; --forget changes that. The agent remembers the last 256 of a pipeline; at most 16 are not at their end. A file that is truncated or overwritten \
 meanwhile ends it with the reason, one that is renamed in its directory is read on.")]
 pub struct Args {
     /// The agent's flumen.toml (to find its data directory). Default: flumen.toml in this directory.
@@ -179,12 +179,9 @@ fn put_or_look(running: &RunningPipeline, source: &SourcePlan, words: &Words, ac
         Some(job) => job,
         None => {
             let bounds = bounds(words)?;
-            if bounds.has_times() && !reading.has_lines() {
-                bail!(
-                    "the source {} finds its events with a codec, not by lines: --from and --to have no meaning there; say which \
-                     bytes (--from-byte, --to-byte)",
-                    source.name
-                );
+            reading.check(&source.name, bounds).map_err(anyhow::Error::msg)?;
+            if act == Act::Put {
+                check_begun(pipeline)?;
             }
             let known = pipeline.source_positions(&source.name);
             backfill::begin(words.clone(), bounds, &known).map_err(anyhow::Error::msg)?
@@ -196,7 +193,7 @@ fn put_or_look(running: &RunningPipeline, source: &SourcePlan, words: &Words, ac
     }
     let (progress, outcome) = (Arc::<BackfillProgress>::default(), Outcome::default());
     let make = backfill::make(job, reading, progress.clone(), outcome.clone());
-    let ended = pipeline.backfill(&id, &source.name, make, progress);
+    let ended = pipeline.backfill(&id, source, make, progress);
     let outcome = outcome.lock().take();
     let done = match (outcome, ended) {
         (Some(outcome), _) => outcome.map_err(anyhow::Error::msg)?,
@@ -208,6 +205,20 @@ fn put_or_look(running: &RunningPipeline, source: &SourcePlan, words: &Words, ac
         tracing::warn!(%error, "old backfills are not forgotten yet: the next one does that");
     }
     Ok(What::Put(done))
+}
+
+/// Another one may begin.
+fn check_begun(pipeline: &Pipeline) -> Result<()> {
+    let begun = backfill::begun(&pipeline.all_backfill_positions());
+    if begun.len() < BEGUN_MAX {
+        return Ok(());
+    }
+    let oldest = begun.first().map(|job| job.words.shown()).unwrap_or_default();
+    bail!(
+        "{} backfills of this pipeline have begun and are not at their end, as many as may be; wait for those under way (`flumen status`), \
+         end one with the same command, or forget it with --forget. The oldest is: {oldest}",
+        begun.len()
+    )
 }
 
 fn forget(pipeline: &Pipeline, words: &Words) -> Result<What> {

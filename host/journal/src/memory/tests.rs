@@ -198,7 +198,11 @@ fn events_overflow_into_the_file_and_drain_in_order() {
     assert_eq!(regions(&journal), []);
     done(&journal, put(A, batch(65, 5, 100)));
     let figures = figures_of(&journal);
-    assert_eq!((figures.events_at_risk, figures.overflows), (5, false), "drained: events are in memory again");
+    assert_eq!(
+        (figures.events_at_risk, figures.overflows),
+        (5, false),
+        "drained: events are in memory again"
+    );
     assert_eq!(drain(one.as_mut()), (65..70).collect::<Vec<_>>());
     let segments = journal.status().segments;
     assert!(segments <= 4, "{segments}: the file keeps what is drained");

@@ -161,6 +161,25 @@ impl Committer {
         Ok(true)
     }
 
+    /// Kafka answers, and the way back does not succeed: what waits meanwhile goes to the file, for a moment.
+    pub fn put_waiting_away(&mut self) -> Result<(), Trouble> {
+        let until = Instant::now() + limits::RECONNECT_MAX;
+        while self.is_away && Instant::now() < until {
+            if self.group.is_empty() {
+                self.group = self.queue.take_group(Duration::ZERO);
+            }
+            if self.group.is_empty() {
+                break;
+            }
+            self.put_away()?;
+            if !self.group.is_empty() {
+                // It is full.
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Acknowledgements are for Kafka alone; everything else goes to the file.
     fn put_away(&mut self) -> Result<(), Trouble> {
         let (with_acks, group) = split(std::mem::take(&mut self.group));

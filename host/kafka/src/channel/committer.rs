@@ -161,6 +161,10 @@ impl Committer {
                 }
                 Trouble::Unknown(reason) => {
                     self.disconnect();
+                    if let Err(Trouble::Fatal(reason)) = self.put_waiting_away() {
+                        tracing::error!(pipeline = &*self.options.pipeline, "{reason}");
+                        return self.give_up(Some(reason));
+                    }
                     let first = self.figures.waiting_for.lock().replace(reason.clone()).is_none();
                     let retry_in_ms = pause.as_millis() as u64;
                     if first {

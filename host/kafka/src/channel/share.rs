@@ -463,6 +463,17 @@ mod tests {
     }
 
     #[test]
+    fn of_two_marks_of_one_cursor_the_one_that_was_asked_about_last_counts() {
+        let mut state = State::default();
+        state.come(&[0, 1], "a");
+        state.begin(0, 10);
+        // Where the number of lanes changed, long ago; then what the destination has.
+        let cursors = [state.resolve(vec![(0, 5), (1, 20)]), state.resolve(vec![(0, 10), (1, 40)])];
+        assert_eq!((cursors, state.take_mark(0)), ([0, 0], None));
+        assert_eq!(state.begin(1, 30), Some(40));
+    }
+
+    #[test]
     fn a_partition_that_goes_with_open_deliveries_is_told() {
         let mut state = delivered();
         state.partitions.get_mut(&0).unwrap().acknowledged = Some(25);

@@ -51,7 +51,8 @@ fn start(world: &World, a: &Destination, b: &Destination) -> Running {
 
 fn backfill(running: &Running, id: &str, like: &str, source: MakeSource) -> Result<(), BackfillError> {
     let plan = running.pipeline.plan();
-    let mut wanted = plan.sources.iter().find(|source| source.name == like).unwrap_or(&plan.sources[0]).clone();
+    let known = plan.sources.iter().find(|source| source.name == like);
+    let mut wanted = known.unwrap_or(&plan.sources[0]).clone();
     like.clone_into(&mut wanted.name);
     running.pipeline.backfill(id, &wanted, source, Arc::<BackfillProgress>::default())
 }

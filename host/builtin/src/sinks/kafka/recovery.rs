@@ -68,11 +68,11 @@ pub(super) fn recover(
     let (claim, added) = std::thread::scope(|scope| {
         let claim = scope.spawn(|| claim_lane(settings, &who, patience));
         let added = link.add_lanes(settings.lanes, context, patience);
-        (claim.join().unwrap_or(Err(KafkaError::Flush(Code::Fatal))), added)
+        (claim.join().unwrap_or(Ok(Err(KafkaError::Flush(Code::Fatal)))), added)
     });
     added?;
     faults::passed("start.taken-over");
-    link.claim(claim, patience)?;
+    link.claim(claim?, patience)?;
     faults::passed("start.claimed");
     tracing::info!(sink = link.who.sink, id = transactional_id(&link.who, 0), "takes over");
     let mut found = link.read_progress(patience)?;
@@ -140,15 +140,25 @@ fn transactional_id(who: &Who, lane: usize) -> String {
     format!("flumen/{}/{}/{}/{lane}", who.agent, who.pipeline, who.sink)
 }
 
-/// The producer of the claim; who had its id is fenced.
-fn claim_lane(settings: &Arc<Settings>, who: &Who, patience: &Patience) -> Result<Lane, KafkaError> {
+/// The producer of the claim; who had its id is fenced. The inner error is its own.
+fn claim_lane(
+    settings: &Arc<Settings>,
+    who: &Who,
+    patience: &Patience,
+) -> Result<Result<Lane, KafkaError>, SinkError> {
     let name = format!("sink {}", who.sink);
     let id = format!("{}claim", transactional_id(who, 0).trim_end_matches('0'));
-    let mut lane = Lane::new(&name, &settings.client, &settings.producer(&name), Some(id.clone()), None)?;
-    lane.take_over(limits::TAKE_OVER, &|| !patience.is_stopping())?;
+    let taken_over = Lane::new(&name, &settings.client, &settings.producer(&name), Some(id.clone()), None)
+        .and_then(|mut lane| {
+            lane.take_over(limits::TAKE_OVER, &|| !patience.is_stopping())?;
+            Ok(lane)
+        });
+    let lane = match taken_over {
+        Ok(lane) => lane,
+        Err(error) => return Ok(Err(error)),
+    };
     let key = who.claim_key();
-    end_lost(settings, (&name, &id), lane, |lane| lane.producer.client(), &key, None, patience)
-        .map_err(|_| KafkaError::Flush(Code::OperationTimedOut))
+    end_lost(settings, (&name, &id), lane, |lane| lane.producer.client(), &key, None, patience).map(Ok)
 }
 
 /// Ends what a broker may have left open of a lane that was just taken over: see [`ends`]. An error: the lane is of no use.
@@ -160,7 +170,7 @@ fn end_lost<T: Send + 'static>(
     key: &[u8],
     group: Option<&Acknowledger>,
     patience: &Patience,
-) -> Result<T, String> {
+) -> Result<T, SinkError> {
     let is_own = |of: &[u8]| of == key;
     let nature = |topic: &str| match topic == settings.progress_topic {
         true => Nature::Registers(&is_own),
@@ -176,7 +186,11 @@ fn end_lost<T: Send + 'static>(
         anchor: &settings.progress_topic,
     };
     let give_up = || patience.is_stopping() || !patience.go_on();
-    let (lane, settled) = ends::settle(&owner, lane, client, &give_up)?;
+    let settled = ends::settle(&owner, lane, client, &give_up);
+    let (lane, settled) = settled.map_err(|reason| match give_up() {
+        true => SinkError::Stopped,
+        false => SinkError::Retry(reason),
+    })?;
     if let Err(reason) = settled {
         tracing::info!(id, "whether a broker lost the end of a transaction is not known: {reason}");
     }
@@ -322,7 +336,7 @@ impl Link {
         }
         let fresh: Vec<LaneState> = self.lanes.drain(first..).collect();
         let (settings, who, group) = (&self.settings, &self.who, self.group.as_deref());
-        let settled: Vec<Result<LaneState, String>> = std::thread::scope(|scope| {
+        let settled: Vec<Result<LaneState, SinkError>> = std::thread::scope(|scope| {
             let settle = |(number, lane): (usize, LaneState)| {
                 let id = transactional_id(who, first + number);
                 let key = who.lane_key(u16::try_from(first + number).unwrap_or(u16::MAX));
@@ -339,11 +353,12 @@ impl Link {
                 })
             };
             let threads: Vec<_> = fresh.into_iter().enumerate().map(settle).collect();
-            let failed = || Err("a thread of it failed".to_owned());
+            let failed =
+                || Err(SinkError::Retry("a thread that looks for lost ends of transactions failed".into()));
             threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| failed())).collect()
         });
         for lane in settled {
-            self.lanes.push(lane.map_err(SinkError::Retry)?);
+            self.lanes.push(lane?);
         }
         Ok(())
     }
@@ -459,6 +474,9 @@ impl Link {
     /// Where each lane goes on, and in how many.
     fn take_up(&mut self, found: &BTreeMap<u16, Progress>, cursors: &mut Cursors<'_>) -> Stored {
         let acknowledged = cursors.acknowledged();
+        // First, so that what the lanes have is the newest that the reader of the channel is asked for.
+        let since = found.get(&0).filter(|progress| !progress.since.is_empty());
+        let since = since.and_then(|progress| cursors.resolve(&progress.since));
         let first = found.get(&0).and_then(|progress| Some((progress, cursors.resolve(&progress.mark)?)));
         let Some((progress, cursor)) = first else {
             // Nothing of this journal: one lane, as if it were the first time.
@@ -468,11 +486,7 @@ impl Link {
         };
         self.used = usize::from(progress.lanes).clamp(1, limits::LANES_MAX);
         self.since = progress.since.clone();
-        let since = match progress.since.is_empty() {
-            true => acknowledged,
-            false => cursors.resolve(&progress.since).unwrap_or(acknowledged),
-        };
-        let base = since.max(acknowledged);
+        let base = since.map_or(acknowledged, |since| since.max(acknowledged));
         for (number, lane) in self.lanes.iter_mut().enumerate() {
             let stored = match number {
                 0 => Some(cursor),
