@@ -9,7 +9,9 @@ use std::time::Duration;
 use flumen_tests::agent::Agent;
 use flumen_tests::flow::{DELIVERED, finish, judge, load, wait_lines};
 use flumen_tests::generator::{self, Load, Rotation};
-use flumen_tests::kafka::{Broker, BrokerOptions, ConsumeOptions, Record, client};
+use flumen_tests::kafka::{
+    Broker, BrokerOptions, ConsumeOptions, Listener, Mechanism, Message, Record, client, security,
+};
 use flumen_tests::scene::Scene;
 use flumen_tests::{limits, output, poll};
 
@@ -125,25 +127,39 @@ fn a_full_failover_file_makes_sources_wait_and_loses_nothing() {
     assert!(verdict.holds() && verdict.events == 30_000, "{verdict}");
 }
 
-/// Kafka answers again, and its topic takes nothing: the file goes on taking what comes, until the topic does.
+/// Kafka answers again, and its topic may not be written: the file goes on taking what comes, until it may.
 #[test]
 fn what_comes_while_kafka_answers_and_takes_nothing_goes_to_the_file() {
-    let mut broker = Broker::start(&BrokerOptions::default()).unwrap();
-    // It returns late, so that the topic is closed before.
-    let failover = "failover = { check_interval = \"300ms\", fail_after = 2, return_after = 60 }\n";
-    let text = format!("{SOURCE}{}{SINK}[batch]\nrows = 500\n", channel(&broker, "barred", failover));
-    let a = scene("a", &text);
+    let options = BrokerOptions { has_authorizer: true, ..BrokerOptions::default() };
+    let mut broker = Broker::start(&options).unwrap();
+    broker.client().create_topic("barred", 2, &[]).unwrap();
+    let more = format!(
+        "{}\nfailover = {{ check_interval = \"300ms\", fail_after = 2, return_after = 60 }}\n",
+        security::scram_options()
+    );
+    let channel = channel(&broker, "barred", &more)
+        .replace(&broker.bootstrap(), &broker.bootstrap_on(Listener::SaslPlaintext));
+    let a = scene("a", &format!("{SOURCE}{channel}{SINK}[batch]\nrows = 500\n"));
     let mut agent = a.start_ready().unwrap();
     go_away(&mut broker, &mut agent, &a);
     write(&a, 1_000, 9);
     wait_status(&a, "\"failover_events\":1000");
     broker.restart().unwrap();
-    broker.client().alter_config("barred", &[("min.insync.replicas", "2")]).unwrap();
+    // Who has rules may do what they allow. It returns late, so that they count before.
+    for operation in ["describe", "read"] {
+        broker.client().acl(["allow", "alice", operation, "topic", "barred"]).unwrap();
+    }
+    let alice = broker.client_sasl(Listener::SaslPlaintext, Mechanism::ScramSha512);
+    poll::until("the rules to count", limits::CONDITION, || {
+        let refused = alice.produce("barred", &[Message::value("x")]).err();
+        Ok(refused.is_some_and(|error| error.to_string().contains("TOPIC_AUTHORIZATION_FAILED")))
+    })
+    .unwrap();
     agent.wait_log("Kafka answers: the file's events are moved to it", DELIVERED).unwrap();
     let more: String = (0..1_000).map(|number| format!("late {number}\n")).collect();
     fs::write(a.input().join("late.log"), more).unwrap();
     wait_status(&a, "\"failover_events\":2000");
-    broker.client().alter_config("barred", &[("min.insync.replicas", "1")]).unwrap();
+    broker.client().acl(["allow", "alice", "write", "topic", "barred"]).unwrap();
     wait_lines(&[&a], &mut [&mut agent], 2_000).unwrap();
     wait_status(&a, "\"failover\":\"shared\"");
     agent.stop().unwrap();

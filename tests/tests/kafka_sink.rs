@@ -390,17 +390,6 @@ fn a_missing_topic_is_waited_for() {
     agent.stop().unwrap();
 }
 
-/// The options of a sink that logs in.
-fn login(broker: &Broker) -> String {
-    let settings = security::sasl(Listener::SaslPlaintext, Mechanism::ScramSha256, broker.tls());
-    let value = |name: &str| settings.iter().find(|(known, _)| known == name).unwrap().1.clone();
-    format!(
-        "sasl = \"scram-sha-256\"\nusername = \"{}\"\npassword = \"{}\"",
-        value("sasl.username"),
-        value("sasl.password")
-    )
-}
-
 /// Of topics by a header, one that we may not see, or not write, is like one that is not there: the others' events go on.
 #[test]
 fn a_topic_of_a_header_that_is_closed_to_us_stops_nothing() {
@@ -431,7 +420,7 @@ fn a_topic_of_a_header_that_is_closed_to_us_stops_nothing() {
              [sink.{name}]\ntype = \"kafka\"\nbrokers = [\"{}\"]\ntransaction_interval = \"50ms\"\ndelivery = \"{delivery}\"\n\
              topic = \"{name}-{{header.status}}\"\ntopics = [\"{name}-*\"]\n{}\n",
             broker.bootstrap_on(Listener::SaslPlaintext),
-            login(&broker)
+            security::scram_options()
         );
         scene.pipeline(&text).unwrap();
         let line = |status: &str| {
@@ -454,7 +443,7 @@ fn a_refused_authorisation_is_waited_for() {
     let options = BrokerOptions { has_authorizer: true, ..BrokerOptions::default() };
     let broker = Broker::start(&options).unwrap();
     let bootstrap = broker.bootstrap_on(Listener::SaslPlaintext);
-    let mut flow = Flow::of(broker.client(), &bootstrap, "closed", "closed", &login(&broker));
+    let mut flow = Flow::of(broker.client(), &bootstrap, "closed", "closed", &security::scram_options());
     flow.client.create_topic("closed", 1, &[]).unwrap();
     let agent = flow.scene.start_ready().unwrap();
     flow.write(100);

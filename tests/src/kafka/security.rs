@@ -110,6 +110,13 @@ pub fn sasl(listener: Listener, mechanism: Mechanism, tls: &TlsFiles) -> Vec<(St
     settings
 }
 
+/// The options of a component that logs in as [`USER`], on [`Listener::SaslPlaintext`].
+#[must_use]
+pub fn scram_options() -> String {
+    let (name, password) = USER;
+    format!("sasl = \"scram-sha-256\"\nusername = \"{name}\"\npassword = \"{password}\"")
+}
+
 /// Settings of librdkafka to trust the broker over TLS, and to present nothing.
 #[must_use]
 pub fn server_tls(tls: &TlsFiles) -> Vec<(String, String)> {
