@@ -165,9 +165,15 @@ impl Harm {
         let mut bytes = before.clone();
         let range = range.start.min(bytes.len())..range.end.min(bytes.len());
         bytes[range.clone()].iter_mut().for_each(|byte| *byte = with(*byte));
-        let is_changed = bytes != before;
+        let mut is_changed = false;
+        for at in range.filter(|at| bytes[*at] != before[*at]) {
+            is_changed = true;
+            match self.broken.last_mut() {
+                Some((of, last)) if of == path && last.end == at => last.end += 1,
+                _ => self.broken.push((path.to_string(), at..at + 1)),
+            }
+        }
         disk.set_bytes(path, bytes);
-        self.broken.push((path.to_string(), range));
         is_changed.then_some(())
     }
 

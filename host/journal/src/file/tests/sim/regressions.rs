@@ -452,5 +452,19 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 )),
             },
         ),
+        (
+            "a byte that was filled with what it had counted as hit",
+            Schedule {
+                steps: vec![
+                    Put { channels: 1, rows: 3, size: 17 },
+                    Put { channels: 3, rows: 5, size: 34 },
+                    Put { channels: 1, rows: 6, size: 215 },
+                ],
+                damage: Some((
+                    End::Close,
+                    vec![Hit::Fill { file: 0, place: 707397018, bytes: 1, with: 120 }],
+                )),
+            },
+        ),
     ]
 }
