@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod disk;
+pub mod failover;
 pub mod flow;
 pub mod generator;
 pub mod http;

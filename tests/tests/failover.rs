@@ -4,168 +4,78 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use flumen_tests::agent::Agent;
 use flumen_tests::disk::{self, FailingDisk, Mount};
-use flumen_tests::flow::{DELIVERED, judge, load, wait_lines, wait_progress, writer};
-use flumen_tests::generator::{Generator, Load};
+use flumen_tests::failover::{
+    DRAIN_S, ROOM, fill_until, full_again_and_again, journal, make_room, pipeline, to_dir, wait_place,
+    wait_taken,
+};
+use flumen_tests::flow::{judge, wait_lines, wait_progress, writer};
 use flumen_tests::interceptors::Plugin;
 use flumen_tests::oracle::Verdict;
 use flumen_tests::scene::Scene;
 use flumen_tests::soak_faults::counted_lost;
 use flumen_tests::{limits, poll};
 use rustix::process::Signal;
+use serde_json::Value;
 
-/// Room on a channel's disk without the ballast: for all that is read and remembered while the machine is busy with other things.
-const ROOM: u64 = 160 << 20;
-const LEFT: &str = "takes nothing: events go to the";
-const RETURNS: &str = "the disk of the channel is well";
-const HOME: &str = "events go to the channel's disk again";
-
-/// The drain limit, in seconds.
-const DRAIN_S: u64 = 2;
-
-/// Tails; the journal's directory is `journal`, where a test mounts a disk.
-fn scene(kind: &str, plugins: &str) -> Scene {
+/// A channel of this kind that fails over to that kind, in another directory; the journal's is `journal`, where a test mounts a disk.
+fn scene(channel: &str, failover: &str, plugins: &str) -> Scene {
     let mut scene = Scene::new().unwrap();
     scene.drain_timeout = format!("{DRAIN_S}s");
-    scene.pipeline(&format!("{plugins}{}", pipeline(&failover(&scene, kind, "other")))).unwrap();
+    let channel = format!("kind = \"{channel}\"\n{}", to_dir(&scene, failover, "other"));
+    scene.pipeline(&format!("{plugins}{}", pipeline(&channel))).unwrap();
     scene
 }
 
-/// A failover in a directory of the scene.
-fn failover(scene: &Scene, kind: &str, dir: &str) -> String {
-    let dir = scene.root().join(dir).display().to_string();
-    format!(
-        "failover = {{ kind = \"{kind}\", dir = \"{dir}\", check_interval = \"200ms\", fail_after = 2, return_after = 2 }}\n"
-    )
-}
-
-fn pipeline(channel: &str) -> String {
-    format!(
-        "[source]\ntype = \"tail\"\npaths = [\"{{in}}/*.log*\"]\n[journal]\nsegment = \"1 MiB\"\n[channel]\n{channel}\
-         [sink]\ntype = \"file\"\npath = \"{{out}}/all.log\"\nroll_size = \"2 MiB\"\nflush_interval = \"100ms\"\n"
-    )
-}
-
-fn journal(scene: &Scene) -> PathBuf {
-    scene.data.join("pipelines/main/journal")
-}
-
-fn events(scene: &Scene) -> u64 {
-    scene.answered().unwrap().metric("source", "events_out")
-}
-
-/// The source goes on.
-fn wait_taken(scene: &Scene, more: u64) {
-    let before = events(scene);
-    poll::until("events of the source", DELIVERED, || Ok(events(scene) > before + more)).unwrap();
-}
-
-fn wait_place(scene: &Scene, agent: &Agent, place: &str) {
-    let word = format!("\"failover\":\"{place}\"");
-    let is_there = || Ok(scene.status()?.is_some_and(|status| status.mentions(&word)));
-    poll::until(&word, DELIVERED, is_there)
-        .unwrap_or_else(|error| panic!("{error:#}: {:?}\n{}", scene.status(), agent.log_tail()));
-}
-
-/// Takes all room on a disk.
-fn fill(mount: &Mount) {
-    let ballast = mount.dir().join("ballast");
-    let mut file = fs::File::options().create(true).append(true).open(ballast).unwrap();
-    while std::io::Write::write_all(&mut file, &[1; 4 << 10]).is_ok() {}
-}
-
-/// Takes all room until events go elsewhere: sinks that go on make room, which is taken, too.
-fn fill_until(scene: &Scene, agent: &Agent, mount: &Mount, place: &str) {
-    let word = format!("\"failover\":\"{place}\"");
-    let is_away = || {
-        fill(mount);
-        Ok(scene.status()?.is_some_and(|status| status.mentions(&word)))
-    };
-    poll::until(&word, DELIVERED, is_away)
-        .unwrap_or_else(|error| panic!("{error:#}: {:?}\n{}", scene.status(), agent.log_tail()));
-}
-
-/// The channel's disk is filled by something else, again and again; the agent is killed before, while it is away, and on its way back.
-/// What a plugin remembers goes along: of lines that are written twice one comes out.
-#[test]
-fn each_line_once_over_full_disks_and_kills() {
+/// The channel's disk is filled by something else, again and again, with kills.
+fn each_line_once_over_full_disks_and_kills_of(channel: &str, seed: u64) {
     if !disk::may_mount() {
         eprintln!("not run: a disk to be filled has to be mounted, and this is not root");
         return;
     }
-    let scene = scene("file", Plugin::Dedup.interceptors());
+    let scene = scene(channel, "file", Plugin::Dedup.interceptors());
     Plugin::Dedup.install(&scene).unwrap();
-    let mount = Mount::tmpfs(&journal(&scene), ROOM).unwrap();
-    let mut agent = scene.start_ready().unwrap();
-    let generator = Generator::start(Load { has_doubles: true, ..load(&scene, 41) }).unwrap();
-    for round in 0..4 {
-        wait_progress(&[&scene], 1_500).unwrap();
-        let log_begin = fs::read_to_string(scene.log()).unwrap().len();
-        fill(&mount);
-        if round == 1 {
-            agent.kill().unwrap();
-            agent = scene.start_ready().unwrap();
-        }
-        fill_until(&scene, &agent, &mount, "file");
-        // Whoever left: a machine that stands still between the disk's filling and the kill gives the one before the time.
-        let has_left = || {
-            let log = fs::read_to_string(scene.log())?;
-            Ok(log.get(log_begin..).is_some_and(|log| log.contains(LEFT)))
-        };
-        poll::until(LEFT, DELIVERED, has_left).unwrap();
-        wait_taken(&scene, 3_000);
-        if round >= 2 {
-            agent.kill().unwrap();
-            agent = scene.start_ready().unwrap();
-            fill_until(&scene, &agent, &mount, "file");
-            wait_taken(&scene, 1_000);
-        }
-        fs::remove_file(mount.dir().join("ballast")).unwrap();
-        if round == 3 {
-            // The way back may be over before a status tells of it.
-            agent.wait_log(RETURNS, DELIVERED).unwrap();
-            agent.kill().unwrap();
-            agent = scene.start_ready().unwrap();
-        }
-        wait_place(&scene, &agent, "primary");
-    }
-    // By whichever of them: the last one killed may have been at home already.
-    assert!(fs::read_to_string(scene.log()).unwrap().contains(HOME));
-    let written = generator.stop().unwrap();
-    wait_lines(&[&scene], &mut [&mut agent], written.iter().sum()).unwrap();
-    agent.stop().unwrap();
-    let verdict = judge(&[&scene], &written, |_| true).unwrap();
+    let verdict = full_again_and_again(&scene, "file", seed).unwrap();
     eprintln!("{verdict}");
     assert!(verdict.holds() && verdict.events > 15_000, "{verdict}");
 }
 
+#[test]
+fn each_line_once_over_full_disks_and_kills() {
+    each_line_once_over_full_disks_and_kills_of("file", 41);
+}
+
+/// The same of a channel that keeps no events itself: those that came while its disk was full are in the failover, and need not be read
+/// again.
+#[test]
+fn a_source_backed_channel_fails_over() {
+    each_line_once_over_full_disks_and_kills_of("source-backed", 67);
+}
+
 /// The channel's file system finds itself damaged, and is read-only from then on. Nothing can be delivered, but nothing holds the
 /// sources up; when it was repaired everything is delivered once.
-#[test]
-fn a_disk_that_fails_for_good_holds_no_source_up() {
+fn a_disk_that_fails_for_good_holds_no_source_up_of(channel: &str, seed: u64) {
     if !disk::may_mount() {
         eprintln!("not run: a disk that fails has to be mounted, and this is not root");
         return;
     }
-    let scene = scene("file", "");
+    let scene = scene(channel, "file", "");
     let mut failing = FailingDisk::new(&journal(&scene)).unwrap();
     let mut agent = scene.start_ready().unwrap();
-    let generator = writer(&scene, 43).unwrap();
+    let generator = writer(&scene, seed).unwrap();
     wait_progress(&[&scene], 1_500).unwrap();
     agent.signal(Signal::STOP).unwrap();
     failing.fail().unwrap();
     agent.signal(Signal::CONT).unwrap();
-    wait_place(&scene, &agent, "file");
-    wait_taken(&scene, 3_000);
+    wait_place(&scene, &agent, "file").unwrap();
+    wait_taken(&scene, 3_000).unwrap();
     agent.kill().unwrap();
     // The source goes on without the journal.
     agent = scene.start_ready().unwrap();
-    wait_place(&scene, &agent, "file");
-    wait_taken(&scene, 3_000);
+    wait_place(&scene, &agent, "file").unwrap();
+    wait_taken(&scene, 3_000).unwrap();
     // A clean stop does not wait for a disk that is not there, beyond the drain limit.
     // Beyond that it would wait twice for a last commit, 10 s each; the machine may stand still meanwhile.
     let begin = Instant::now();
@@ -173,13 +83,109 @@ fn a_disk_that_fails_for_good_holds_no_source_up() {
     assert!(begin.elapsed() < Duration::from_secs(DRAIN_S + 18), "{:?}", begin.elapsed());
     failing.repair().unwrap();
     agent = scene.start_ready().unwrap();
-    wait_place(&scene, &agent, "primary");
+    wait_place(&scene, &agent, "primary").unwrap();
     let written = generator.stop().unwrap();
     wait_lines(&[&scene], &mut [&mut agent], written.iter().sum()).unwrap();
     agent.stop().unwrap();
     let verdict = judge(&[&scene], &written, |_| true).unwrap();
     eprintln!("{verdict}");
     assert!(verdict.holds() && verdict.events > 7_000, "{verdict}");
+}
+
+#[test]
+fn a_disk_that_fails_for_good_holds_no_source_up() {
+    a_disk_that_fails_for_good_holds_no_source_up_of("file", 43);
+}
+
+#[test]
+fn a_disk_that_fails_for_good_holds_no_source_of_a_source_backed_channel_up() {
+    a_disk_that_fails_for_good_holds_no_source_up_of("source-backed", 71);
+}
+
+/// The disk of a channel in memory fails: its positions are there. Nothing holds the sources up, what is in the failover is delivered once,
+/// and a kill loses what was in the memory of the channel, to the event that the next start says.
+#[test]
+fn a_memory_channel_fails_over_when_its_disk_has_failed() {
+    if !disk::may_mount() {
+        eprintln!("not run: a disk that fails has to be mounted, and this is not root");
+        return;
+    }
+    let scene = scene("memory", "file", "");
+    let mut failing = FailingDisk::new(&journal(&scene)).unwrap();
+    let mut agent = scene.start_ready().unwrap();
+    let generator = writer(&scene, 73).unwrap();
+    wait_progress(&[&scene], 1_500).unwrap();
+    agent.signal(Signal::STOP).unwrap();
+    failing.fail().unwrap();
+    agent.signal(Signal::CONT).unwrap();
+    wait_place(&scene, &agent, "file").unwrap();
+    wait_taken(&scene, 3_000).unwrap();
+    agent.kill().unwrap();
+    // The source goes on without the journal.
+    agent = scene.start_ready().unwrap();
+    wait_place(&scene, &agent, "file").unwrap();
+    wait_taken(&scene, 2_000).unwrap();
+    agent.stop().unwrap();
+    failing.repair().unwrap();
+    agent = scene.start_ready().unwrap();
+    wait_place(&scene, &agent, "primary").unwrap();
+    let (written, lost) = (generator.stop().unwrap(), counted_lost(&scene).unwrap());
+    wait_lines(&[&scene], &mut [&mut agent], written.iter().sum::<u64>() - lost).unwrap();
+    agent.stop().unwrap();
+    let verdict = judge(&[&scene], &written, |_| true).unwrap();
+    eprintln!("{lost} counted as lost: {verdict}");
+    assert!(verdict.holds_but_for(lost) && verdict.events > 5_000, "{lost} counted as lost: {verdict}");
+}
+
+/// A failover in memory that overflows into a file: of what is there a kill costs what was in its memory, to the event that the next start
+/// says; what was in its file comes back.
+#[test]
+fn a_spillable_failover_loses_its_memory_alone() {
+    /// Events that it has in memory at most.
+    const IN_MEMORY: u64 = 2_000;
+    if !disk::may_mount() {
+        eprintln!("not run: a disk to be filled has to be mounted, and this is not root");
+        return;
+    }
+    let scene = scene("file", "spillable", "");
+    let memory = format!("memory = {{ events = {IN_MEMORY}, bytes = \"2 MiB\" }}");
+    let failover =
+        to_dir(&scene, "spillable", "other").replace("check_interval", &format!("{memory}, check_interval"));
+    // Nothing is delivered, so nothing makes room on the disk, and nothing is moved before the kill.
+    let held = scene.output.join("held");
+    fs::write(&held, "in the way").unwrap();
+    let text = pipeline(&failover).replace("{out}/", "{out}/held/");
+    scene.pipeline(&format!("[batch]\nrows = 500\n{text}")).unwrap();
+    let mount = Mount::tmpfs(&journal(&scene), ROOM).unwrap();
+    let mut agent = scene.start_ready().unwrap();
+    let generator = writer(&scene, 79).unwrap();
+    wait_taken(&scene, 1_000).unwrap();
+    fill_until(&scene, &agent, &mount, "spillable").unwrap();
+    let figure = |name: &str| {
+        let status = scene.answered().unwrap();
+        status.0.pointer(&format!("/pipelines/0/channels/0/{name}")).and_then(Value::as_u64).unwrap()
+    };
+    poll::until("events in the file of the failover", limits::CONDITION, || {
+        Ok(figure("events_overflowed") > 1_000)
+    })
+    .unwrap();
+    let at_risk = figure("events_at_risk");
+    assert!((1..=IN_MEMORY).contains(&at_risk), "{at_risk}");
+    agent.kill().unwrap();
+    agent = scene.start_ready().unwrap();
+    fill_until(&scene, &agent, &mount, "spillable").unwrap();
+    wait_taken(&scene, 1_000).unwrap();
+    fs::remove_file(&held).unwrap();
+    make_room(&mount).unwrap();
+    wait_place(&scene, &agent, "primary").unwrap();
+    let (written, lost) = (generator.stop().unwrap(), counted_lost(&scene).unwrap());
+    assert_eq!(lost, at_risk);
+    wait_lines(&[&scene], &mut [&mut agent], written.iter().sum::<u64>() - lost).unwrap();
+    agent.stop().unwrap();
+    let verdict = judge(&[&scene], &written, |_| true).unwrap();
+    assert!(verdict.holds_but_for(lost) && verdict.events > 4_000, "{lost} counted as lost: {verdict}");
+    let answer = scene.flumen(&["check", &scene.config().display().to_string()]).unwrap();
+    assert!(answer.stdout.contains("at most 2000 events or 2 MiB there"), "{}", answer.stdout);
 }
 
 /// To memory: nothing is written to another disk but positions; a clean stop loses nothing, and `check` tells what a kill does.
@@ -189,20 +195,20 @@ fn to_memory_and_back_without_a_kill() {
         eprintln!("not run: a disk to be filled has to be mounted, and this is not root");
         return;
     }
-    let scene = scene("memory", "");
+    let scene = scene("file", "memory", "");
     let mount = Mount::tmpfs(&journal(&scene), ROOM).unwrap();
     let mut agent = scene.start_ready().unwrap();
     let generator = writer(&scene, 47).unwrap();
     wait_progress(&[&scene], 1_000).unwrap();
-    fill_until(&scene, &agent, &mount, "memory");
-    wait_taken(&scene, 3_000);
+    fill_until(&scene, &agent, &mount, "memory").unwrap();
+    wait_taken(&scene, 3_000).unwrap();
     agent.stop().unwrap();
     agent = scene.start_ready().unwrap();
     // The stop may have made room, with which it is at home before anybody has looked.
-    fill_until(&scene, &agent, &mount, "memory");
-    wait_taken(&scene, 1_000);
-    fs::remove_file(mount.dir().join("ballast")).unwrap();
-    wait_place(&scene, &agent, "primary");
+    fill_until(&scene, &agent, &mount, "memory").unwrap();
+    wait_taken(&scene, 1_000).unwrap();
+    make_room(&mount).unwrap();
+    wait_place(&scene, &agent, "primary").unwrap();
     let written = generator.stop().unwrap();
     wait_lines(&[&scene], &mut [&mut agent], written.iter().sum()).unwrap();
     agent.stop().unwrap();
@@ -221,32 +227,32 @@ fn a_spillable_channel_fails_over_and_a_kill_costs_its_memory_alone() {
         eprintln!("not run: a disk to be filled has to be mounted, and this is not root");
         return;
     }
-    let scene = scene("file", "");
+    let scene = scene("file", "file", "");
     let memory = "kind = \"spillable\"\nmemory = { events = 2_000, bytes = \"2 MiB\" }\n";
     let batch = "[batch]\nrows = 500\n";
-    let text = pipeline(&format!("{memory}{}", failover(&scene, "file", "other")));
+    let text = pipeline(&format!("{memory}{}", to_dir(&scene, "file", "other")));
     scene.pipeline(&format!("{batch}{text}")).unwrap();
     let mount = Mount::tmpfs(&journal(&scene), ROOM).unwrap();
     let mut agent = scene.start_ready().unwrap();
     let generator = writer(&scene, 53).unwrap();
     wait_progress(&[&scene], 1_000).unwrap();
-    fill_until(&scene, &agent, &mount, "file");
-    wait_taken(&scene, 3_000);
+    fill_until(&scene, &agent, &mount, "file").unwrap();
+    wait_taken(&scene, 3_000).unwrap();
     agent.stop().unwrap();
     agent = scene.start_ready().unwrap();
-    fill_until(&scene, &agent, &mount, "file");
-    wait_taken(&scene, 1_000);
+    fill_until(&scene, &agent, &mount, "file").unwrap();
+    wait_taken(&scene, 1_000).unwrap();
     assert_eq!(counted_lost(&scene).unwrap(), 0, "a clean stop loses nothing");
-    fs::remove_file(mount.dir().join("ballast")).unwrap();
-    wait_place(&scene, &agent, "primary");
-    fill_until(&scene, &agent, &mount, "file");
-    wait_taken(&scene, 2_000);
+    make_room(&mount).unwrap();
+    wait_place(&scene, &agent, "primary").unwrap();
+    fill_until(&scene, &agent, &mount, "file").unwrap();
+    wait_taken(&scene, 2_000).unwrap();
     agent.kill().unwrap();
     agent = scene.start_ready().unwrap();
-    fill_until(&scene, &agent, &mount, "file");
-    wait_taken(&scene, 1_000);
-    fs::remove_file(mount.dir().join("ballast")).unwrap();
-    wait_place(&scene, &agent, "primary");
+    fill_until(&scene, &agent, &mount, "file").unwrap();
+    wait_taken(&scene, 1_000).unwrap();
+    make_room(&mount).unwrap();
+    wait_place(&scene, &agent, "primary").unwrap();
     let (written, lost) = (generator.stop().unwrap(), counted_lost(&scene).unwrap());
     wait_lines(&[&scene], &mut [&mut agent], written.iter().sum::<u64>() - lost).unwrap();
     agent.stop().unwrap();
@@ -262,12 +268,12 @@ fn a_failover_in_use_is_not_left() {
         eprintln!("not run: a disk to be filled has to be mounted, and this is not root");
         return;
     }
-    let mut scene = scene("file", "");
+    let mut scene = scene("file", "file", "");
     // Nothing is delivered, so nothing makes room on the disk.
     let held = scene.output.join("held");
     fs::write(&held, "in the way").unwrap();
-    let (own, memory) = (failover(&scene, "file", "other"), failover(&scene, "memory", "other"));
-    let elsewhere = failover(&scene, "file", "third");
+    let (own, memory) = (to_dir(&scene, "file", "other"), to_dir(&scene, "memory", "other"));
+    let elsewhere = to_dir(&scene, "file", "third");
     let edit = |scene: &Scene, channel: &str| {
         scene.pipeline(&pipeline(channel).replace("{out}/", "{out}/held/")).unwrap();
     };
@@ -280,9 +286,9 @@ fn a_failover_in_use_is_not_left() {
     let mount = Mount::tmpfs(&journal(&scene), ROOM).unwrap();
     let mut agent = scene.start_ready().unwrap();
     let generator = writer(&scene, 59).unwrap();
-    wait_taken(&scene, 1_000);
-    fill_until(&scene, &agent, &mount, "file");
-    wait_taken(&scene, 1_000);
+    wait_taken(&scene, 1_000).unwrap();
+    fill_until(&scene, &agent, &mount, "file").unwrap();
+    wait_taken(&scene, 1_000).unwrap();
     for other in ["", &elsewhere] {
         edit(&scene, other);
         let (code, text) = asked(&scene, &["reload"]);
@@ -290,7 +296,7 @@ fn a_failover_in_use_is_not_left() {
         assert!(text.contains("the failover of channel main is in use, and holds "), "{text}");
         assert!(text.contains("`flumen reload --drain` waits for that"), "{text}");
     }
-    wait_taken(&scene, 500);
+    wait_taken(&scene, 500).unwrap();
     agent.stop().unwrap();
 
     let refused = |scene: &Scene, reason: &str, fix: &str| {
@@ -320,10 +326,10 @@ fn a_failover_in_use_is_not_left() {
     scene.drain_timeout = "60s".to_owned();
     edit(&scene, &memory);
     agent = scene.start_ready().unwrap();
-    fill_until(&scene, &agent, &mount, "memory");
+    fill_until(&scene, &agent, &mount, "memory").unwrap();
     edit(&scene, "");
     fs::remove_file(&held).unwrap();
-    fs::remove_file(mount.dir().join("ballast")).unwrap();
+    make_room(&mount).unwrap();
     let (code, text) = asked(&scene, &["reload", "--drain"]);
     assert_eq!(code, Some(0), "{text}");
     let status = scene.answered().unwrap();
@@ -347,13 +353,13 @@ fn a_group_reads_a_channel_that_fails_over() {
         eprintln!("not run: a disk that fails has to be mounted, and this is not root");
         return;
     }
-    let scene = scene("file", "");
+    let scene = scene("file", "file", "");
     let sink = |name: &str| {
         format!(
             "[sink.{name}]\ntype = \"file\"\npath = \"{{out}}/{name}/all.log\"\nflush_interval = \"100ms\"\n"
         )
     };
-    let text = pipeline(&failover(&scene, "file", "other"));
+    let text = pipeline(&to_dir(&scene, "file", "other"));
     let (before, _) = text.split_once("[sink]").unwrap();
     let group = "[group.both]\nkind = \"load-balancing\"\nsinks = [\"a\", \"b\"]\n";
     scene.pipeline(&format!("{before}{}{}{group}", sink("a"), sink("b"))).unwrap();
@@ -369,21 +375,21 @@ fn a_group_reads_a_channel_that_fails_over() {
     agent.signal(Signal::STOP).unwrap();
     failing.fail().unwrap();
     agent.signal(Signal::CONT).unwrap();
-    wait_place(&scene, &agent, "file");
-    wait_taken(&scene, 2_000);
+    wait_place(&scene, &agent, "file").unwrap();
+    wait_taken(&scene, 2_000).unwrap();
     agent.kill().unwrap();
     agent = scene.start_ready().unwrap();
-    wait_place(&scene, &agent, "file");
-    wait_taken(&scene, 2_000);
+    wait_place(&scene, &agent, "file").unwrap();
+    wait_taken(&scene, 2_000).unwrap();
     assert_eq!(members(&scene), ["recovering"; 2]);
     // A clean stop does not wait for a group that does not know yet what it has.
     let begin = Instant::now();
     agent.stop().unwrap();
     assert!(begin.elapsed() < Duration::from_secs(DRAIN_S + 28), "{:?}", begin.elapsed());
     agent = scene.start_ready().unwrap();
-    wait_taken(&scene, 1_000);
+    wait_taken(&scene, 1_000).unwrap();
     failing.repair().unwrap();
-    wait_place(&scene, &agent, "primary");
+    wait_place(&scene, &agent, "primary").unwrap();
     wait_progress(&[&scene], 3_000).unwrap();
     agent.kill().unwrap();
     agent = scene.start_ready().unwrap();
@@ -405,7 +411,7 @@ fn a_group_reads_a_channel_that_fails_over() {
 /// On its own disk a failover is none.
 #[test]
 fn a_failover_on_the_same_disk_is_refused() {
-    let scene = scene("file", "");
+    let scene = scene("file", "file", "");
     let answer = scene.flumen(&["check", &scene.config().display().to_string()]).unwrap();
     assert!(!answer.status.success());
     let text = answer.stdout + &answer.stderr;

@@ -6,6 +6,7 @@ mod build;
 mod demo;
 mod fuzz;
 mod generate;
+mod host_tests;
 mod kafka;
 mod report;
 mod schema;

@@ -14,7 +14,7 @@ use crate::bindings;
 use crate::build::{self, cargo, check};
 use crate::fuzz;
 use crate::report::step;
-use crate::{schema, sdk, tutorial};
+use crate::{host_tests, schema, sdk, tutorial};
 
 /// What to leave out.
 #[derive(clap::Args)]
@@ -29,11 +29,25 @@ pub struct Arguments {
 
 /// What the tests said, summed over all runners.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-struct Tally {
+pub struct Tally {
     passed: u64,
     failed: u64,
     /// What each test that failed printed, without stack backtraces.
     reports: Vec<String>,
+}
+
+impl Tally {
+    /// Adds what the runner `name` said; one that could not say it has failed.
+    pub fn add(&mut self, name: &str, result: Result<Tally>) {
+        let part = result.unwrap_or_else(|error| Tally {
+            passed: 0,
+            failed: 1,
+            reports: vec![format!("{name}: {error:#}")],
+        });
+        self.passed += part.passed;
+        self.failed += part.failed;
+        self.reports.extend(part.reports);
+    }
 }
 
 /// A check that is not a test runner's.
@@ -65,7 +79,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let binary = build::host_and_tests()?;
     // Before the tests on the real binary, which run some of them.
     note("plugins in every language", build::languages(&binary).map(|()| ONE));
-    note("tests of the host", host_tests(arguments.no_e2e));
+    note("tests of the host", host_tests::run(arguments.no_e2e));
     note("tests of the guests", guest_tests());
     match plugins_with_cases() {
         Ok(plugins) => plugins.iter().for_each(|plugin| {
@@ -106,23 +120,10 @@ pub fn lint() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Unit tests of all crates, and the end-to-end tests.
-fn host_tests(no_e2e: bool) -> Result<Tally> {
-    let mut command = cargo();
-    command.current_dir(locate::repository()?).args(["test", "--workspace", "--no-fail-fast"]);
-    if no_e2e {
-        command.args(["--lib", "--bins"]);
-    }
-    // A snapshot that is written instead of compared proves nothing.
-    command.env("INSTA_UPDATE", "no").env("CI", "true");
-    command.env(locate::PLUGINS_VAR, locate::plugins()?);
-    step("tests of the host, end-to-end tests and soaks", || count(&mut command))
-}
-
 fn guest_tests() -> Result<Tally> {
     let guests = locate::repository()?.join("plugins");
     step("tests of the guests (native)", || {
-        count(guest_cargo(&guests).args(["test", "--workspace", "--no-fail-fast"]))
+        count(guest_cargo(&guests).args(["test", "--workspace", "--no-fail-fast"]), "")
     })
 }
 
@@ -176,8 +177,8 @@ fn run_cases(binary: &PathBuf, plugin: &str, dir: &Path, more: &[&OsStr]) -> Res
     })
 }
 
-/// Runs a `cargo test`, shows what it says, and adds up its summary lines.
-fn count(command: &mut Command) -> Result<Tally> {
+/// Runs tests, shows what they say, each line with a prefix, and adds up their summary lines.
+pub fn count(command: &mut Command, prefix: &str) -> Result<Tally> {
     let mut child =
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {command:?}"))?;
     let out = child.stdout.take().context("cargo has no output")?;
@@ -185,7 +186,7 @@ fn count(command: &mut Command) -> Result<Tally> {
     let mut report: Option<Vec<String>> = None;
     for line in BufReader::new(out).lines() {
         let line = line?;
-        println!("{line}");
+        println!("{prefix}{line}");
         if let Some((passed, failed)) = summary(&line) {
             tally.passed += passed;
             tally.failed += failed;
@@ -203,7 +204,7 @@ fn count(command: &mut Command) -> Result<Tally> {
     }
     let status = child.wait()?;
     if !status.success() && tally.failed == 0 {
-        bail!("cargo ended with {status} (what it says is above)");
+        bail!("it ended with {status} (what it says is above)");
     }
     Ok(tally)
 }
@@ -241,7 +242,7 @@ mod tests {
     #[test]
     fn what_failed_is_said_again_at_the_end() {
         let log = "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\nthread 'a' panicked at x.rs:1:2:\n  left: 1\nstack backtrace:\n   0: core::panicking\n             at x.rs:1:2\n---- b stdout ----\nno\n\n\nfailures:\n    a\n    b\n\ntest result: FAILED. 1 passed; 2 failed; 0 ignored\n";
-        let tally = count(Command::new("printf").args(["%s", log])).unwrap();
+        let tally = count(Command::new("printf").args(["%s", log]), "").unwrap();
         let a = "---- a stdout ----\nthread 'a' panicked at x.rs:1:2:\n  left: 1\nstack backtrace:";
         assert_eq!((tally.passed, tally.failed), (1, 2));
         assert_eq!(tally.reports, [a, "---- b stdout ----\nno"]);

@@ -47,26 +47,31 @@ pub(crate) fn read_channels(
         let kind = kind_word(&what, &own, wanted, report);
         if let Some(shared) = registry.channels.iter().find(|spec| spec.kind == kind) {
             let checked = table.options(shared.options, report);
-            let failover = read_failover(table.get("failover"), &what, kind, batch, report);
+            let failover = read_failover(table.get("failover"), &what, kind, batch, registry, report);
             let header = table.span().clone();
             table.finish(report);
-            spans.add(ComponentKind::Channel, name, ComponentSpans { header, options: checked.spans });
+            let options = checked.spans.into_iter().chain(failover.spans).collect();
+            spans.add(ComponentKind::Channel, name, ComponentSpans { header, options });
             let kind = ChannelKind::Shared { kind: kind.to_owned(), options: checked.options };
-            let plan = ChannelPlan { kind, keep_alive, failover, ..default_channel(name) };
+            let (failover, failover_options) = (failover.plan, failover.options);
+            let plan = ChannelPlan { kind, keep_alive, failover, failover_options, ..default_channel(name) };
             channels.push(Channel { plan, span: span.clone() });
             continue;
         }
+        let header = table.span().clone();
         if matches!(kind, "memory" | "source-backed") {
             let plan = ChannelPlan { keep_alive, ..default_channel(name) };
             let plan = read_memory_channel(&what, kind, plan, &mut table, wanted, batch, report);
-            read_failover(table.get("failover"), &what, kind, batch, report);
+            let failover = read_failover(table.get("failover"), &what, kind, batch, registry, report);
             table.finish(report);
+            spans.add(ComponentKind::Channel, name, ComponentSpans { header, options: failover.spans });
+            let (failover, failover_options) = (failover.plan, failover.options);
+            let plan = ChannelPlan { failover, failover_options, ..plan };
             channels.push(Channel { plan, span: span.clone() });
             continue;
         }
         let capacity = table.get("capacity");
-        let entry = table.get("failover");
-        let failover = read_failover(entry, &what, kind, batch, report);
+        let failover = read_failover(table.get("failover"), &what, kind, batch, registry, report);
         let kind = match kind {
             "spillable" => {
                 let plan = default_channel(name);
@@ -74,10 +79,8 @@ pub(crate) fn read_channels(
             }
             _ => ChannelKind::File,
         };
-        let header = table.span().clone();
         table.finish(report);
-        let own = entry.map(|entry| ("failover".to_owned(), entry.value.span.clone()));
-        let places = ComponentSpans { header: header.clone(), options: own.into_iter().collect() };
+        let places = ComponentSpans { header: header.clone(), options: failover.spans };
         spans.add(ComponentKind::Channel, name, places);
         let (options, at) = match capacity {
             None => (Options::default(), header),
@@ -91,7 +94,8 @@ pub(crate) fn read_channels(
                 (options.unwrap_or_default(), capacity.value.span.clone())
             }
         };
-        let mut plan = ChannelPlan { keep_alive, kind, failover, ..default_channel(name) };
+        let (failover, failover_options) = (failover.plan, failover.options);
+        let mut plan = ChannelPlan { keep_alive, kind, failover, failover_options, ..default_channel(name) };
         if let Some(events) = options.integer_opt("events").and_then(|events| u64::try_from(events).ok()) {
             plan.capacity_events = events;
         }
@@ -115,6 +119,7 @@ fn default_channel(name: &str) -> ChannelPlan {
         keep_alive: KEEP_ALIVE,
         kind: ChannelKind::File,
         failover: None,
+        failover_options: Options::default(),
     }
 }
 
@@ -145,11 +150,10 @@ pub(crate) fn check_room(
 
 /// One commit puts to all channels of a pipeline, and it cannot span two kinds of store, nor fail over for one of them only.
 fn check_kinds(channels: &[Channel], report: &mut Report<'_>) {
-    let word = |channel: &Channel| (channel.plan.kind.word().to_owned(), channel.plan.failover.clone());
     let Some(first) = channels.first() else { return };
-    let (kind, failover) = word(first);
+    let kind = first.plan.kind.word();
     for channel in channels.iter().skip(1) {
-        let (own, own_failover) = word(channel);
+        let own = channel.plan.kind.word();
         let (name, other) = (&channel.plan.name, &first.plan.name);
         if own != kind {
             let reason = format!(
@@ -157,7 +161,7 @@ fn check_kinds(channels: &[Channel], report: &mut Report<'_>) {
             );
             let fix = "give all channels of a pipeline the same kind, or make two pipelines";
             report.error(Code::MixedChannels, &channel.span, reason, fix);
-        } else if own_failover != failover {
+        } else if !channel.plan.has_failover_of(&first.plan) {
             let reason =
                 format!("the channels `{name}` and `{other}` differ in `failover`: they fail over together");
             report.error(

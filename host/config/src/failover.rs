@@ -1,34 +1,34 @@
 //! `failover` of a channel: what takes its events while it takes none.
 
+use std::collections::BTreeMap;
+
+use flumen_pipeline::Options;
 use flumen_pipeline::plan::{BatchPlan, FailoverPlan, SecondaryKind};
 
 use crate::channels::check_room;
 use crate::code::Code;
+use crate::memory_channels::read_room;
+use crate::registry::Registry;
 use crate::report::Report;
 use crate::specs;
 use crate::table::TableReader;
-use crate::tree::{Entry, Span};
+use crate::tree::{Entry, Item, Span};
 
-/// Where a channel keeps its events, as far as that says what it may fail over to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Primary {
-    /// On a disk of this machine.
-    File,
-    /// There too, but in memory first.
-    Spillable,
-    Memory,
-    SourceBacked,
-    Shared,
-}
+/// All that may stand in, as the configuration calls it.
+const KINDS: [SecondaryKind; 4] =
+    [SecondaryKind::File, SecondaryKind::Memory, SecondaryKind::Spillable, SecondaryKind::Kafka];
 
-fn primary(kind: &str) -> Primary {
-    match kind {
-        "file" => Primary::File,
-        "spillable" => Primary::Spillable,
-        "memory" => Primary::Memory,
-        "source-backed" => Primary::SourceBacked,
-        _ => Primary::Shared,
-    }
+/// A kind of channels that is none of a failover.
+const SOURCE_BACKED: &str = "source-backed";
+
+/// `failover` of a channel, as far as it is right.
+#[derive(Debug, Default)]
+pub(crate) struct Failover {
+    pub plan: Option<FailoverPlan>,
+    /// Checked options of a kind of the registry.
+    pub options: Options,
+    /// Where it stands, and each of these options as `failover.NAME`.
+    pub spans: BTreeMap<String, Span>,
 }
 
 /// Reads `failover` of a channel of this kind; refuses the pairs that are not sound.
@@ -37,82 +37,187 @@ pub(crate) fn read_failover(
     channel: &str,
     kind: &str,
     batch: &BatchPlan,
+    registry: &Registry,
     report: &mut Report<'_>,
-) -> Option<FailoverPlan> {
-    let entry = entry?;
-    let span = &entry.value.span;
-    let mut table = TableReader::new("`failover`", &entry.value, report)?;
-    let checked = table.options(specs::FAILOVER, report);
-    table.finish(report);
-    let options = checked.options;
-    let secondary = match options.text_opt("kind") {
-        Some("memory") => SecondaryKind::Memory,
-        _ => SecondaryKind::File,
-    };
-    if let Some((reason, fix)) = unsound(primary(kind), secondary) {
-        let at = checked.spans.get("kind").unwrap_or(span);
-        report.error(Code::FailoverPair, at, format!("the {channel} of kind `{kind}`: {reason}"), fix);
-        return None;
-    }
-    let dir = options.text_opt("dir").map(Into::into);
-    check_dir(primary(kind), dir.is_some(), checked.spans.get("dir").unwrap_or(span), channel, report)?;
-    let number = |name| options.integer_opt(name).and_then(|number| u32::try_from(number).ok());
-    let capacity = (u64::try_from(options.integer_opt("events")?).ok()?, options.size_opt("bytes")?);
-    check_room(&format!("`failover` of the {channel}"), capacity, batch, span, report);
-    Some(FailoverPlan {
-        kind: secondary,
-        dir,
-        check_interval: options.duration_opt("check_interval")?,
-        fail_after: number("fail_after")?,
-        return_after: number("return_after")?,
-        capacity_events: capacity.0,
-        capacity_bytes: capacity.1,
-    })
+) -> Failover {
+    let Some(entry) = entry else { return Failover::default() };
+    let mut read = Failover::default();
+    read.spans.insert("failover".to_owned(), entry.value.span.clone());
+    let Some(table) = TableReader::new("`failover`", &entry.value, report) else { return read };
+    // Other agents have what such a channel has, wherever this one is.
+    let is_shared = registry.channels.iter().any(|spec| spec.kind == kind);
+    let place = Place { channel, kind, is_shared };
+    read.plan = place.read(table, batch, registry, &mut read.options, &mut read.spans, report);
+    read
 }
 
-/// Why a pair of kinds is none, and what to do.
-fn unsound(primary: Primary, secondary: SecondaryKind) -> Option<(&'static str, &'static str)> {
-    match (primary, secondary) {
-        (Primary::Memory, _) => Some((
-            "memory has no disk that could fail; what it may lack is room",
-            "give the channel kind = \"spillable\": it goes to a file when its memory is full, and drains in order",
-        )),
-        (Primary::SourceBacked, _) => Some((
-            "it keeps no events that could be kept elsewhere: what is not delivered stays with its sources",
-            "remove `failover`, or give the channel kind = \"file\"",
-        )),
-        (Primary::Spillable, SecondaryKind::Memory) => Some((
-            "its events are in memory already while that has room",
-            "raise its `memory`, or set kind = \"file\" in `failover`",
-        )),
-        (Primary::File | Primary::Shared, _) | (Primary::Spillable, SecondaryKind::File) => None,
-    }
+/// The channel that has the failover.
+struct Place<'a> {
+    /// Its name, in words.
+    channel: &'a str,
+    kind: &'a str,
+    /// It is kept elsewhere, and its failover beside the pipeline's journal.
+    is_shared: bool,
 }
 
-/// A disk cannot take over from itself; what is shared stands with the rest of the pipeline.
-fn check_dir(
-    primary: Primary,
-    is_given: bool,
-    at: &Span,
-    channel: &str,
-    report: &mut Report<'_>,
-) -> Option<()> {
-    match (primary, is_given) {
-        (Primary::Shared, true) => {
-            let reason = format!(
-                "`dir` of the failover of the {channel}: it stands beside the pipeline's journal, in the data directory"
-            );
-            report.error(Code::FailoverPair, at, reason, "remove `dir`");
-            None
+impl Place<'_> {
+    /// The plan, if all of it is right; what the kind alone has, and where that stands.
+    fn read(
+        &self,
+        mut table: TableReader<'_>,
+        batch: &BatchPlan,
+        registry: &Registry,
+        own: &mut Options,
+        spans: &mut BTreeMap<String, Span>,
+        report: &mut Report<'_>,
+    ) -> Option<FailoverPlan> {
+        let span = table.span().clone();
+        let what = format!("`failover` of the {}", self.channel);
+        let secondary = self.kind(&mut table, report);
+        let (_, general) = specs::FAILOVER.split_at(1);
+        let checked = table.options(general, report);
+        let memory = self.memory(secondary, &mut table, &what, batch, report);
+        for spec in &registry.failovers {
+            if secondary.is_some_and(|secondary| secondary.word() == spec.kind) {
+                let checked = table.options(spec.options, report);
+                *own = checked.options;
+                spans
+                    .extend(checked.spans.into_iter().map(|(name, span)| (format!("failover.{name}"), span)));
+                continue;
+            }
+            for option in spec.options {
+                let found = table.take_unknown(option.name);
+                self.refuse_foreign(found, secondary, spec.kind, report);
+            }
         }
-        (Primary::File | Primary::Spillable, false) => {
+        table.finish(report);
+        let is_placed = self.check_dir(secondary, checked.spans.get("dir"), &span, report);
+        let options = checked.options;
+        let number = |name| options.integer_opt(name).and_then(|number| u32::try_from(number).ok());
+        let capacity = (u64::try_from(options.integer_opt("events")?).ok()?, options.size_opt("bytes")?);
+        check_room(&what, capacity, batch, &span, report);
+        let plan = FailoverPlan {
+            kind: secondary?,
+            dir: options.text_opt("dir").map(Into::into),
+            check_interval: options.duration_opt("check_interval")?,
+            fail_after: number("fail_after")?,
+            return_after: number("return_after")?,
+            capacity_events: capacity.0,
+            capacity_bytes: capacity.1,
+            memory_events: memory.0,
+            memory_bytes: memory.1,
+        };
+        is_placed.then_some(plan)
+    }
+
+    /// What takes the events; `None`: nothing that can, which is reported.
+    fn kind(&self, table: &mut TableReader<'_>, report: &mut Report<'_>) -> Option<SecondaryKind> {
+        let given = table.get("kind").map(|entry| &entry.value);
+        let at = given.map_or_else(|| table.span().clone(), |node| node.span.clone());
+        let channel = self.channel;
+        if given.is_some_and(|node| matches!(&node.item, Item::Text(word) if word == SOURCE_BACKED)) {
             let reason = format!(
-                "`failover` of the {channel} has no `dir`: on the disk of the channel it would fail together with it"
+                "the {channel} cannot fail over to kind `{SOURCE_BACKED}`: that keeps no events, so its sources would wait meanwhile, as \
+                 they do without a failover"
             );
-            let fix = "add dir = \"…\", a directory on another disk";
-            report.error(Code::MissingKey, at, reason, fix);
-            None
+            let fix = "set kind = \"file\", \"memory\" or \"spillable\" in `failover`, or remove it";
+            report.error(Code::FailoverPair, &at, reason, fix);
+            return None;
         }
-        _ => Some(()),
+        let (kind, _) = specs::FAILOVER.split_at(1);
+        let checked = table.options(kind, report);
+        let word = checked.options.text_opt("kind")?;
+        let secondary = KINDS.into_iter().find(|kind| kind.word() == word)?;
+        if self.is_shared && secondary.word() == self.kind {
+            let reason = format!(
+                "the {channel} of kind `{0}` cannot fail over to kind `{0}`: while its brokers are away, a topic takes nothing either",
+                self.kind
+            );
+            let fix =
+                "set kind = \"file\", \"memory\" or \"spillable\" in `failover`: that is on this machine";
+            report.error(Code::FailoverPair, &at, reason, fix);
+            return None;
+        }
+        Some(secondary)
+    }
+
+    /// Events and bytes that a spillable failover has in memory.
+    fn memory(
+        &self,
+        secondary: Option<SecondaryKind>,
+        table: &mut TableReader<'_>,
+        what: &str,
+        batch: &BatchPlan,
+        report: &mut Report<'_>,
+    ) -> (u64, u64) {
+        if secondary == Some(SecondaryKind::Spillable) {
+            let header = table.span().clone();
+            return read_room(what, "memory", table.get("memory"), &header, batch, report);
+        }
+        let found = table.take_unknown("memory");
+        self.refuse_foreign(found, secondary, SecondaryKind::Spillable.word(), report);
+        (0, 0)
+    }
+
+    /// An option that only a failover of another kind has.
+    fn refuse_foreign(
+        &self,
+        found: Option<&Entry>,
+        secondary: Option<SecondaryKind>,
+        of: &str,
+        report: &mut Report<'_>,
+    ) {
+        // Without a kind of its own it is not known what belongs there.
+        let Some((entry, secondary)) = found.zip(secondary) else { return };
+        let (key, word) = (&entry.key, secondary.word());
+        let reason = format!(
+            "`{key}` of the failover of the {}: only one of kind `{of}` has that, and this one is of kind `{word}`",
+            self.channel
+        );
+        let fix = if self.is_shared && of == self.kind {
+            "remove it".to_owned()
+        } else {
+            format!("remove it, or set kind = \"{of}\"")
+        };
+        report.error(Code::FailoverPair, &entry.key_span, reason, fix);
+    }
+
+    /// A disk cannot take over from itself; what is shared stands with the rest of the pipeline, and what is in a topic on no disk of this
+    /// machine. Whether it is right.
+    fn check_dir(
+        &self,
+        secondary: Option<SecondaryKind>,
+        given: Option<&Span>,
+        span: &Span,
+        report: &mut Report<'_>,
+    ) -> bool {
+        let channel = self.channel;
+        match (secondary, given) {
+            (_, Some(at)) if self.is_shared => {
+                let reason = format!(
+                    "`dir` of the failover of the {channel}: it stands beside the pipeline's journal, in the data directory"
+                );
+                report.error(Code::FailoverPair, at, reason, "remove `dir`");
+                false
+            }
+            (Some(SecondaryKind::Kafka), Some(at)) => {
+                let reason = format!(
+                    "`dir` of the failover of the {channel}: of kind `kafka` its events are in a topic, not in a directory"
+                );
+                report.error(Code::FailoverPair, at, reason, "remove `dir`");
+                false
+            }
+            (Some(SecondaryKind::File | SecondaryKind::Memory | SecondaryKind::Spillable), None)
+                if !self.is_shared =>
+            {
+                let reason = format!(
+                    "`failover` of the {channel} has no `dir`: on the disk of the channel it would fail together with it"
+                );
+                let fix = "add dir = \"…\", a directory on another disk";
+                report.error(Code::MissingKey, span, reason, fix);
+                false
+            }
+            _ => true,
+        }
     }
 }

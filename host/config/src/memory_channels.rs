@@ -92,7 +92,7 @@ pub(crate) fn read_memory_channel<'a>(
 }
 
 /// Events and bytes of a table, which a full batch has to fit into.
-fn read_room(
+pub(crate) fn read_room(
     what: &str,
     key: &str,
     entry: Option<&Entry>,

@@ -23,15 +23,12 @@ pub fn reference_markdown(registry: &Registry) -> String {
     own(&mut text, "[channel.NAME]", specs::CHANNEL);
     own(&mut text, "capacity of a channel of kind `file` or `spillable`", specs::CAPACITY);
     own(&mut text, "[channel.NAME] of kind `memory`", specs::MEMORY_CHANNEL);
-    let memory =
-        "capacity of a channel of kind `memory` or `source-backed`, and memory of one of kind `spillable`";
+    let memory = "capacity of a channel of kind `memory` or `source-backed`, and memory of a channel or failover of kind `spillable`";
     own(&mut text, memory, specs::MEMORY_CAPACITY);
     registry.channels.iter().for_each(|spec| component(&mut text, "channel of kind", spec));
-    own(
-        &mut text,
-        "failover of a channel of kind `file` or `spillable`, or of another kind",
-        specs::FAILOVER,
-    );
+    own(&mut text, "failover of a channel", specs::FAILOVER);
+    text.push_str("Of kind `spillable` also `memory = { … }`, as of a channel of that kind.\n\n");
+    registry.failovers.iter().for_each(|spec| component(&mut text, "failover of kind", spec));
     own(
         &mut text,
         "[[interceptor]], [[sink.NAME.interceptor]], [source.NAME.codec] and [sink.NAME.codec]",

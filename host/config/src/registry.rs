@@ -14,6 +14,8 @@ pub struct Registry {
     pub sinks: Vec<ComponentSpec>,
     /// Kinds for `[channel.NAME]`, beside `file`.
     pub channels: Vec<ComponentSpec>,
+    /// Kinds for `failover` of a channel that have options of their own there, flat beside the general ones.
+    pub failovers: Vec<ComponentSpec>,
     /// Tables of a bridge's file, by their name.
     pub bridge: Vec<ComponentSpec>,
     /// Types of sources that take a decoder.
@@ -37,6 +39,8 @@ impl Registry {
         let mut mistakes = Vec::new();
         check("source", &self.sources, &["type", "codec"], &mut mistakes);
         check("channel", &self.channels, &["kind", "capacity", "failover"], &mut mistakes);
+        let general: Vec<&str> = specs::FAILOVER.iter().map(|option| option.name).chain(["memory"]).collect();
+        check("failover", &self.failovers, &general, &mut mistakes);
         check("sink", &self.sinks, &["type", "plugin", "interceptor", "codec"], &mut mistakes);
         check("table", &self.bridge, &[], &mut mistakes);
         mistakes

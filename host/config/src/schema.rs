@@ -61,6 +61,7 @@ pub fn pipeline_schema(registry: &Registry) -> Value {
         ("source", components(&registry.sources, &[("selector", selector())], &registry.decoders)),
         ("sink", sinks(&registry.sinks, &sink_own, config, &registry.encoders)),
         ("channel", channel),
+        ("failover", failover(registry, false)),
         ("group", closed_table("Each event goes to one of these sinks.", specs::GROUP, [])),
         ("codec", described(interceptor.clone(), CODEC)),
         ("interceptor", interceptor),
@@ -99,14 +100,15 @@ fn channel_kinds(registry: &Registry, capacity: Value) -> Value {
     let file_kind = object([("const", "file".into()), ("default", "file".into())]);
     let in_memory = closed_table("A put waits when one of these is reached.", specs::MEMORY_CAPACITY, []);
     let named = |kind: &str, about: &str| object([("const", kind.into()), ("description", about.into())]);
-    let failover = closed_table("What takes events meanwhile.", specs::FAILOVER, []);
-    let own = [("capacity", capacity.clone()), ("kind", file_kind), ("failover", failover.clone())];
+    let own = [("capacity", capacity.clone()), ("kind", file_kind), ("failover", reference("failover"))];
     let mut kinds = vec![closed_table(about, &file, own)];
     let memory: Vec<OptionSpec> = [file.as_slice(), specs::MEMORY_CHANNEL].concat();
     let memory_kind = named("memory", "In memory: lost if the agent dies.");
-    kinds.push(closed_table(about, &memory, [("capacity", in_memory.clone()), ("kind", memory_kind)]));
+    let in_memory_alone =
+        |kind: Value| [("capacity", in_memory.clone()), ("kind", kind), ("failover", reference("failover"))];
+    kinds.push(closed_table(about, &memory, in_memory_alone(memory_kind)));
     let late = named("source-backed", "In memory, and read again from its source after a crash.");
-    kinds.push(closed_table(about, &file, [("capacity", in_memory.clone()), ("kind", late)]));
+    kinds.push(closed_table(about, &file, in_memory_alone(late)));
     let spillable_kind =
         named("spillable", "In memory while that has room, then on disk until that is drained.");
     kinds.push(closed_table(
@@ -114,9 +116,9 @@ fn channel_kinds(registry: &Registry, capacity: Value) -> Value {
         &file,
         [
             ("capacity", capacity),
-            ("memory", in_memory),
+            ("memory", in_memory.clone()),
             ("kind", spillable_kind),
-            ("failover", failover.clone()),
+            ("failover", reference("failover")),
         ],
     ));
     for kind in kinds.iter_mut().skip(1) {
@@ -127,7 +129,7 @@ fn channel_kinds(registry: &Registry, capacity: Value) -> Value {
     for spec in &registry.channels {
         let kind = object([("const", spec.kind.into()), ("description", spec.about.into())]);
         let own = file.iter().map(|spec| (spec.name, option_schema(spec)));
-        let extra = own.chain([("kind", kind), ("failover", failover.clone())]);
+        let extra = own.chain([("kind", kind), ("failover", failover(registry, true))]);
         let mut schema = closed_table(spec.about, spec.options, extra);
         if let Value::Object(map) = &mut schema {
             let required = std::iter::once("kind").chain(required(spec.options));
@@ -139,6 +141,49 @@ fn channel_kinds(registry: &Registry, capacity: Value) -> Value {
         });
     }
     object([("oneOf", kinds.into())])
+}
+
+/// `failover` of a channel: of kind `file`, `memory` or `spillable`, or of one of the registry. `is_shared`: the channel is of a kind of the
+/// registry itself, so its failover is on this machine, in the data directory.
+fn failover(registry: &Registry, is_shared: bool) -> Value {
+    let about = "What takes events meanwhile.";
+    let general = |has_dir: bool| -> Vec<OptionSpec> {
+        let fits = |spec: &&OptionSpec| spec.name != "kind" && (has_dir || spec.name != "dir");
+        specs::FAILOVER.iter().filter(fits).copied().collect()
+    };
+    let here = general(!is_shared);
+    let needed = |own: &[&'static str]| -> Vec<&'static str> {
+        own.iter().copied().chain((!is_shared).then_some("dir")).collect()
+    };
+    let named = |kind: &str| object([("const", kind.into())]);
+    let file = object([("const", "file".into()), ("default", "file".into())]);
+    let memory = closed_table("What it holds in memory.", specs::MEMORY_CAPACITY, []);
+    let mut kinds = vec![
+        with_required(closed_table(about, &here, [("kind", file)]), &needed(&[])),
+        with_required(closed_table(about, &here, [("kind", named("memory"))]), &needed(&["kind"])),
+        with_required(
+            closed_table(about, &here, [("kind", named("spillable")), ("memory", memory)]),
+            &needed(&["kind"]),
+        ),
+    ];
+    for spec in registry.failovers.iter().filter(|_| !is_shared) {
+        let options = [general(false).as_slice(), spec.options].concat();
+        let needed: Vec<&str> = std::iter::once("kind").chain(required(spec.options)).collect();
+        kinds.push(with_required(closed_table(spec.about, &options, [("kind", named(spec.kind))]), &needed));
+    }
+    object([("oneOf", kinds.into())])
+}
+
+/// A table in which these keys have to be.
+fn with_required(schema: Value, keys: &[&str]) -> Value {
+    match schema {
+        Value::Object(mut map) if !keys.is_empty() => {
+            map.insert("required".into(), json!(keys));
+            // Again sorted, in case the map keeps the order of insertion.
+            sorted(map.into_iter().collect())
+        }
+        other => other,
+    }
 }
 
 /// The schema of a file of flat tables, which are named by the specs' `kind`.

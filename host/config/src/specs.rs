@@ -233,7 +233,7 @@ pub const MEMORY_CHANNEL: &[OptionSpec] = &[option(
      reliability = \"best-effort\" it is 3s.",
 )];
 
-/// `capacity` of a channel of kind `memory` or `source-backed`, and `memory` of one of kind `spillable`.
+/// `capacity` of a channel of kind `memory` or `source-backed`, and `memory` of a channel or a failover of kind `spillable`.
 pub const MEMORY_CAPACITY: &[OptionSpec] = &[
     option(
         "events",
@@ -249,20 +249,21 @@ pub const MEMORY_CAPACITY: &[OptionSpec] = &[
     ),
 ];
 
-/// `failover` of a channel.
+/// `failover` of a channel, without the options of a kind alone. Its kind is the first.
 pub const FAILOVER: &[OptionSpec] = &[
     option(
         "kind",
-        OptionKind::Choice(&["file", "memory"]),
+        OptionKind::Choice(&["file", "memory", "spillable", "kafka"]),
         Some("\"file\""),
-        "Where events go meanwhile. memory: an end without a clean stop loses what is there.",
+        "Where events go meanwhile. file: on another disk. memory: an end without a clean stop loses what is there. spillable: in memory \
+         while that has room, then on that disk. kafka: in a topic of one partition, not for a channel of kind `kafka`.",
     ),
     option(
         "dir",
         OptionKind::Text,
         None,
-        "A directory on another disk, for a channel of kind `file` or `spillable`; each pipeline has its own below it. Of kind memory only \
-         positions and what plugins remember are there.",
+        "A directory on another disk; each pipeline has its own below it. Needed for `file`, `memory` and `spillable`, but not of a channel \
+         of kind `kafka`, whose failover is in the data directory. Of kind memory only positions and what plugins remember are there.",
     ),
     option(
         "check_interval",

@@ -14,7 +14,8 @@ use flumen_pipeline::plan::{
     InterceptorPlan, JournalPlan, Key, KeyId, OnError, OnReject, PluginLimits, SelectorPlan, SelectorRule,
     SourcePlan,
 };
-use flumen_pipeline::{BuildError, ComponentKind, Value};
+use flumen_pipeline::reliability::{MEMORY_BYTES, MEMORY_EVENTS};
+use flumen_pipeline::{BuildError, ComponentKind, Options, Value};
 
 const MINIMAL: &str = "[source]\ntype = \"tail\"\npaths = [\"/a\"]\n[sink]\ntype = \"file\"\npath = \"/b\"\n";
 
@@ -33,6 +34,7 @@ fn six_lines_are_a_pipeline() {
         keep_alive: KEEP_ALIVE,
         kind: ChannelKind::File,
         failover: None,
+        failover_options: Options::default(),
     };
     assert_eq!(plan.channels, [channel]);
     let [source] = plan.sources.as_slice() else { panic!("{:?}", plan.sources) };
@@ -526,16 +528,73 @@ fn groups_say_who_reads_as_one() {
 }
 
 #[test]
-fn a_channel_fails_over_to_another_disk_or_to_memory() {
-    use flumen_pipeline::plan::SecondaryKind;
-    let of = |text: &str| pipeline(&format!("[channel]\n{text}\n{MINIMAL}")).channels.remove(0).failover;
+fn a_channel_of_any_kind_fails_over() {
+    use flumen_pipeline::plan::{FailoverPlan, SecondaryKind};
+    let channel = |text: &str| pipeline(&format!("[channel]\n{text}\n{MINIMAL}")).channels.remove(0);
+    let of = |text: &str| channel(text).failover;
     assert_eq!(of(""), None);
     let plan = of("failover = { dir = \"/mnt/b\", fail_after = 2 }").unwrap();
     assert_eq!((plan.kind, plan.dir.as_deref()), (SecondaryKind::File, Some(Path::new("/mnt/b"))));
     assert_eq!((plan.fail_after, plan.return_after, plan.check_interval), (2, 3, Duration::from_secs(5)));
-    let plan = of("failover = { kind = \"memory\", dir = \"/mnt/b\", events = 20_000 }").unwrap();
-    assert_eq!((plan.kind, plan.capacity_events), (SecondaryKind::Memory, 20_000));
-    assert!(of("kind = \"spillable\"\nfailover = { dir = \"/mnt/b\" }").is_some());
-    let plan = of("kind = \"kafka\"\nbrokers = [\"k:9092\"]\nfailover = { kind = \"memory\" }").unwrap();
+    let here = ["file", "memory", "spillable", "source-backed"].map(|kind| format!("kind = \"{kind}\"\n"));
+    let shared = "kind = \"kafka\"\nbrokers = [\"k:9092\"]\n";
+    for kind in &here {
+        let plan =
+            of(&format!("{kind}failover = {{ kind = \"memory\", dir = \"/mnt/b\", events = 20_000 }}"));
+        assert!(matches!(
+            plan,
+            Some(FailoverPlan { kind: SecondaryKind::Memory, capacity_events: 20_000, memory_events: 0, .. })
+        ));
+        let to_kafka =
+            "failover = { kind = \"kafka\", brokers = [\"k:9093\"], topic = \"t\", return_after = 9 }";
+        let channel = channel(&format!("{kind}{to_kafka}"));
+        let plan = channel.failover.unwrap();
+        assert_eq!((plan.kind, plan.dir, plan.return_after), (SecondaryKind::Kafka, None, 9));
+        let options = &channel.failover_options;
+        assert_eq!(options.list_opt("brokers").unwrap(), ["k:9093"]);
+        assert_eq!((options.text_opt("topic"), options.0.len()), (Some("t"), 2));
+    }
+    for (kind, dir) in here.iter().map(|kind| (kind.as_str(), "dir = \"/mnt/b\", ")).chain([(shared, "")]) {
+        let plan =
+            of(&format!("{kind}failover = {{ {dir}kind = \"spillable\", memory = {{ events = 9_000 }} }}"));
+        let plan = plan.unwrap();
+        assert_eq!((plan.kind, plan.dir.is_some()), (SecondaryKind::Spillable, !dir.is_empty()));
+        assert_eq!((plan.memory_events, plan.memory_bytes), (9_000, MEMORY_BYTES));
+        assert_eq!((plan.capacity_events, plan.capacity_bytes), (10_000_000, 8 << 30));
+        let unsaid = of(&format!("{kind}failover = {{ {dir}kind = \"spillable\" }}")).unwrap();
+        assert_eq!(unsaid.memory_events, MEMORY_EVENTS);
+    }
+    let plan = of(&format!("{shared}failover = {{ kind = \"memory\" }}")).unwrap();
     assert_eq!((plan.kind, plan.dir), (SecondaryKind::Memory, None));
+}
+
+#[test]
+fn what_is_wrong_with_the_options_of_a_failover_is_shown_there() {
+    for kind in ["file", "memory", "source-backed"] {
+        let text = format!(
+            "{MINIMAL}[channel]\nkind = \"{kind}\"\nfailover = {{ kind = \"kafka\", brokers = [\"k\"] }}\n"
+        );
+        let (plan, files) = load(&text).unwrap();
+        let error = BuildError::new("failover.brokers", "\"k\" has no port", "write it");
+        let name = &plan.pipelines[0].name;
+        let shown = files.diagnostic_for(name, ComponentKind::Channel, "main", &error);
+        assert_eq!(shown.reason, "`failover.brokers` of channel `main`: \"k\" has no port");
+        let place = shown.place.unwrap();
+        assert!(place.text.starts_with("failover") && place.column == 40, "{place:?}");
+    }
+}
+
+#[test]
+fn channels_of_one_pipeline_fail_over_to_one_topic() {
+    let text = |topic: &str| {
+        let failover = |topic: &str| {
+            format!("failover = {{ kind = \"kafka\", brokers = [\"k:9092\"], topic = \"{topic}\" }}\n")
+        };
+        let channels = format!("[channel.a]\n{}[channel.b]\n{}", failover("t"), failover(topic));
+        let sinks = ["a", "b"].map(|name| format!("[sink.{name}]\ntype = \"null\"\nchannel = \"{name}\"\n"));
+        format!("[source]\ntype = \"stdin\"\n{channels}{}", sinks.concat())
+    };
+    assert!(load(&text("t")).is_ok());
+    let wrong = load(&text("other")).unwrap_err();
+    assert!(wrong.len() == 1 && wrong[0].reason.contains("differ in `failover`"), "{wrong:?}");
 }

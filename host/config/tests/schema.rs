@@ -36,6 +36,43 @@ fn the_schema_has_every_option() {
 }
 
 #[test]
+fn the_schema_of_a_failover_follows_its_kind_and_its_channel() {
+    let registry = common::registry();
+    let schema = json_schema(&registry);
+    let defs = &schema["pipeline"]["$defs"];
+    let kinds = |failover: &Value| -> Vec<(String, Vec<String>)> {
+        let each = failover["oneOf"].as_array().unwrap().iter().map(|kind| {
+            let required = kind["required"].as_array().into_iter().flatten();
+            let required = required.map(|key| key.as_str().unwrap().to_owned()).collect();
+            (kind["properties"]["kind"]["const"].as_str().unwrap().to_owned(), required)
+        });
+        each.collect()
+    };
+    let of = |kind: &str, required: &[&str]| {
+        (kind.to_owned(), required.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>())
+    };
+    let all = [
+        of("file", &["dir"]),
+        of("memory", &["kind", "dir"]),
+        of("spillable", &["kind", "dir"]),
+        of("kafka", &["kind", "brokers"]),
+    ];
+    assert_eq!(kinds(&defs["failover"]), all);
+    let channels = defs["channel"]["oneOf"].as_array().unwrap();
+    let shared = channels.iter().find(|channel| channel["properties"]["kind"]["const"] == "kafka").unwrap();
+    let beside = [of("file", &[]), of("memory", &["kind"]), of("spillable", &["kind"])];
+    assert_eq!(kinds(&shared["properties"]["failover"]), beside);
+    for channel in channels.iter().filter(|channel| *channel != shared) {
+        assert_eq!(channel["properties"]["failover"]["$ref"], "#/$defs/failover");
+    }
+    let has = |place: &Value, key: &str| !place["properties"][key].is_null();
+    let [file, _, spillable, kafka] = [0_usize, 1, 2, 3].map(|at| &defs["failover"]["oneOf"][at]);
+    assert!(has(file, "dir") && has(spillable, "memory") && !has(file, "memory") && !has(file, "brokers"));
+    assert!(has(kafka, "topic") && has(kafka, "fail_after") && !has(kafka, "dir") && !has(kafka, "memory"));
+    assert!(!has(&shared["properties"]["failover"]["oneOf"][0], "dir"));
+}
+
+#[test]
 fn the_schema_is_the_same_each_time_and_sorted() {
     let files = schema_files(&common::registry());
     assert_eq!(files, schema_files(&common::registry()));

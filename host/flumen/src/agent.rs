@@ -34,7 +34,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
 use crate::exit::{Failure, counted};
-use crate::journals;
+use crate::journals::{self, Owner};
 use crate::memory::{self, Budget, MemoryView};
 use crate::registry;
 use crate::reload::ReloadView;
@@ -172,7 +172,7 @@ impl Agent {
         }
         let started = plan.pipelines.iter().zip(opened).try_for_each(|(pipeline, plugins)| {
             let plugins = Arc::new(plugins);
-            let running = RunningPipeline::start(&plan, pipeline, plugins, &files, &agent.memory, 1)?;
+            let running = RunningPipeline::start(&plan, (pipeline, None), plugins, &files, &agent.memory, 1)?;
             agent.pipelines.lock().push(running);
             Ok(())
         });
@@ -337,6 +337,9 @@ pub fn locked(data_dir: &Path) -> String {
 /// What sources and sinks say against their options, all of them, and whether all together fit into the memory.
 pub fn component_errors(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic> {
     let mut wrong: Vec<Diagnostic> = memory::error(plan, files).into_iter().collect();
+    for (pipeline, channel, error) in secondaries::same_topic(plan) {
+        wrong.push(files.diagnostic_for(&pipeline, ComponentKind::Channel, &channel, &error));
+    }
     for pipeline in &plan.pipelines {
         let mut note = |kind, component: &str, error: BuildError| {
             wrong.push(files.diagnostic_for(&pipeline.name, kind, component, &error));
@@ -347,6 +350,9 @@ pub fn component_errors(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic
             }
         }
         if let Err((channel, error)) = registry::kafka_journal(&plan.name, pipeline) {
+            note(ComponentKind::Channel, &channel, error);
+        }
+        if let Err((channel, error)) = registry::failover_topic(&plan.name, pipeline) {
             note(ComponentKind::Channel, &channel, error);
         }
         source_backed::errors(pipeline).into_iter().for_each(|(kind, part, error)| note(kind, &part, error));
@@ -546,10 +552,10 @@ pub fn interceptors(slots: &[Arc<PluginSlot>]) -> Vec<Arc<dyn Interceptor>> {
     slots.iter().map(|slot| slot.clone() as Arc<dyn Interceptor>).collect()
 }
 
-/// Opens the journals of a pipeline and starts its threads.
+/// Opens the journals of a pipeline and starts its threads. In a reload it is known what its plan was before.
 pub fn start_pipeline(
     agent: &AgentPlan,
-    plan: &PipelinePlan,
+    (plan, before): (&PipelinePlan, Option<&PipelinePlan>),
     plugins: &Plugins,
     files: &ConfigFiles,
     memory: &Arc<MemoryGate>,
@@ -566,17 +572,19 @@ pub fn start_pipeline(
         ..FileConfig::default()
     };
     let quarantine = quarantine_files(&dir, durability, &plan.journal.keys);
-    let kafka = registry::kafka_journal(&agent.name, plan).map_err(|(channel, error)| {
+    let wrong = |(channel, error): (String, BuildError)| {
         Failure::Config(vec![files.diagnostic_for(&plan.name, ComponentKind::Channel, &channel, &error)])
-    })?;
-    if let Some((channel, error)) = secondaries::left_behind(plan, &dir) {
-        let (kind, name) = (ComponentKind::Channel, &plan.name);
-        return Err(Failure::Config(vec![files.diagnostic_for(name, kind, &channel, &error)]));
+    };
+    let kafka = registry::kafka_journal(&agent.name, plan).map_err(wrong)?;
+    let topic = registry::failover_topic(&agent.name, plan).map_err(wrong)?;
+    let owner = Owner { agent: &agent.name, plan, dir: &dir, before };
+    if let Some(left) = secondaries::left_behind(&owner) {
+        return Err(wrong(left));
     }
     let journal: Arc<dyn Journal> = match kafka {
-        None => journals::open_own(main, plan, &dir)?,
+        None => journals::open_own(main, &owner, topic)?,
         Some(options) => {
-            let local = journals::open_beside(main, plan, &options, &dir)?;
+            let local = journals::open_beside(main, &owner, &options)?;
             KafkaJournal::open(options, local).context("cannot open the journal of a Kafka channel")?
         }
     };

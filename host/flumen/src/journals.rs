@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context;
 use flumen_journal::failover::{self, DiskProbe, FailoverJournal, FailoverPlan, Parts, SecondaryKind};
 use flumen_journal::faults::system_disk;
 use flumen_journal::{
@@ -11,6 +12,7 @@ use flumen_journal::{
     SourceBackedJournal, Unsaved, WhenFull,
 };
 use flumen_kafka::channel::{JournalOptions, KafkaJournal};
+use flumen_kafka::log::{self, LogOptions};
 use flumen_pipeline::plan::{ChannelKind, ChannelPlan, PipelinePlan};
 use flumen_pipeline::{BuildError, channel_specs, quarantine};
 
@@ -19,21 +21,34 @@ use crate::exit::Failure;
 use crate::faults::FAILOVER_PLACE;
 use crate::secondaries;
 
-/// The journal of a pipeline whose channels are its own. `pipeline_dir`: where its failover is on record.
+/// A pipeline, and what its journal has to know beside its plan.
+pub struct Owner<'a> {
+    /// The agent's name.
+    pub agent: &'a str,
+    /// The pipeline.
+    pub plan: &'a PipelinePlan,
+    /// Its directory, where its failover is on record.
+    pub dir: &'a Path,
+    /// Its plan until now, where this process knows it.
+    pub before: Option<&'a PipelinePlan>,
+}
+
+/// The journal of a pipeline whose channels are its own. `topic`: its failover, if that is one.
 pub fn open_own(
     config: FileConfig,
-    plan: &PipelinePlan,
-    pipeline_dir: &Path,
+    owner: &Owner<'_>,
+    topic: Option<LogOptions>,
 ) -> Result<Arc<dyn Journal>, Failure> {
+    let plan = owner.plan;
     let (dir, specs) = (config.dir.clone(), channel_specs(plan));
     // The configuration has seen that all are alike.
     let failover = plan.channels.iter().find_map(|channel| channel.failover.clone());
     let opened = match failover {
         None => open_kind(config, plan, specs, None),
-        Some(failover) => return open_with_failover(config, plan, failover, specs, pipeline_dir),
+        Some(failover) => return open_with_failover(config, owner, failover, specs, topic),
     };
     let journal = opened.map_err(|error| failure(error, &dir))?;
-    secondaries::note(plan, pipeline_dir)?;
+    secondaries::note(owner)?;
     Ok(journal)
 }
 
@@ -64,18 +79,27 @@ fn open_kind(
     opened.map(|journal| journal as Arc<dyn Journal>)
 }
 
+/// A journal of any kind, with what stands in for it. What is written to `topic` by the agent before is read in its own time: nobody waits for
+/// it here.
 fn open_with_failover(
     config: FileConfig,
-    plan: &PipelinePlan,
+    owner: &Owner<'_>,
     failover: FailoverPlan,
     specs: Vec<ChannelSpec>,
-    pipeline_dir: &Path,
+    topic: Option<LogOptions>,
 ) -> Result<Arc<dyn Journal>, Failure> {
-    let dir = failover.dir.clone().unwrap_or_default().join(&plan.name);
+    let plan = owner.plan;
     let channels = specs.iter().map(|spec| failover::channel_spec(&spec.name, &failover)).collect();
-    let elsewhere = FileConfig { dir, ..config.clone() };
-    let secondary = open_secondary(elsewhere, FAILOVER_PLACE, &failover, channels, Vec::new())?;
-    secondaries::note(plan, pipeline_dir)?;
+    let secondary = match topic {
+        Some(topic) => log::open(topic, channels, config.keys.clone())
+            .with_context(|| format!("cannot start the failover of pipeline {} in Kafka", plan.name))?,
+        None => {
+            let dir = failover.dir.clone().unwrap_or_default().join(&plan.name);
+            let elsewhere = FileConfig { dir, ..config.clone() };
+            open_secondary(elsewhere, FAILOVER_PLACE, &failover, channels, Vec::new())?
+        }
+    };
+    secondaries::note(owner)?;
     let probe = DiskProbe::new(system_disk(JOURNAL_DIR), config.dir.clone(), config.segment_bytes);
     let (dir, own) = (config.dir.clone(), plan.clone());
     let replaced = dir.join(failover::REPLACED);
@@ -86,6 +110,7 @@ fn open_with_failover(
         opener: Box::new(move |specs, unsaved| open_kind(config.clone(), &own, specs, unsaved)),
         is_replaced: Box::new(move || std::fs::remove_file(&replaced).is_ok()),
         channels: specs,
+        late: plan.channels.iter().filter(|channel| channel.kind == ChannelKind::SourceBacked).count(),
         probe: Box::new(move |has_room| probe.is_good(has_room)),
         secondary,
         clock: Arc::new(OsClock),
@@ -93,7 +118,7 @@ fn open_with_failover(
     opened.map(|journal| journal as Arc<dyn Journal>).map_err(|error| failure(error, &dir))
 }
 
-/// What takes the events meanwhile. `place`: which journal it is; `others` are in a file in any case.
+/// What takes the events meanwhile, on this machine. `place`: which journal it is; `others` are in a file in any case.
 fn open_secondary(
     config: FileConfig,
     place: &str,
@@ -101,22 +126,32 @@ fn open_secondary(
     channels: Vec<ChannelSpec>,
     others: Vec<ChannelSpec>,
 ) -> Result<Arc<dyn Journal>, Failure> {
-    if plan.kind == SecondaryKind::File {
-        return open_file(config, place, channels.into_iter().chain(others).collect());
-    }
     let dir = config.dir.clone();
-    let in_memory = |channel| MemorySpec { channel, full: WhenFull::Wait };
+    match plan.kind {
+        SecondaryKind::File => {
+            return open_file(config, place, channels.into_iter().chain(others).collect());
+        }
+        // The configuration refuses it where it would come here.
+        SecondaryKind::Kafka => {
+            let reason = format!("a failover of kind `kafka` is no journal in {}", dir.display());
+            return Err(anyhow::anyhow!("{reason}; give it kind = \"file\"").into());
+        }
+        SecondaryKind::Memory | SecondaryKind::Spillable => {}
+    }
+    let in_memory = |channel| match plan.kind {
+        SecondaryKind::Spillable => overflowing(channel, plan.memory_events, plan.memory_bytes),
+        _ => MemorySpec { channel, full: WhenFull::Wait },
+    };
     let channels = channels.into_iter().map(in_memory).collect();
     let opened = MemoryJournal::open(config, channels, others, system_disk(place), Arc::new(OsClock));
     opened.map(|journal| journal as Arc<dyn Journal>).map_err(|error| failure(error, &dir))
 }
 
-/// The journal on this machine beside a Kafka journal. `pipeline_dir`: where its failover is on record.
+/// The journal on this machine beside a Kafka journal.
 pub fn open_beside(
     config: FileConfig,
-    plan: &PipelinePlan,
+    owner: &Owner<'_>,
     options: &JournalOptions,
-    pipeline_dir: &Path,
 ) -> Result<Arc<dyn Journal>, Failure> {
     let quarantine = vec![quarantine::channel_spec()];
     let local = match &options.failover {
@@ -126,23 +161,27 @@ pub fn open_beside(
             open_secondary(config, JOURNAL_DIR, failover, channels, quarantine)?
         }
     };
-    secondaries::note(plan, pipeline_dir)?;
+    secondaries::note(owner)?;
     Ok(local)
 }
 
 fn memory_spec(plan: &ChannelPlan, spec: ChannelSpec) -> MemorySpec {
     match plan.kind {
         ChannelKind::Spillable { memory_events, memory_bytes } => {
-            let full = WhenFull::Overflow { events: spec.capacity_events, bytes: spec.capacity_bytes };
-            let channel =
-                ChannelSpec { capacity_events: memory_events, capacity_bytes: memory_bytes, ..spec };
-            MemorySpec { channel, full }
+            overflowing(spec, memory_events, memory_bytes)
         }
         ChannelKind::Memory { drop_after: Some(after) } => {
             MemorySpec { channel: spec, full: WhenFull::Drop(after) }
         }
         _ => MemorySpec { channel: spec, full: WhenFull::Wait },
     }
+}
+
+/// A channel that goes to its file, which holds what the channel does, when so much is in memory.
+fn overflowing(spec: ChannelSpec, events: u64, bytes: u64) -> MemorySpec {
+    let full = WhenFull::Overflow { events: spec.capacity_events, bytes: spec.capacity_bytes };
+    let channel = ChannelSpec { capacity_events: events, capacity_bytes: bytes, ..spec };
+    MemorySpec { channel, full }
 }
 
 /// A file journal. `place`: which one it is, the first word of its steps' names.

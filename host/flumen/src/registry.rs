@@ -3,7 +3,10 @@
 use flumen_builtin::{bridge, sinks, sources};
 use flumen_config::{CodecUse, Registry};
 use flumen_kafka::channel::JournalOptions;
-use flumen_pipeline::plan::{ChannelKind, InterceptorPlan, PipelinePlan, SinkPlan, SourcePlan};
+use flumen_kafka::log::LogOptions;
+use flumen_pipeline::plan::{
+    ChannelKind, ChannelPlan, InterceptorPlan, PipelinePlan, SecondaryKind, SinkPlan, SourcePlan,
+};
 use flumen_pipeline::{BuildError, DecoderLink, EncoderLink, Options, Sink, Source};
 use flumen_plugin::PluginSlot;
 
@@ -13,6 +16,7 @@ pub fn registry() -> Registry {
         sources: sources::sources().into_iter().map(|source| source.spec).collect(),
         sinks: sinks::sinks().into_iter().map(|sink| sink.spec).collect(),
         channels: vec![flumen_kafka::channel::SPEC],
+        failovers: vec![flumen_kafka::log::SPEC],
         bridge: bridge::TABLES.to_vec(),
         decoders: sources::sources()
             .into_iter()
@@ -52,6 +56,33 @@ pub fn kafka_journal(
     made.map(|options| Some(JournalOptions { failover, keeps_state, ..options })).map_err(|(index, error)| {
         (channels.get(index).map(|(name, ..)| (*name).to_owned()).unwrap_or_default(), error)
     })
+}
+
+/// What the failover of the pipeline's channels is made of, if it is a topic; an error has the channel's name.
+pub fn failover_topic(agent: &str, plan: &PipelinePlan) -> Result<Option<LogOptions>, (String, BuildError)> {
+    let Some(channel) = plan.channels.iter().find(|channel| fails_over_to_kafka(channel)) else {
+        return Ok(None);
+    };
+    let made = LogOptions::new(agent, &plan.name, &channel.failover_options);
+    made.map(Some).map_err(|error| (channel.name.clone(), in_failover(error)))
+}
+
+fn fails_over_to_kafka(channel: &ChannelPlan) -> bool {
+    channel.failover.as_ref().is_some_and(|failover| failover.kind == SecondaryKind::Kafka)
+}
+
+/// The error of an option that stands in `failover` of a channel.
+fn in_failover(error: BuildError) -> BuildError {
+    let option = match error.option.as_str() {
+        "" => "failover".to_owned(),
+        option => format!("failover.{option}"),
+    };
+    BuildError { option, ..error }
+}
+
+/// The same as [`check_files`] for the failover of a channel.
+pub fn check_failover_files(channel: &ChannelPlan) -> Result<(), BuildError> {
+    check_files(&channel.failover_options).map_err(in_failover)
 }
 
 /// Builds a source of the plan. Without its codec, if it has one, only to see whether its options are right.

@@ -28,16 +28,16 @@ pub struct RunningPipeline {
 }
 
 impl RunningPipeline {
-    /// Opens its journals and starts it.
+    /// Opens its journals and starts it. `plans`: its plan, and the one until now in a reload.
     pub fn start(
         agent: &AgentPlan,
-        plan: &PipelinePlan,
+        plans: (&PipelinePlan, Option<&PipelinePlan>),
         plugins: Arc<Plugins>,
         files: &ConfigFiles,
         memory: &Arc<MemoryGate>,
         generation: u64,
     ) -> Result<Arc<RunningPipeline>, Failure> {
-        let pipeline = start_pipeline(agent, plan, &plugins, files, memory)?;
+        let pipeline = start_pipeline(agent, plans, &plugins, files, memory)?;
         Ok(Arc::new(RunningPipeline {
             pipeline,
             plugins: Mutex::new(plugins),

@@ -1,5 +1,8 @@
 //! What a pipeline with a source-backed channel may be made of, so that it delivers each event once: the rest is refused, with the
 //! reason (groups of sinks are refused where the file is read). The reasons are those of [`flumen_journal::source_backed`].
+//!
+//! A failover changes nothing of that. While it is in use events are kept in it, and their sources need not be read again for them; they
+//! come back into the channel as from a source, and what is in the channel is again read from where it came, the failover or the source.
 
 use flumen_pipeline::plan::{ChannelKind, PipelinePlan, SinkPlan};
 use flumen_pipeline::{BuildError, ComponentKind};

@@ -294,10 +294,10 @@ pub struct JournalStatus {
     pub damaged_state_blocks: u64,
     /// Why puts wait now (full disk), in words.
     pub waiting_for: Option<String>,
-    /// Where events go of a journal that can fail over: `primary` or (Kafka) `shared`; `file` or `memory`; or `returning` (to the
-    /// failover, while it is moved).
+    /// Where events go of a journal that can fail over: `primary` or (Kafka) `shared`; the kind of the failover; `returning` (to the
+    /// failover, while it is moved); or `opening` (it is not known yet, so they wait).
     pub failover: Option<String>,
-    /// How often events began to go to the file, since the start.
+    /// How often events began to go to the failover, since the start.
     pub failovers: u64,
     /// Events that are there; they are among those of the channels, too.
     pub failover_events: u64,
@@ -355,6 +355,12 @@ pub trait Journal: Send + Sync {
     /// reader. Who hands commits in must not wait for tickets before it hands in more.
     fn acknowledges_late(&self) -> bool {
         false
+    }
+
+    /// False: what it holds is not known yet, because it is elsewhere and was not reached. Whoever asks for a position, a head or a
+    /// reader's place waits for it.
+    fn is_read(&self) -> bool {
+        true
     }
 
     /// It takes no more commits, and what it says of positions may be less than what is true: one whose positions are elsewhere, and

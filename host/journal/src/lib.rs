@@ -5,7 +5,8 @@
 //!
 //! Constraints: synchronous, no tokio; disk and time are reached through [`Disk`] and [`Clock`] alone.
 //! The trait is [`Journal`]; the implementations here are [`mod@file`], [`memory`] and [`source_backed`], which have a file
-//! journal behind them, and [`failover`], which has two of the others; [`inspect`] reads the files for tools.
+//! journal behind them, [`log`], which is in an append-only log that somebody else keeps, and [`failover`], which has two of the others;
+//! [`inspect`] reads the files for tools.
 
 mod api;
 mod clock;
@@ -16,6 +17,7 @@ pub mod file;
 pub mod inspect;
 mod keys;
 pub mod limits;
+pub mod log;
 pub mod memory;
 pub mod source_backed;
 mod state;

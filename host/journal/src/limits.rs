@@ -150,3 +150,39 @@ pub const FAILOVER_STEP_WAIT: Duration = Duration::from_secs(5);
 
 /// A commit below this is laid out in memory that is taken once.
 pub const SMALL_COMMIT_BYTES: usize = 16 << 10;
+
+/// Bytes of one group of commits that a journal in a log appends: as those of a Kafka journal's transaction.
+pub const LOG_GROUP_BYTES: usize = 8 << 20;
+
+/// Bytes of commits that wait for such a log before a put waits: a few groups.
+pub const LOG_QUEUE_BYTES: usize = 32 << 20;
+
+/// Bytes of a log in which everything is acknowledged, and that is cut: a start reads no more than some seconds' worth.
+pub const LOG_SNAPSHOT_BYTES: u64 = 8 << 20;
+
+/// Bytes at the beginning of a log that nobody needs, while something behind them is: then it is cut, too. Twice a snapshot's bytes if
+/// that is more, so that snapshots cost at most half of what is written.
+pub const LOG_GARBAGE_BYTES: u64 = 64 << 20;
+
+/// Pauses between two tries to reach a log, first and longest.
+pub const LOG_RETRY_FIRST: Duration = Duration::from_millis(200);
+/// See [`LOG_RETRY_FIRST`].
+pub const LOG_RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Pause before a cut that was refused is tried again.
+pub const LOG_TRIM_RETRY: Duration = Duration::from_secs(60);
+
+/// How long a closing journal tries to bring what was handed in to its log.
+pub const LOG_CLOSE: Duration = Duration::from_secs(10);
+
+/// How long a reader waits for what is in the log, before it says that it cannot be read now.
+pub const LOG_READ: Duration = Duration::from_secs(10);
+
+/// A reader that needs a record at most so many behind the last one reads on; a seek costs a question.
+pub const LOG_SKIP_RECORDS: u64 = 1_000;
+
+/// An append that takes longer than this is told: a log tries for long before it says that it cannot.
+pub const LOG_SLOW: Duration = Duration::from_secs(5);
+
+/// How often an idle journal looks after its log.
+pub const LOG_TICK: Duration = Duration::from_millis(500);

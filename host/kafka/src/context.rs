@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
 use flumen_pipeline::ComponentMetrics;
@@ -45,6 +46,8 @@ pub struct Context {
     /// The newest error that librdkafka told of, in words; kept until something works.
     last_error: Mutex<Option<String>>,
     failed: Mutex<Vec<(usize, RDKafkaErrorCode)>>,
+    /// Behind the last record that was delivered.
+    delivered_to: AtomicI64,
     /// Topics that a transaction may not write.
     unwritable: Mutex<BTreeSet<String>>,
     rebalance: Mutex<Option<Arc<dyn Rebalance>>>,
@@ -54,8 +57,9 @@ pub struct Context {
 impl Context {
     /// `who`: the component as the log names it (`sink out`). `metrics` gets the statistics.
     pub fn new(who: &str, settings: Arc<Settings>, metrics: Option<Arc<ComponentMetrics>>) -> Context {
-        let (last_error, failed, unwritable, rebalance, logged) = Default::default();
-        Context { who: who.into(), settings, metrics, last_error, failed, unwritable, rebalance, logged }
+        let (last_error, failed, delivered_to, unwritable, rebalance, logged) = Default::default();
+        let who = who.into();
+        Context { who, settings, metrics, last_error, failed, delivered_to, unwritable, rebalance, logged }
     }
 
     /// Whom to tell of rebalances.
@@ -92,6 +96,12 @@ impl Context {
     /// True if [`Context::take_failed`] has something.
     pub fn has_failed(&self) -> bool {
         !self.failed.lock().is_empty()
+    }
+
+    /// The offset behind the last record that was delivered, of a producer that writes one partition and has all reports; 0 if there was
+    /// none, or the broker did not say.
+    pub fn delivered_to(&self) -> i64 {
+        self.delivered_to.load(Ordering::Relaxed)
     }
 
     /// Topics that the brokers did not let a transaction write, since the last call: it failed as a whole.
@@ -188,12 +198,17 @@ impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
-        if let Err((error, message)) = result {
-            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-            let topic = message.topic();
-            tracing::debug!(who = self.who, topic, %error, "a record was not delivered");
-            self.note_failed(opaque, code);
-        }
+        let (error, message) = match result {
+            Ok(message) => {
+                self.delivered_to.fetch_max(message.offset().saturating_add(1), Ordering::Relaxed);
+                return;
+            }
+            Err((error, message)) => (error, message),
+        };
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        let topic = message.topic();
+        tracing::debug!(who = self.who, topic, %error, "a record was not delivered");
+        self.note_failed(opaque, code);
     }
 }
 

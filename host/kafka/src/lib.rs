@@ -6,7 +6,7 @@
 //!
 //! [`flume_avro`] is the format of record values that Flume reads and writes; [`group_commits`] commits a
 //! group's offsets without waiting; [`told`] serves what a consumer's client tells; [`ends`] ends
-//! transactions whose end a broker has lost; [`admin`] is what `flumen kafka` asks.
+//! transactions whose end a broker has lost; [`log`] is a failover's journal in a topic; [`admin`] is what `flumen kafka` asks.
 //!
 //! The sink and the source stand in `host/builtin` like all others; they use this crate.
 
@@ -21,11 +21,13 @@ pub mod flume_avro;
 pub mod group_commits;
 pub mod lane;
 pub mod limits;
+pub mod log;
 pub mod member;
 mod oauth;
 pub mod partition;
 pub mod produce;
 pub mod progress;
+mod read_back;
 pub mod settings;
 mod statistics;
 pub mod told;

@@ -154,3 +154,18 @@ pub const SAMPLE_RECORDS: i64 = 100;
 
 /// How long a step of a transaction blocks before the committer looks whether Kafka was given up.
 pub const SLICE: Duration = Duration::from_millis(500);
+
+/// Reading a log to its end is given up when nothing has come for this long.
+pub const READ_SILENCE: Duration = Duration::from_secs(30);
+
+/// Bytes of a record of a failover's log, at most: what a broker takes by default, so that a topic that takes more needs no more memory.
+pub const LOG_RECORD_BYTES_MAX: usize = 1 << 20;
+
+/// What a record takes beside its value, with room to spare: the head of its batch, and its own.
+pub const LOG_RECORD_OVERHEAD_BYTES: usize = 1 << 10;
+
+/// Looking whether a failover is open in a log takes at most this long: a reload and a start wait for it.
+pub const LOG_LOOK: Duration = Duration::from_secs(10);
+
+/// A reader of a log that has heard nothing for this long tells what is wrong with its connection.
+pub const LOG_SILENCE: Duration = Duration::from_secs(3);

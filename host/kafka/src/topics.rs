@@ -31,6 +31,10 @@ pub struct TopicLimits {
     pub cleanup_policy: Option<String>,
     /// `min.insync.replicas`: with fewer in sync nothing is taken.
     pub in_sync_min: Option<usize>,
+    /// `retention.ms`; -1: for ever.
+    pub retention_ms: Option<i64>,
+    /// `retention.bytes`, of a partition; -1: all of them.
+    pub retention_bytes: Option<i64>,
 }
 
 /// How whole a topic is.
@@ -121,10 +125,21 @@ impl Topics {
         crate::admin::admin_client(&self.who, &self.settings)
     }
 
-    /// Makes a topic. It may be there already.
+    /// Makes a topic, with as many copies as the cluster makes by itself. It may be there already.
     pub fn create(&self, name: &str, partitions: i32, config: &[(&str, &str)]) -> KafkaResult<()> {
-        // As many copies as the cluster makes by itself.
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
+        self.create_copied(name, partitions, None, config)
+    }
+
+    /// The same with so many copies; `None`: as many as the cluster makes by itself.
+    pub fn create_copied(
+        &self,
+        name: &str,
+        partitions: i32,
+        replication: Option<i32>,
+        config: &[(&str, &str)],
+    ) -> KafkaResult<()> {
+        let replication = TopicReplication::Fixed(replication.unwrap_or(-1));
+        let mut topic = NewTopic::new(name, partitions, replication);
         for (key, value) in config {
             topic = topic.set(key, value);
         }
@@ -154,6 +169,8 @@ impl Topics {
                     found.record_bytes_max = value("max.message.bytes").and_then(|bytes| bytes.parse().ok());
                     found.cleanup_policy = value("cleanup.policy");
                     found.in_sync_min = value("min.insync.replicas").and_then(|count| count.parse().ok());
+                    found.retention_ms = value("retention.ms").and_then(|ms| ms.parse().ok());
+                    found.retention_bytes = value("retention.bytes").and_then(|bytes| bytes.parse().ok());
                 }
                 Err(Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed) => {}
                 Err(code) => return Err(KafkaError::AdminOp(code)),

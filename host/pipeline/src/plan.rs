@@ -346,6 +346,8 @@ pub struct ChannelPlan {
     pub kind: ChannelKind,
     /// What becomes of events while that takes none; `None`: sources wait.
     pub failover: Option<FailoverPlan>,
+    /// Checked options of a failover that is no journal on this machine: brokers, topic and login of kind `kafka`.
+    pub failover_options: Options,
 }
 
 /// Where a channel keeps its events.
@@ -394,10 +396,35 @@ impl ChannelKind {
     }
 }
 
+/// Whether a failover of kind `new`, in the place of one of kind `old`, goes on with what is in it: a journal in memory takes the
+/// events of a file over, not the other way round.
+pub fn takes_over(old: SecondaryKind, new: SecondaryKind) -> bool {
+    let is_in_memory = |kind| matches!(kind, SecondaryKind::Memory | SecondaryKind::Spillable);
+    match (old, new) {
+        (SecondaryKind::Kafka, _) | (_, SecondaryKind::Kafka) => old == new,
+        _ => !is_in_memory(old) || is_in_memory(new),
+    }
+}
+
 impl ChannelPlan {
     /// Other agents may put to it or read it.
     pub fn is_shared(&self) -> bool {
         matches!(self.kind, ChannelKind::Shared { .. })
+    }
+
+    /// Both have no failover, or the same.
+    pub fn has_failover_of(&self, other: &ChannelPlan) -> bool {
+        self.failover == other.failover && self.failover_options == other.failover_options
+    }
+
+    /// Whether two failovers of kind `kafka` are in the same topic: on one cluster, as far as lists of brokers say.
+    pub fn has_topic_of(&self, other: &ChannelPlan) -> bool {
+        let topic = |plan: &ChannelPlan| plan.failover_options.text_opt("topic").map(str::to_owned);
+        let brokers = |plan: &ChannelPlan| {
+            plan.failover_options.list_opt("brokers").map(<[String]>::to_vec).unwrap_or_default()
+        };
+        let known = brokers(other);
+        topic(self) == topic(other) && brokers(self).iter().any(|broker| known.contains(broker))
     }
 }
 

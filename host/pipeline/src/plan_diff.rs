@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::component::Options;
 use crate::plan::{
     AgentPlan, BridgePlan, ChannelKind, ChannelPlan, GroupPlan, InterceptorPlan, PipelinePlan, SecondaryKind,
-    SinkPlan, SourcePlan,
+    SinkPlan, SourcePlan, takes_over,
 };
 
 /// What becomes of a part.
@@ -204,12 +204,13 @@ impl PipelineDiff {
     }
 }
 
-/// Whether the new plan goes on in the failover of this channel: in the same directory, and what is in it can be read.
+/// Whether the new plan goes on in the failover of this channel: in the same directory or topic, and what is in it can be read.
 fn keeps_failover(channel: &ChannelPlan, new: &PipelinePlan) -> bool {
     let other = new.channels.iter().find_map(|other| Some((other, other.failover.as_ref()?)));
     channel.failover.as_ref().zip(other).is_some_and(|(old, (other, new))| {
         let is_same_place = channel.is_shared() == other.is_shared() && old.dir == new.dir;
-        is_same_place && (old.kind == new.kind || new.kind == SecondaryKind::Memory)
+        let is_same_topic = old.kind != SecondaryKind::Kafka || channel.has_topic_of(other);
+        is_same_place && takes_over(old.kind, new.kind) && is_same_topic
     })
 }
 
@@ -375,7 +376,7 @@ fn components(old: &PipelinePlan, new: &PipelinePlan) -> Vec<ComponentDiff> {
             settings.extend((!is_same).then(|| "capacity".to_owned()));
             settings.extend((old.kind != new.kind).then(|| "kind".to_owned()));
             settings.extend((old.keep_alive != new.keep_alive).then(|| "keep_alive".to_owned()));
-            settings.extend((old.failover != new.failover).then(|| "failover".to_owned()));
+            settings.extend((!old.has_failover_of(new)).then(|| "failover".to_owned()));
             settings.extend((settings.is_empty() && old != new).then(|| "settings".to_owned()));
         }
         all.push(component("channel", name, old.is_some(), new.is_some(), settings));

@@ -50,6 +50,7 @@ fn channel(name: &str, capacity_events: u64) -> ChannelPlan {
         keep_alive: KEEP_ALIVE,
         kind: ChannelKind::File,
         failover: None,
+        failover_options: Options::default(),
     }
 }
 
@@ -225,36 +226,84 @@ fn queues_that_vanish_are_named() {
     assert!(PipelineDiff::vanishing(&new, &old).is_empty());
 }
 
+/// A plan whose channel fails over to this kind in a directory.
+fn with_failover(kind: SecondaryKind, dir: &str) -> PipelinePlan {
+    let mut plan = plan("web");
+    plan.channels[0].failover = Some(FailoverPlan {
+        kind,
+        dir: Some(dir.into()),
+        check_interval: Duration::from_secs(1),
+        fail_after: 3,
+        return_after: 3,
+        capacity_events: 10,
+        capacity_bytes: 10,
+        memory_events: 0,
+        memory_bytes: 0,
+    });
+    plan
+}
+
+/// The same with a topic.
+fn with_topic(topic: &str, brokers: &[&str]) -> PipelinePlan {
+    let mut plan = with_failover(SecondaryKind::Kafka, "");
+    let channel = &mut plan.channels[0];
+    channel.failover.as_mut().unwrap().dir = None;
+    let brokers = brokers.iter().map(|broker| (*broker).to_owned()).collect();
+    channel.failover_options.0.insert("brokers".into(), Value::TextList(brokers));
+    if !topic.is_empty() {
+        channel.failover_options.0.insert("topic".into(), Value::Text(topic.into()));
+    }
+    plan
+}
+
+/// Whether the failover is left, and nothing else.
+fn leaves_failover(old: &PipelinePlan, new: &PipelinePlan) -> bool {
+    let found = PipelineDiff::vanishing(old, new);
+    let failover = Vanishing { channel: "main".into(), part: VanishingPart::Failover };
+    assert!(found.is_empty() || found == [failover], "{found:?}");
+    !found.is_empty()
+}
+
 #[test]
 fn a_failover_vanishes_unless_the_new_plan_goes_on_in_its_place() {
-    let with = |kind: SecondaryKind, dir: &str| {
-        let mut plan = plan("web");
-        plan.channels[0].failover = Some(FailoverPlan {
-            kind,
-            dir: Some(dir.into()),
-            check_interval: Duration::from_secs(1),
-            fail_after: 3,
-            return_after: 3,
-            capacity_events: 10,
-            capacity_bytes: 10,
-        });
-        plan
-    };
-    let vanish = |old: &PipelinePlan, new: &PipelinePlan| {
-        let found = PipelineDiff::vanishing(old, new);
-        let failover = Vanishing { channel: "main".into(), part: VanishingPart::Failover };
-        assert!(found.is_empty() || found == [failover], "{found:?}");
-        !found.is_empty()
-    };
-    let (file, memory) = (SecondaryKind::File, SecondaryKind::Memory);
-    let (old, none) = (with(file, "/b"), plan("web"));
+    let (file, memory, spillable) = (SecondaryKind::File, SecondaryKind::Memory, SecondaryKind::Spillable);
+    let (old, none) = (with_failover(file, "/b"), plan("web"));
     let mut slower = old.clone();
     slower.channels[0].failover.as_mut().unwrap().fail_after = 9;
-    assert!(!vanish(&old, &old) && !vanish(&old, &slower) && !vanish(&none, &old));
-    assert!(vanish(&old, &none) && vanish(&old, &with(file, "/c")));
+    let leaves = leaves_failover;
+    assert!(!leaves(&old, &old) && !leaves(&old, &slower) && !leaves(&none, &old));
+    assert!(leaves(&old, &none) && leaves(&old, &with_failover(file, "/c")));
     // What is in a file is taken into memory, not the other way round.
-    assert!(!vanish(&old, &with(memory, "/b")) && vanish(&with(memory, "/b"), &old));
+    for in_memory in [memory, spillable] {
+        let other = with_failover(in_memory, "/b");
+        assert!(!leaves(&old, &other) && leaves(&other, &old) && leaves(&other, &none));
+        assert!(!leaves(&other, &with_failover(memory, "/b")));
+        assert!(!leaves(&other, &with_failover(spillable, "/b")));
+        assert!(leaves(&other, &with_failover(spillable, "/c")));
+    }
     let diff = super::pipeline("web".into(), Some(&old), Some(&none));
+    assert_eq!(diff.restart, ["channels differ"]);
+    assert!(diff.components.iter().any(|part| part.kind == "channel" && part.settings == ["failover"]));
+}
+
+#[test]
+fn a_failover_in_a_topic_vanishes_unless_it_is_the_same_one_of_the_same_cluster() {
+    let leaves = leaves_failover;
+    let old = with_topic("t", &["a:9092", "b:9092"]);
+    let unnamed = with_topic("", &["a:9092"]);
+    let mut more = old.clone();
+    more.channels[0].failover_options.0.insert("tls".into(), Value::Bool(true));
+    assert!(!leaves(&old, &old) && !leaves(&old, &more) && !leaves(&unnamed, &unnamed));
+    // Brokers come and go: one that stays tells of the others.
+    assert!(!leaves(&old, &with_topic("t", &["b:9092", "c:9092"])));
+    assert!(leaves(&old, &with_topic("t", &["c:9092"])) && leaves(&old, &with_topic("u", &["a:9092"])));
+    assert!(leaves(&old, &unnamed) && leaves(&unnamed, &with_topic("t", &["a:9092"])));
+    for kind in [SecondaryKind::File, SecondaryKind::Memory, SecondaryKind::Spillable] {
+        let local = with_failover(kind, "/b");
+        assert!(leaves(&old, &local) && leaves(&local, &old));
+    }
+    assert!(leaves(&old, &plan("web")) && !leaves(&plan("web"), &old));
+    let diff = super::pipeline("web".into(), Some(&old), Some(&more));
     assert_eq!(diff.restart, ["channels differ"]);
     assert!(diff.components.iter().any(|part| part.kind == "channel" && part.settings == ["failover"]));
 }

@@ -100,16 +100,83 @@ pub fn loss_window(channel: &ChannelPlan, is_durable: bool) -> String {
         }
     };
     let Some(failover) = &channel.failover else { return own };
-    match (failover.kind, &channel.kind) {
-        (SecondaryKind::Memory, _) => {
-            let lost = memory(failover.capacity_events, failover.capacity_bytes);
-            format!("{own}; while its failover is in use, {lost} there")
+    let there = match failover.kind {
+        SecondaryKind::File | SecondaryKind::Kafka => None,
+        SecondaryKind::Memory => Some(memory(failover.capacity_events, failover.capacity_bytes)),
+        SecondaryKind::Spillable => Some(memory(failover.memory_events, failover.memory_bytes)),
+    };
+    let there = there.map(|lost| format!("; while its failover is in use, {lost} there")).unwrap_or_default();
+    let with_disk = match &channel.kind {
+        // A clean stop writes it to the journal, which is on that disk.
+        ChannelKind::Memory { .. } | ChannelKind::Spillable { .. } => {
+            "; a disk that fails takes what is in memory, too, if the agent ends before it is back"
         }
-        (SecondaryKind::File, ChannelKind::Spillable { .. }) => {
-            format!(
-                "{own}; a disk that fails takes what is in memory, too, if the agent ends before it is back"
-            )
+        ChannelKind::File | ChannelKind::SourceBacked | ChannelKind::Shared { .. } => "",
+    };
+    format!("{own}{there}{with_disk}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::component::Options;
+    use crate::limits::KEEP_ALIVE;
+    use crate::plan::FailoverPlan;
+
+    fn channel(kind: ChannelKind, failover: Option<SecondaryKind>) -> ChannelPlan {
+        let plan = |kind| FailoverPlan {
+            kind,
+            dir: None,
+            check_interval: Duration::from_secs(1),
+            fail_after: 1,
+            return_after: 1,
+            capacity_events: 77,
+            capacity_bytes: 78 << 20,
+            memory_events: 33,
+            memory_bytes: 34 << 20,
+        };
+        ChannelPlan {
+            name: "main".into(),
+            capacity_events: 11,
+            capacity_bytes: 12 << 20,
+            keep_alive: KEEP_ALIVE,
+            kind,
+            failover: failover.map(plan),
+            failover_options: Options::default(),
         }
-        (SecondaryKind::File, _) => own,
+    }
+
+    #[test]
+    fn what_a_failover_can_lose_is_what_it_has_in_memory() {
+        let kinds = [
+            ChannelKind::File,
+            ChannelKind::SourceBacked,
+            ChannelKind::Memory { drop_after: None },
+            ChannelKind::Spillable { memory_events: 22, memory_bytes: 23 << 20 },
+            ChannelKind::Shared { kind: "kafka".into(), options: Options::default() },
+        ];
+        for kind in kinds {
+            let of = |failover| loss_window(&channel(kind.clone(), failover), true);
+            let own = of(None);
+            let durable = of(Some(SecondaryKind::File));
+            assert_eq!(of(Some(SecondaryKind::Kafka)), durable);
+            let is_in_memory = matches!(kind, ChannelKind::Memory { .. } | ChannelKind::Spillable { .. });
+            assert_eq!(durable == own, !is_in_memory, "{durable}");
+            assert!(
+                durable.starts_with(&own) && !durable.contains("while its failover is in use"),
+                "{durable}"
+            );
+            for (failover, lost) in [
+                (SecondaryKind::Memory, "at most 77 events or 78 MiB there"),
+                (SecondaryKind::Spillable, "at most 33 events or 34 MiB there"),
+            ] {
+                let text = of(Some(failover));
+                assert!(
+                    text.starts_with(&own) && text.contains("; while its failover is in use, "),
+                    "{text}"
+                );
+                assert!(text.contains(lost), "{text}");
+            }
+        }
     }
 }

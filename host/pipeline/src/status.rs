@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use flumen_journal::{ChannelStatus, JournalStatus};
+use flumen_journal::{ChannelStatus, JournalStatus, MemoryFigures};
 use serde::{Deserialize, Serialize};
 
 use crate::deliver::OutletState;
@@ -151,9 +151,10 @@ pub struct JournalFigures {
     pub damaged_state_blocks: u64,
     /// Why puts wait now.
     pub waiting_for: Option<String>,
-    /// Where events go of a journal that can fail over: `shared`, `file` or `returning`.
+    /// Where events go of a journal that can fail over: `primary` or (Kafka) `shared`; the kind of the failover; `returning`; or
+    /// `opening` while it is not known, because the failover was not reached.
     pub failover: Option<String>,
-    /// How often events began to go to the file since the start.
+    /// How often events began to go to the failover since the start.
     pub failovers: u64,
     /// Events that are there, of those of the channels.
     #[serde(default)]
@@ -247,8 +248,9 @@ pub fn channels(plan: &PipelinePlan, journal: &JournalStatus) -> Vec<ChannelFigu
 
 fn channel(plan: &PipelinePlan, journal: &JournalStatus, status: &ChannelStatus) -> ChannelFigures {
     let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 * 100.0 };
-    let memory = journal.memory.iter().find(|memory| memory.channel == status.name);
-    let memory = memory.cloned().unwrap_or_default();
+    // A channel in memory and a failover in memory both have some.
+    let memory: Vec<_> = journal.memory.iter().filter(|memory| memory.channel == status.name).collect();
+    let events = |of: fn(&MemoryFigures) -> u64| -> u64 { memory.iter().map(|memory| of(memory)).sum() };
     // The quarantine is always in a file.
     let planned = plan.channels.iter().find(|planned| planned.name == status.name);
     let reliability = planned.map_or(Reliability::EndToEnd, |planned| Reliability::of(&planned.kind));
@@ -264,10 +266,10 @@ fn channel(plan: &PipelinePlan, journal: &JournalStatus, status: &ChannelStatus)
         readers: status.readers.iter().cloned().collect(),
         reliability: reliability.word().to_owned(),
         loss_window: loss_window.unwrap_or_default(),
-        events_at_risk: memory.events_at_risk,
-        events_lost: memory.lost,
-        events_dropped: memory.dropped,
-        events_overflowed: memory.overflowed,
+        events_at_risk: events(|memory| memory.events_at_risk),
+        events_lost: events(|memory| memory.lost),
+        events_dropped: events(|memory| memory.dropped),
+        events_overflowed: events(|memory| memory.overflowed),
     }
 }
 
@@ -294,5 +296,43 @@ pub fn journal(status: &JournalStatus) -> JournalFigures {
             .iter()
             .map(|size| StateFigures { plugin: size.plugin.clone(), keys: size.keys, bytes: size.bytes })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{BatchPlan, JournalPlan};
+
+    #[test]
+    fn what_is_in_memory_of_a_channel_and_of_its_failover_is_at_risk() {
+        let plan = PipelinePlan {
+            name: "web".into(),
+            file: "web.toml".into(),
+            sources: Vec::new(),
+            interceptors: Vec::new(),
+            interceptor_threads: 1,
+            channels: Vec::new(),
+            sinks: Vec::new(),
+            groups: Vec::new(),
+            batch: BatchPlan::default(),
+            journal: JournalPlan::default(),
+        };
+        let figures = |channel: &str, events_at_risk, lost| MemoryFigures {
+            channel: channel.into(),
+            events_at_risk,
+            lost,
+            dropped: 1,
+            overflowed: 2,
+            ..MemoryFigures::default()
+        };
+        let journal = JournalStatus {
+            channels: vec![ChannelStatus { name: "main".into(), ..ChannelStatus::default() }],
+            memory: vec![figures("main", 10, 3), figures("other", 100, 30), figures("main", 20, 4)],
+            ..JournalStatus::default()
+        };
+        let [main] = channels(&plan, &journal).try_into().unwrap();
+        assert_eq!((main.events_at_risk, main.events_lost), (30, 7));
+        assert_eq!((main.events_dropped, main.events_overflowed), (2, 4));
     }
 }

@@ -1,6 +1,6 @@
 //! The ports of one broker: a block on the loopback, so that one number says them all.
 
-use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
 use std::sync::{Mutex, PoisonError};
@@ -8,9 +8,11 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::security::Listener;
-use crate::{limits, poll};
+use crate::{limits, locate, poll};
 
 /// Ports that one broker takes, from the first on: its listeners, the proxy, the controller.
 pub const PORTS: u16 = 8;
@@ -44,9 +46,22 @@ impl Ports {
     }
 }
 
-/// First ports of the blocks that this process has given out: nobody listens on those of a broker between two of its lives, and it
-/// must find them again.
-static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+/// The claims of this process on its blocks, until it ends: nobody listens on those of a broker between two of its lives, and it must
+/// find them again, whatever other processes start meanwhile.
+static CLAIMS: Mutex<Vec<File>> = Mutex::new(Vec::new());
+
+/// False: another broker has this block, of this process or of another one.
+fn claim(ports: Ports) -> Result<bool> {
+    let dir = locate::target_dir()?.join("peers").join("ports");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let file = File::create(dir.join(ports.first.to_string()))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => CLAIMS.lock().unwrap_or_else(PoisonError::into_inner).push(file),
+        Err(Errno::WOULDBLOCK) => return Ok(false),
+        Err(error) => return Err(error).context("cannot claim ports"),
+    }
+    Ok(true)
+}
 
 /// A block of ports that nobody listens on. Below the ports that the kernel gives to outgoing
 /// connections: a broker that restarts must find its own again.
@@ -65,8 +80,7 @@ pub(crate) fn free_ports(first: Option<u16>) -> Result<Ports> {
     poll::until_some("free ports", limits::CONDITION, || {
         let ports = Ports { first: random.random_range(1_500..4_000) * PORTS };
         let is_free = ports.all().all(|port| is_free(port).is_ok());
-        let is_new = || GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(ports.first);
-        Ok((is_free && is_new()).then_some(ports))
+        Ok((is_free && claim(ports)?).then_some(ports))
     })
 }
 

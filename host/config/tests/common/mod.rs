@@ -75,6 +75,7 @@ pub fn registry() -> Registry {
         sources: vec![component("tail", TAIL), component("generator", GENERATOR), component("stdin", &[])],
         sinks: vec![component("file", FILE), component("console", CONSOLE), component("null", &[])],
         channels: vec![component("kafka", KAFKA)],
+        failovers: vec![component("kafka", KAFKA)],
         decoders: vec![CodecUse { kind: "tail", instead_of: &["long_lines"] }],
         encoders: vec![CodecUse { kind: "file", instead_of: &["encoding"] }],
         ..Registry::default()

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::agent::{component_errors, open_plugins, pipeline_dir};
 use crate::cmd::status::size;
 use crate::exit::{Failure, counted};
+use crate::journals::Owner;
 use crate::memory::{Budget, MemorySum};
 use crate::{Output, bridges, cmd, memory, registry, secondaries};
 
@@ -306,7 +307,8 @@ fn bridge_report(plan: &BridgePlan) -> BridgeReport {
 fn left_behind(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic> {
     let of = |pipeline: &PipelinePlan| {
         let dir = pipeline_dir(&plan.data_dir, &pipeline.name);
-        let (channel, error) = secondaries::left_behind(pipeline, &dir)?;
+        let owner = Owner { agent: &plan.name, plan: pipeline, dir: &dir, before: None };
+        let (channel, error) = secondaries::left_behind(&owner)?;
         Some(files.diagnostic_for(&pipeline.name, ComponentKind::Channel, &channel, &error))
     };
     plan.pipelines.iter().filter_map(of).collect()
@@ -321,6 +323,12 @@ fn file_errors(plan: &AgentPlan, files: &ConfigFiles) -> Vec<Diagnostic> {
         let sinks = pipeline.sinks.iter().map(|sink| (ComponentKind::Sink, &sink.name, &sink.options));
         for (kind, name, options) in sources.chain(sinks) {
             if let Err(error) = registry::check_files(options) {
+                wrong.push(files.diagnostic_for(&pipeline.name, kind, name, &error));
+            }
+        }
+        for channel in &pipeline.channels {
+            if let Err(error) = registry::check_failover_files(channel) {
+                let (kind, name) = (ComponentKind::Channel, &channel.name);
                 wrong.push(files.diagnostic_for(&pipeline.name, kind, name, &error));
             }
         }

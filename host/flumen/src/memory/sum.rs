@@ -7,6 +7,7 @@
 
 use flumen_builtin::sinks::limits::KAFKA_QUEUE_BYTES;
 use flumen_config::{Diagnostic, Sources as ConfigFiles, format_size};
+use flumen_journal::limits::LOG_QUEUE_BYTES;
 use flumen_kafka::limits::{QUEUE_BYTES, READ_AHEAD_BYTES};
 use flumen_pipeline::limits::QUEUE_BATCHES;
 use flumen_pipeline::plan::{
@@ -154,6 +155,13 @@ fn of_pipeline(plan: &PipelinePlan) -> PipelineMemory {
         1,
     ));
     parts.push(Part::fixed("recent batches of the quarantine", QUARANTINE_WINDOW_BYTES));
+    // One topic for all channels.
+    let to_kafka = |channel: &ChannelPlan| {
+        channel.failover.as_ref().is_some_and(|failover| failover.kind == SecondaryKind::Kafka)
+    };
+    if plan.channels.iter().any(to_kafka) {
+        parts.push(Part::fixed("commits that wait for the failover's broker", LOG_QUEUE_BYTES as u64));
+    }
     let under_way = plan.sources.len().saturating_mul(QUEUE_BATCHES.saturating_add(plan.interceptor_threads));
     parts.push(Part::set_by(
         "batches on their way to the journal",
@@ -194,10 +202,19 @@ fn of_channel(plan: &PipelinePlan, channel: &ChannelPlan) -> Vec<Part> {
             ]
         }
     };
-    let secondary = channel.failover.as_ref().filter(|failover| failover.kind == SecondaryKind::Memory);
-    parts.extend(secondary.map(|failover| {
-        let setting = format!("`bytes` in the `failover` of channel `{name}`");
-        Part::set_by(format!("failover of channel `{name}`"), setting, failover.capacity_bytes, 1)
+    parts.extend(channel.failover.as_ref().and_then(|failover| {
+        let what = format!("failover of channel `{name}`");
+        match failover.kind {
+            SecondaryKind::File | SecondaryKind::Kafka => None,
+            SecondaryKind::Memory => {
+                let setting = format!("`bytes` in the `failover` of channel `{name}`");
+                Some(Part::set_by(what, setting, failover.capacity_bytes, 1))
+            }
+            SecondaryKind::Spillable => {
+                let setting = format!("`bytes` in the `memory` of the `failover` of channel `{name}`");
+                Some(Part::set_by(what, setting, failover.memory_bytes, 1))
+            }
+        }
     }));
     parts
 }
@@ -283,6 +300,15 @@ mod tests {
         assert_eq!(with(spillable), one("channel `main`", 50));
         let failover = "[channel]\nfailover = { kind = \"memory\", dir = \"/b\", bytes = \"30 MiB\" }\n";
         assert_eq!(with(failover), one("failover of channel `main`", 30));
+        let spills =
+            "[channel]\nfailover = { kind = \"spillable\", dir = \"/b\", memory = { bytes = \"20 MiB\" } }\n";
+        assert_eq!(with(spills), one("failover of channel `main`", 20));
+        let to_kafka = "failover = { kind = \"kafka\", brokers = [\"k:9092\"] }\n";
+        let commits = one("commits that wait for the failover's broker", 32);
+        assert_eq!(with(&format!("[channel]\n{to_kafka}")), commits);
+        let late =
+            format!("[channel]\nkind = \"source-backed\"\ncapacity = {{ bytes = \"100 MiB\" }}\n{to_kafka}");
+        assert_eq!(with(&late), [one("channel `main`", 100)[..1].to_vec(), commits].concat());
         let plugin = "[[interceptor]]\nplugin = \"p\"\n";
         assert_eq!(with(plugin), one("plugin `p`", 64));
         let threads = format!("interceptor_threads = 3\n{SMALL}{TAIL}{NULL}{plugin}");

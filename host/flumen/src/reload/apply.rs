@@ -151,7 +151,8 @@ impl Turn<'_> {
     /// A pipeline of the new plan.
     fn started(&self, plan: &PipelinePlan, plugins: &Arc<Plugins>) -> Result<Arc<RunningPipeline>, Failure> {
         let (plugins, memory) = (plugins.clone(), self.agent.memory());
-        RunningPipeline::start(self.new, plan, plugins, self.files, memory, self.generation)
+        let before = self.old.pipelines.iter().find(|before| before.name == plan.name);
+        RunningPipeline::start(self.new, (plan, before), plugins, self.files, memory, self.generation)
     }
 
     fn change(&mut self, plan: &PipelinePlan, plugins: &Arc<Plugins>, restarts: bool) -> Result<(), Failure> {
@@ -316,7 +317,8 @@ impl Turn<'_> {
             let (plugins, generation) =
                 (running.plugins.lock().clone(), running.generation.load(Ordering::Acquire));
             let memory = self.agent.memory();
-            RunningPipeline::start(&self.old, &plan, plugins, &self.old_files, memory, generation)
+            let before = self.new.pipelines.iter().find(|before| before.name == plan.name);
+            RunningPipeline::start(&self.old, (&plan, before), plugins, &self.old_files, memory, generation)
         });
         match again {
             Ok(again) => {

@@ -1,13 +1,16 @@
 //! The secondary's side of a failover: see [`super`].
 //!
 //! In the secondary's journal: [`STATE`] (u64 number of this failover; absent: not open), the primary's name (in front of a journal on a
-//! local disk), [`DOUBT`] ([`doubt`]), [`POSITION`] and a
-//! position's key, or [`GONE`] and the key of one that was removed; state of [`PLUGIN`] and a plugin's name, each key with its expiry and
+//! local disk), [`DOUBT`] ([`doubt`]), [`POSITION`] and a position's key, or [`GONE`] and the key of one that was removed; state of [`PLUGIN`] and a plugin's name, each key with its expiry and
 //! value ([`state_value`]), or an empty one if it was removed. In the primary's: [`CURSOR`] and a channel's name.
+//!
+//! No lock of this is held while somebody waits, for the secondary or for the primary: what is moved is taken, handed to the primary,
+//! and noted when it counts.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use thiserror::Error;
 
 use super::doubt::{self, Doubt};
@@ -51,7 +54,6 @@ struct Channel {
     channel: ChannelId,
     reader: ReaderId,
     name: String,
-    open: Option<Box<dyn Reader>>,
 }
 
 /// What was read of the secondary, to be moved.
@@ -65,14 +67,28 @@ pub struct Moved {
     cursor: u64,
 }
 
+/// Whether whoever waits for the secondary has to give up.
+type IsOver = Box<dyn Fn() -> bool + Send + Sync>;
+
 /// The secondary's side.
 pub struct Away {
     journal: Arc<dyn Journal>,
     /// Where puts go to channels that are not among `channels`.
     fallback: Option<ChannelId>,
     channels: Vec<Channel>,
+    /// Bytes of one commit of what was on its way to the primary.
+    open_bytes: usize,
+    is_over: IsOver,
+    back: Mutex<Back>,
+}
+
+/// The way back.
+#[derive(Default)]
+struct Back {
+    /// Of the secondary's channels, by index; none: nobody is on it.
+    readers: Vec<Box<dyn Reader>>,
     /// Marks that the primary has.
-    pub marks: Positions,
+    marks: Positions,
     /// What was read, and found no room in the primary.
     unmoved: Vec<Moved>,
 }
@@ -83,11 +99,32 @@ impl Away {
         let known = |name: &String| {
             let channel = journal.channel(name)?;
             let reader = journal.reader_id(channel, READER)?;
-            Some(Channel { channel, reader, name: name.clone(), open: None })
+            Some(Channel { channel, reader, name: name.clone() })
         };
         let channels = channels.iter().map(known).collect::<Option<_>>()?;
-        let (marks, unmoved) = Default::default();
-        Some(Away { journal, fallback, channels, marks, unmoved })
+        let (open_bytes, back) = (limits::FAILOVER_OPEN_BYTES, Mutex::default());
+        Some(Away { journal, fallback, channels, open_bytes, is_over: Box::new(|| false), back })
+    }
+
+    /// What was on its way to the primary is one commit, whatever it is: into an empty channel in memory goes one of any size.
+    pub(super) fn opens_at_once(self, is_in_memory: bool) -> Away {
+        let open_bytes = if is_in_memory { usize::MAX } else { self.open_bytes };
+        Away { open_bytes, ..self }
+    }
+
+    /// Whoever waits for the secondary gives up when this says so: one that is elsewhere may take for ever.
+    pub fn until(self, is_over: impl Fn() -> bool + Send + Sync + 'static) -> Away {
+        Away { is_over: Box::new(is_over), ..self }
+    }
+
+    /// These are the marks that the primary has.
+    pub fn set_marks(&self, marks: Positions) {
+        self.back.lock().marks = marks;
+    }
+
+    /// The primary has these marks, too.
+    pub fn add_marks(&self, marks: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) {
+        self.back.lock().marks.extend(marks);
     }
 
     /// True: events go here.
@@ -149,7 +186,7 @@ impl Away {
             doubts.extend(number.map(|number| Doubt { number, ends: ends.clone() }));
             // As few as can be: what is put into an empty channel never waits for room.
             let own: usize = commit.puts.iter().map(|put| put.batch.bytes()).sum();
-            if bytes + own > limits::FAILOVER_OPEN_BYTES {
+            if bytes + own > self.open_bytes {
                 parts.push(Commit::default());
                 bytes = 0;
             }
@@ -162,7 +199,7 @@ impl Away {
         let deadline = Instant::now() + limits::FAILOVER_OPEN_WAIT;
         let parts = parts.into_iter().map(|part| self.journal.commit(part, Some(deadline)));
         for ticket in parts.collect::<Result<Vec<_>, _>>()? {
-            ticket.wait(None).unwrap_or(Err(CommitError::Closing))?;
+            self.wait(ticket.as_ref())?;
         }
         if !doubts.is_empty() {
             last.positions.push((DOUBT.to_vec(), doubt::encode(self.channels.len(), &doubts)));
@@ -257,18 +294,29 @@ impl Away {
 
     fn settle(&self, commit: Commit) -> Result<(), CommitError> {
         let ticket = self.journal.commit(commit, None)?;
-        ticket.wait(None).unwrap_or(Err(CommitError::Closing)).map(|_| ())
+        self.wait(ticket.as_ref())
+    }
+
+    fn wait(&self, ticket: &dyn Ticket) -> Result<(), CommitError> {
+        loop {
+            match ticket.wait(Some(limits::FAILOVER_TICK)) {
+                Some(outcome) => return outcome.map(|_| ()),
+                None if (self.is_over)() => return Err(CommitError::Closing),
+                None => {}
+            }
+        }
     }
 
     /// The primary is well: the secondary is read from where the primary has it. `number` is the last that counts there.
-    pub fn begin_return(&mut self, number: u64) -> Result<(), CommitError> {
+    pub fn begin_return(&self, number: u64) -> Result<(), CommitError> {
         let doubts = self.journal.position(DOUBT).and_then(|record| doubt::decode(&record));
         let counts = doubts.into_iter().flatten().filter(|doubt| doubt.number <= number);
         let counts: Vec<Doubt> = counts.collect();
-        let mut acks = Vec::new();
-        for (index, channel) in self.channels.iter_mut().enumerate() {
+        let marks = self.back.lock().marks.clone();
+        let (mut acks, mut readers) = (Vec::new(), Vec::new());
+        for (index, channel) in self.channels.iter().enumerate() {
             let mut reader = self.journal.open_reader(channel.channel, channel.reader);
-            let mark = self.marks.get(&cursor_key(&channel.name));
+            let mark = marks.get(&cursor_key(&channel.name));
             let moved = mark.and_then(|mark| reader.resolve(mark)).unwrap_or(0);
             let behind = counts.iter().filter_map(|doubt| doubt.ends.get(index)).max();
             let begin = reader.acknowledged().max(moved).max(behind.copied().unwrap_or(0));
@@ -276,10 +324,14 @@ impl Away {
                 return Err(CommitError::Failed(error.to_string().into()));
             }
             acks.push(Ack { channel: channel.channel, reader: channel.reader, cursor: begin });
-            channel.open = Some(reader);
+            readers.push(reader);
         }
         let positions = vec![(DOUBT.to_vec(), Vec::new())];
-        self.settle(Commit { acks, positions, ..Commit::default() })
+        self.settle(Commit { acks, positions, ..Commit::default() })?;
+        let mut back = self.back.lock();
+        back.readers = readers;
+        back.unmoved.clear();
+        Ok(())
     }
 
     /// Waits until everything that was put here can be read: what is on its way cannot, and would look as if it had been moved.
@@ -288,16 +340,20 @@ impl Away {
     }
 
     /// The primary is away again.
-    pub fn break_return(&mut self) {
-        self.unmoved.clear();
-        self.channels.iter_mut().for_each(|channel| channel.open = None);
+    pub fn break_return(&self) {
+        let mut back = self.back.lock();
+        back.unmoved.clear();
+        back.readers.clear();
     }
 
     /// The next events, up to a bound; none: everything was moved.
-    fn read(&mut self) -> Result<Vec<Moved>, AwayError> {
-        let (mut moved, mut bytes) = (Vec::new(), 0);
-        for (index, channel) in self.channels.iter_mut().enumerate() {
-            let Some(reader) = &mut channel.open else { continue };
+    fn take(&self) -> Result<Vec<Moved>, AwayError> {
+        let mut back = self.back.lock();
+        let (mut moved, mut bytes) = (std::mem::take(&mut back.unmoved), 0);
+        if !moved.is_empty() {
+            return Ok(moved);
+        }
+        for (index, reader) in back.readers.iter_mut().enumerate() {
             while bytes < limits::FAILOVER_STEP_BYTES {
                 let next = reader.next(Duration::ZERO).map_err(|error| AwayError::Unread(error.to_string()));
                 let Some(delivery) = next? else { break };
@@ -311,11 +367,8 @@ impl Away {
 
     /// Moves the next events to the primary; their bytes. 0: everything was moved. After an error the same are tried again, or it
     /// begins anew ([`Away::break_return`]) if nobody knows what became of them.
-    pub fn move_some<P: Primary>(&mut self, primary: &mut P) -> Result<usize, P::Trouble> {
-        let mut moved = std::mem::take(&mut self.unmoved);
-        if moved.is_empty() {
-            moved = self.read()?;
-        }
+    pub fn move_some<P: Primary>(&self, primary: &mut P) -> Result<usize, P::Trouble> {
+        let moved = self.take()?;
         if moved.is_empty() {
             return Ok(0);
         }
@@ -325,10 +378,10 @@ impl Away {
         };
         let keys: Vec<(Vec<u8>, Vec<u8>)> = moved.iter().filter_map(key).collect();
         if let Err(trouble) = primary.step(&moved, &keys, &[]) {
-            self.unmoved = moved;
+            self.back.lock().unmoved = moved;
             return Err(trouble);
         }
-        self.marks.extend(keys);
+        self.add_marks(keys);
         self.acknowledge(&moved).map_err(AwayError::Lost)?;
         Ok(moved.iter().map(|one| one.batch.bytes()).sum())
     }
@@ -344,7 +397,14 @@ impl Away {
     }
 
     /// Everything was moved: state and positions go to the primary, and the secondary is closed.
-    pub fn come_back<P: Primary>(&mut self, primary: &mut P) -> Result<(), P::Trouble> {
+    pub fn come_back<P: Primary>(&self, primary: &mut P) -> Result<(), P::Trouble> {
+        self.hand_over(primary)?;
+        self.close().map_err(AwayError::Lost)?;
+        Ok(())
+    }
+
+    /// State and positions go to the primary, behind all events.
+    pub(super) fn hand_over<P: Primary>(&self, primary: &mut P) -> Result<(), P::Trouble> {
         // It is open until its positions are there: what a crash leaves half done is done again.
         let mut place = StatePlace::default();
         while let Some(part) = self.state_part(&mut place) {
@@ -352,13 +412,11 @@ impl Away {
         }
         let mut positions: Vec<(Vec<u8>, Vec<u8>)> = self.gone(b"").map(|key| (key, Vec::new())).collect();
         positions.extend(self.positions(b""));
-        primary.step(&[], &positions, &[])?;
-        self.close().map_err(AwayError::Lost)?;
-        Ok(())
+        primary.step(&[], &positions, &[])
     }
 
-    /// Everything is in the primary, state and positions too.
-    fn close(&mut self) -> Result<(), CommitError> {
+    /// Everything is in the primary, state and positions too. A second time it does nothing.
+    pub(super) fn close(&self) -> Result<(), CommitError> {
         self.break_return();
         let mut positions = vec![(STATE.to_vec(), Vec::new())];
         for prefix in [POSITION, GONE] {

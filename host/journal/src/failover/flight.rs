@@ -20,6 +20,12 @@ pub(super) struct Flight {
 }
 
 impl Flight {
+    /// It was handed to the primary, perhaps once more.
+    pub fn sent(&mut self, ticket: Arc<dyn Ticket>) {
+        self.cell.sent(ticket.clone());
+        self.ticket = Some(ticket);
+    }
+
     /// The primary's answer, if there is one.
     pub fn outcome(&self) -> Option<Result<u64, CommitError>> {
         self.ticket.as_ref()?.wait(Some(Duration::ZERO))
@@ -62,7 +68,7 @@ impl Cell {
         self.changed.notify_all();
     }
 
-    /// A slice of a wait. An error of the primary is no outcome: the commit goes elsewhere.
+    /// A slice of a wait. An error of the primary is no outcome: the commit goes elsewhere. That a reader began again is one.
     fn wait_slice(&self, left: Duration) -> Option<Result<u64, CommitError>> {
         let ticket = {
             let state = self.state.lock();
@@ -72,9 +78,9 @@ impl Cell {
             state.ticket.clone()
         };
         match ticket.and_then(|ticket| ticket.wait(Some(left))) {
-            Some(Ok(number)) => {
-                self.answer(Ok(number));
-                return Some(Ok(number));
+            Some(outcome @ (Ok(_) | Err(CommitError::Refused(_)))) => {
+                self.answer(outcome.clone());
+                return Some(outcome);
             }
             Some(Err(_)) => {}
             // The primary's ticket has waited.

@@ -84,6 +84,8 @@ mod tests {
             return_after: 2,
             capacity_events: 1,
             capacity_bytes: 1,
+            memory_events: 1,
+            memory_bytes: 1,
         })
     }
 

@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::flight::{Cell, Flight};
+use super::commit::compact;
+use super::late::LateReader;
 use super::open::{self, Parts};
 use super::reader::FailoverReader;
-use super::state::{NUMBER, OWN, Open, Place, Shared};
+use super::state::{Open, Place, Shared};
 use super::store::Store;
-use super::{Positions, READER, SOURCES, switch};
+use super::{READER, switch};
 use crate::api::{
     AddReaderError, ChannelId, ChannelStatus, Commit, CommitError, Journal, JournalStatus, Reader, ReaderId,
     Ticket,
@@ -29,7 +30,8 @@ pub struct FailoverJournal {
 }
 
 impl FailoverJournal {
-    /// Opens the primary, or goes on in the secondary if that was open and the primary's disk is away.
+    /// Opens the primary, or goes on in the secondary if that was open and the primary's disk is away. A secondary that is not read yet is
+    /// not waited for: then the primary is opened later, and its errors are in `status`.
     pub fn open(parts: Parts) -> Result<Arc<FailoverJournal>, OpenError> {
         let (shared, mut probe) = open::open(parts)?;
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
@@ -42,9 +44,15 @@ impl FailoverJournal {
         let health = spawn(
             "health",
             Box::new(move || {
+                // One that was not opened yet is neither well nor down.
+                while probing.state.lock().place == Place::Opening {
+                    if probing.wait_end(limits::FAILOVER_TICK) {
+                        return;
+                    }
+                }
                 let wait = |pause| probing.wait_end(pause);
                 probing.health.run(wait, || {
-                    let is_home = probing.state.lock().place == Place::Home;
+                    let is_home = probing.state.lock().place.is_home();
                     probe(!is_home) && probing.is_well()
                 });
             }),
@@ -61,98 +69,14 @@ impl FailoverJournal {
 }
 
 impl Shared {
-    /// The primary as it was opened last; waits until it was, or never will be.
-    pub fn wait_primary(&self) -> Option<Open> {
-        let mut state = self.state.lock();
-        while state.primary.is_none() && !state.is_over() {
-            self.changed.wait(&mut state);
-        }
-        state.primary.clone()
-    }
-
-    /// True: the journal is closed, or has failed.
-    pub fn wait_end(&self, pause: Duration) -> bool {
-        let until = Instant::now() + pause;
-        let mut state = self.state.lock();
-        while !state.is_over() && !self.changed.wait_until(&mut state, until).timed_out() {}
-        state.is_over()
-    }
-
     /// The primary takes commits, and none of them waits for its disk.
     fn is_well(&self) -> bool {
-        let (open, waits) = {
-            let mut state = self.state.lock();
-            state.look();
-            let waits = [&state.flights, &state.acks].iter().any(|list| !list.is_empty());
-            (state.alive().cloned(), waits || !state.undecided.is_empty())
-        };
-        // What it waited for last it still says while it is handed nothing.
-        open.is_some_and(|open| !waits || open.journal.status().waiting_for.is_none())
-    }
-
-    /// How far a reader's acknowledgements go that wait for the primary.
-    pub fn held_cursor(&self, channel: ChannelId, reader: ReaderId) -> u64 {
-        let state = self.state.lock();
-        let acks = state.held.iter().flat_map(|flight| &flight.commit.acks);
-        let own = acks.filter(|ack| (ack.channel, ack.reader) == (channel, reader));
-        own.map(|ack| ack.cursor).max().unwrap_or(0)
-    }
-
-    /// A commit without acknowledgements, where events go now.
-    fn put(&self, commit: &Commit) -> Result<Box<dyn Ticket>, CommitError> {
         let open = {
             let mut state = self.state.lock();
-            state.check()?;
             state.look();
-            state.alive().filter(|_| state.place == Place::Home).cloned()
+            state.alive().cloned()
         };
-        if let Some(open) = open {
-            let number = self.state.lock().number + 1;
-            match open.journal.commit(open.localise(commit, Some((NUMBER, number))), Some(self.clock.now())) {
-                Ok(ticket) => return Ok(Box::new(self.fly(commit, number, ticket.into()))),
-                Err(error @ (CommitError::Failed(_) | CommitError::Closing)) => {
-                    self.state.lock().dies(&error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        if self.state.lock().place == Place::Home {
-            self.leave()?;
-        }
-        let put = self.away.lock().put(commit.clone(), self.clock.now());
-        put.inspect_err(|error| self.lost(error))
-    }
-
-    fn fly(&self, commit: &Commit, number: u64, ticket: Arc<dyn Ticket>) -> Arc<Cell> {
-        let cell = Cell::of(Some(ticket.clone()));
-        let mut state = self.state.lock();
-        state.number = number;
-        let (commit, cell_of) = (commit.clone(), cell.clone());
-        state.flights.push_back(Flight { number: Some(number), commit, ticket: Some(ticket), cell: cell_of });
-        cell
-    }
-
-    /// One with acknowledgements: to the primary, or it waits for that.
-    fn acknowledge(&self, commit: &Commit) -> Result<Box<dyn Ticket>, CommitError> {
-        let mut state = self.state.lock();
-        state.check()?;
-        state.look();
-        let cell = Cell::of(None);
-        let mut flight = Flight { number: None, commit: commit.clone(), ticket: None, cell: cell.clone() };
-        let open = state.alive().filter(|_| !state.is_behind_held(commit)).cloned();
-        let Some(open) = open else {
-            state.held.push_back(flight);
-            return Ok(Box::new(cell));
-        };
-        match state.send(&open, &mut flight, self.clock.now()) {
-            Ok(()) => state.acks.push_back(flight),
-            Err(error @ (CommitError::Failed(_) | CommitError::Closing)) => {
-                state.dies(&error);
-                state.held.push_back(flight);
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(Box::new(cell))
+        open.is_some_and(|open| open.journal.status().waiting_for.is_none())
     }
 
     /// The journal closes while the primary has failed: nothing takes what that had in memory.
@@ -165,76 +89,6 @@ impl Shared {
                 "the disk of the channel is away: what is in its memory is lost with this stop"
             );
         }
-    }
-
-    fn wait_for_room(&self, full: CommitError, deadline: Option<Instant>) -> Result<(), CommitError> {
-        let now = self.clock.now();
-        if deadline.is_some_and(|deadline| deadline <= now) {
-            return Err(full);
-        }
-        let left = deadline.map_or(limits::FAILOVER_FULL_RETRY, |deadline| {
-            deadline.saturating_duration_since(now).min(limits::FAILOVER_FULL_RETRY)
-        });
-        let mut state = self.state.lock();
-        state.check()?;
-        self.changed.wait_for(&mut state, left);
-        state.check()
-    }
-
-    /// All positions with a prefix that count, and those on their way.
-    fn positions(&self, prefix: &[u8]) -> Positions {
-        let is_source = |key: &[u8]| key.starts_with(SOURCES);
-        let over = {
-            // Nothing comes back meanwhile.
-            let away = self.away.lock();
-            let is_away = self.state.lock().place != Place::Home;
-            let over = || (away.gone(prefix).collect::<Vec<_>>(), away.positions(prefix).collect::<Vec<_>>());
-            is_away.then(over)
-        };
-        let mut found = Positions::new();
-        // Sources' positions are whole in the secondary, so they can begin without the primary.
-        if !(over.is_some() && is_source(prefix))
-            && let Some(open) = self.wait_primary()
-        {
-            found.extend(open.journal.positions(prefix));
-        }
-        if let Some((gone, known)) = over {
-            found.retain(|key, _| !is_source(key));
-            gone.iter().for_each(|key| drop(found.remove(key)));
-            found.extend(known);
-        }
-        let state = self.state.lock();
-        let held = state.held.iter().flat_map(|flight| &flight.commit.positions);
-        for (key, value) in held.filter(|(key, _)| key.starts_with(prefix)) {
-            found.insert(key.clone(), value.clone());
-        }
-        found.retain(|key, value| !value.is_empty() && !key.starts_with(OWN));
-        found
-    }
-
-    fn position(&self, key: &[u8]) -> Option<Vec<u8>> {
-        if key.starts_with(OWN) {
-            return None;
-        }
-        let held = {
-            let state = self.state.lock();
-            let mut all = state.held.iter().flat_map(|flight| &flight.commit.positions).rev();
-            all.find(|(known, _)| known == key).map(|(_, value)| value.clone())
-        };
-        if held.is_some() {
-            return held.filter(|value| !value.is_empty());
-        }
-        {
-            // Nothing comes back meanwhile.
-            let away = self.away.lock();
-            if self.state.lock().place != Place::Home {
-                let known = away.position(key);
-                if known.is_some() || key.starts_with(SOURCES) {
-                    return known.flatten();
-                }
-            }
-        }
-        self.wait_primary()?.journal.position(key)
     }
 }
 
@@ -294,6 +148,7 @@ impl Journal for FailoverJournal {
     }
 
     fn commit(&self, commit: Commit, deadline: Option<Instant>) -> Result<Box<dyn Ticket>, CommitError> {
+        let commit = if self.acknowledges_late() { compact(commit) } else { commit };
         loop {
             let outcome = if commit.acks.is_empty() {
                 let _order = self.shared.order.lock();
@@ -306,6 +161,14 @@ impl Journal for FailoverJournal {
                 other => return other,
             }
         }
+    }
+
+    fn acknowledges_late(&self) -> bool {
+        self.shared.late > 0
+    }
+
+    fn is_read(&self) -> bool {
+        self.shared.state.lock().place != Place::Opening
     }
 
     fn is_over(&self) -> bool {
@@ -331,6 +194,9 @@ impl Journal for FailoverJournal {
     }
 
     fn open_reader(&self, channel: ChannelId, reader: ReaderId) -> Box<dyn Reader> {
+        if usize::from(channel.0) < self.shared.late {
+            return Box::new(LateReader::new(self.shared.clone(), channel, reader));
+        }
         Box::new(FailoverReader::new(self.shared.clone(), channel, reader))
     }
 
@@ -350,12 +216,22 @@ impl Journal for FailoverJournal {
         status.damaged_state_blocks += secondary.damaged_state_blocks;
         let word = shared.plan.kind.word();
         status.failover = Some(match place {
-            Place::Home => "primary".to_owned(),
+            Place::Opening => "opening".to_owned(),
+            Place::Home | Place::Leaving => "primary".to_owned(),
             Place::Away => word.to_owned(),
-            Place::Returning => "returning".to_owned(),
+            Place::Returning | Place::Arriving | Place::Arrived => "returning".to_owned(),
         });
         status.failovers = failovers;
-        if place != Place::Home {
+        if place == Place::Opening {
+            let not_read = || {
+                let why = secondary.waiting_for.as_deref().unwrap_or("it was not reached");
+                format!("what is in the failover ({word}) is not known yet: {why}")
+            };
+            let why = reason.unwrap_or_else(not_read);
+            status.waiting_for = Some(format!("{why}; it is tried again, and sources and sinks wait"));
+        } else if place == Place::Leaving {
+            status.waiting_for = status.waiting_for.or(reason).or(secondary.waiting_for);
+        } else if !place.is_home() {
             status.failover_events = secondary.channels.iter().map(|channel| channel.events).sum();
             let why = reason.or(status.waiting_for).unwrap_or_else(|| "the disk of the channel".to_owned());
             let full = secondary.waiting_for.map(|reason| format!("; there: {reason}")).unwrap_or_default();
@@ -366,13 +242,14 @@ impl Journal for FailoverJournal {
 
     fn close(&self) -> Result<(), CommitError> {
         let shared = &self.shared;
-        shared.state.lock().is_closing = true;
-        shared.changed.notify_all();
+        shared.end();
         // Who probes may hang with its disk, so nobody waits for its end.
         let Some([switch, _]) = self.threads.lock().take() else { return Ok(()) };
         if switch.join().is_err() {
             tracing::error!(pipeline = shared.name, "the thread of a failover panicked");
         }
+        // First: whoever still waits for a ticket of it hears so.
+        let secondary = shared.secondary.close();
         let _order = shared.order.lock();
         let (primary, is_dead, place) = {
             let state = shared.state.lock();
@@ -395,9 +272,8 @@ impl Journal for FailoverJournal {
         }
         let failed = state.check();
         drop(state);
-        let secondary = shared.secondary.close();
         // What waited for a primary that is away is in the secondary.
-        let closed = if place == Place::Home { closed } else { Ok(()) };
+        let closed = if place.is_home() { closed } else { Ok(()) };
         match failed {
             Err(error @ CommitError::Failed(_)) => Err(error),
             _ => closed.and(secondary),
@@ -438,8 +314,7 @@ impl FailoverJournal {
 impl Drop for FailoverJournal {
     /// Without a close: stops where it is.
     fn drop(&mut self) {
-        self.shared.state.lock().is_closing = true;
-        self.shared.changed.notify_all();
+        self.shared.end();
         self.threads.lock().take().into_iter().flatten().for_each(|thread| drop(thread.join()));
     }
 }

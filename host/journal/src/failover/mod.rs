@@ -23,15 +23,38 @@
 //! A secondary of kind `memory` has all of this but the events on its disk: a crash takes those that were not moved, counted as
 //! that kind counts them.
 //!
-//! How it fails: a secondary that fails, fails the journal; one that is full makes sources wait. A directory that holds another journal
-//! than the one that was left (a disk that is not mounted) is not gone back to: events stay in the secondary, until the old one is there
-//! again or its user says that it was replaced ([`REPLACED`], at a start).
+//! A primary that acknowledges late (`late.rs`) has other cursors with each opening, and its commits count when their sinks have
+//! acknowledged them.
+//!
+//! **Each event once, whenever it ends.** An event is *done with* in the primary when its commit is durable there, and for a late one that is
+//! when its sinks have it. At any moment:
+//! - The secondary is not open: the sources' positions are the primary's, and cover exactly the events that are done with there. What is in
+//!   the secondary counts for nothing, and the next opening forgets it.
+//! - It is opened by one commit, behind all that was in doubt. From then on the sources' positions are the secondary's, and cover what is
+//!   done with in the primary and what is in the secondary. Both have only what was in doubt: whose number the primary has is skipped
+//!   there. Numbers rise in the order of commits, and one is in the commit whose events it counts, so the last says it of all.
+//! - While it is moved, the events of a step and the marks behind them are one commit of the primary. As long as that is not durable the
+//!   secondary keeps them, and the primary has neither; of a late primary that died its sinks have undone them. A step of which it is not
+//!   known is waited for, or the primary opened anew, before anything is moved again.
+//! - The last commit of the primary has the positions; they are those that the secondary has. The secondary is closed behind it by
+//!   one commit. Between the two, both say the same, and there is nothing to be moved.
+//!
+//! Nothing waits with a lock held: what is put while it is not said where to finds a `Place` (`state.rs`) in which it waits for its deadline,
+//! and acknowledgements, positions, `status` and the end of the journal go on.
+//!
+//! How it fails: a secondary that fails, fails the journal; one that is full makes sources wait, and one that was not reached yet makes
+//! everybody wait at the start. A directory that holds another journal than the one that was left (a disk that is not mounted) is not
+//! gone back to: events stay in the secondary, until the old one is there again or its user says that it was replaced ([`REPLACED`], at a
+//! start).
 
 mod away;
+mod commit;
 mod doubt;
 mod flight;
 mod health;
 mod journal;
+mod known;
+mod late;
 mod open;
 mod probe;
 mod reader;
@@ -65,6 +88,10 @@ pub enum SecondaryKind {
     File,
     /// A memory channel.
     Memory,
+    /// A memory channel that overflows into a file.
+    Spillable,
+    /// A topic of Kafka ([`crate::log`]).
+    Kafka,
 }
 
 impl SecondaryKind {
@@ -73,6 +100,8 @@ impl SecondaryKind {
         match self {
             SecondaryKind::File => "file",
             SecondaryKind::Memory => "memory",
+            SecondaryKind::Spillable => "spillable",
+            SecondaryKind::Kafka => "kafka",
         }
     }
 }
@@ -94,6 +123,10 @@ pub struct FailoverPlan {
     pub capacity_events: u64,
     /// A put waits while the secondary holds this many bytes.
     pub capacity_bytes: u64,
+    /// Events that a spillable secondary holds in memory before it goes to its file.
+    pub memory_events: u64,
+    /// The same in bytes.
+    pub memory_bytes: u64,
 }
 
 /// Who commits to the primary, on the way back.
@@ -101,7 +134,8 @@ pub trait Primary {
     /// Why a step did not happen.
     type Trouble: From<AwayError>;
 
-    /// One commit: events of channels by index, positions (an empty value removes), and what plugins wrote. When it returns, it counts.
+    /// One commit: events of channels by index, positions (an empty value removes), and what plugins wrote. When it returns, it counts; that
+    /// may take as long as a sink does, and nobody holds a lock of the secondary's side meanwhile.
     fn step(
         &mut self,
         moved: &[Moved],

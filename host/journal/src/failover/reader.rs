@@ -1,4 +1,4 @@
-//! A reader of the primary's channels, over its openings.
+//! A reader of the primary's channels, over its openings: cursors mean the same in each of them. Where they do not: [`super::late`].
 
 use std::any::Any;
 use std::sync::Arc;
@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::state::Shared;
 use crate::api::{ChannelId, Delivery, ReadError, Reader, ReaderId};
-use crate::limits;
 
 pub(super) struct FailoverReader {
     shared: Arc<Shared>,
@@ -44,35 +43,26 @@ impl FailoverReader {
 
     /// Waits until there is one, or never will be.
     fn wait(&mut self) -> Option<&mut Box<dyn Reader>> {
-        self.shared.wait_primary()?;
+        self.shared.wait_opened()?;
         // Where it was does not matter for what is asked.
         self.inner().ok()?;
         self.inner.as_mut().map(|(_, inner)| inner)
-    }
-
-    /// The primary is away, and may come back within this time.
-    fn idle(&self, wait: Duration) -> Result<Option<Delivery>, ReadError> {
-        let mut state = self.shared.state.lock();
-        if state.is_over() {
-            return Err(ReadError::Closing);
-        }
-        if !wait.is_zero() {
-            self.shared.changed.wait_for(&mut state, wait.min(limits::FAILOVER_TICK));
-        }
-        Ok(None)
     }
 }
 
 impl Reader for FailoverReader {
     fn next(&mut self, wait: Duration) -> Result<Option<Delivery>, ReadError> {
-        let Some(inner) = self.inner()? else { return self.idle(wait) };
+        if self.inner()?.is_none() {
+            return self.shared.idle(wait);
+        }
+        let Some((_, inner)) = &mut self.inner else { return Ok(None) };
         match inner.next(wait) {
             Ok(Some(delivery)) => {
                 self.next = Some(delivery.next);
                 Ok(Some(delivery))
             }
             // The primary has failed, and there is nothing left to read of it.
-            Err(ReadError::Closing) => self.idle(wait),
+            Err(ReadError::Closing) => self.shared.idle(wait),
             other => other,
         }
     }
@@ -86,7 +76,7 @@ impl Reader for FailoverReader {
     }
 
     fn acknowledged(&self) -> u64 {
-        let Some(open) = self.shared.wait_primary() else { return 0 };
+        let Some(open) = self.shared.wait_opened() else { return 0 };
         let known = match &self.inner {
             Some((generation, inner)) if *generation == open.generation => inner.acknowledged(),
             _ => {
@@ -104,7 +94,7 @@ impl Reader for FailoverReader {
     fn mark(&self, cursor: u64) -> Vec<u8> {
         // Whoever has a cursor has read.
         self.inner.as_ref().map(|(_, inner)| inner.mark(cursor)).unwrap_or_else(|| {
-            let ids = self.shared.wait_primary().and_then(|open| {
+            let ids = self.shared.wait_opened().and_then(|open| {
                 let ids = open.channel(self.channel).zip(open.reader(self.channel, self.reader));
                 ids.map(|(channel, reader)| open.journal.open_reader(channel, reader))
             });

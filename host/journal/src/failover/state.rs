@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::flight::Flight;
 use super::{Away, FailoverPlan, Health, Opener, Replaced};
-use crate::api::{ChannelId, ChannelSpec, Commit, CommitError, Journal, ReaderId, Ticket};
+use crate::api::{ChannelId, ChannelSpec, Commit, CommitError, Journal, Put, ReaderId, Ticket};
 use crate::clock::Clock;
 
 /// In the primary: the number of the last commit there that has no acknowledgements.
@@ -32,15 +33,19 @@ pub(super) struct Shared {
     pub is_replaced: Replaced,
     pub clock: Arc<dyn Clock>,
     pub health: Health,
+    /// So many of the channels, the first ones, are acknowledged late ([`super::late`]).
+    pub late: usize,
     /// The secondary's journal.
     pub secondary: Arc<dyn Journal>,
-    /// Held by a commit without acknowledgements, and by who switches. Comes before `away` and `state`.
+    /// Held while a commit without acknowledgements is handed in, and while the place changes: never while somebody waits. Comes before
+    /// `state`.
     pub order: Mutex<()>,
-    /// Comes before `state`.
-    pub away: Mutex<Away>,
+    pub away: Away,
     pub state: Mutex<State>,
     /// Somebody may find now what it did not before: a primary, room, an end.
     pub changed: Condvar,
+    /// The journal closes, or has failed: nobody waits for the secondary any more.
+    pub is_ending: Arc<AtomicBool>,
 }
 
 /// A channel, whichever journal its events are in.
@@ -79,12 +84,19 @@ impl Open {
         *self.channels.get(usize::from(channel.0))?.1.get(usize::from(reader.0))?
     }
 
+    /// Puts as the primary names its channels.
+    pub fn puts(&self, puts: &[Put]) -> Vec<Put> {
+        let local = |put: &Put| Put {
+            channels: put.channels.iter().filter_map(|channel| self.channel(*channel)).collect(),
+            batch: put.batch.clone(),
+        };
+        puts.iter().map(local).collect()
+    }
+
     /// A commit as the primary names its channels and readers, with a number.
     pub fn localise(&self, commit: &Commit, number: Option<(&[u8], u64)>) -> Commit {
         let mut commit = commit.clone();
-        for put in &mut commit.puts {
-            put.channels = put.channels.iter().filter_map(|channel| self.channel(*channel)).collect();
-        }
+        commit.puts = self.puts(&commit.puts);
         let acks = std::mem::take(&mut commit.acks);
         commit.acks = acks
             .into_iter()
@@ -100,9 +112,9 @@ impl Open {
 }
 
 impl Shared {
-    /// Whether what is in the secondary counts. Its own word, which is durable before anything of it does.
+    /// Whether what is in the secondary counts. Its own word, which is durable before anything of it does. Waits for nothing.
     pub fn is_secondary_open(&self) -> bool {
-        self.secondary.position(super::STATE).is_some()
+        self.secondary.is_read() && self.secondary.position(super::STATE).is_some()
     }
 }
 
@@ -125,12 +137,39 @@ impl Identity {
 /// Where events go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
+    /// It is not known yet: the secondary was not read, or the primary not opened. They wait.
+    Opening,
     /// To the primary.
     Home,
+    /// They wait until what was on its way to the primary is in the secondary.
+    Leaving,
     /// To the secondary.
     Away,
     /// To the secondary, while it is moved to the primary.
     Returning,
+    /// They wait until the rest of it was moved.
+    Arriving,
+    /// Everything is in the primary, and counts there. They wait until the secondary is closed.
+    Arrived,
+}
+
+impl Place {
+    /// Whether the secondary's positions count.
+    pub fn is_elsewhere(self) -> bool {
+        matches!(self, Place::Away | Place::Returning | Place::Arriving)
+    }
+
+    /// Whether nothing was left of the primary.
+    pub fn is_home(self) -> bool {
+        matches!(self, Place::Home | Place::Leaving)
+    }
+}
+
+/// What an answer depends on: as long as it is the same, what was read of both journals belongs together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub is_elsewhere: bool,
+    generation: u64,
 }
 
 pub(super) struct State {
@@ -141,6 +180,12 @@ pub(super) struct State {
     /// It takes no more commits: another opening is needed.
     pub is_dead: bool,
     pub generation: u64,
+    /// So many of `channels`, the first ones, are acknowledged late.
+    pub late: usize,
+    /// What the primary's `NUMBER` says counts. Not while a destination has to say first what became of a promise.
+    pub is_counted: bool,
+    /// Of each reader that is late, the newest opening that its sink has heard of: by a seek, or by an answer that sends it back.
+    pub heard: BTreeMap<(ChannelId, ReaderId), u64>,
     /// Of the journal that events are to go back to; `None`: not known.
     pub identity: Option<Identity>,
     /// Of the last commit without acknowledgements.
@@ -176,6 +221,36 @@ impl State {
         self.check().is_err()
     }
 
+    pub fn seen(&self) -> Seen {
+        Seen { is_elsewhere: self.place.is_elsewhere(), generation: self.generation }
+    }
+
+    /// Whether it acknowledges what has no place in another opening.
+    pub fn is_late(&self, commit: &Commit) -> bool {
+        commit.acks.iter().any(|ack| usize::from(ack.channel.0) < self.late)
+    }
+
+    /// Whether a commit that is late acknowledges what was read of an earlier opening than this. Whoever handed it in hears so, and goes
+    /// back before it hands in another.
+    pub fn is_stale(&mut self, commit: &Commit, generation: u64) -> bool {
+        if !self.is_late(commit) {
+            return false;
+        }
+        let mut is_stale = false;
+        for ack in &commit.acks {
+            if let Some(heard) = self.heard.get_mut(&(ack.channel, ack.reader)) {
+                is_stale |= std::mem::replace(heard, generation) != generation;
+            }
+        }
+        is_stale
+    }
+
+    /// What waits for the primary and will be there.
+    pub fn held_positions(&self) -> impl DoubleEndedIterator<Item = &(Vec<u8>, Vec<u8>)> {
+        let lasting = self.held.iter().filter(move |flight| !self.is_late(&flight.commit));
+        lasting.flat_map(|flight| &flight.commit.positions)
+    }
+
     /// The primary, if it takes commits.
     pub fn alive(&self) -> Option<&Open> {
         self.primary.as_ref().filter(|_| !self.is_dead)
@@ -199,6 +274,13 @@ impl State {
 
     /// Hands a commit with acknowledgements to the primary. After an error it was not taken.
     pub fn send(&mut self, open: &Open, flight: &mut Flight, now: Instant) -> Result<(), CommitError> {
+        if self.late > 0 {
+            // A promise is to be exactly what its commit is. What is late is never sent to another opening, and other acknowledgements
+            // there have nothing beside them that an older one would set back.
+            let commit = open.localise(&flight.commit, None);
+            flight.sent(open.journal.commit(commit, Some(now))?.into());
+            return Ok(());
+        }
         let key = self.acked_key(&flight.commit);
         let last = self.acked.get(&key).copied().unwrap_or(0);
         let number = flight.number.unwrap_or(last + 1);
@@ -206,8 +288,7 @@ impl State {
         let ticket: Arc<dyn Ticket> = open.journal.commit(commit, Some(now))?.into();
         self.acked.insert(key, last.max(number));
         flight.number = Some(number);
-        flight.cell.sent(ticket.clone());
-        flight.ticket = Some(ticket);
+        flight.sent(ticket);
         Ok(())
     }
 
@@ -230,7 +311,10 @@ impl State {
         let mut failed = None;
         for list in [&mut self.flights, &mut self.acks] {
             while let Some(outcome) = list.front().and_then(Flight::outcome) {
-                if let Err(error) = outcome {
+                // Refused: its reader began again, which is an answer.
+                if let Err(error) = outcome
+                    && !matches!(error, CommitError::Refused(_))
+                {
                     failed = Some(error);
                     break;
                 }

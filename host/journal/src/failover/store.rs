@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::away::{local_plugin, read_state_value};
-use super::state::Shared;
+use super::state::{Place, Shared};
 use crate::state::{ByteColumn, StateSize, StateStore};
 
 /// Its calls wait until the primary was opened.
@@ -18,7 +18,7 @@ fn alive(bytes: &[u8], now_ns: i64) -> Option<&[u8]> {
 
 impl Store {
     fn primary(&self) -> Option<Arc<dyn StateStore>> {
-        self.0.wait_primary()?.journal.state()
+        self.0.wait_opened()?.journal.state()
     }
 
     /// What lies over a plugin's state, if anything does. What is there before the secondary is open, and when it is not any more, is left of a
@@ -32,9 +32,16 @@ impl Store {
 
 impl StateStore for Store {
     fn is_ready(&self) -> bool {
-        // One that has failed says so at the commit.
-        let state = self.0.state.lock();
-        state.primary.is_some() || state.is_over()
+        let journal = {
+            let state = self.0.state.lock();
+            // One that has failed says so at the commit.
+            if state.is_over() {
+                return true;
+            }
+            state.primary.as_ref().filter(|_| state.place != Place::Opening).map(|open| open.journal.clone())
+        };
+        // Where a promise has to be decided first, that says what plugins remember.
+        journal.is_some_and(|journal| journal.state().is_none_or(|store| store.is_ready()))
     }
 
     fn get_many(

@@ -1,13 +1,16 @@
-//! Between the two journals: leaving the primary, and the way back.
+//! Between the two journals: leaving the primary, and the way back. One thread does both, and holds no lock while it waits; what is put
+//! meanwhile finds a place in which it waits for its deadline ([`Place`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::away::AwayError;
 use super::flight::Flight;
-use super::state::{Identity, JOURNAL, NUMBER, Open, Place, Shared};
-use super::{CURSOR, Moved, Positions, Primary, SOURCES};
+use super::open::last_number;
+use super::state::{Identity, JOURNAL, Open, Place, Shared};
+use super::{CURSOR, Moved, Positions, Primary, SOURCES, SecondaryKind};
 use crate::api::{Commit, CommitError, Put, Ticket};
 use crate::limits;
 use crate::state::StateWrites;
@@ -31,42 +34,73 @@ impl From<AwayError> for Trouble {
     }
 }
 
+/// What was on its way to the primary when it was left.
+struct Leaving {
+    open: Open,
+    commits: Vec<(Option<u64>, Commit)>,
+    /// The primary's.
+    name: Vec<u8>,
+}
+
 /// Looks after both until the journal closes.
 pub(super) fn run(shared: &Shared) {
+    if !shared.begin_late() {
+        return;
+    }
     let mut opened = Instant::now();
     while !shared.wait_end(limits::FAILOVER_TICK) {
-        let (place, is_dead) = {
+        let (place, is_dead, is_counted) = {
             let mut state = shared.state.lock();
             state.look();
-            (state.place, state.is_dead)
+            (state.place, state.is_dead, state.is_counted)
         };
         let is_down = is_dead || shared.health.is_down();
         if !is_dead {
+            shared.count();
             shared.send_held();
         }
-        match place {
+        let is_due = is_dead && opened.elapsed() >= shared.plan.check_interval;
+        let outcome = match place {
+            // Nothing is on its way to one that cannot say yet what counts, so there is nothing to be left.
+            Place::Home if is_dead && !is_counted => {
+                if is_due {
+                    opened = Instant::now();
+                    shared.open_again();
+                }
+                Ok(())
+            }
             Place::Home if is_down => {
-                let _order = shared.order.lock();
                 // Without room there the sources wait, as for a full channel.
                 drop(shared.leave());
+                Ok(())
             }
-            Place::Home => {}
-            Place::Returning if is_down => shared.break_return(),
-            Place::Away if is_dead && opened.elapsed() >= shared.plan.check_interval => {
+            Place::Opening | Place::Home | Place::Leaving => Ok(()),
+            Place::Arrived => shared.finish(),
+            Place::Returning | Place::Arriving if is_down => Err(Trouble::Again),
+            Place::Away if is_due => {
                 opened = Instant::now();
                 shared.open_again();
+                Ok(())
             }
-            Place::Away if is_down => {}
-            Place::Away | Place::Returning => match shared.go_back() {
-                Ok(()) | Err(Trouble::Full) => {}
-                Err(Trouble::Again) => shared.break_return(),
-                Err(Trouble::Lost(error)) => shared.lost(&error),
-            },
+            Place::Away if is_down => Ok(()),
+            Place::Away | Place::Returning | Place::Arriving => shared.go_back(),
+        };
+        match outcome {
+            Ok(()) | Err(Trouble::Full) => {}
+            Err(Trouble::Again) => shared.break_return(),
+            Err(Trouble::Lost(error)) => shared.lost(&error),
         }
     }
 }
 
 impl Shared {
+    /// Nobody waits for the secondary any more, and nothing is begun.
+    pub fn end(&self) {
+        self.is_ending.store(true, Ordering::Release);
+        self.state.lock().is_closing = true;
+        self.changed.notify_all();
+    }
+
     /// The secondary has failed: nothing goes on.
     pub fn lost(&self, error: &CommitError) {
         if !matches!(error, CommitError::Failed(_)) {
@@ -75,28 +109,32 @@ impl Shared {
         let reason = format!("where events go while the disk of the channel is away: {error}");
         tracing::error!(pipeline = self.name, "{reason}");
         self.state.lock().failed.get_or_insert(reason.into());
+        self.is_ending.store(true, Ordering::Release);
         self.changed.notify_all();
     }
 
-    /// Events go to the secondary from here on. With the order held.
-    pub fn leave(&self) -> Result<(), CommitError> {
-        let (open, commits, name) = {
-            let mut state = self.state.lock();
-            state.check()?;
-            state.look();
-            if state.place != Place::Home {
-                return Ok(());
-            }
-            let Some(open) = state.primary.clone() else { return Err(CommitError::Closing) };
-            let commits = state.flights.iter().map(|flight| (flight.number, flight.commit.clone()));
-            // Empty: it is not known, and one of an earlier time does not count.
-            let name = state.identity.as_ref().and_then(Identity::known).unwrap_or_default().to_vec();
-            (open, commits.collect(), name)
-        };
-        let sources: Positions = open.journal.positions(SOURCES).into_iter().collect();
-        let waiting = open.journal.status().waiting_for;
-        let opened = self.away.lock().open(sources, commits, vec![(JOURNAL.to_vec(), name)]);
-        opened.inspect_err(|error| self.lost(error))?;
+    /// From here on: no commit is half handed in.
+    fn set_place(&self, place: Place) {
+        let _order = self.order.lock();
+        self.state.lock().place = place;
+        self.changed.notify_all();
+    }
+
+    /// Events go to the secondary from here on.
+    fn leave(&self) -> Result<(), CommitError> {
+        let Some(leaving) = self.begin_leaving()? else { return Ok(()) };
+        let sources: Positions = leaving.open.journal.positions(SOURCES).into_iter().collect();
+        let waiting = leaving.open.journal.status().waiting_for;
+        let in_doubt = leaving.commits.len();
+        // What was on its way is in memory anyway: it finds room however little the secondary may hold.
+        self.bound_secondary(false);
+        let opened = self.away.open(sources, leaving.commits, vec![(JOURNAL.to_vec(), leaving.name)]);
+        self.bound_secondary(true);
+        if let Err(error) = opened {
+            self.lost(&error);
+            self.set_place(Place::Home);
+            return Err(error);
+        }
         self.health.has_failed();
         let mut state = self.state.lock();
         let flights = std::mem::take(&mut state.flights);
@@ -110,31 +148,48 @@ impl Shared {
         state.place = Place::Away;
         state.failovers += 1;
         let (reason, kind) = (state.reason.clone().unwrap_or_default(), self.plan.kind.word());
+        drop(state);
+        self.changed.notify_all();
         let dir = self.plan.dir.as_ref().map(|dir| dir.display().to_string());
         tracing::error!(
             pipeline = self.name,
             reason,
             dir,
-            in_doubt = flights.len(),
+            in_doubt,
             "the disk of the channel takes nothing: events go to the {kind}"
         );
         Ok(())
     }
 
-    /// The primary has failed: perhaps its disk is well by now.
-    fn open_again(&self) {
-        match self.open_primary() {
-            Ok(()) => {
-                self.state.lock().reason = Some("the disk of the channel is being probed".into());
-                tracing::info!(pipeline = self.name, "the journal of the channel is open again");
-            }
-            Err(error) => {
-                let reason = error.to_string();
-                let before = self.state.lock().reason.replace(reason.clone());
-                if before.as_ref() != Some(&reason) {
-                    tracing::error!(pipeline = self.name, "{reason}");
-                }
-            }
+    /// Events wait from here on, and what is on its way stays what it is. `None`: there is nothing to be left.
+    fn begin_leaving(&self) -> Result<Option<Leaving>, CommitError> {
+        let _order = self.order.lock();
+        let mut state = self.state.lock();
+        state.check()?;
+        state.look();
+        let open = state.primary.clone().filter(|_| state.place == Place::Home && state.is_counted);
+        let Some(open) = open else { return Ok(None) };
+        let commits = state.flights.iter().map(|flight| (flight.number, flight.commit.clone())).collect();
+        // Empty: it is not known, and one of an earlier time does not count.
+        let name = state.identity.as_ref().and_then(Identity::known).unwrap_or_default().to_vec();
+        state.place = Place::Leaving;
+        Ok(Some(Leaving { open, commits, name }))
+    }
+
+    /// Whether the secondary holds no more than it is to, as far as that can be changed.
+    fn bound_secondary(&self, is_bounded: bool) {
+        let plan = &self.plan;
+        let (events, bytes) = match (is_bounded, plan.kind) {
+            (false, _) => (u64::MAX, u64::MAX),
+            (true, SecondaryKind::Spillable) => (plan.memory_events, plan.memory_bytes),
+            (true, _) => (plan.capacity_events, plan.capacity_bytes),
+        };
+        let names: Vec<String> = {
+            let state = self.state.lock();
+            state.channels.iter().map(|channel| channel.spec.name.clone()).collect()
+        };
+        for channel in names.iter().filter_map(|name| self.secondary.channel(name)) {
+            self.secondary.set_capacity(channel, events, bytes);
         }
     }
 
@@ -169,10 +224,18 @@ impl Shared {
 
     /// The primary is away again.
     fn break_return(&self) {
-        self.away.lock().break_return();
-        let mut state = self.state.lock();
-        if state.place == Place::Returning {
-            state.place = Place::Away;
+        self.away.break_return();
+        let is_broken = {
+            let _order = self.order.lock();
+            let mut state = self.state.lock();
+            let is_returning = matches!(state.place, Place::Returning | Place::Arriving);
+            if is_returning {
+                state.place = Place::Away;
+            }
+            is_returning
+        };
+        self.changed.notify_all();
+        if is_broken {
             tracing::info!(pipeline = self.name, "the way back was broken off");
         }
     }
@@ -183,7 +246,8 @@ impl Shared {
             let mut state = self.state.lock();
             // A primary that has failed says of what it was handed that it has it, so it is looked at before it is asked.
             state.look();
-            let Some(open) = state.alive().filter(|_| state.undecided.is_empty()).cloned() else {
+            let is_decided = state.undecided.is_empty() && state.is_counted;
+            let Some(open) = state.alive().filter(|_| is_decided).cloned() else {
                 return Ok(());
             };
             (open, state.place)
@@ -193,7 +257,7 @@ impl Shared {
         }
         let mut step = Step { shared: self, open };
         loop {
-            let moved = self.away.lock().move_some(&mut step)?;
+            let moved = self.away.move_some(&mut step)?;
             if self.state.lock().is_over() || self.health.is_down() {
                 return Err(Trouble::Again);
             }
@@ -205,12 +269,10 @@ impl Shared {
     }
 
     fn begin_return(&self, open: &Open) -> Result<(), CommitError> {
-        let number = open.journal.position(NUMBER);
-        let number = number.and_then(|value| value.as_slice().try_into().ok()).map_or(0, u64::from_le_bytes);
-        let mut away = self.away.lock();
-        away.marks = open.journal.positions(CURSOR).into_iter().collect();
-        away.begin_return(number)?;
-        self.state.lock().place = Place::Returning;
+        let number = last_number(open.journal.as_ref());
+        self.away.set_marks(open.journal.positions(CURSOR).into_iter().collect());
+        self.away.begin_return(number)?;
+        self.set_place(Place::Returning);
         tracing::info!(
             pipeline = self.name,
             "the disk of the channel is well: what is in the {} is moved to it",
@@ -220,14 +282,28 @@ impl Shared {
     }
 
     fn come_back(&self, step: &mut Step<'_>) -> Result<(), Trouble> {
-        let _order = self.order.lock();
-        let mut away = self.away.lock();
-        away.settle_puts().map_err(AwayError::Lost)?;
-        while away.move_some(step)? > 0 {}
-        away.come_back(step)?;
-        let mut state = self.state.lock();
-        state.place = Place::Home;
-        state.reason = None;
+        self.set_place(Place::Arriving);
+        if let Err(trouble) = self.move_rest(step) {
+            // Until it goes on, sources do.
+            self.set_place(Place::Returning);
+            return Err(trouble);
+        }
+        // All of it counts in the primary from here on.
+        self.set_place(Place::Arrived);
+        self.finish()
+    }
+
+    fn move_rest(&self, step: &mut Step<'_>) -> Result<(), Trouble> {
+        self.away.settle_puts().map_err(AwayError::Lost)?;
+        while self.away.move_some(step)? > 0 {}
+        self.away.hand_over(step)
+    }
+
+    /// The primary has everything: the secondary is closed, and then the primary takes the next commit.
+    fn finish(&self) -> Result<(), Trouble> {
+        self.away.close().map_err(AwayError::Lost)?;
+        self.state.lock().reason = None;
+        self.set_place(Place::Home);
         tracing::info!(pipeline = self.name, "everything was moved: events go to the channel's disk again");
         Ok(())
     }
@@ -241,20 +317,25 @@ struct Step<'a> {
 
 impl Step<'_> {
     fn failed(&self, error: &CommitError) -> Trouble {
-        self.shared.state.lock().dies(error);
+        self.shared.has_failed(self.open.generation, error);
         Trouble::Again
     }
 
+    /// One that acknowledges late takes as long as its sinks do, and is waited for as long as it is well.
     fn wait(&self, ticket: Arc<dyn Ticket>) -> Result<(), Trouble> {
-        let until = Instant::now() + limits::FAILOVER_STEP_WAIT;
+        let shared = self.shared;
+        let until = (shared.late == 0).then(|| Instant::now() + limits::FAILOVER_STEP_WAIT);
         loop {
             match ticket.wait(Some(limits::FAILOVER_TICK)) {
                 Some(Ok(_)) => return Ok(()),
                 Some(Err(error)) => return Err(self.failed(&error)),
-                None => {}
+                None => shared.send_held(),
             }
-            let mut state = self.shared.state.lock();
-            if state.is_over() || Instant::now() >= until {
+            let is_down = shared.health.is_down();
+            let mut state = shared.state.lock();
+            state.look();
+            let is_late = until.is_some_and(|until| Instant::now() >= until);
+            if state.is_over() || state.is_dead || is_late || (shared.late > 0 && is_down) {
                 // It may come to count later: before that is decided nobody knows where to go on.
                 state.undecided.push(ticket);
                 return Err(Trouble::Again);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use arrow_buffer::Buffer;
 use flumen_event::Batch;
-use flumen_event::layout::{self, Encoded, Encoder};
+use flumen_event::layout::{Encoded, Encoder};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::format::commit::{CommitHead, PutChannel, PutHead, encode_lists};
@@ -225,7 +225,8 @@ fn prepare_put(
         kept |= is_kept;
     }
     let data_offset = data.len() as u64;
-    let compression = if kept { encode(shared.config.compression, batch, data) } else { Compression::None };
+    let compression =
+        if kept { packed::append(shared.config.compression, batch, data) } else { Compression::None };
     let part = |index: &usize| PutChannel { channel: *index as u32, first: 0, bytes_before: 0 };
     Ok(PutHead {
         channels: channels.iter().map(part).collect(),
@@ -246,27 +247,6 @@ fn seal(shared: &Shared, data: Encoded) -> Result<Encoded, CommitError> {
     let mut out = Encoder::default();
     out.buffer(Buffer::from_vec(sealed));
     Ok(out.finish())
-}
-
-/// Appends a batch, compressed if that pays; how it is.
-fn encode(compression: Compression, batch: &Batch, data: &mut Encoder) -> Compression {
-    if compression == Compression::None {
-        layout::encode_into(batch, data);
-        data.pad();
-        return Compression::None;
-    }
-    let plain = layout::encode(batch);
-    let packed = packed::pack(compression, &plain);
-    match packed {
-        Some(packed) => {
-            data.buffer(Buffer::from_vec(packed));
-            compression
-        }
-        None => {
-            plain.parts().iter().for_each(|part| data.buffer(part.clone()));
-            Compression::None
-        }
-    }
 }
 
 /// Gives event numbers and takes everything over into the registers.

@@ -410,7 +410,10 @@ impl Journal for FileJournal {
         let mut status = state.status.clone();
         status.state = remembered;
         status.encode_ns = self.spent.total_ns();
-
+        if status.commits >= state.next_order {
+            // What it waited for last: where acknowledgements alone come, nothing shows that the disk has room again.
+            status.waiting_for = None;
+        }
         status.segments = state.segments.len() as u64;
         status.segment_bytes = state.segments.iter().map(|segment| segment.end).sum();
         status.channels =

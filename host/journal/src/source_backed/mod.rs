@@ -214,6 +214,11 @@ impl Journal for SourceBackedJournal {
         true
     }
 
+    /// False until a destination has said what became of an earlier promise.
+    fn is_read(&self) -> bool {
+        self.shared.state.lock().undecided.is_none()
+    }
+
     fn commit(&self, commit: Commit, deadline: Option<Instant>) -> Result<Box<dyn Ticket>, CommitError> {
         commit::commit(&self.shared, commit, deadline)
     }

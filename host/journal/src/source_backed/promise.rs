@@ -250,6 +250,8 @@ pub(super) fn decide(shared: &Shared, is_kept: bool) -> Result<(), CommitError> 
                 }
                 Err(error) => return Err(error),
             };
+            // It has its place: whoever acknowledges does not wait for its sync.
+            drop(order);
             ticket.wait(None).unwrap_or(Err(CommitError::Closing))?;
             faults::passed(STORED_MARK_PLACE, "promise-kept");
             let now_ns = shared.clock.wall_ns();

@@ -13,6 +13,7 @@ use super::*;
 use crate::api::Put;
 use crate::clock::OsClock;
 use crate::disk::OsDisk;
+use crate::file::tests::disk::MemDisk;
 use crate::file::{Durability, FileConfig};
 use crate::state::{ByteColumn, StateOp, StateWrites};
 
@@ -129,6 +130,47 @@ fn a_full_channel_waits_and_a_close_lets_everybody_go() {
         journal.close().unwrap();
         assert!(matches!(late.join().unwrap().unwrap(), Some(Err(CommitError::Closing))));
     });
+}
+
+/// That a disk has room again is not shown by acknowledgements, which is all that comes to it: it is not said to be full for ever.
+#[test]
+fn a_disk_that_has_room_again_is_not_waited_for() {
+    let disk = MemDisk::default();
+    let config = FileConfig {
+        dir: "/j".into(),
+        segment_bytes: 16 << 10,
+        window_bytes: 2 << 10,
+        reserve_bytes: 64 << 10,
+        ..FileConfig::default()
+    };
+    let spec = |name: &str, reader: &str| ChannelSpec {
+        name: name.into(),
+        readers: vec![reader.into()],
+        capacity_events: u64::MAX,
+        capacity_bytes: u64::MAX,
+    };
+    let (own, others) = (vec![spec("main", "out")], vec![spec("quarantine", "keeper")]);
+    let journal =
+        SourceBackedJournal::open(config, own, others, Arc::new(disk.clone()), Arc::new(OsClock)).unwrap();
+    // What nobody takes out of the quarantine keeps the segments behind it.
+    let quarantine = journal.channel("quarantine").unwrap();
+    let kept = Put { channels: vec![quarantine], batch: batch(0, &[1]) };
+    journal.commit_and_wait(Commit { puts: vec![kept], ..Commit::default() }, None).unwrap();
+    disk.faults(|faults| faults.capacity = Some(0));
+    let until = Instant::now() + Duration::from_secs(60);
+    let mut tickets = Vec::new();
+    while journal.status().waiting_for.is_none() {
+        assert!(Instant::now() < until, "it is never full");
+        let number = tickets.len() as u64;
+        journal.commit(put(&[number]), None).unwrap();
+        let large = Commit { positions: vec![(b"sink".to_vec(), vec![7; 4 << 10])], ..ack(number + 1) };
+        tickets.push(journal.commit(large, None).unwrap());
+    }
+    disk.faults(|faults| faults.capacity = None);
+    for ticket in tickets {
+        ticket.wait(Some(Duration::from_secs(60))).expect("there is room").unwrap();
+    }
+    assert_eq!(journal.status().waiting_for, None);
 }
 
 #[test]

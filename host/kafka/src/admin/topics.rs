@@ -6,6 +6,7 @@ use std::time::Instant;
 use rdkafka::admin::{ConfigEntry, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::Metadata;
+use rdkafka::{Offset, TopicPartitionList};
 use serde::Serialize;
 
 use crate::settings::Settings;
@@ -173,6 +174,26 @@ pub fn delete(link: &Link, name: &str) -> Result<(), Trouble> {
     list(link, Some(name))?;
     let results = link.admin(|admin, options| admin.delete_topics(&[name], options))?;
     each(link, results)
+}
+
+/// Deletes what stands in a partition before an offset.
+pub fn delete_records(link: &Link, topic: &str, partition: i32, before: i64) -> Result<(), Trouble> {
+    let mut list = TopicPartitionList::new();
+    let added = list.add_partition_offset(topic, partition, Offset::Offset(before));
+    added.map_err(|error| link.trouble(&error))?;
+    let answer = link.admin(|admin, options| admin.delete_records(&list, options))?;
+    for element in answer.elements() {
+        if let Err(error) = element.error() {
+            let why = match words::code(&error) {
+                Some(code @ (Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed)) => {
+                    format!("not authorised; ask for DELETE on the topic ({code})")
+                }
+                _ => link.trouble(&error).0,
+            };
+            return Err(Trouble(format!("deleting records of topic {topic:?} before {before}: {why}")));
+        }
+    }
+    Ok(())
 }
 
 fn each(link: &Link, results: Vec<Result<String, (String, Code)>>) -> Result<(), Trouble> {

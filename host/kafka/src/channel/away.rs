@@ -59,9 +59,9 @@ impl Committer {
 
     /// What a connection found of the way back.
     pub fn note_marks(&mut self, read: &ReadBack) {
-        if let Some(failover) = &mut self.failover {
+        if let Some(failover) = &self.failover {
             let marks = read.positions.iter().filter(|(key, _)| key.starts_with(CURSOR));
-            failover.marks.extend(marks.map(|(key, value)| (key.clone(), value.clone())));
+            failover.add_marks(marks.map(|(key, value)| (key.clone(), value.clone())));
         }
     }
 
@@ -223,7 +223,7 @@ impl Committer {
 
     /// Finds where the file is to be read from, and what became of the group in doubt.
     fn begin_return(&mut self) -> Result<(), Trouble> {
-        let Some(failover) = &mut self.failover else { return Ok(()) };
+        let Some(failover) = &self.failover else { return Ok(()) };
         failover.begin_return(self.number).map_err(fatal)?;
         let (number, in_doubt) = std::mem::take(&mut self.held_in_doubt);
         if number <= self.number {
@@ -265,10 +265,10 @@ impl Committer {
     /// The secondary's side, which is not the committer's meanwhile.
     fn with_away<T: Default>(
         &mut self,
-        step: impl FnOnce(&mut Away, &mut Committer) -> Result<T, Trouble>,
+        step: impl FnOnce(&Away, &mut Committer) -> Result<T, Trouble>,
     ) -> Result<T, Trouble> {
-        let Some(mut away) = self.failover.take() else { return Ok(T::default()) };
-        let outcome = step(&mut away, self);
+        let Some(away) = self.failover.take() else { return Ok(T::default()) };
+        let outcome = step(&away, self);
         self.failover = Some(away);
         outcome
     }

@@ -258,7 +258,7 @@ impl Committer {
 
     fn disconnect(&mut self) {
         self.connection = None;
-        if let Some(failover) = &mut self.failover {
+        if let Some(failover) = &self.failover {
             failover.break_return();
         }
     }

@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::Message;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::producer::{BaseProducer, Producer};
-use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::options::JournalOptions;
 use super::registers::{CommitRecord, Key, Owner};
 use super::remembered::Remembered;
 use super::topics::{self, POSITIONS, STATE, Topic};
-use crate::admin::questioner;
 use crate::context::Context;
+use crate::read_back::{self, Partition};
 use crate::settings::without_statistics;
 use crate::topics::Topics;
 use crate::{limits, words};
@@ -95,9 +95,9 @@ impl Connection {
         owner.find(partitions, |partition| {
             let mut newest: Option<i64> = None;
             if is_asked {
-                read_partition(options, (topic, partition), 0, give_up, |key, _, time_ms| {
-                    if owner.own(key).is_some() {
-                        newest = newest.max(Some(time_ms));
+                read_partition(options, (topic, partition), 0, give_up, |message| {
+                    if owner.own(message.key().unwrap_or_default()).is_some() {
+                        newest = newest.max(Some(message.timestamp().to_millis().unwrap_or(0)));
                     }
                 })?;
             }
@@ -114,10 +114,9 @@ impl Connection {
         give_up: &dyn Fn() -> bool,
     ) -> Result<ReadBack, String> {
         let mut read = ReadBack::default();
-        read.next =
-            read_partition(options, (POSITIONS, self.places.positions), from, give_up, |key, value, _| {
-                read.take(owner, key, value);
-            })?;
+        read.next = read_partition(options, (POSITIONS, self.places.positions), from, give_up, |message| {
+            read.take(owner, message.key().unwrap_or_default(), message.payload());
+        })?;
         Ok(read)
     }
 
@@ -131,67 +130,36 @@ impl Connection {
     ) -> Result<u64, String> {
         remembered.clear();
         let mut records = 0;
-        read_partition(options, (STATE, self.places.state), 0, give_up, |key, value, _| {
+        read_partition(options, (STATE, self.places.state), 0, give_up, |message| {
             records += 1;
-            remembered.load(owner, key, value);
+            remembered.load(owner, message.key().unwrap_or_default(), message.payload());
         })?;
         Ok(records)
     }
 }
 
-/// Reads what counts in a partition, from an offset to the end that is there now: keys, values, and milliseconds since the
-/// epoch. Returns where to go on reading.
+/// Reads what counts in a partition, from an offset to the end that is there now. Returns where to go on reading.
 fn read_partition(
     options: &JournalOptions,
-    (topic, partition): (&str, i32),
+    (topic, number): (&str, i32),
     from: i64,
     give_up: &dyn Fn() -> bool,
-    mut take: impl FnMut(&[u8], Option<&[u8]>, i64),
+    mut take: impl FnMut(&BorrowedMessage<'_>),
 ) -> Result<i64, String> {
-    let until = Instant::now() + limits::READ_BACK;
-    let reader = register_reader(options, "read_committed")?;
-    let explain = |error: &KafkaError| format!("reading {topic}: {}", reader.context().explain(error));
-    let ends = register_reader(options, "read_uncommitted")?;
-    let (low, end) = ends.fetch_watermarks(topic, partition, limits::REQUEST).map_err(|e| explain(&e))?;
-    // An open transaction of another agent hides all that follows it, ours too; and one of ours if a broker lost its end.
-    let begin = Instant::now();
-    loop {
-        let stable = reader.fetch_watermarks(topic, partition, limits::REQUEST);
-        let stable = stable.map_err(|e| explain(&e))?.1;
-        if stable >= end {
-            break;
-        }
-        let waited = begin.elapsed();
-        if waited > limits::HIDDEN || give_up() {
-            let (brokers, what) = (options.settings.brokers.join(","), "which of our transactions count");
-            return Err(words::hidden(topic, partition, stable, &brokers, waited.as_secs(), what));
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    let mut assignment = TopicPartitionList::new();
-    let mut next = from.max(low);
-    assignment.add_partition_offset(topic, partition, Offset::Offset(next)).map_err(|e| explain(&e))?;
-    reader.assign(&assignment).map_err(|e| explain(&e))?;
-    loop {
-        match reader.poll(limits::REQUEST) {
-            Some(Ok(message)) => {
-                next = message.offset() + 1;
-                let time_ms = message.timestamp().to_millis().unwrap_or(0);
-                take(message.key().unwrap_or_default(), message.payload(), time_ms);
-                // Where many agents write, the topic itself has no end.
-                if next >= end {
-                    return Ok(next);
-                }
-            }
-            // Behind the last record before `end` there may be markers of transactions alone.
-            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(next),
-            Some(Err(error)) if is_lasting(&error) => return Err(explain(&error)),
-            _ => {}
-        }
-        if Instant::now() > until || give_up() {
-            return Err(format!("reading {topic}: no end within {} s", limits::READ_BACK.as_secs()));
-        }
-    }
+    let (who, client_id) = (format!("journal {}", options.pipeline), format!("{}/positions", options.id()));
+    let partition = Partition {
+        who: &who,
+        client_id: &client_id,
+        settings: &options.settings,
+        topic,
+        number,
+        hides: "which of our transactions count",
+        within: Some(limits::READ_BACK),
+    };
+    read_back::read(&partition, from, give_up, |message| {
+        take(message);
+        Ok(())
+    })
 }
 
 /// A step of a transaction that may take long: asked again until it is done, [`limits::TRANSACTION`] passed, or
@@ -252,33 +220,4 @@ fn producer(
     config.set("queue.buffering.max.messages", "1000000");
     let context = Context::new(&format!("journal {}", options.pipeline), options.settings.clone(), None);
     config.create_with_context(context).map(Arc::new).map_err(|error| error.to_string())
-}
-
-fn register_reader(options: &JournalOptions, isolation: &str) -> Result<BaseConsumer<Context>, String> {
-    let mut config = options.settings.config(&format!("{}/positions", options.id()));
-    // Never joined: librdkafka wants a name before it hands out an assignment.
-    config.set("group.id", "flumen-positions-reader");
-    config.set("enable.auto.commit", "false");
-    config.set("enable.auto.offset.store", "false");
-    config.set("isolation.level", isolation);
-    config.set("enable.partition.eof", "true");
-    config.set("auto.offset.reset", "earliest");
-    let who = format!("journal {}", options.pipeline);
-    questioner(&who, &options.settings, &config)
-        .map_err(|error| words::explain(&error, &options.settings, None))
-}
-
-/// Errors that asking again does not mend.
-fn is_lasting(error: &KafkaError) -> bool {
-    matches!(
-        words::code(error),
-        Some(
-            Code::UnknownTopic
-                | Code::UnknownTopicOrPartition
-                | Code::UnknownPartition
-                | Code::TopicAuthorizationFailed
-                | Code::Authentication
-                | Code::SaslAuthenticationFailed
-        )
-    )
 }

@@ -47,4 +47,5 @@ pub(crate) use connection::in_slices;
 pub(crate) use handover::send_offsets;
 pub use handover::{Acknowledgement, Acknowledger, Taken};
 pub use journal::{KafkaJournal, KafkaOpenError};
+pub(crate) use options::check_topic;
 pub use options::{ChannelTopic, JournalOptions, SPEC};

@@ -177,6 +177,17 @@ impl JournalOptions {
     }
 }
 
+/// Whether this can be the name of a topic.
+pub(crate) fn check_topic(topic: &str) -> Result<(), BuildError> {
+    let is_legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if topic.is_empty() || topic.len() > 249 || !topic.chars().all(is_legal) || topic == "." || topic == ".."
+    {
+        let fix = "letters, digits, `.`, `_` and `-` only, at most 249";
+        return Err(BuildError::new("topic", format!("{topic:?} cannot be the name of a topic"), fix));
+    }
+    Ok(())
+}
+
 fn channel_topic(
     pipeline: &str,
     name: &str,
@@ -184,12 +195,7 @@ fn channel_topic(
     readers: &[&str],
 ) -> Result<ChannelTopic, BuildError> {
     let topic = options.text_opt("topic").map_or_else(|| format!("flumen-{pipeline}-{name}"), str::to_owned);
-    let is_legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if topic.is_empty() || topic.len() > 249 || !topic.chars().all(is_legal) || topic == "." || topic == ".."
-    {
-        let fix = "letters, digits, `.`, `_` and `-` only, at most 249";
-        return Err(BuildError::new("topic", format!("{topic:?} cannot be the name of a topic"), fix));
-    }
+    check_topic(&topic)?;
     let group = options.text_opt("group");
     if let (Some(group), [_, _, ..]) = (group, readers) {
         let reason = format!(

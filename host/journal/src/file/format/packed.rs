@@ -14,7 +14,8 @@
 use std::cell::RefCell;
 
 use arrow_buffer::{Buffer, MutableBuffer};
-use flumen_event::layout::Encoded;
+use flumen_event::Batch;
+use flumen_event::layout::{self, Encoded, Encoder};
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::wire::{Fields, pad};
@@ -58,6 +59,27 @@ struct Contexts {
 
 thread_local! {
     static CONTEXTS: RefCell<Contexts> = RefCell::default();
+}
+
+/// Appends a batch, compressed if that pays; how it is.
+pub fn append(compression: Compression, batch: &Batch, data: &mut Encoder) -> Compression {
+    if compression == Compression::None {
+        layout::encode_into(batch, data);
+        data.pad();
+        return Compression::None;
+    }
+    let plain = layout::encode(batch);
+    let packed = pack(compression, &plain);
+    match packed {
+        Some(packed) => {
+            data.buffer(Buffer::from_vec(packed));
+            compression
+        }
+        None => {
+            plain.parts().iter().for_each(|part| data.buffer(part.clone()));
+            Compression::None
+        }
+    }
 }
 
 /// The compressed form; `None` if it does not pay: the batch is small, or shrinks by less than an eighth.

@@ -60,6 +60,7 @@ pub fn plan(sources: &[&str], channels: &[(&str, u64)], sinks: &[(&str, &str)]) 
                 name: name.to_string(),
                 kind: ChannelKind::File,
                 failover: None,
+                failover_options: Options::default(),
                 capacity_events: *events,
                 capacity_bytes: u64::MAX,
                 keep_alive: KEEP_ALIVE,

@@ -1,0 +1,126 @@
+//! Reading a partition from an offset to the end that is there now: what counts, and nothing that a transaction hides.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{Message, Offset, TopicPartitionList};
+
+use crate::admin::questioner;
+use crate::context::Context;
+use crate::settings::Settings;
+use crate::{limits, words};
+
+/// What is read, and by whom.
+pub(crate) struct Partition<'a> {
+    /// As for [`Context::new`].
+    pub who: &'a str,
+    pub client_id: &'a str,
+    pub settings: &'a Arc<Settings>,
+    pub topic: &'a str,
+    pub number: i32,
+    /// What may stand behind a transaction that does not end, as [`words::hidden`] says it.
+    pub hides: &'a str,
+    /// All of it has to come within this time; `None`: for as long as records come.
+    pub within: Option<Duration>,
+}
+
+impl Partition<'_> {
+    /// A consumer that joins no group and reads partitions.
+    pub fn reader(&self, isolation: &str) -> Result<BaseConsumer<Context>, String> {
+        let mut config = self.settings.config(self.client_id);
+        // Never joined: librdkafka wants a name before it hands out an assignment.
+        config.set("group.id", "flumen-positions-reader");
+        config.set("enable.auto.commit", "false");
+        config.set("enable.auto.offset.store", "false");
+        config.set("isolation.level", isolation);
+        config.set("enable.partition.eof", "true");
+        config.set("auto.offset.reset", "earliest");
+        config.set("queued.max.messages.kbytes", (limits::READ_AHEAD_BYTES >> 10).to_string());
+        questioner(self.who, self.settings, &config)
+            .map_err(|error| words::explain(&error, self.settings, None))
+    }
+}
+
+/// Lets a consumer read a partition from an offset on.
+pub(crate) fn assign(
+    reader: &BaseConsumer<Context>,
+    topic: &str,
+    number: i32,
+    from: i64,
+) -> Result<(), KafkaError> {
+    let mut assignment = TopicPartitionList::new();
+    assignment.add_partition_offset(topic, number, Offset::Offset(from))?;
+    reader.assign(&assignment)
+}
+
+/// Hands over what counts from an offset to the end that is there now. Returns where to go on reading.
+pub(crate) fn read<E: From<String>>(
+    partition: &Partition<'_>,
+    from: i64,
+    give_up: &dyn Fn() -> bool,
+    mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<(), E>,
+) -> Result<i64, E> {
+    let Partition { settings, topic, number, hides, within, .. } = *partition;
+    let begin = Instant::now();
+    let reader = partition.reader("read_committed")?;
+    let explain = |error: &KafkaError| format!("reading {topic}: {}", reader.context().explain(error));
+    let ends = partition.reader("read_uncommitted")?;
+    let (low, end) = ends.fetch_watermarks(topic, number, limits::REQUEST).map_err(|e| explain(&e))?;
+    // An open transaction of another agent hides all that follows it, ours too; and one of ours if a broker lost its end.
+    let hidden = Instant::now();
+    loop {
+        let stable = reader.fetch_watermarks(topic, number, limits::REQUEST);
+        let stable = stable.map_err(|e| explain(&e))?.1;
+        if stable >= end {
+            break;
+        }
+        let waited = hidden.elapsed();
+        if waited > limits::HIDDEN || give_up() {
+            let brokers = settings.brokers.join(",");
+            return Err(words::hidden(topic, number, stable, &brokers, waited.as_secs(), hides).into());
+        }
+        std::thread::sleep(limits::STABLE_POLL);
+    }
+    let mut next = from.max(low);
+    assign(&reader, topic, number, next).map_err(|e| explain(&e))?;
+    let mut last = Instant::now();
+    loop {
+        match reader.poll(limits::SLICE) {
+            Some(Ok(message)) => {
+                last = Instant::now();
+                next = message.offset() + 1;
+                take(&message)?;
+                // Where many agents write, the topic itself has no end.
+                if next >= end {
+                    return Ok(next);
+                }
+            }
+            // Behind the last record before `end` there may be markers of transactions alone.
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(next),
+            Some(Err(error)) if is_lasting(&error) => return Err(explain(&error).into()),
+            _ => {}
+        }
+        let (since, limit) = within.map_or((last, limits::READ_SILENCE), |within| (begin, within));
+        if since.elapsed() > limit || give_up() {
+            return Err(format!("reading {topic}: no end within {} s", limit.as_secs()).into());
+        }
+    }
+}
+
+/// Errors that asking again does not mend.
+pub(crate) fn is_lasting(error: &KafkaError) -> bool {
+    matches!(
+        words::code(error),
+        Some(
+            Code::UnknownTopic
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownPartition
+                | Code::TopicAuthorizationFailed
+                | Code::Authentication
+                | Code::SaslAuthenticationFailed
+        )
+    )
+}
