@@ -175,7 +175,7 @@ pub const LOG_TRIM_RETRY: Duration = Duration::from_secs(60);
 /// How long a closing journal tries to bring what was handed in to its log.
 pub const LOG_CLOSE: Duration = Duration::from_secs(10);
 
-/// How long a reader waits for what is in the log, before it says that it cannot be read now.
+/// How long a reader waits for the next record of what is in the log, before it says that it cannot be read now.
 pub const LOG_READ: Duration = Duration::from_secs(10);
 
 /// A reader that needs a record at most so many behind the last one reads on; a seek costs a question.

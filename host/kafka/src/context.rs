@@ -98,10 +98,10 @@ impl Context {
         !self.failed.lock().is_empty()
     }
 
-    /// The offset behind the last record that was delivered, of a producer that writes one partition and has all reports; 0 if there was
-    /// none, or the broker did not say.
-    pub fn delivered_to(&self) -> i64 {
-        self.delivered_to.load(Ordering::Relaxed)
+    /// The offset behind the last record that was delivered since the last call, of a producer that writes one partition and has all
+    /// reports; 0 if there was none, or the broker did not say.
+    pub fn take_delivered_to(&self) -> i64 {
+        self.delivered_to.swap(0, Ordering::Relaxed)
     }
 
     /// Topics that the brokers did not let a transaction write, since the last call: it failed as a whole.

@@ -104,7 +104,12 @@ pub(crate) fn read<E: From<String>>(
             _ => {}
         }
         let (since, limit) = within.map_or((last, limits::READ_SILENCE), |within| (begin, within));
-        if since.elapsed() > limit || give_up() {
+        if give_up() {
+            let (after, left) = (begin.elapsed().as_secs(), end.saturating_sub(next));
+            let told = format!("reading {topic}: given up after {after} s, {left} records before its end");
+            return Err(told.into());
+        }
+        if since.elapsed() > limit {
             return Err(format!("reading {topic}: no end within {} s", limit.as_secs()).into());
         }
     }

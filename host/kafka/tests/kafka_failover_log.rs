@@ -155,23 +155,61 @@ fn what_nobody_needs_is_deleted_from_the_topic() {
     assert_eq!(journal.status().damaged_commits, 0);
 }
 
+fn waits_for(journal: &dyn Journal, part: &str) {
+    let told = || Ok(journal.status().waiting_for.is_some_and(|reason| reason.contains(part)));
+    poll::until(part, limits::CONDITION, told).unwrap();
+}
+
+/// Their ids differ, so neither would fence the other.
+#[test]
+fn a_topic_that_another_pipeline_uses_is_refused() {
+    let broker = Broker::shared().unwrap();
+    let one = options(broker, "one-for-two");
+    let journal = open(&one);
+    settle(journal.as_ref(), put(0, 1, 10));
+    let two = LogOptions { pipeline: "two".into(), ..one.clone() };
+    let other = open(&two);
+    waits_for(other.as_ref(), "holds records of flumen/agent/one-for-two/failover");
+    assert!(!other.is_read());
+    let told = log::is_in_use(&two, &Keys::default()).unwrap_err();
+    assert!(told.contains("name another one"), "{told}");
+    settle(journal.as_ref(), put(1, 1, 10));
+    assert_eq!(read(journal.as_ref(), 2), [0, 1]);
+}
+
+/// What it held is lost: nothing goes on as if it were not.
+#[test]
+fn a_topic_that_is_deleted_while_it_is_in_use_is_told() {
+    let broker = Broker::shared().unwrap();
+    let client = broker.client();
+    let options = options(broker, "deleted");
+    let journal = open(&options);
+    settle(journal.as_ref(), put(0, 1, 10));
+    client.delete_topic("deleted").unwrap();
+    let ticket = journal.commit(put(1, 1, 10), None).unwrap();
+    waits_for(journal.as_ref(), "is not there any more");
+    // A new one of that name is another one.
+    client.create_topic("deleted", 1, &[("retention.ms", "-1")]).unwrap();
+    waits_for(journal.as_ref(), "ends at offset 0, and had records up to");
+    assert!(ticket.wait(Some(Duration::ZERO)).is_none());
+    drop(journal);
+    let journal = open(&options);
+    settle(journal.as_ref(), put(2, 1, 10));
+    assert_eq!(read(journal.as_ref(), 1), [2]);
+}
+
 #[test]
 fn a_topic_that_cannot_be_a_log_is_told_until_it_can() {
     let broker = Broker::shared().unwrap();
     let client = broker.client();
     client.create_topic("short", 1, &[("retention.ms", "60000")]).unwrap();
     let journal = open(&options(broker, "short"));
-    let waits_for = |part: &str| {
-        let told = || Ok(journal.status().waiting_for.is_some_and(|reason| reason.contains(part)));
-        poll::until(part, limits::CONDITION, told).unwrap();
-    };
-    waits_for("the topic short deletes records by itself (retention.ms=60000)");
+    waits_for(journal.as_ref(), "the topic short deletes records by itself (retention.ms=60000)");
     client.alter_config("short", &[("retention.ms", "-1")]).unwrap();
     settle(journal.as_ref(), put(0, 1, 10));
     assert_eq!(journal.status().waiting_for, None);
     client.create_topic("many", 3, &[]).unwrap();
     let journal = open(&options(broker, "many"));
-    let told = || Ok(journal.status().waiting_for.is_some_and(|reason| reason.contains("3 partitions")));
-    poll::until("the reason", limits::CONDITION, told).unwrap();
+    waits_for(journal.as_ref(), "3 partitions");
     journal.close().unwrap();
 }

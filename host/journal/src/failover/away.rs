@@ -7,15 +7,19 @@
 //! No lock of this is held while somebody waits, for the secondary or for the primary: what is moved is taken, handed to the primary,
 //! and noted when it counts.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flumen_event::limits::{BYTES_MAX, HEADERS_MAX, ROWS_MAX};
 use parking_lot::Mutex;
 use thiserror::Error;
 
 use super::doubt::{self, Doubt};
 use super::{FailoverPlan, Positions, Primary};
-use crate::api::{Ack, ChannelId, ChannelSpec, Commit, CommitError, Journal, Reader, ReaderId, Ticket};
+use crate::api::{
+    Ack, ChannelId, ChannelSpec, Commit, CommitError, Journal, ReadError, Reader, ReaderId, Ticket,
+};
 use crate::limits;
 use crate::state::{StateOp, StateWrites};
 
@@ -170,7 +174,18 @@ impl Away {
         commits: Vec<(Option<u64>, Commit)>,
         own: Vec<(Vec<u8>, Vec<u8>)>,
     ) -> Result<(), CommitError> {
-        let mut ends = self.forget_stale()?;
+        self.open_while(positions, commits, own, &|| true)
+    }
+
+    /// The same, and [`CommitError::Full`] as well if it is not needed any more before something is on its way here.
+    pub(super) fn open_while(
+        &self,
+        positions: Positions,
+        commits: Vec<(Option<u64>, Commit)>,
+        own: Vec<(Vec<u8>, Vec<u8>)>,
+        is_needed: &dyn Fn() -> bool,
+    ) -> Result<(), CommitError> {
+        let mut ends = self.forget_stale(is_needed)?;
         let mut last = Commit { positions: vec![state(self.number().unwrap_or(0) + 1)], ..Commit::default() };
         last.positions.extend(own);
         last.positions.extend(positions.into_iter().flat_map(|(key, value)| local_position(&key, value)));
@@ -199,7 +214,7 @@ impl Away {
         let deadline = Instant::now() + limits::FAILOVER_OPEN_WAIT;
         let parts = parts.into_iter().map(|part| self.journal.commit(part, Some(deadline)));
         for ticket in parts.collect::<Result<Vec<_>, _>>()? {
-            self.wait(ticket.as_ref())?;
+            self.wait(ticket.as_ref(), &|| true)?;
         }
         if !doubts.is_empty() {
             last.positions.push((DOUBT.to_vec(), doubt::encode(self.channels.len(), &doubts)));
@@ -209,8 +224,8 @@ impl Away {
     }
 
     /// What an opening or a closing left that ended in a crash. Returns the end of each channel.
-    fn forget_stale(&self) -> Result<Vec<u64>, CommitError> {
-        self.clear_state()?;
+    fn forget_stale(&self, is_needed: &dyn Fn() -> bool) -> Result<Vec<u64>, CommitError> {
+        self.clear_state(is_needed)?;
         let ends: Vec<u64> = self.channels.iter().map(|channel| self.head(channel.channel)).collect();
         let ack = |(channel, end): (&Channel, &u64)| Ack {
             channel: channel.channel,
@@ -222,7 +237,7 @@ impl Away {
         for prefix in [POSITION, GONE] {
             positions.extend(self.journal.positions(prefix).into_iter().map(|(key, _)| (key, Vec::new())));
         }
-        self.settle(Commit { acks, positions, ..Commit::default() })?;
+        self.settle_while(Commit { acks, positions, ..Commit::default() }, is_needed)?;
         Ok(ends)
     }
 
@@ -271,14 +286,14 @@ impl Away {
         }
     }
 
-    fn clear_state(&self) -> Result<(), CommitError> {
+    fn clear_state(&self, is_needed: &dyn Fn() -> bool) -> Result<(), CommitError> {
         let mut place = StatePlace::default();
         while let Some(part) = self.state_part(&mut place) {
             let mut removals = StateWrites::new(local_plugin(part.plugin()));
             for op in part.iter() {
                 removals.push(StateOp { key: op.key, value: None, expiry: None });
             }
-            self.settle(Commit { state: vec![removals], ..Commit::default() })?;
+            self.settle_while(Commit { state: vec![removals], ..Commit::default() }, is_needed)?;
         }
         Ok(())
     }
@@ -293,15 +308,22 @@ impl Away {
     }
 
     fn settle(&self, commit: Commit) -> Result<(), CommitError> {
-        let ticket = self.journal.commit(commit, None)?;
-        self.wait(ticket.as_ref())
+        self.settle_while(commit, &|| true)
     }
 
-    fn wait(&self, ticket: &dyn Ticket) -> Result<(), CommitError> {
+    fn settle_while(&self, commit: Commit, is_needed: &dyn Fn() -> bool) -> Result<(), CommitError> {
+        let ticket = self.journal.commit(commit, None)?;
+        self.wait(ticket.as_ref(), is_needed)
+    }
+
+    fn wait(&self, ticket: &dyn Ticket, is_needed: &dyn Fn() -> bool) -> Result<(), CommitError> {
         loop {
             match ticket.wait(Some(limits::FAILOVER_TICK)) {
                 Some(outcome) => return outcome.map(|_| ()),
                 None if (self.is_over)() => return Err(CommitError::Closing),
+                None if !is_needed() => {
+                    return Err(CommitError::Full { channel: "(the failover)".into(), events: 0, bytes: 0 });
+                }
                 None => {}
             }
         }
@@ -346,29 +368,32 @@ impl Away {
         back.readers.clear();
     }
 
-    /// The next events, up to a bound; none: everything was moved.
-    fn take(&self) -> Result<Vec<Moved>, AwayError> {
+    /// The next events, up to a bound, and whether there may be more; none: everything was moved.
+    fn take(&self) -> Result<(Vec<Moved>, bool), AwayError> {
+        let unread = |error: ReadError| AwayError::Unread(error.to_string());
         let mut back = self.back.lock();
-        let (mut moved, mut bytes) = (std::mem::take(&mut back.unmoved), 0);
+        let (mut moved, mut size) = (std::mem::take(&mut back.unmoved), StepSize::default());
         if !moved.is_empty() {
-            return Ok(moved);
+            return Ok((moved, true));
         }
         for (index, reader) in back.readers.iter_mut().enumerate() {
-            while bytes < limits::FAILOVER_STEP_BYTES {
-                let next = reader.next(Duration::ZERO).map_err(|error| AwayError::Unread(error.to_string()));
-                let Some(delivery) = next? else { break };
-                bytes += delivery.batch.bytes();
+            while size.bytes < limits::FAILOVER_STEP_BYTES {
+                let Some(delivery) = reader.next(Duration::ZERO).map_err(unread)? else { break };
+                if !size.takes(&delivery.batch) {
+                    reader.seek(delivery.first).map_err(unread)?;
+                    return Ok((moved, true));
+                }
                 let (mark, cursor) = (reader.mark(delivery.next), delivery.next);
                 moved.push(Moved { channel: index, batch: delivery.batch, mark, cursor });
             }
         }
-        Ok(moved)
+        Ok((moved, size.bytes >= limits::FAILOVER_STEP_BYTES))
     }
 
-    /// Moves the next events to the primary; their bytes. 0: everything was moved. After an error the same are tried again, or it
-    /// begins anew ([`Away::break_return`]) if nobody knows what became of them.
+    /// Moves the next events to the primary; their bytes, and no fewer than a step's while there may be more. 0: everything was moved.
+    /// After an error the same are tried again, or it begins anew ([`Away::break_return`]) if nobody knows what became of them.
     pub fn move_some<P: Primary>(&self, primary: &mut P) -> Result<usize, P::Trouble> {
-        let moved = self.take()?;
+        let (moved, may_be_more) = self.take()?;
         if moved.is_empty() {
             return Ok(0);
         }
@@ -383,7 +408,8 @@ impl Away {
         }
         self.add_marks(keys);
         self.acknowledge(&moved).map_err(AwayError::Lost)?;
-        Ok(moved.iter().map(|one| one.batch.bytes()).sum())
+        let bytes: usize = moved.iter().map(|one| one.batch.bytes()).sum();
+        Ok(if may_be_more { limits::FAILOVER_STEP_BYTES.max(bytes) } else { bytes })
     }
 
     /// These events are in the primary.
@@ -423,7 +449,34 @@ impl Away {
             positions.extend(self.journal.positions(prefix).into_iter().map(|(key, _)| (key, Vec::new())));
         }
         self.settle(Commit { positions, ..Commit::default() })?;
-        self.clear_state()
+        self.clear_state(&|| true)
+    }
+}
+
+/// What a step has so far. A primary that acknowledges late makes one batch of all that a channel gets with a commit, so it is no more than
+/// a batch may be.
+#[derive(Default)]
+struct StepSize {
+    rows: usize,
+    bytes: usize,
+    headers: BTreeSet<Arc<str>>,
+}
+
+impl StepSize {
+    /// Adds a batch, if it fits. The first one does.
+    fn takes(&mut self, batch: &flumen_event::Batch) -> bool {
+        let names = || batch.headers().iter().map(|header| &header.name);
+        let (rows, bytes) = (self.rows + batch.rows(), self.bytes + batch.bytes());
+        let headers = self.headers.len() + names().filter(|name| !self.headers.contains(*name)).count();
+        // Where a row lacks a header there is an offset and a bit.
+        let most = bytes + rows * headers * 5;
+        let fits = rows <= ROWS_MAX && headers <= HEADERS_MAX && most <= BYTES_MAX;
+        if !fits && self.rows > 0 {
+            return false;
+        }
+        self.headers.extend(names().cloned());
+        (self.rows, self.bytes) = (rows, bytes);
+        true
     }
 }
 

@@ -108,11 +108,15 @@ impl Journal for FailoverJournal {
 
     fn add_reader(&self, channel: ChannelId, reader: &str) -> Result<ReaderId, AddReaderError> {
         let refused = |reason: &str| AddReaderError(reason.into());
-        let _order = self.shared.order.lock();
-        let mut state = self.shared.state.lock();
-        let open = state.alive().cloned().ok_or_else(|| refused("its disk has failed"))?;
+        let open = self.shared.state.lock().alive().cloned();
+        let open = open.ok_or_else(|| refused("its disk has failed"))?;
         let inner = open.channel(channel).ok_or_else(|| refused("there is no such channel"))?;
+        // Waits for the disk.
         open.journal.add_reader(inner, reader)?;
+        let mut state = self.shared.state.lock();
+        if state.alive().is_none_or(|now| now.generation != open.generation) {
+            return Err(refused("its disk has failed"));
+        }
         let readers = state.channels.get_mut(usize::from(channel.0)).map(|channel| &mut channel.readers);
         let readers = readers.ok_or_else(|| refused("there is no such channel"))?;
         let at = readers.iter().position(|(name, _)| name == reader).unwrap_or(readers.len());
@@ -230,7 +234,9 @@ impl Journal for FailoverJournal {
             let why = reason.unwrap_or_else(not_read);
             status.waiting_for = Some(format!("{why}; it is tried again, and sources and sinks wait"));
         } else if place == Place::Leaving {
-            status.waiting_for = status.waiting_for.or(reason).or(secondary.waiting_for);
+            let there = secondary.waiting_for.map(|there| format!("the failover ({word}): {there}"));
+            let both: Vec<String> = status.waiting_for.or(reason).into_iter().chain(there).collect();
+            status.waiting_for = (!both.is_empty()).then(|| both.join("; "));
         } else if !place.is_home() {
             status.failover_events = secondary.channels.iter().map(|channel| channel.events).sum();
             let why = reason.or(status.waiting_for).unwrap_or_else(|| "the disk of the channel".to_owned());

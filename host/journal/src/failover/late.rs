@@ -48,9 +48,21 @@ fn moved() -> ReadError {
 
 impl LateReader {
     pub fn new(shared: Arc<Shared>, channel: ChannelId, reader: ReaderId) -> LateReader {
-        // A sink that begins here has nothing of before.
-        shared.state.lock().heard.remove(&(channel, reader));
-        LateReader { shared, channel, reader, inner: None, begun: None, told: None, asked: Cell::default() }
+        let open = {
+            let mut state = shared.state.lock();
+            // A sink that begins here has nothing of before, and of what is opened later it has not heard. The first opening has number 1.
+            let generation = state.generation.max(1);
+            state.heard.insert((channel, reader), generation);
+            state.alive().cloned()
+        };
+        let (inner, asked) = (None, Cell::default());
+        let mut late = LateReader { shared, channel, reader, inner, begun: None, told: None, asked };
+        // At once: what a sink before it acknowledged and does not count yet is as if it had not been. Later it could come to count between
+        // what this one is told of its position and of its cursor.
+        if let Some(open) = open {
+            late.attach(&open);
+        }
+        late
     }
 
     fn alive(&self) -> Option<Open> {
@@ -87,6 +99,8 @@ impl LateReader {
             return Err(ReadError::Io { what: "the journal of the channel".into(), source });
         }
         self.hears(generation);
+        // What it asked before is of no recovery that begins now.
+        self.asked.set(None);
         Err(moved())
     }
 
@@ -121,7 +135,14 @@ impl Reader for LateReader {
         if asked.or(self.begun).is_some_and(|of| of != generation) {
             return Err(moved());
         }
-        self.attach(&open).ok_or(ReadError::Closing)?.seek(cursor)?;
+        let sought = self.attach(&open).ok_or(ReadError::Closing)?.seek(cursor);
+        if let Err(error) = sought {
+            // What its destination says of a promise found no disk. Nobody commits before that counts, so nobody else finds out.
+            if matches!(error, ReadError::Io { .. }) {
+                self.shared.has_failed(generation, &CommitError::Failed(error.to_string().into()));
+            }
+            return Err(error);
+        }
         (self.begun, self.told) = (Some(generation), None);
         self.hears(generation);
         Ok(())

@@ -128,7 +128,14 @@ impl Shared {
         let in_doubt = leaving.commits.len();
         // What was on its way is in memory anyway: it finds room however little the secondary may hold.
         self.bound_secondary(false);
-        let opened = self.away.open(sources, leaving.commits, vec![(JOURNAL.to_vec(), leaving.name)]);
+        // One that is elsewhere may take for ever, and the primary may be well again before.
+        let is_needed = || {
+            let mut state = self.state.lock();
+            state.look();
+            state.is_dead || self.health.is_down()
+        };
+        let own = vec![(JOURNAL.to_vec(), leaving.name)];
+        let opened = self.away.open_while(sources, leaving.commits, own, &is_needed);
         self.bound_secondary(true);
         if let Err(error) = opened {
             self.lost(&error);

@@ -222,7 +222,7 @@ impl Committer {
     /// Makes the group count.
     fn settle(&mut self, snapshot: Option<Snapshot>) -> Result<(), Stop> {
         let shared = self.shared.clone();
-        let records = self.records(snapshot.as_ref());
+        let mut records = self.records(snapshot.as_ref());
         let end = loop {
             let begun = shared.clock.now();
             shared.state.lock().appending = Some(begun);
@@ -243,6 +243,8 @@ impl Committer {
                 break end;
             }
             self.end = end;
+            // It may take smaller records by now.
+            records = self.records(snapshot.as_ref());
         };
         self.counted(&records, snapshot, end);
         Ok(())
@@ -396,7 +398,8 @@ impl Committer {
         }
         let error = state.check_open().err().unwrap_or(CommitError::Closing);
         let left: Vec<Queued> = self.group.drain(..).chain(state.queue.drain(..)).collect();
-        state.is_unfinished = !left.is_empty();
+        // What an opening writes was handed in by nobody.
+        state.is_unfinished = state.opened.is_some() && !left.is_empty();
         drop(state);
         left.iter().for_each(|queued| queued.cell.answer(Err(error.clone())));
         self.shared.changed.notify_all();

@@ -119,7 +119,8 @@ impl LogChannelReader {
             self.assembler.clear();
         }
         self.at = None;
-        let until = self.shared.clock.now() + limits::LOG_READ;
+        let journal = self.shared.opened().map(|opened| opened.journal);
+        let mut until = self.shared.clock.now() + limits::LOG_READ;
         loop {
             let left = until.saturating_duration_since(self.shared.clock.now());
             if left.is_zero() || self.shared.state.lock().phase != Phase::Open {
@@ -127,7 +128,13 @@ impl LogChannelReader {
                 return Err(LogError::Unknown(reason));
             }
             let Some((place, record)) = log.next(left.min(limits::LOG_TICK))? else { continue };
+            // However slow the log is, a large commit comes.
+            until = self.shared.clock.now() + limits::LOG_READ;
             let header = match decode(&record) {
+                // What somebody else writes here says nothing of what is missing.
+                Ok((header, _)) | Err(Fault::Damaged(Some(header))) if Some(header.journal) != journal => {
+                    continue;
+                }
                 Ok((header, piece)) => {
                     if let Some((header, content)) = self.assembler.take(&header, piece)
                         && is_wanted(&header, entry)

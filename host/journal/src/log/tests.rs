@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use flumen_event::{Batch, BatchBuilder};
 
-use self::sim::SimLog;
-use super::record::{HEADER_BYTES, VERSION};
+use self::sim::{SimClock, SimLog};
+use super::record::{HEADER_BYTES, Header, Kind, VERSION, cut};
 use super::{LogConfig, LogContents, LogJournal};
 use crate::api::{
     Ack, ChannelId, ChannelSpec, Commit, CommitError, Delivery, Journal, Put, ReadError, Reader, ReaderId,
 };
 use crate::clock::OsClock;
 use crate::keys::{Key, KeyId, Keys};
+use crate::limits;
 use crate::state::{ByteColumn, StateOp, StateWrites};
 
 /// A test that waits longer than this has failed.
@@ -182,7 +183,12 @@ fn a_close_does_not_wait_for_ever_and_says_what_it_left() {
     never_read.close().unwrap();
     assert!(never_read.is_over());
     assert_eq!(never_read.position(b"x"), None);
-    log.with(|image| image.is_away = false);
+    // It was read, and nobody could say so in it: nothing is left either.
+    log.with(|image| (image.is_away, image.lost_appends) = (false, u32::MAX));
+    let never_written = open(&log);
+    wait("a refusal", || never_written.status().waiting_for.is_some());
+    never_written.close().unwrap();
+    log.with(|image| image.lost_appends = 0);
     let journal = open(&log);
     let ticket = journal.commit(put(A, 1, 1), None).unwrap();
     journal.close().unwrap();
@@ -298,6 +304,56 @@ fn commits_larger_than_a_record_come_in_pieces() {
     drop(journal);
     let expected: Vec<u64> = (0..100).collect();
     assert_eq!(numbers(&all(open_kept(&log).1.as_mut())), expected);
+}
+
+/// Whoever keeps it may change that at any time.
+#[test]
+fn a_log_that_takes_smaller_records_than_before_gets_them() {
+    let log = SimLog::default();
+    let journal = open(&log);
+    // It is read by then.
+    assert_eq!(journal.position(b"p"), None);
+    log.with(|image| image.is_away = true);
+    let ticket = journal.commit(put(A, 0, 50), None).unwrap();
+    wait("a refusal", || journal.status().waiting_for.is_some());
+    log.with(|image| (image.record_bytes_max, image.is_away) = (HEADER_BYTES + 40, false));
+    ticket.wait(Some(LIMIT)).unwrap().unwrap();
+    let expected: Vec<u64> = (0..50).collect();
+    assert_eq!(numbers(&all(journal.open_reader(A, READER).as_mut())), expected);
+}
+
+/// What comes slowly comes.
+#[test]
+fn a_commit_of_many_records_is_read_from_a_slow_log() {
+    let log = SimLog::default();
+    log.with(|image| image.record_bytes_max = HEADER_BYTES + 40);
+    let clock = Arc::new(SimClock(log.clone()));
+    let journal = LogJournal::open(config(), Box::new(log.handle()), clock).unwrap();
+    settle(&journal, put(A, 0, 50));
+    log.with(|image| image.read_takes = limits::LOG_READ / 2);
+    let expected: Vec<u64> = (0..50).collect();
+    assert_eq!(numbers(&all(journal.open_reader(A, READER).as_mut())), expected);
+}
+
+#[test]
+fn a_record_of_another_journal_says_nothing_of_what_is_missing() {
+    let log = SimLog::default();
+    let journal = open(&log);
+    settle(&journal, put(A, 0, 1));
+    let other = Header {
+        kind: Kind::Commit,
+        is_sealed: false,
+        session: 1,
+        number: 1_000,
+        journal: [9; 16],
+        index: 0,
+        pieces: 1,
+    };
+    log.with(|image| image.append(cut(&other, b"content", 100)));
+    settle(&journal, put(A, 1, 1));
+    let found = all(journal.open_reader(A, READER).as_mut());
+    assert_eq!((numbers(&found), found[1].lost_before), (vec![0, 1], 0));
+    assert_eq!(journal.status().damaged_commits, 0);
 }
 
 /// A journal, and a reader of its first channel.

@@ -18,7 +18,7 @@ use crate::{limits, read_back, words};
 pub fn is_in_use(options: &LogOptions, keys: &Keys) -> Result<bool, String> {
     look(options, keys).map_err(|reason| {
         format!(
-            "whether the failover in the topic {} is in use cannot be known: {reason}; let the brokers {} be reached, and try again",
+            "whether the failover in the topic {} of {} is in use cannot be known: {reason}; try again when that is mended",
             options.topic,
             options.settings.brokers.join(", ")
         )
@@ -37,7 +37,9 @@ fn look(options: &LogOptions, keys: &Keys) -> Result<bool, String> {
     let give_up = || Instant::now() > until;
     let read = read_back::read(&options.partition(&who, &id), 0, &give_up, |message| {
         let place = u64::try_from(message.offset()).unwrap_or(0);
-        contents.take(place, message.payload().unwrap_or_default())
+        options
+            .check_owner(&id, message.key())
+            .and_then(|()| contents.take(place, message.payload().unwrap_or_default()))
     });
     read.map_err(|error: LogError| error.to_string())?;
     Ok(contents.position(STATE).is_some())

@@ -5,10 +5,12 @@
 //! deleted with `DeleteRecords`. Who reads sees what is committed alone.
 //!
 //! The topic has one partition, because its order is that of the events, and keeps records until they are deleted: it is made so if it is
-//! missing ([`topic`]), and refused if it is otherwise.
+//! missing ([`topic`]), and refused if it is otherwise. Each record has the id as its key: a topic with those of another id is refused.
 //!
 //! How it fails: a cluster that cannot be reached is tried for as long as it takes, and so is a topic that is refused: it may be set
-//! right meanwhile. An end of a transaction that a broker lost is written again before anything else ([`crate::ends`]).
+//! right meanwhile. A topic that is deleted while it is in use takes nothing any more, also if there is a new one, and that is told: what it
+//! held is lost, and only a start goes on without it. An end of a transaction that a broker lost is written again before anything else
+//! ([`crate::ends`]).
 
 mod look;
 mod options;

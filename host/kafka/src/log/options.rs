@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use flumen_journal::log::LogError;
 use flumen_pipeline::component::option;
 use flumen_pipeline::{BuildError, ComponentSpec, OptionKind, OptionSpec, Options};
 
@@ -80,6 +81,20 @@ impl LogOptions {
         format!("topic {}", self.topic)
     }
 
+    /// Whether a record, whose key is the id of who wrote it, is of this agent and pipeline. Others take other ids over, so nobody would
+    /// stop either, and each would take the other's events for its own.
+    pub(super) fn check_owner(&self, id: &str, key: Option<&[u8]>) -> Result<(), LogError> {
+        match key.filter(|key| key.starts_with(b"flumen/") && *key != id.as_bytes()) {
+            None => Ok(()),
+            Some(other) => Err(LogError::Unknown(format!(
+                "the topic {} holds records of {}, and this is {id}: a failover needs a topic of its own; name another one (`topic`), \
+                 which is made if it is missing",
+                self.topic,
+                String::from_utf8_lossy(other)
+            ))),
+        }
+    }
+
     /// The partition.
     pub(super) fn partition<'a>(&'a self, who: &'a str, client_id: &'a str) -> Partition<'a> {
         Partition {
@@ -115,5 +130,19 @@ pub(super) mod tests {
         assert_eq!((&*made.topic, made.replication), ("t", Some(3)));
         let wrong = LogOptions::new("a1", "web", &options(&[("topic", Value::Text("a b".into()))]));
         assert_eq!(wrong.unwrap_err().option, "topic");
+    }
+
+    /// The default names of different agents can be the same.
+    #[test]
+    fn records_of_another_agent_or_pipeline_are_refused() {
+        let one = LogOptions::new("a-b", "c", &options(&[])).unwrap();
+        let other = LogOptions::new("a", "b-c", &options(&[])).unwrap();
+        assert_eq!(one.topic, other.topic);
+        let check = |key: Option<&[u8]>| one.check_owner(&one.id(), key).map_err(|error| error.to_string());
+        assert_eq!(check(Some(one.id().as_bytes())), Ok(()));
+        // Somebody's record that is none of ours is passed over.
+        assert_eq!((check(None), check(Some(b"k".as_slice()))), (Ok(()), Ok(())));
+        let told = check(Some(other.id().as_bytes())).unwrap_err();
+        assert!(told.contains("flumen/a/b-c/failover") && told.contains("name another one"), "{told}");
     }
 }

@@ -16,9 +16,9 @@ pub(super) struct KafkaLogReader {
     consumer: Option<BaseConsumer<Context>>,
     /// Where it is to begin; `None`: it has begun.
     seek: Option<i64>,
-    /// Offset of the last record.
+    /// What may have been fetched ahead is behind this offset.
     last: i64,
-    /// When it came.
+    /// When the last record came, or was asked for.
     heard: Instant,
 }
 
@@ -54,7 +54,7 @@ impl LogReader for KafkaLogReader {
             // Nothing that was fetched ahead may come first: what is behind the wanted record would mean that that one is lost.
             self.consumer = None;
         }
-        (self.seek, self.last) = (Some(from), -1);
+        (self.seek, self.last) = (Some(from), from - 1);
         self.heard = Instant::now();
     }
 

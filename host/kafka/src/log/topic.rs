@@ -12,12 +12,41 @@ use crate::topics::{TopicLimits, Topics};
 const CONFIG: [(&str, &str); 3] =
     [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
 
+fn questions(options: &LogOptions) -> Result<Topics, String> {
+    let questions = Topics::new(&options.who(), &options.settings);
+    questions.map_err(|error| crate::words::explain(&error, &options.settings, None))
+}
+
+/// Whether the topic still has what stood before an offset: a new one of its name is not that topic.
+pub(super) fn check_kept(options: &LogOptions, until: i64) -> Result<(), String> {
+    let topic = &*options.topic;
+    let questions = questions(options)?;
+    let explain = |error: KafkaError| questions.explain(&error);
+    if questions.partitions(topic).map_err(explain)?.is_none() {
+        return Err(gone(topic, "is not there any more"));
+    }
+    let end = questions.end(topic, 0).map_err(explain)?;
+    if end < until { Err(gone(topic, &ends_before(end, until))) } else { Ok(()) }
+}
+
+/// How it is seen that a topic is not the one of before.
+pub(super) fn ends_before(end: i64, until: i64) -> String {
+    format!("ends at offset {end}, and had records up to {until}")
+}
+
+/// The topic lost what was written to it. `how` it is seen.
+pub(super) fn gone(topic: &str, how: &str) -> String {
+    format!(
+        "the topic {topic} {how}: somebody deleted it, or brokers lost what they had. Events in it that were not moved back yet are lost; \
+         start the agent again to go on without them, from the positions that the channel itself has"
+    )
+}
+
 /// Looks at the topic, and makes it if it is missing. Returns bytes of the largest batch that it takes.
 pub(super) fn ensure(options: &LogOptions, give_up: &dyn Fn() -> bool) -> Result<usize, String> {
     let topic = &*options.topic;
     // What is wrong with the connection is told best here: an admin client hears of timeouts alone.
-    let questions = Topics::new(&options.who(), &options.settings);
-    let questions = questions.map_err(|error| crate::words::explain(&error, &options.settings, None))?;
+    let questions = questions(options)?;
     let explain = |error: KafkaError| questions.explain(&error);
     let partitions = match questions.partitions(topic).map_err(explain)? {
         Some(partitions) => partitions,

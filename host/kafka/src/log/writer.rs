@@ -88,9 +88,11 @@ impl KafkaLog {
     ) -> Result<(), String> {
         let explain = |error: KafkaError| producer.context().explain(&error);
         drop(producer.context().take_failed());
+        producer.context().take_delivered_to();
         producer.begin_transaction().map_err(explain)?;
+        let id = self.options.id();
         for record in records {
-            self.send(producer, record, give_up)?;
+            self.send(producer, &id, record, give_up)?;
         }
         in_slices(producer, give_up, |slice| producer.flush(slice)).map_err(explain)?;
         if let Some((_, code)) = producer.context().take_failed().first() {
@@ -105,11 +107,12 @@ impl KafkaLog {
     fn send(
         &self,
         producer: &BaseProducer<Context>,
+        id: &str,
         value: &[u8],
         give_up: GiveUp<'_>,
     ) -> Result<(), String> {
         let mut record: BaseRecord<'_, [u8], [u8], usize> =
-            BaseRecord::with_opaque_to(&self.options.topic, 0).partition(0).payload(value);
+            BaseRecord::with_opaque_to(&self.options.topic, 0).partition(0).key(id.as_bytes()).payload(value);
         loop {
             match producer.send(record) {
                 Ok(()) => return Ok(()),
@@ -130,11 +133,15 @@ fn place(offset: i64) -> u64 {
 impl Log for KafkaLog {
     fn open(&mut self, from: u64, give_up: GiveUp<'_>, take: Take<'_>) -> Result<u64, LogError> {
         self.producer = None;
+        let from = i64::try_from(from).unwrap_or(i64::MAX);
+        if from > 0 {
+            topic::check_kept(&self.options, from)?;
+        }
         let producer = self.connect(give_up)?;
         let (who, id) = (self.options.who(), self.options.id());
-        let from = i64::try_from(from).unwrap_or(i64::MAX);
         let next = read_back::read(&self.options.partition(&who, &id), from, give_up, |message| {
-            take(place(message.offset()), message.payload().unwrap_or_default())
+            let record = message.payload().unwrap_or_default();
+            self.options.check_owner(&id, message.key()).and_then(|()| take(place(message.offset()), record))
         });
         self.end = next?;
         self.producer = Some(producer);
@@ -150,7 +157,14 @@ impl Log for KafkaLog {
             self.producer = None;
             return Err(reason.into());
         }
-        self.end = self.end.max(producer.context().delivered_to());
+        let delivered = producer.context().take_delivered_to();
+        if (1..=self.end).contains(&delivered) {
+            // Brokers that make topics by themselves have made a new one of that name.
+            self.producer = None;
+            let how = topic::ends_before(delivered, self.end);
+            return Err(LogError::Unknown(topic::gone(&self.options.topic, &how)));
+        }
+        self.end = self.end.max(delivered);
         Ok(place(self.end))
     }
 

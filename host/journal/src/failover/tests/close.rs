@@ -56,6 +56,7 @@ fn a_close_while_leaving() {
         world.wait_internal(Place::Leaving);
         assert!(world.finds_no_place());
         assert_eq!(world.place(), "primary");
+        world.wait_reason("the failover (file): space on the disk");
         assert_eq!(number(world.journal().position(&source(0))), 600);
         close_and_check(world);
     }

@@ -1,7 +1,8 @@
 //! A journal that is elsewhere: it is not read until it is let go, and whoever asks it for something waits.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -13,6 +14,8 @@ use crate::state::StateStore;
 pub struct Gate {
     is_open: Mutex<bool>,
     changed: Condvar,
+    /// It cannot be reached any more: what it is handed is not told to be durable.
+    pub is_silent: AtomicBool,
 }
 
 impl Gate {
@@ -58,7 +61,8 @@ impl Journal for Elsewhere {
 
     fn commit(&self, commit: Commit, deadline: Option<Instant>) -> Result<Box<dyn Ticket>, CommitError> {
         self.gate.wait();
-        self.inner.commit(commit, deadline)
+        let ticket = self.inner.commit(commit, deadline)?;
+        Ok(Box::new(Told { ticket, gate: self.gate.clone() }))
     }
 
     fn is_read(&self) -> bool {
@@ -92,5 +96,21 @@ impl Journal for Elsewhere {
     fn close(&self) -> Result<(), CommitError> {
         self.gate.open();
         self.inner.close()
+    }
+}
+
+/// A ticket, as long as nothing is silent.
+struct Told {
+    ticket: Box<dyn Ticket>,
+    gate: Arc<Gate>,
+}
+
+impl Ticket for Told {
+    fn wait(&self, timeout: Option<Duration>) -> Option<Result<u64, CommitError>> {
+        if self.gate.is_silent.load(Ordering::Acquire) {
+            std::thread::sleep(timeout.unwrap_or_default());
+            return None;
+        }
+        self.ticket.wait(timeout)
     }
 }

@@ -181,6 +181,68 @@ fn a_step_that_a_disk_takes_with_it_is_done_again() {
     world.check();
 }
 
+/// What a channel gets with one step is one batch: a step ends where that is full, however small its events are.
+#[test]
+fn more_small_events_than_a_batch_may_have_come_back() {
+    let mut world = quiet(PATIENT);
+    world.put(0, 10);
+    drop(kill_disk(&mut world));
+    world.wait_place("file");
+    (0..3).for_each(|_| world.put_of(0, 25_000, b"x"));
+    mend(&world.primary);
+    world.is_eager = true;
+    world.wait_place("primary");
+    assert_eq!(world.journal().shared_for_tests().state.lock().generation, 2, "no step fails its journal");
+    world.check();
+}
+
+/// What a sink hands in that has begun, and has read nothing, is of the opening in which it began.
+#[test]
+fn a_sink_that_begins_while_the_disk_is_away_acknowledges_nothing_of_the_next_opening() {
+    let mut world = quiet(PATIENT);
+    (0..2).for_each(|_| world.put(0, 10));
+    drop(kill_disk(&mut world));
+    world.wait_place("file");
+    world.reader = Some(world.journal().open_reader(MAIN, OUT));
+    mend(&world.primary);
+    wait_step(&mut world, Place::Returning, 20);
+    let ack = Ack { channel: MAIN, reader: OUT, cursor: 1 };
+    let stale = world.journal().commit(Commit { acks: vec![ack], ..Commit::default() }, None);
+    assert!(matches!(stale.err(), Some(CommitError::Refused(_))), "it has read none of these events");
+    world.recover_sink();
+    world.is_eager = true;
+    world.wait_place("primary");
+    world.check();
+}
+
+/// What a sink acknowledged and waits for another one is void when its successor begins: it does not come to count behind its back.
+#[test]
+fn what_a_sink_before_acknowledged_does_not_count_later() {
+    let kinds = (PrimaryKind::SourceBacked, SecondaryKind::File);
+    let mut world = World::unopened(kinds, PATIENT, CHECK_INTERVAL, &["out", "second"]);
+    world.is_eager = false;
+    world.open().unwrap();
+    (0..2).for_each(|_| world.put(0, 10));
+    let mut second = Second::new(&world);
+    let fast = world.deliver().unwrap();
+    assert!(main_reader(&mut world).flushes_at(1, true), "nobody has passed it");
+    let fast = world.journal().commit(fast, None).unwrap();
+    let slow = second.deliver().unwrap().unwrap();
+    world.reader = Some(world.journal().open_reader(MAIN, OUT));
+    assert!(is_refused(fast.wait(Some(LIMIT))));
+    let slow = world.journal().commit(slow, None).unwrap();
+    assert!(slow.wait(Some(Duration::from_millis(5))).is_none(), "it waits for the other");
+    assert_eq!(world.journal().position(SINK), None);
+    world.recover_sink();
+    world.is_eager = true;
+    world.wait("both have everything, and it counts", |world| {
+        second.take(world);
+        world.settle();
+        world.tickets.is_empty()
+    });
+    world.check();
+}
+
 /// Of two sinks that acknowledge together one has, and the other finds the disk dead: neither did.
 #[test]
 fn two_sinks_that_meet_go_back_together() {
@@ -326,6 +388,38 @@ fn a_promise_of_an_earlier_life_is_decided_before_sources_begin() {
     let from = reader.resolve(&mark).expect("its own mark").max(reader.acknowledged());
     reader.seek(from).unwrap();
     assert_eq!(asks.join().unwrap(), 10, "the destination has it");
+    world.is_eager = true;
+    world.put(0, 10);
+    world.check();
+}
+
+/// The disk fails as the answer is written, and nothing else is on its way to it: it is opened anew, and the destination is asked again.
+#[test]
+fn an_answer_that_a_disk_does_not_take_is_asked_for_again() {
+    let mut world = quiet(PATIENT);
+    world.put(0, 10);
+    drop(world.deliver().unwrap());
+    let promise = main_reader(&mut world).promise(1, &[], LIMIT).unwrap().unwrap();
+    promise.ticket.wait(Some(LIMIT)).unwrap().unwrap();
+    let mark = promise.mark.clone();
+    drop(promise);
+    world.crash(4);
+    let journal = FailoverJournal::open(world.parts().unwrap()).unwrap();
+    world.reader = Some(journal.open_reader(MAIN, OUT));
+    world.journal = Some(journal);
+    break_disk(&world.primary, EIO);
+    let reader = main_reader(&mut world);
+    assert_eq!(reader.resolve(&mark), None, "it cannot be put into the journal");
+    assert!(matches!(reader.seek(0), Err(ReadError::Io { .. })));
+    mend(&world.primary);
+    world.wait("another opening", |world| {
+        let state = world.journal().shared_for_tests().state.lock();
+        state.generation == 2 && state.alive().is_some()
+    });
+    let reader = main_reader(&mut world);
+    let from = reader.resolve(&mark).expect("its own mark").max(reader.acknowledged());
+    reader.seek(from).unwrap();
+    assert_eq!(number(world.journal().position(&source(0))), 10, "the destination has it");
     world.is_eager = true;
     world.put(0, 10);
     world.check();

@@ -292,9 +292,13 @@ impl World {
     }
 
     fn put(&mut self, stream: usize, rows: u64) {
+        self.put_of(stream, rows, &[b'x'; 200]);
+    }
+
+    fn put_of(&mut self, stream: usize, rows: u64, body: &[u8]) {
         let from = self.next[stream];
         let mut builder = BatchBuilder::with_capacity(rows as usize, 0);
-        (from..from + rows).for_each(|row| builder.push(stream as u64, row, 1, &[b'x'; 200]));
+        (from..from + rows).for_each(|row| builder.push(stream as u64, row, 1, body));
         self.next[stream] += rows;
         let value = self.next[stream].to_le_bytes();
         let mut state = StateWrites::new(PLUGIN.into());

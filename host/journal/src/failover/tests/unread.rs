@@ -115,3 +115,25 @@ fn what_is_in_a_secondary_that_is_not_read_is_not_passed_over() {
     world.wait_place("primary");
     world.check();
 }
+
+/// A full disk is about to be left for what cannot be reached, and has room again: events go on to it, and are there once.
+#[test]
+fn a_primary_that_is_well_before_it_was_left_is_not_left() {
+    // So many that a thread that stands still for a moment is no failure.
+    let mut world = World::unopened((PrimaryKind::File, SecondaryKind::File), 100, CHECK_INTERVAL, &["out"]);
+    let gate = Arc::new(Gate::default());
+    gate.open();
+    world.gate = Some(gate.clone());
+    world.open().unwrap();
+    gate.is_silent.store(true, Ordering::Release);
+    world.primary.faults(|faults| faults.capacity = Some(0));
+    (0..60).for_each(|_| world.put(0, 10));
+    world.wait_internal(Place::Leaving);
+    mend(&world.primary);
+    world.wait_internal(Place::Home);
+    world.wait_durable();
+    world.put(0, 10);
+    world.check();
+    assert_eq!(world.journal().status().failovers, 0);
+    gate.is_silent.store(false, Ordering::Release);
+}

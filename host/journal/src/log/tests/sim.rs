@@ -1,10 +1,11 @@
 //! The simulated log.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::clock::{Clock, OsClock};
 use crate::log::{GiveUp, Log, LogError, LogReader, Readers, Take};
 
 /// What stands in it, and what goes wrong.
@@ -26,6 +27,9 @@ pub struct Image {
     /// So many reads fail.
     pub read_errors: u32,
     pub refuses_trims: bool,
+    /// So long a read takes, of a time that passes with reads alone.
+    pub read_takes: Duration,
+    pub passed: Duration,
 }
 
 impl Image {
@@ -64,6 +68,8 @@ impl Default for SimLog {
             empty_reads: 0,
             read_errors: 0,
             refuses_trims: false,
+            read_takes: Duration::ZERO,
+            passed: Duration::ZERO,
         })))
     }
 }
@@ -76,6 +82,19 @@ impl SimLog {
     /// A writer.
     pub fn handle(&self) -> SimHandle {
         SimHandle { image: self.0.clone(), own: None }
+    }
+}
+
+/// The system's clocks, and what reads took.
+pub struct SimClock(pub SimLog);
+
+impl Clock for SimClock {
+    fn now(&self) -> Instant {
+        Instant::now() + self.0.with(|image| image.passed)
+    }
+
+    fn wall_ns(&self) -> i64 {
+        OsClock.wall_ns()
     }
 }
 
@@ -157,6 +176,8 @@ impl LogReader for SimReader {
 
     fn next(&mut self, _: Duration) -> Result<Option<(u64, Vec<u8>)>, LogError> {
         let mut image = self.image.lock();
+        let takes = image.read_takes;
+        image.passed += takes;
         if image.read_errors > 0 {
             image.read_errors -= 1;
             return Err(LogError::Unknown("no answer".into()));
