@@ -274,7 +274,13 @@ fn step<T>(done: &str, class: Class, call: impl FnOnce() -> io::Result<T>) -> io
 fn read(path: &Path) -> io::Result<Option<Secondary>> {
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        read => Ok(from_text(&read?)),
+        // Written over, events in a place that only a newer release knows would stay behind there.
+        read => from_text(&read?).map(Some).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is not readable: written by a newer release of Flumen; start that one, or, if nothing is in that failover, remove the file",
+            )
+        }),
     }
 }
 
@@ -345,7 +351,17 @@ mod tests {
         ] {
             assert_eq!(from_text(text), Some(Secondary::Local { kind, dir: dir.into() }));
         }
-        assert_eq!(from_text(b"tape\n/b\n"), None);
+    }
+
+    #[test]
+    fn a_record_of_a_newer_release_is_not_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(NAME);
+        assert_eq!(read(&path).unwrap(), None);
+        fs::write(&path, "tape\n/b\n").unwrap();
+        let error = write(&path, None).unwrap_err().to_string();
+        assert!(error.contains("newer release"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"tape\n/b\n");
     }
 
     #[test]

@@ -205,7 +205,10 @@ fn of_channel(plan: &PipelinePlan, channel: &ChannelPlan) -> Vec<Part> {
     parts.extend(channel.failover.as_ref().and_then(|failover| {
         let what = format!("failover of channel `{name}`");
         match failover.kind {
-            SecondaryKind::File | SecondaryKind::Kafka => None,
+            SecondaryKind::File => None,
+            SecondaryKind::Kafka => {
+                Some(Part::fixed(format!("records of the {what} read ahead"), READ_AHEAD_BYTES as u64))
+            }
             SecondaryKind::Memory => {
                 let setting = format!("`bytes` in the `failover` of channel `{name}`");
                 Some(Part::set_by(what, setting, failover.capacity_bytes, 1))
@@ -304,11 +307,13 @@ mod tests {
             "[channel]\nfailover = { kind = \"spillable\", dir = \"/b\", memory = { bytes = \"20 MiB\" } }\n";
         assert_eq!(with(spills), one("failover of channel `main`", 20));
         let to_kafka = "failover = { kind = \"kafka\", brokers = [\"k:9092\"] }\n";
-        let commits = one("commits that wait for the failover's broker", 32);
-        assert_eq!(with(&format!("[channel]\n{to_kafka}")), commits);
+        let ahead = ("records of the failover of channel `main` read ahead".to_owned(), 16);
+        let commits = ("commits that wait for the failover's broker".to_owned(), 32);
+        let topic = vec![commits, ahead, journal.clone()];
+        assert_eq!(with(&format!("[channel]\n{to_kafka}")), topic);
         let late =
             format!("[channel]\nkind = \"source-backed\"\ncapacity = {{ bytes = \"100 MiB\" }}\n{to_kafka}");
-        assert_eq!(with(&late), [one("channel `main`", 100)[..1].to_vec(), commits].concat());
+        assert_eq!(with(&late), [one("channel `main`", 100)[..1].to_vec(), topic].concat());
         let plugin = "[[interceptor]]\nplugin = \"p\"\n";
         assert_eq!(with(plugin), one("plugin `p`", 64));
         let threads = format!("interceptor_threads = 3\n{SMALL}{TAIL}{NULL}{plugin}");
