@@ -276,6 +276,31 @@ fn a_log_is_cut_behind_a_snapshot() {
     assert_eq!((journal.status().channels[0].head, journal.status().damaged_commits), (2_601, 0));
 }
 
+/// What somebody needs stays, and all that came behind it.
+#[test]
+fn a_cut_leaves_what_is_needed() {
+    let log = SimLog::default();
+    let journal = open(&log);
+    let mut next = 0;
+    while log.with(|image| image.bytes()) < 40 << 10 {
+        settle(&journal, put(A, next, 50));
+        next += 50;
+    }
+    settle(&journal, put(B, 0, 5));
+    settle(&journal, put(A, next, 5));
+    ack(&journal, A, next);
+    wait("a cut", || log.with(|image| image.bytes()) < 20 << 10);
+    let left = |journal: &LogJournal| {
+        [A, B].map(|channel| numbers(&all(journal.open_reader(channel, READER).as_mut())))
+    };
+    let expected = [(next..next + 5).collect::<Vec<_>>(), (0..5).collect()];
+    assert_eq!(left(&journal), expected);
+    drop(journal);
+    let journal = open(&log);
+    assert_eq!(left(&journal), expected);
+    assert_eq!(journal.status().damaged_commits, 0);
+}
+
 #[test]
 fn a_cut_that_is_refused_costs_nothing() {
     let log = SimLog::default();
