@@ -42,17 +42,21 @@ pub fn faults(random: &mut StdRng) -> String {
 /// # Errors
 /// If the log cannot be read.
 pub fn counted_lost(scene: &Scene) -> Result<u64> {
-    let log = fs::read_to_string(scene.log())?;
+    counted_in(&fs::read_to_string(scene.log())?)
+}
+
+fn counted_in(log: &str) -> Result<u64> {
     let lines = log.lines().filter(|line| line.contains("were in memory when the agent died, and are lost"));
-    let events = |line: &str| {
-        let (_, behind) = line.split_once(" events=")?;
+    let number = |line: &str, name: &str| {
+        let (_, behind) = line.split_once(&format!(" {name}="))?;
         behind.split_whitespace().next()?.parse::<u64>().ok()
     };
-    let numbers = lines.map(|line| events(line).with_context(|| format!("no number in: {line}")));
-    let mut numbers: Vec<u64> = numbers.collect::<Result<_>>()?;
+    let loss = |line: &str| Some((number(line, "acknowledged")?, number(line, "events")?));
+    let losses = lines.map(|line| loss(line).with_context(|| format!("no numbers in: {line}")));
+    let mut losses: Vec<(u64, u64)> = losses.collect::<Result<_>>()?;
     // A start that dies before its own first commit leaves the same loss to the next one, which says it again.
-    numbers.dedup();
-    Ok(numbers.iter().sum())
+    losses.dedup();
+    Ok(losses.iter().map(|(_, events)| events).sum())
 }
 
 /// Stops a generator some lines later: what it writes from now on is the end of each file.
@@ -101,4 +105,24 @@ pub fn wait_all(
     poll::until("what is rejected in quarantine", flow::DELIVERED, || {
         Ok(rejected == 0 || scene.quarantine()?.len() >= rejected)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+    use super::*;
+
+    #[test]
+    fn a_loss_that_is_said_again_counts_once_and_one_as_large_twice() {
+        let line = |events: u64, acknowledged: u64| {
+            format!(
+                "ERROR these events were in memory when the agent died, and are lost channel=main events={events} acknowledged={acknowledged}\n"
+            )
+        };
+        let log =
+            [line(316, 10), line(316, 10), "INFO ready\n".to_owned(), line(316, 400), line(5, 900)].concat();
+        assert_eq!(counted_in(&log).unwrap(), 316 + 316 + 5);
+        assert!(counted_in(&line(1, 2).replace(" acknowledged", " since")).is_err());
+    }
 }

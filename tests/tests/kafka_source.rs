@@ -170,9 +170,11 @@ fn produce_until(client: &Client, topic: &str, partitions: i32, stop: &AtomicBoo
 }
 
 /// Waits until the last transaction of [`produce_until`] is over: a broker answers that it ended one before it has written
-/// that to the partitions, and until then readers do not see it. Who takes the id over waits for it.
+/// that to the partitions, and until then readers do not see it. Who takes the id over ends what is open; that an end is in each
+/// partition is asked of these.
 fn settle(client: &Client, topic: &str) {
     client.produce_txn(topic, "producer", &[], TxnEnd::Abort).unwrap();
+    client.wait_ended(topic).unwrap();
 }
 
 /// Ends the producer also when the test fails.

@@ -1,7 +1,7 @@
 //! The tests of the host: cargo builds them and says where they are, and each binary is run here.
 //!
 //! Those with a Kafka broker wait for it, for groups and for timeouts more than they work: one after the other they leave half of the machine
-//! idle. So some of them run side by side, with more threads each. All others have the machine for themselves.
+//! idle. So two of them run side by side. All others have the machine for themselves.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -24,7 +24,7 @@ const KAFKA: &str = "kafka_";
 const KAFKA_AT_ONCE: usize = 2;
 
 /// Threads of each of them.
-const KAFKA_THREADS: &str = "3";
+const KAFKA_THREADS: &str = "2";
 
 /// A message of `cargo --message-format=json`, as far as it is read.
 #[derive(Deserialize)]

@@ -207,9 +207,10 @@ fn go_on(channel: &mut Channel, unsaved: &Unsaved) {
 fn settle(channel: &mut Channel, commit: &mut Commit) {
     let name = &channel.spec.channel.name;
     let registers = &mut channel.registers;
-    channel.lost = registers.needed().map_or(0, |needed| registers.not_in_files(needed));
+    let needed = registers.needed();
+    channel.lost = needed.map_or(0, |needed| registers.not_in_files(needed));
     if channel.lost > 0 {
-        tracing::error!(channel = %name, events = channel.lost,
+        tracing::error!(channel = %name, events = channel.lost, acknowledged = needed,
             "these events were in memory when the agent died, and are lost");
     }
     let (head, regions) = (registers.head, registers.clone());
