@@ -191,6 +191,24 @@ fn finish(scene: &Scene, agent: &mut Agent, generator: generator::Generator) {
     assert!(verdict.holds() && verdict.events > 3_000, "{verdict}");
 }
 
+/// A topic that is deleted while the agent is down takes with it what was there: that is told, and the first start tells nothing.
+#[test]
+fn a_topic_that_was_deleted_meanwhile_is_told() {
+    let broker = Broker::shared().unwrap();
+    let a = scene("deleted", &to_kafka(&broker.bootstrap(), "deleted"), "");
+    let told = || {
+        let text = fs::read_to_string(a.log()).unwrap();
+        text.matches("the topic of the failover is not there, though the pipeline had it before").count()
+    };
+    for expected in [0, 1] {
+        let agent = a.start_ready().unwrap();
+        wait_place(&a, &agent, "primary").unwrap();
+        agent.stop().unwrap();
+        assert_eq!(told(), expected);
+        broker.client().delete_topic("deleted").unwrap();
+    }
+}
+
 /// With keys nothing of an event is in the topic in clear: it is no place that the pipeline's journal keeps to itself.
 #[test]
 fn what_is_in_the_topic_is_encrypted_with_the_keys_of_the_journal() {

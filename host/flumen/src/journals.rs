@@ -91,7 +91,7 @@ fn open_with_failover(
     let plan = owner.plan;
     let channels = specs.iter().map(|spec| failover::channel_spec(&spec.name, &failover)).collect();
     let secondary = match topic {
-        Some(topic) => log::open(topic, channels, config.keys.clone())
+        Some(topic) => log::open(topic.known(secondaries::goes_on(owner)), channels, config.keys.clone())
             .with_context(|| format!("cannot start the failover of pipeline {} in Kafka", plan.name))?,
         None => {
             let dir = failover.dir.clone().unwrap_or_default().join(&plan.name);

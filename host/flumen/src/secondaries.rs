@@ -153,6 +153,12 @@ fn is_same_cluster(one: &Options, other: &Options) -> bool {
     one.list_opt("brokers").unwrap_or_default().iter().any(|broker| known.contains(broker))
 }
 
+/// Whether the failover of this plan is the one that is on record.
+pub fn goes_on(owner: &Owner<'_>) -> bool {
+    let before = read(&owner.dir.join(NAME)).ok().flatten();
+    before.zip(Secondary::of(owner)).is_some_and(|(before, now)| before.goes_on_in(&now))
+}
+
 /// What a start with this plan would leave behind in the failover that the pipeline had before. With the name of a channel.
 pub fn left_behind(owner: &Owner<'_>) -> Option<(String, BuildError)> {
     let record = owner.dir.join(NAME);

@@ -44,6 +44,8 @@ pub struct LogOptions {
     pub topic: Arc<str>,
     /// Copies of the topic if it has to be made; `None`: the cluster's default.
     pub replication: Option<i32>,
+    /// The pipeline had this failover before this start.
+    pub is_known: bool,
 }
 
 impl LogOptions {
@@ -63,7 +65,13 @@ impl LogOptions {
             settings,
             topic: topic.into(),
             replication,
+            is_known: false,
         })
+    }
+
+    /// With what is on record of it: a topic that was there, and has to be made, is told.
+    pub fn known(self, is_known: bool) -> LogOptions {
+        LogOptions { is_known, ..self }
     }
 
     /// The id of its transactions, and the name of its clients.

@@ -53,7 +53,15 @@ pub(super) fn ensure(options: &LogOptions, give_up: &dyn Fn() -> bool) -> Result
         None => {
             let made = questions.create_copied(topic, 1, options.replication, &CONFIG);
             made.map_err(|error| refused(topic, &error, &questions))?;
-            tracing::info!(topic, "made the topic");
+            if options.is_known {
+                tracing::error!(
+                    topic,
+                    "the topic of the failover is not there, though the pipeline had it before, and was made: if somebody deleted it, \
+                     events in it that were not moved back are lost"
+                );
+            } else {
+                tracing::info!(topic, "made the topic");
+            }
             wait_made(&questions, topic, give_up)?
         }
     };
