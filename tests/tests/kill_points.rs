@@ -90,25 +90,23 @@ fn points() -> Vec<String> {
 fn before(point: &str) -> Option<&'static str> {
     let (journal, step) = point.split_once('.').unwrap();
     Some(match (journal, step) {
-        ("journal", "start.segment.cut" | "start.segment.written" | "start.segment.synced") => {
-            "journal.segment.synced:20"
-        }
+        // A group may fill its segment to the last byte; one that has just begun has something to cut off.
+        ("journal", "start.segment.cut") => "journal.segment.name-synced",
+        ("journal", "start.segment.written" | "start.segment.synced") => "journal.segment.synced:20",
         ("journal", "start.segment.removed" | "start.segment.removal-synced") => "journal.segment.allocated",
         // A short one is kept as no spare.
         ("journal", "segment.removed") => "journal.segment.synced:2",
         ("journal", "start.spare.removed") => "journal.segment.spared",
         ("journal", "start.state.removed") => "journal.state.written",
-        ("failover", "start.segment.cut" | "start.segment.written" | "start.segment.synced") => {
-            "failover.segment.synced:5"
-        }
+        ("failover", "start.segment.cut") => "failover.segment.name-synced",
+        ("failover", "start.segment.written" | "start.segment.synced") => "failover.segment.synced:5",
         ("failover", "start.segment.removed" | "start.segment.removal-synced") => {
             "failover.segment.allocated"
         }
         ("failover", "start.spare.removed") => "failover.segment.spared",
         ("failover", "start.state.removed") => "failover.state.written",
-        ("quarantine", "start.segment.cut" | "start.segment.written" | "start.segment.synced") => {
-            "quarantine.segment.synced:2"
-        }
+        ("quarantine", "start.segment.cut") => "quarantine.segment.name-synced",
+        ("quarantine", "start.segment.written" | "start.segment.synced") => "quarantine.segment.synced:2",
         ("quarantine", "start.segment.removed" | "start.segment.removal-synced") => {
             "quarantine.segment.allocated"
         }

@@ -56,6 +56,9 @@ const ONE: Tally = Tally { passed: 1, failed: 0, reports: Vec::new() };
 /// Lines of one test's output that are said again at the end: its beginning, where the assertion stands.
 const REPORT_LINES: usize = 40;
 
+/// Lines from each panic on that are said again, too: in a test that says much, or has threads, it stands further down.
+const PANIC_LINES: usize = 12;
+
 /// Runs everything.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut tally = Tally::default();
@@ -183,7 +186,7 @@ pub fn count(command: &mut Command, prefix: &str) -> Result<Tally> {
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {command:?}"))?;
     let out = child.stdout.take().context("cargo has no output")?;
     let mut tally = Tally::default();
-    let mut report: Option<Vec<String>> = None;
+    let mut report: Option<Report> = None;
     for line in BufReader::new(out).lines() {
         let line = line?;
         println!("{prefix}{line}");
@@ -193,13 +196,11 @@ pub fn count(command: &mut Command, prefix: &str) -> Result<Tally> {
         }
         let is_next = line.starts_with("---- ") && line.ends_with(" ----");
         if is_next || line == "failures:" {
-            tally.reports.extend(report.take().map(|lines| lines.join("\n")));
-            report = is_next.then(Vec::new);
+            tally.reports.extend(report.take().map(|report| report.lines.join("\n")));
+            report = is_next.then(Report::default);
         }
-        if let Some(report) = report.as_mut().filter(|report| report.len() < REPORT_LINES)
-            && !is_of_backtrace(&line)
-        {
-            report.push(line);
+        if let Some(report) = &mut report {
+            report.add(line);
         }
     }
     let status = child.wait()?;
@@ -207,6 +208,29 @@ pub fn count(command: &mut Command, prefix: &str) -> Result<Tally> {
         bail!("it ended with {status} (what it says is above)");
     }
     Ok(tally)
+}
+
+/// What is said again of one test.
+#[derive(Default)]
+struct Report {
+    lines: Vec<String>,
+    /// So many more lines belong to a panic.
+    of_panic: usize,
+}
+
+impl Report {
+    fn add(&mut self, line: String) {
+        if is_of_backtrace(&line) {
+            return;
+        }
+        if line.contains(" panicked at ") {
+            self.of_panic = PANIC_LINES;
+        }
+        if self.lines.len() < REPORT_LINES || self.of_panic > 0 {
+            self.of_panic = self.of_panic.saturating_sub(1);
+            self.lines.push(line);
+        }
+    }
 }
 
 /// `   7: core::panicking::panic_fmt`, or the line with its place below it.
@@ -246,5 +270,17 @@ mod tests {
         let a = "---- a stdout ----\nthread 'a' panicked at x.rs:1:2:\n  left: 1\nstack backtrace:";
         assert_eq!((tally.passed, tally.failed), (1, 2));
         assert_eq!(tally.reports, [a, "---- b stdout ----\nno"]);
+    }
+
+    #[test]
+    fn a_panic_behind_much_output_is_said_again() {
+        let much = "a step\n".repeat(3 * REPORT_LINES);
+        let log = format!(
+            "---- a stdout ----\n{much}thread '<unnamed>' panicked at x.rs:1:2:\nnever reached\n{much}failures:\n    a\n\ntest result: FAILED. 0 passed; 1 failed; 0 ignored\n"
+        );
+        let tally = count(Command::new("printf").args(["%s", &log]), "").unwrap();
+        let report = tally.reports.first().unwrap();
+        assert!(report.contains("panicked at x.rs:1:2:\nnever reached\n"), "{report}");
+        assert_eq!(report.lines().count(), REPORT_LINES + PANIC_LINES);
     }
 }
