@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use arrow_array::{Array, StringArray, UInt32Array};
 use flumen_event::Batch;
-use flumen_pipeline::codec::Origin;
 use flumen_pipeline::plan::BatchPlan;
 use flumen_pipeline::{ComponentMetrics, Emission, Quarantined, Stopped};
 use thiserror::Error;
@@ -22,12 +21,12 @@ use super::begin::{hex, unreadable};
 use super::job::{Bounds, Cursor, Job, JobFile, NOTES_MAX};
 use super::reading::Reading;
 use super::time::Clock;
-use crate::sources::now_ns;
+use crate::sources::tail::chunk::{Chunk, Cutter};
 use crate::sources::tail::file::{Change, TailFile};
 use crate::sources::tail::input::Input;
 use crate::sources::tail::limits::CHUNK_BYTES;
 use crate::sources::tail::lines::{End, Splitter};
-use crate::sources::tail::out::{CONTINUED_HEADER, Out, Place};
+use crate::sources::tail::out::{CONTINUED_HEADER, Out};
 use crate::sources::tail::position::{Inode, Mark, Record, key};
 
 /// Why a backfill does not go on.
@@ -64,7 +63,7 @@ pub(super) struct Reader<'a> {
     job: &'a Job,
     reading: &'a Reading,
     cursor: Cursor,
-    splitter: Splitter,
+    cutter: Cutter<'a>,
     out: Out,
     buffer: Vec<u8>,
 }
@@ -84,8 +83,9 @@ impl<'a> Reader<'a> {
             multiline: reading.multiline.clone(),
             metrics,
         };
+        let cutter = Cutter { splitter, codec: reading.codec.as_ref() };
         let out = Out::new(job.words.source.as_str().into(), batch, reading.file_header);
-        Reader { job, reading, cursor, splitter, out, buffer: Vec::new() }
+        Reader { job, reading, cursor, cutter, out, buffer: Vec::new() }
     }
 
     /// Reads all files to their ends. `positions`: those of the backfill. Returns what it did.
@@ -162,47 +162,10 @@ impl<'a> Reader<'a> {
         end: End,
         taker: &mut dyn Taker,
     ) -> Result<(), Trouble> {
-        if new == 0 {
-            self.buffer.clear();
-            self.buffer.extend_from_slice(&file.held);
+        let mut chunk = Chunk::new(file, &mut self.buffer, new, end, &mut self.out);
+        while chunk.fills(&self.cutter, file, &self.buffer, &mut self.out) {
+            self.give(which, taker)?;
         }
-        let until = file.held.len() + new;
-        let mut pass = file.pass();
-        let mut place = Place { stream: which.stream, base: 0, first: None, time: now_ns() };
-        self.out.begin(&file.label);
-        loop {
-            let chunk = self.buffer.get(pass.tail + pass.taken..until).unwrap_or_default();
-            place.base = pass.offset.wrapping_add(pass.taken as u64);
-            let mut is_done = true;
-            let mut decoded = None;
-            let taken = match &self.reading.codec {
-                None => self.splitter.split(&mut file.state, chunk, &place, end, &mut self.out),
-                Some(codec) => {
-                    let origin = Origin { stream: place.stream, base: place.base, time: place.time };
-                    let intake = codec.decode(chunk, end == End::Event, self.reading.max_line, origin);
-                    let taken = intake.consumed;
-                    is_done = taken == 0 || taken == chunk.len();
-                    decoded = Some(intake);
-                    taken
-                }
-            };
-            if let Some(intake) = decoded {
-                if !self.out.fits(&intake) {
-                    self.give(which, taker)?;
-                }
-                self.out.push_decoded(intake);
-            }
-            pass.taken += taken;
-            if taken > 0 {
-                file.settle(&pass, &self.buffer, &mut self.out);
-            }
-            if self.out.is_full() {
-                self.give(which, taker)?;
-            } else if is_done {
-                break;
-            }
-        }
-        file.hold(&pass, &self.buffer, until);
         Ok(())
     }
 

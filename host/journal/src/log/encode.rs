@@ -9,8 +9,9 @@ use arrow_buffer::Buffer;
 use flumen_event::layout::{Encoded, Encoder};
 use parking_lot::MutexGuard;
 
+use super::CommitCell;
 use super::commit::encode_names;
-use super::shared::{Cell, LogTicket, Queued, Shared, State};
+use super::shared::{Queued, Shared, State};
 use crate::api::{Ack, Commit, CommitError, Put, Ticket};
 use crate::file::format::commit::{AckRecord, CommitHead, PutChannel, PutHead, encode_lists};
 use crate::file::format::packed::{self, Compression};
@@ -51,11 +52,15 @@ pub(super) fn commit(
     if has_acks {
         shared.changed.notify_all();
     }
-    Ok(Box::new(LogTicket(cell)))
+    Ok(Box::new(cell))
 }
 
 /// Gives it a place in the queue.
-fn take(shared: &Shared, prepared: Prepared, deadline: Option<Instant>) -> Result<Arc<Cell>, CommitError> {
+fn take(
+    shared: &Shared,
+    prepared: Prepared,
+    deadline: Option<Instant>,
+) -> Result<Arc<CommitCell>, CommitError> {
     let targets: Vec<usize> = targets(&prepared);
     if !prepared.head.has_state {
         let mut state = with_room(shared, &targets, deadline)?;
@@ -274,7 +279,7 @@ fn seal(sealer: Option<&Sealer>, data: Encoded) -> Result<Encoded, CommitError> 
 }
 
 /// Gives event numbers and a place in the queue: from here on it is handed in.
-pub(super) fn hand_in(state: &mut State, prepared: Prepared) -> Arc<Cell> {
+pub(super) fn hand_in(state: &mut State, prepared: Prepared) -> Arc<CommitCell> {
     let Prepared { mut head, data, channels, acks, positions, .. } = prepared;
     for (ack, channel, reader) in acks {
         if let Some(record) = state.acknowledge(ack) {
@@ -295,7 +300,7 @@ pub(super) fn hand_in(state: &mut State, prepared: Prepared) -> Arc<Cell> {
     for (key, value) in positions {
         state.registers.set_position(&key.into(), &value.into());
     }
-    let cell = Arc::new(Cell::default());
+    let cell = Arc::new(CommitCell::default());
     let queued = Queued { number: state.next_number, head, data, channels, cell: cell.clone() };
     state.registers.last_commit = queued.number;
     state.next_number = state.next_number.saturating_add(1);

@@ -47,6 +47,7 @@
 //! are passed over: a gap in the numbers of commits is what was lost, counted and told, and readers say how many events
 //! ([`crate::Delivery::lost_before`]). A record of a newer version, or one whose key is not given, ends the journal with words.
 
+mod cell;
 mod commit;
 mod committer;
 mod contents;
@@ -70,6 +71,7 @@ use crate::file::Compression;
 use crate::keys::Keys;
 use crate::limits;
 
+pub use cell::CommitCell;
 pub use contents::LogContents;
 pub use journal::LogJournal;
 

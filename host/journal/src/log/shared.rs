@@ -6,13 +6,13 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use flumen_event::layout::Encoded;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::{LogConfig, Readers};
-use crate::api::{Ack, CommitError, JournalStatus, Ticket};
+use super::{CommitCell, LogConfig, Readers};
+use crate::api::{Ack, CommitError, JournalStatus};
 use crate::clock::Clock;
 use crate::file::format::commit::{AckRecord, CommitHead, Location};
 use crate::file::format::registers::{ChannelRegister, Registers};
@@ -131,44 +131,12 @@ pub(super) struct Queued {
     pub data: Encoded,
     /// The channels that the indexes in the head mean.
     pub channels: Vec<usize>,
-    pub cell: Arc<Cell>,
+    pub cell: Arc<CommitCell>,
 }
 
 impl Queued {
     pub fn bytes(&self) -> usize {
         self.head.encoded_bytes() as usize + self.data.len()
-    }
-}
-
-/// Where a commit's outcome appears.
-#[derive(Default)]
-pub(super) struct Cell {
-    outcome: Mutex<Option<Result<u64, CommitError>>>,
-    changed: Condvar,
-}
-
-impl Cell {
-    pub fn answer(&self, outcome: Result<u64, CommitError>) {
-        self.outcome.lock().get_or_insert(outcome);
-        self.changed.notify_all();
-    }
-}
-
-/// The ticket of a commit.
-pub(super) struct LogTicket(pub Arc<Cell>);
-
-impl Ticket for LogTicket {
-    fn wait(&self, timeout: Option<Duration>) -> Option<Result<u64, CommitError>> {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut outcome = self.0.outcome.lock();
-        while outcome.is_none() {
-            match deadline {
-                None => self.0.changed.wait(&mut outcome),
-                Some(deadline) if self.0.changed.wait_until(&mut outcome, deadline).timed_out() => break,
-                Some(_) => {}
-            }
-        }
-        outcome.clone()
     }
 }
 

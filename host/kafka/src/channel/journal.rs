@@ -21,7 +21,7 @@ use super::limbo::Limbo;
 use super::monitor::{Ends, Monitor};
 use super::options::JournalOptions;
 use super::place::Place;
-use super::queue::{Queue, QueueTicket};
+use super::queue::Queue;
 use super::reader::KafkaReader;
 use super::remembered::Store;
 use super::share::ReaderShared;
@@ -215,8 +215,7 @@ impl Journal for KafkaJournal {
             return Ok(Box::new(self.queue.settled(&acks, self.figures.groups.load(Ordering::Relaxed))?));
         }
         self.check_state(&commit.state)?;
-        let slot = self.queue.push(commit, acks, deadline)?;
-        Ok(Box::new(QueueTicket(slot)))
+        Ok(Box::new(self.queue.push(commit, acks, deadline)?))
     }
 
     fn is_over(&self) -> bool {

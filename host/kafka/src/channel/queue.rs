@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flumen_journal::{Clock, Commit, CommitError, OsClock, StateWrites, Ticket};
+use flumen_journal::log::CommitCell;
+use flumen_journal::{Clock, Commit, CommitError, OsClock, StateWrites};
 use parking_lot::{Condvar, Mutex};
 
 use super::remembered::Remembered;
@@ -25,39 +26,7 @@ pub(super) struct Pending {
     /// Bytes of its puts and its state.
     pub bytes: usize,
     /// Who waits.
-    pub slot: Arc<Slot>,
-}
-
-/// Where a commit's outcome appears.
-#[derive(Default)]
-pub(super) struct Slot {
-    outcome: Mutex<Option<Result<u64, CommitError>>>,
-    changed: Condvar,
-}
-
-impl Slot {
-    pub fn answer(&self, outcome: Result<u64, CommitError>) {
-        self.outcome.lock().get_or_insert(outcome);
-        self.changed.notify_all();
-    }
-}
-
-/// The ticket of a commit.
-pub(super) struct QueueTicket(pub Arc<Slot>);
-
-impl Ticket for QueueTicket {
-    fn wait(&self, timeout: Option<Duration>) -> Option<Result<u64, CommitError>> {
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let mut outcome = self.0.outcome.lock();
-        while outcome.is_none() {
-            match deadline {
-                None => self.0.changed.wait(&mut outcome),
-                Some(deadline) if self.0.changed.wait_until(&mut outcome, deadline).timed_out() => break,
-                Some(_) => {}
-            }
-        }
-        outcome.clone()
-    }
+    pub slot: Arc<CommitCell>,
 }
 
 /// What everybody shares.
@@ -100,7 +69,7 @@ impl Queue {
         mut commit: Commit,
         acks: Vec<ReaderAck>,
         deadline: Option<Instant>,
-    ) -> Result<Arc<Slot>, CommitError> {
+    ) -> Result<Arc<CommitCell>, CommitError> {
         let puts = commit.puts.iter().map(|put| put.batch.bytes());
         let bytes: usize = puts.chain(commit.state.iter().map(StateWrites::bytes)).sum();
         let mut state = self.state.lock();
@@ -134,21 +103,21 @@ impl Queue {
             self.remembered.hand_in(&mut commit, OsClock.wall_ns());
         }
         state.bytes += bytes;
-        let slot = Arc::new(Slot::default());
+        let slot = Arc::new(CommitCell::default());
         state.waiting.push_back(Pending { number, commit, acks, bytes, slot: slot.clone() });
         self.changed.notify_all();
         Ok(slot)
     }
 
     /// Acknowledgements that count already; `number` is of the last group.
-    pub fn settled(&self, acks: &[ReaderAck], number: u64) -> Result<QueueTicket, CommitError> {
+    pub fn settled(&self, acks: &[ReaderAck], number: u64) -> Result<Arc<CommitCell>, CommitError> {
         if let Some(error) = self.state.lock().refused() {
             return Err(error);
         }
         acks.iter().for_each(|ack| ack.reader.committed(ack));
-        let slot = Arc::new(Slot::default());
+        let slot = Arc::new(CommitCell::default());
         slot.answer(Ok(number));
-        Ok(QueueTicket(slot))
+        Ok(slot)
     }
 
     /// The next group: what waits, up to a bound; waits for more for a short while, because a transaction costs the

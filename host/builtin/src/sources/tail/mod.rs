@@ -39,9 +39,10 @@
 //!
 //! Map: `options` (what a user sets), `discover` (globs), `watch` (notifications), `table` (which
 //! files there are), `search` (where those are that no glob finds), `tailer` (the loop), `file` (one incarnation), `resume` (whether it still is what it
-//! was), `rotation` (what follows it), `input` (bytes), `lines`
-//! (splitting), `out` (the batch), `position` (the committed value), `twin` (archives of known files).
+//! was), `rotation` (what follows it), `input` (bytes), `chunk` (from bytes to
+//! events), `lines` (splitting), `out` (the batch), `position` (the committed value), `twin` (archives of known files).
 
+pub mod chunk;
 pub mod discover;
 pub mod file;
 pub mod input;

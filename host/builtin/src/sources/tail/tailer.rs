@@ -8,19 +8,19 @@ use std::ffi::OsString;
 use std::io;
 use std::time::{Duration, Instant};
 
-use flumen_pipeline::codec::Origin;
 use flumen_pipeline::{Metric, SourceContext, SourceError, Stopped};
 
+use super::chunk::{Chunk, Cutter};
 use super::complaints::Complaints;
 use super::file::{Change, FileId, Presence, TailFile};
 use super::input::Input;
 use super::limits::{ACTIVE_FOR, CHUNK_BYTES, ROUND_PAUSE};
 use super::lines::{End, Splitter, State};
 use super::options::Settings;
-use super::out::{Out, Place};
+use super::out::Out;
 use super::position::{Inode, Record, stream_of};
 use super::watch::Watch;
-use crate::sources::{elapsed_ns, now_ns};
+use crate::sources::elapsed_ns;
 
 /// See the module.
 pub struct Tailer<'a> {
@@ -40,7 +40,7 @@ pub struct Tailer<'a> {
     pub(super) waiting: BTreeSet<FileId>,
     pub(super) open: BTreeSet<FileId>,
     pub(super) out: Out,
-    splitter: Splitter,
+    cutter: Cutter<'a>,
     pub(super) buffer: Vec<u8>,
     pub(super) watch: Watch,
     pub(super) complaints: Complaints,
@@ -74,11 +74,14 @@ impl<'a> Tailer<'a> {
             waiting: BTreeSet::new(),
             open: BTreeSet::new(),
             out: Out::new(context.name.clone(), context.batch, settings.file_header),
-            splitter: Splitter {
-                max_line: settings.max_line,
-                long: settings.long_lines,
-                multiline: settings.multiline.clone(),
-                metrics: metrics.clone(),
+            cutter: Cutter {
+                splitter: Splitter {
+                    max_line: settings.max_line,
+                    long: settings.long_lines,
+                    multiline: settings.multiline.clone(),
+                    metrics: metrics.clone(),
+                },
+                codec: settings.codec.as_ref(),
             },
             buffer: Vec::new(),
             watch: Watch::new(context.wake.clone()),
@@ -231,63 +234,20 @@ impl<'a> Tailer<'a> {
         let start = Instant::now();
         let mut blocked = Duration::ZERO;
         let Some(file) = self.files.get_mut(&id) else { return Ok(()) };
-        let held = file.held.len();
-        if new == 0 {
-            self.buffer.clear();
-            self.buffer.extend_from_slice(&file.held);
-        } else {
-            file.grown = Instant::now();
-        }
-        let mut pass = file.pass();
-        let until = held + new;
         if new > 0 {
+            file.grown = Instant::now();
+            let (pass, until) = (file.pass(), file.held.len() + new);
             let own = self.buffer.get(pass.tail + pass.prefix..until).unwrap_or_default();
             file.name_stream(&self.context.name, own);
         }
-        let mut place = Place {
-            stream: file.stream.unwrap_or_default(),
-            base: 0,
-            first: file.prefix.as_ref().map(|prefix| (prefix.stream, prefix.position)),
-            time: now_ns(),
-        };
         let from = file.prefix.as_ref().and_then(|prefix| prefix.from);
-        self.out.begin(&file.label);
-        loop {
-            let chunk = self.buffer.get(pass.tail + pass.taken..until).unwrap_or_default();
-            place.base = pass.offset.wrapping_add(pass.taken as u64).wrapping_sub(pass.prefix as u64);
-            let mut is_done = true;
-            let taken = match &self.settings.codec {
-                None => self.splitter.split(&mut file.state, chunk, &place, end, &mut self.out),
-                Some(codec) => {
-                    let origin = Origin { stream: place.stream, base: place.base, time: place.time };
-                    let intake = codec.decode(chunk, end == End::Event, self.settings.max_line, origin);
-                    let taken = intake.consumed;
-                    is_done = taken == 0 || taken == chunk.len();
-                    if !self.out.fits(&intake) {
-                        let emission = self.out.take()?;
-                        self.context.emit(emission)?;
-                    }
-                    self.out.push_decoded(intake);
-                    taken
-                }
-            };
-            pass.taken += taken;
-            if taken > 0 {
-                place.first = None;
-                file.settle(&pass, &self.buffer, &mut self.out);
-            }
-            if !self.out.is_full() {
-                if is_done {
-                    break;
-                }
-                continue;
-            }
+        let mut chunk = Chunk::new(file, &mut self.buffer, new, end, &mut self.out);
+        while chunk.fills(&self.cutter, file, &self.buffer, &mut self.out) {
             let waits = Instant::now();
             let emission = self.out.take()?;
             self.context.emit(emission)?;
             blocked += waits.elapsed();
         }
-        file.hold(&pass, &self.buffer, until);
         let (pending, released) = (file.pending() > 0, file.prefix.is_none());
         self.context.metrics.add(Metric::SourceSplitNs, elapsed_ns(start + blocked));
         if pending {
