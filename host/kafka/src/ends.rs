@@ -32,6 +32,7 @@ use crate::admin::partition_reader;
 use crate::admin::transactions::{self, TOPIC, Transaction};
 use crate::channel::{in_slices, send_offsets};
 use crate::context::Context;
+use crate::read_back::{self, Met};
 use crate::settings::Settings;
 use crate::{limits, words};
 
@@ -317,15 +318,14 @@ impl Owner<'_> {
         let (topic, partition) = (lost.place.0.as_str(), lost.place.1);
         let reader = self.reader("read_uncommitted")?;
         let explain = |error: KafkaError| reader.context().explain(&error);
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Offset(lost.from)).map_err(explain)?;
-        reader.assign(&list).map_err(explain)?;
+        let mut next = lost.from;
+        read_back::assign(&reader, topic, partition, next).map_err(explain)?;
         let until = Instant::now() + limits::READ_BACK;
-        let mut found = None;
+        let (mut found, mut met) = (None, Met::default());
         while Instant::now() < until {
             match reader.poll(limits::REQUEST) {
                 Some(Ok(record)) => {
-                    let next = record.offset() + 1;
+                    next = record.offset() + 1;
                     if is_wanted(record.key()) {
                         found = Some(record.detach());
                     }
@@ -333,7 +333,11 @@ impl Owner<'_> {
                         return Ok(found);
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(found),
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    if met.counts(&reader, topic, partition, next, lost.to).map_err(explain)? {
+                        return Ok(found);
+                    }
+                }
                 Some(Err(error)) => return Err(explain(error)),
                 None => break,
             }
@@ -460,10 +464,10 @@ impl<'b> Search<'_, 'b> {
             return Ok(states);
         }
         let explain = |error: KafkaError| format!("reading {TOPIC}: {}", reader.context().explain(&error));
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(TOPIC, partition, Offset::Offset(from)).map_err(explain)?;
-        reader.assign(&list).map_err(explain)?;
+        let mut next = from;
+        read_back::assign(reader, TOPIC, partition, next).map_err(explain)?;
         let until = Instant::now() + limits::READ_BACK;
+        let mut met = Met::default();
         while Instant::now() < until && !(self.give_up)() {
             match reader.poll(limits::SLICE) {
                 Some(Ok(record)) => {
@@ -472,11 +476,16 @@ impl<'b> Search<'_, 'b> {
                         record.payload(),
                         self.owner.transactional_id,
                     ));
-                    if record.offset() + 1 >= to {
+                    next = record.offset() + 1;
+                    if next >= to {
                         return Ok(states);
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(states),
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    if met.counts(reader, TOPIC, partition, next, to).map_err(explain)? {
+                        return Ok(states);
+                    }
+                }
                 Some(Err(error)) => return Err(explain(error)),
                 None => {}
             }

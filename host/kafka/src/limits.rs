@@ -52,6 +52,9 @@ pub const DRAIN_BATCHES: u64 = 2;
 /// How often it is asked whether an open transaction still hides the end of the progress topic.
 pub const STABLE_POLL: Duration = Duration::from_millis(50);
 
+/// What reads to the end of a partition and is done waits there for so long, in ms, before a broker says that it is the end.
+pub const END_WAIT_MS: &str = "10";
+
 /// One step of ending a transaction: in between it is seen whether the pipeline stops.
 pub const TRANSACTION_STEP: Duration = Duration::from_secs(1);
 

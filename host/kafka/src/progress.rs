@@ -23,11 +23,11 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::admin::partition_reader;
+use crate::read_back::{self, Met};
 use crate::settings::Settings;
 use crate::topics::Topics;
 use crate::{limits, words};
@@ -229,32 +229,37 @@ pub fn read(
         }
         std::thread::sleep(limits::STABLE_POLL);
     }
-    let mut partition = TopicPartitionList::new();
-    partition.add_partition_offset(topic, PARTITION, Offset::Beginning)?;
-    consumer.assign(&partition)?;
+    let (mut next, _) = consumer.fetch_watermarks(topic, PARTITION, limits::REQUEST)?;
+    read_back::assign(&consumer, topic, PARTITION, next)?;
     let mut found = Found::default();
     let mut last = Instant::now();
+    let mut met = Met::default();
     loop {
         match consumer.poll(limits::STABLE_POLL) {
             Some(Ok(record)) => {
                 found.take(who, record.key().unwrap_or_default(), record.payload());
                 last = Instant::now();
+                next = record.offset() + 1;
                 // Where many sinks write, the topic itself has no end.
-                if record.offset() + 1 >= end {
+                if next >= end {
                     return Ok(found);
                 }
             }
             // Behind the last record before `end` there may be markers of transactions alone.
-            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(found),
-            Some(Err(error)) => return Err(error.into()),
-            None if !go_on() => return Err(ReadError::Stopped),
-            None if last.elapsed() > limits::REQUEST => {
-                return Err(KafkaError::MessageConsumption(
-                    rdkafka::error::RDKafkaErrorCode::OperationTimedOut,
-                )
-                .into());
+            Some(Err(KafkaError::PartitionEOF(_))) => {
+                if met.counts(&consumer, topic, PARTITION, next, end)? {
+                    return Ok(found);
+                }
             }
+            Some(Err(error)) => return Err(error.into()),
             None => {}
+        }
+        if !go_on() {
+            return Err(ReadError::Stopped);
+        }
+        if last.elapsed() > limits::REQUEST {
+            let code = rdkafka::error::RDKafkaErrorCode::OperationTimedOut;
+            return Err(KafkaError::MessageConsumption(code).into());
         }
     }
 }

@@ -39,6 +39,7 @@ impl Partition<'_> {
         config.set("enable.partition.eof", "true");
         config.set("auto.offset.reset", "earliest");
         config.set("queued.max.messages.kbytes", (limits::READ_AHEAD_BYTES >> 10).to_string());
+        config.set("fetch.wait.max.ms", limits::END_WAIT_MS);
         questioner(self.who, self.settings, &config)
             .map_err(|error| words::explain(&error, self.settings, None))
     }
@@ -54,6 +55,35 @@ pub(crate) fn assign(
     let mut assignment = TopicPartitionList::new();
     assignment.add_partition_offset(topic, number, Offset::Offset(from))?;
     reader.assign(&assignment)
+}
+
+/// Whether the end of a partition that a reader meets is there, or only as far as a new leader knows: until its followers told it how
+/// far they are, it answers a fetch with what it knows, and a question for its end not at all (KIP-207). So an end that comes before the
+/// one that was asked for counts when it is met again at the same place behind an answer to such a question.
+#[derive(Default)]
+pub(crate) struct Met {
+    confirmed: Option<i64>,
+}
+
+impl Met {
+    /// The reader is at an end; `next`: behind its last record. True: nothing comes before `end`; else it reads on from `next`.
+    pub fn counts(
+        &mut self,
+        reader: &BaseConsumer<Context>,
+        topic: &str,
+        number: i32,
+        next: i64,
+        end: i64,
+    ) -> Result<bool, KafkaError> {
+        if self.confirmed == Some(next) {
+            return Ok(true);
+        }
+        if reader.fetch_watermarks(topic, number, limits::REQUEST)?.1 >= end {
+            self.confirmed = Some(next);
+        }
+        assign(reader, topic, number, next)?;
+        Ok(false)
+    }
 }
 
 /// Hands over what counts from an offset to the end that is there now. Returns where to go on reading.
@@ -87,6 +117,7 @@ pub(crate) fn read<E: From<String>>(
     let mut next = from.max(low);
     assign(&reader, topic, number, next).map_err(|e| explain(&e))?;
     let mut last = Instant::now();
+    let mut met = Met::default();
     loop {
         match reader.poll(limits::SLICE) {
             Some(Ok(message)) => {
@@ -99,7 +130,11 @@ pub(crate) fn read<E: From<String>>(
                 }
             }
             // Behind the last record before `end` there may be markers of transactions alone.
-            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(next),
+            Some(Err(KafkaError::PartitionEOF(_))) => {
+                if met.counts(&reader, topic, number, next, end).map_err(|e| explain(&e))? {
+                    return Ok(next);
+                }
+            }
             Some(Err(error)) if is_lasting(&error) => return Err(explain(&error).into()),
             _ => {}
         }
@@ -128,4 +163,88 @@ pub(crate) fn is_lasting(error: &KafkaError) -> bool {
                 | Code::SaslAuthenticationFailed
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use flumen_pipeline::{Options, Value};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
+
+    use super::*;
+
+    /// librdkafka's own mock of a broker.
+    fn broker<'a>() -> MockCluster<'a, DefaultProducerContext> {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        cluster
+    }
+
+    fn produce(cluster: &MockCluster<'_, DefaultProducerContext>, records: usize) {
+        let producer: BaseProducer = settings(cluster).config("test").create().unwrap();
+        for _ in 0..records {
+            producer.send(BaseRecord::<str, str>::to("t").partition(0).payload("x")).unwrap();
+        }
+        producer.flush(limits::REQUEST).unwrap();
+    }
+
+    fn settings(cluster: &MockCluster<'_, DefaultProducerContext>) -> Arc<Settings> {
+        let brokers = Value::TextList(vec![cluster.bootstrap_servers()]);
+        let options = Options([("brokers".to_owned(), brokers)].into());
+        Arc::new(Settings::from_options(&options).unwrap())
+    }
+
+    /// Behind the last record before an end that is met.
+    fn read_to_end(reader: &BaseConsumer<Context>, mut next: i64) -> i64 {
+        let until = Instant::now() + limits::REQUEST;
+        while Instant::now() < until {
+            match reader.poll(limits::SLICE) {
+                Some(Ok(message)) => next = message.offset() + 1,
+                Some(Err(KafkaError::PartitionEOF(_))) => return next,
+                _ => {}
+            }
+        }
+        panic!("no end in time");
+    }
+
+    fn partition(settings: &Arc<Settings>) -> Partition<'_> {
+        Partition { who: "test", client_id: "test", settings, topic: "t", number: 0, hides: "", within: None }
+    }
+
+    #[test]
+    fn an_end_that_a_new_leader_does_not_know_yet_is_read_on_to() {
+        let cluster = broker();
+        produce(&cluster, 5);
+        let settings = settings(&cluster);
+        let reader = partition(&settings).reader("read_committed").unwrap();
+        assign(&reader, "t", 0, 0).unwrap();
+        let mut met = Met::default();
+        let mut next = 0;
+        // The leader before said that there are ten. However often this one says otherwise.
+        for _ in 0..3 {
+            next = read_to_end(&reader, next);
+            assert_eq!(next, 5);
+            assert!(!met.counts(&reader, "t", 0, next, 10).unwrap());
+        }
+        produce(&cluster, 5);
+        while next < 10 {
+            next = read_to_end(&reader, next);
+        }
+        assert_eq!(next, 10);
+    }
+
+    /// As behind markers of transactions, which nobody sees.
+    #[test]
+    fn an_end_that_is_met_again_behind_a_question_for_it_counts() {
+        let cluster = broker();
+        produce(&cluster, 5);
+        let settings = settings(&cluster);
+        let reader = partition(&settings).reader("read_committed").unwrap();
+        assign(&reader, "t", 0, 0).unwrap();
+        let mut met = Met::default();
+        assert_eq!(read_to_end(&reader, 0), 5);
+        assert!(!met.counts(&reader, "t", 0, 5, 5).unwrap());
+        assert_eq!(read_to_end(&reader, 5), 5);
+        assert!(met.counts(&reader, "t", 0, 5, 5).unwrap());
+    }
 }

@@ -72,6 +72,7 @@ pub fn partition_reader(
     config.set("group.id", group).set("enable.auto.commit", "false");
     config.set("allow.auto.create.topics", "false").set("auto.offset.reset", "error");
     config.set("isolation.level", isolation).set("enable.partition.eof", "true");
+    config.set("fetch.wait.max.ms", limits::END_WAIT_MS);
     questioner(who, settings, &config)
 }
 
