@@ -6,8 +6,13 @@
 //!
 //! No lock of this is held while somebody waits, for the secondary or for the primary: what is moved is taken, handed to the primary,
 //! and noted when it counts.
+//!
+//! **Without room.** [`STATE`] alone says whether anything here counts, so it changes in a commit of its own, which takes the space that there
+//! is for acknowledgements ([`Away::turn`]): the rest of the segment, or the reserve. What it makes count is durable before, and waits for
+//! room; whoever waits may give that up, and what is on its way then counts for nothing, whenever it arrives. The next opening waits for it,
+//! since only what has arrived can be passed over. Behind its removal nothing is waited for ([`Away::tidy`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -84,6 +89,11 @@ pub struct Away {
     open_bytes: usize,
     is_over: IsOver,
     back: Mutex<Back>,
+    /// What was handed in here, but for puts ([`Away::put`]), and is not known to have arrived. More than one commit: an opening, or what
+    /// nobody waited for.
+    under_way: Mutex<VecDeque<Arc<dyn Ticket>>>,
+    /// Of the last put: it arrives behind all before it.
+    last_put: Mutex<Option<Arc<dyn Ticket>>>,
 }
 
 /// The way back.
@@ -106,8 +116,16 @@ impl Away {
             Some(Channel { channel, reader, name: name.clone() })
         };
         let channels = channels.iter().map(known).collect::<Option<_>>()?;
-        let (open_bytes, back) = (limits::FAILOVER_OPEN_BYTES, Mutex::default());
-        Some(Away { journal, fallback, channels, open_bytes, is_over: Box::new(|| false), back })
+        Some(Away {
+            journal,
+            fallback,
+            channels,
+            open_bytes: limits::FAILOVER_OPEN_BYTES,
+            is_over: Box::new(|| false),
+            back: Mutex::default(),
+            under_way: Mutex::default(),
+            last_put: Mutex::default(),
+        })
     }
 
     /// What was on its way to the primary is one commit, whatever it is: into an empty channel in memory goes one of any size.
@@ -139,7 +157,7 @@ impl Away {
     /// The positions, if the secondary is open. Takes a new number: what is put from now on is of this life.
     pub fn reopen(&self) -> Result<Option<Positions>, CommitError> {
         let Some(number) = self.number() else { return Ok(None) };
-        self.settle(Commit { positions: vec![state(number + 1)], ..Commit::default() })?;
+        self.settle(self.turn(vec![state(number + 1)]))?;
         Ok(Some(self.positions(b"").collect()))
     }
 
@@ -177,7 +195,8 @@ impl Away {
         self.open_while(positions, commits, own, &|| true)
     }
 
-    /// The same, and [`CommitError::Full`] as well if it is not needed any more before something is on its way here.
+    /// The same, and [`CommitError::Full`] as well if it is not needed any more before all of it has arrived here. The commit that makes
+    /// it count is handed in behind that: from there on it is not given up, since nobody could say any more which of the two counts.
     pub(super) fn open_while(
         &self,
         positions: Positions,
@@ -186,14 +205,13 @@ impl Away {
         is_needed: &dyn Fn() -> bool,
     ) -> Result<(), CommitError> {
         let mut ends = self.forget_stale(is_needed)?;
-        let mut last = Commit { positions: vec![state(self.number().unwrap_or(0) + 1)], ..Commit::default() };
-        last.positions.extend(own);
-        last.positions.extend(positions.into_iter().flat_map(|(key, value)| local_position(&key, value)));
+        let mut known: Vec<(Vec<u8>, Vec<u8>)> =
+            positions.into_iter().flat_map(|(key, value)| local_position(&key, value)).collect();
         let (mut doubts, mut parts) = (Vec::new(), vec![Commit::default()]);
         let mut bytes = 0;
         for (number, mut commit) in commits {
             self.localise(&mut commit);
-            last.positions.append(&mut commit.positions);
+            known.append(&mut commit.positions);
             for (channel, end) in self.channels.iter().zip(&mut ends) {
                 let puts = commit.puts.iter().filter(|put| put.channels.contains(&channel.channel));
                 *end += puts.map(|put| put.batch.rows() as u64).sum::<u64>();
@@ -211,20 +229,34 @@ impl Away {
                 part.state.append(&mut commit.state);
             }
         }
-        let deadline = Instant::now() + limits::FAILOVER_OPEN_WAIT;
-        let parts = parts.into_iter().map(|part| self.journal.commit(part, Some(deadline)));
-        for ticket in parts.collect::<Result<Vec<_>, _>>()? {
-            self.wait(ticket.as_ref(), &|| true)?;
-        }
         if !doubts.is_empty() {
-            last.positions.push((DOUBT.to_vec(), doubt::encode(self.channels.len(), &doubts)));
+            known.push((DOUBT.to_vec(), doubt::encode(self.channels.len(), &doubts)));
         }
+        // By themselves: one commit of those that were on their way may be as large as any may be.
+        parts.push(Commit { positions: known, ..Commit::default() });
+        let deadline = Instant::now() + limits::FAILOVER_OPEN_WAIT;
+        for part in parts {
+            self.hand_in(part, Some(deadline))?;
+        }
+        self.wait_under_way(is_needed)?;
         // Nothing of it counts before this.
-        self.settle(last)
+        let mut opened = vec![state(self.number().unwrap_or(0) + 1)];
+        opened.extend(own);
+        self.settle(self.turn(opened))
     }
 
-    /// What an opening or a closing left that ended in a crash. Returns the end of each channel.
+    /// A commit that says whether what is here counts. That it acknowledges lets it pass what waits for space, and gives it what is kept
+    /// aside for acknowledgements; nothing is acknowledged that was not.
+    fn turn(&self, positions: Vec<(Vec<u8>, Vec<u8>)>) -> Commit {
+        let nothing = |channel: &Channel| Ack { channel: channel.channel, reader: channel.reader, cursor: 0 };
+        let acks = self.channels.first().map(nothing).into_iter().collect();
+        Commit { positions, acks, ..Commit::default() }
+    }
+
+    /// What an opening or a closing left that ended in a crash, or was given up. Returns the end of each channel.
     fn forget_stale(&self, is_needed: &dyn Fn() -> bool) -> Result<Vec<u64>, CommitError> {
+        // An acknowledgement does not reach what has not arrived.
+        self.wait_under_way(is_needed)?;
         self.clear_state(is_needed)?;
         let ends: Vec<u64> = self.channels.iter().map(|channel| self.head(channel.channel)).collect();
         let ack = |(channel, end): (&Channel, &u64)| Ack {
@@ -244,7 +276,9 @@ impl Away {
     /// Puts a commit here. The ticket waits for its sync.
     pub fn put(&self, mut commit: Commit, deadline: Instant) -> Result<Box<dyn Ticket>, CommitError> {
         self.localise(&mut commit);
-        self.journal.commit(commit, Some(deadline))
+        let ticket: Arc<dyn Ticket> = self.journal.commit(commit, Some(deadline))?.into();
+        *self.last_put.lock() = Some(ticket.clone());
+        Ok(Box::new(ticket))
     }
 
     /// Channels and keys of the secondary's journal for those of the primary's.
@@ -312,20 +346,57 @@ impl Away {
     }
 
     fn settle_while(&self, commit: Commit, is_needed: &dyn Fn() -> bool) -> Result<(), CommitError> {
-        let ticket = self.journal.commit(commit, None)?;
-        self.wait(ticket.as_ref(), is_needed)
+        self.hand_in(commit, None)?;
+        self.wait_under_way(is_needed)
     }
 
-    fn wait(&self, ticket: &dyn Ticket, is_needed: &dyn Fn() -> bool) -> Result<(), CommitError> {
+    fn hand_in(&self, commit: Commit, deadline: Option<Instant>) -> Result<(), CommitError> {
+        let ticket = self.journal.commit(commit, deadline)?;
+        self.under_way.lock().push_back(ticket.into());
+        Ok(())
+    }
+
+    /// Waits until all of it has arrived. What is given up stays on its way.
+    fn wait_under_way(&self, is_needed: &dyn Fn() -> bool) -> Result<(), CommitError> {
+        loop {
+            let Some(first) = self.under_way.lock().front().cloned() else { return Ok(()) };
+            let outcome = self.wait(first.as_ref(), is_needed)?;
+            self.under_way.lock().pop_front();
+            outcome?;
+        }
+    }
+
+    /// An outcome, as long as somebody needs it.
+    fn wait(
+        &self,
+        ticket: &dyn Ticket,
+        is_needed: &dyn Fn() -> bool,
+    ) -> Result<Result<u64, CommitError>, CommitError> {
         loop {
             match ticket.wait(Some(limits::FAILOVER_TICK)) {
-                Some(outcome) => return outcome.map(|_| ()),
+                Some(outcome) => return Ok(outcome),
                 None if (self.is_over)() => return Err(CommitError::Closing),
                 None if !is_needed() => {
                     return Err(CommitError::Full { channel: "(the failover)".into(), events: 0, bytes: 0 });
                 }
                 None => {}
             }
+        }
+    }
+
+    /// Something was left on its way, and has arrived.
+    pub(super) fn is_untidy(&self) -> bool {
+        let under_way = self.under_way.lock();
+        let has_arrived = |ticket: &Arc<dyn Ticket>| ticket.wait(Some(Duration::ZERO)).is_some();
+        !under_way.is_empty() && under_way.iter().all(has_arrived)
+    }
+
+    /// What is left in a secondary that is closed counts for nothing. It goes as far as there is room and time for it; the rest goes with the
+    /// next opening.
+    pub(super) fn tidy(&self) {
+        let until = Instant::now() + limits::FAILOVER_OPEN_WAIT;
+        if let Err(error) = self.forget_stale(&|| Instant::now() < until) {
+            tracing::debug!(%error, "what is left in the failover stays for now");
         }
     }
 
@@ -356,9 +427,12 @@ impl Away {
         Ok(())
     }
 
-    /// Waits until everything that was put here can be read: what is on its way cannot, and would look as if it had been moved.
-    pub fn settle_puts(&self) -> Result<(), CommitError> {
-        self.settle(Commit { positions: vec![state(self.number().unwrap_or(0))], ..Commit::default() })
+    /// Waits until everything that was put here can be read: what is on its way cannot, and would look as if it had been moved. Nothing is
+    /// written for it, so it takes no room.
+    pub(super) fn settle_puts(&self, is_needed: &dyn Fn() -> bool) -> Result<(), CommitError> {
+        let last = self.last_put.lock().clone();
+        let Some(last) = last else { return Ok(()) };
+        self.wait(last.as_ref(), is_needed)?.map(|_| ())
     }
 
     /// The primary is away again.
@@ -426,6 +500,7 @@ impl Away {
     pub fn come_back<P: Primary>(&self, primary: &mut P) -> Result<(), P::Trouble> {
         self.hand_over(primary)?;
         self.close().map_err(AwayError::Lost)?;
+        self.tidy();
         Ok(())
     }
 
@@ -441,15 +516,10 @@ impl Away {
         primary.step(&[], &positions, &[])
     }
 
-    /// Everything is in the primary, state and positions too. A second time it does nothing.
+    /// Everything is in the primary, state and positions too: nothing here counts any more. A second time it does nothing.
     pub(super) fn close(&self) -> Result<(), CommitError> {
         self.break_return();
-        let mut positions = vec![(STATE.to_vec(), Vec::new())];
-        for prefix in [POSITION, GONE] {
-            positions.extend(self.journal.positions(prefix).into_iter().map(|(key, _)| (key, Vec::new())));
-        }
-        self.settle(Commit { positions, ..Commit::default() })?;
-        self.clear_state(&|| true)
+        self.settle(self.turn(vec![(STATE.to_vec(), Vec::new())]))
     }
 }
 

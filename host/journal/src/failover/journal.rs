@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -53,7 +54,11 @@ impl FailoverJournal {
                 let wait = |pause| probing.wait_end(pause);
                 probing.health.run(wait, || {
                     let is_home = probing.state.lock().place.is_home();
-                    probe(!is_home) && probing.is_well()
+                    // One that hangs is not good.
+                    probing.is_disk_well.store(false, Ordering::Release);
+                    let is_good = probe(!is_home);
+                    probing.is_disk_well.store(is_good, Ordering::Release);
+                    is_good && probing.is_well()
                 });
             }),
         )?;
@@ -264,6 +269,10 @@ impl Journal for FailoverJournal {
         let closed = match primary {
             Some(open) if is_dead => {
                 shared.tell_unsaved(&open);
+                // It lets go of its directory, and of whoever waits in it for what a destination decides.
+                if let Err(error) = open.journal.close() {
+                    tracing::debug!(pipeline = shared.name, %error, "the journal that failed is closed");
+                }
                 Ok(())
             }
             Some(open) => open.journal.close(),

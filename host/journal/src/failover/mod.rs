@@ -6,7 +6,7 @@
 //!
 //! - **Leaving.** The positions of the sources as they are now go into the secondary with the first events, so that from here on
 //!   they are whole there. What was handed to the primary and is not known to be durable is *in doubt*: it goes there too, each
-//!   commit with its number.
+//!   commit with its number. As long as not all of that has arrived there the way out can be given up.
 //! - **Away.** Events, positions and what plugins write go to the secondary. Acknowledgements are for the primary alone: sinks read it
 //!   alone. If it still takes them (its disk is full), sinks go on; else they wait.
 //! - **Return.** The secondary's events are moved to the primary in order, each step one commit with the events and a mark of
@@ -33,14 +33,26 @@
 //! - It is opened by one commit, behind all that was in doubt. From then on the sources' positions are the secondary's, and cover what is
 //!   done with in the primary and what is in the secondary. Both have only what was in doubt: whose number the primary has is skipped
 //!   there. Numbers rise in the order of commits, and one is in the commit whose events it counts, so the last says it of all.
+//! - A way out is given up before that commit is handed in, never behind it: nobody could say then which of the two counts. So the secondary is
+//!   not open, and what arrives there of it counts for nothing, before a crash and behind one; the next opening waits for it, and
+//!   passes it over. The primary still has what was in doubt on its way. One that failed is opened anew: its number says what it has, and
+//!   the rest is handed in once more, with its numbers and in its order, before anything else is and before anybody reads it.
 //! - While it is moved, the events of a step and the marks behind them are one commit of the primary. As long as that is not durable the
 //!   secondary keeps them, and the primary has neither; of a late primary that died its sinks have undone them. A step of which it is not
 //!   known is waited for, or the primary opened anew, before anything is moved again.
 //! - The last commit of the primary has the positions; they are those that the secondary has. The secondary is closed behind it by
-//!   one commit. Between the two, both say the same, and there is nothing to be moved.
+//!   one commit. Between the two, both say the same, and there is nothing to be moved. What it held is removed behind that, or by the
+//!   next opening: it counts for nothing.
 //!
 //! Nothing waits with a lock held: what is put while it is not said where to finds a `Place` (`state.rs`) in which it waits for its deadline,
 //! and acknowledgements, positions, `status` and the end of the journal go on.
+//!
+//! **Both in trouble.** A secondary whose disk is full holds nobody up when the primary is well again: a way out is given up, and what opens
+//! and closes it takes the space that a journal keeps for acknowledgements ([`Away`]). Its room is waited for in three cases:
+//! - It has used up that space, too.
+//! - Events were put to it while it was open, and found no room. They may arrive there at any time, so nobody else takes them before it
+//!   is closed, and it is not closed without them. What is moved out of it makes room for them, unless somebody else takes it.
+//! - The primary has failed with a promise of which its destination has not said what became: it cannot say what it has.
 //!
 //! How it fails: a secondary that fails, fails the journal; one that is full makes sources wait, and one that was not reached yet makes
 //! everybody wait at the start. A directory that holds another journal than the one that was left (a disk that is not mounted) is not

@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use super::commit::refused;
 use super::state::{Channel, Identity, JOURNAL, NUMBER, NUMBER_ACKED, Open, Place, Shared, State};
 use super::{Away, FailoverPlan, Health, SecondaryKind};
-use crate::api::{ChannelSpec, Commit, CommitError, Journal, Unsaved};
+use crate::api::{ChannelSpec, Commit, CommitError, Journal, Ticket, Unsaved};
 use crate::clock::Clock;
 use crate::file::OpenError;
 use crate::limits;
@@ -70,6 +70,8 @@ pub(super) fn open(parts: Parts) -> Result<(Arc<Shared>, Probe), OpenError> {
     let shared = Shared {
         name,
         health: Health::new(&plan),
+        is_disk_well: AtomicBool::new(false),
+        unsaved: Mutex::default(),
         away: away.opens_at_once(plan.kind == SecondaryKind::Memory),
         plan,
         dir,
@@ -214,8 +216,9 @@ impl Shared {
         if let Some(Err(error)) = old.as_ref().map(|old| old.journal.close()) {
             tracing::debug!(pipeline = self.name, "closing the journal that failed: {error}");
         }
-        // In memory until an opening has succeeded.
-        let unsaved = old.as_ref().and_then(|old| old.journal.unsaved());
+        // In memory until an opening has succeeded, and taken everything.
+        let unsaved = self.unsaved.lock().clone();
+        let unsaved = unsaved.or_else(|| old.as_ref().and_then(|old| old.journal.unsaved()));
         let journal = (self.opener)(specs, unsaved)?;
         let identity = self.recognise(journal.as_ref())?;
         let is_counted = journal.is_read();
@@ -223,9 +226,11 @@ impl Shared {
         let acked = if self.late > 0 { Vec::new() } else { journal.positions(NUMBER_ACKED) };
         let acked = acked.into_iter().filter_map(|(key, value)| Some((key, number(&value)?)));
         let acked: BTreeMap<Vec<u8>, u64> = acked.collect();
-        let mut state = self.state.lock();
         let lacks = || OpenError::io("the journal")(std::io::Error::other("it lacks a channel"));
-        let open = Open::new(journal, generation, &state.channels).ok_or_else(lacks)?;
+        let open = Open::new(journal, generation, &self.state.lock().channels).ok_or_else(lacks)?;
+        let sent = self.send_again(&open, last)?;
+        let mut state = self.state.lock();
+        state.settle_flights(last, sent);
         state.generation = generation;
         state.number = state.number.max(last);
         state.is_counted = is_counted;
@@ -247,11 +252,42 @@ impl Shared {
             *known = last.max(*known);
         }
         state.undecided.clear();
+        open.bound(&state.channels);
         state.primary = Some(open);
         state.is_dead = false;
         drop(state);
+        *self.unsaved.lock() = None;
         self.changed.notify_all();
         Ok(())
+    }
+
+    /// What was on its way to the primary when that failed, and found no room in the secondary: what this opening lacks of it is handed in once
+    /// more, in its order, before anybody sees the opening. So nobody finds less in it than what was handed in. After an error nobody sees it,
+    /// and its number says the next time what has come of it.
+    fn send_again(&self, open: &Open, last: u64) -> Result<Vec<Arc<dyn Ticket>>, OpenError> {
+        let missing = self.state.lock().missing(last);
+        if missing.is_empty() {
+            return Ok(Vec::new());
+        }
+        let failed = |reason: String| OpenError::io("the channel's journal")(std::io::Error::other(reason));
+        if !open.journal.is_read() {
+            return Err(failed("a destination has not said yet what became of a promise".into()));
+        }
+        open.unbound();
+        let now = self.clock.now();
+        let send = |(number, commit): &(u64, Commit)| {
+            let commit = open.localise(commit, Some((NUMBER, *number)));
+            open.journal.commit(commit, Some(now)).map(Arc::<dyn Ticket>::from)
+        };
+        let sent: Result<Vec<Arc<dyn Ticket>>, CommitError> = missing.iter().map(send).collect();
+        sent.map_err(|error| {
+            // It may have some of that in its memory, and says so.
+            if let Err(error) = open.journal.close() {
+                tracing::debug!(pipeline = self.name, "closing what did not take everything: {error}");
+            }
+            *self.unsaved.lock() = open.journal.unsaved();
+            failed(error.to_string())
+        })
     }
 
     /// The primary has failed: perhaps its disk is well by now.

@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::flight::Flight;
 use super::{Away, FailoverPlan, Health, Opener, Replaced};
-use crate::api::{ChannelId, ChannelSpec, Commit, CommitError, Journal, Put, ReaderId, Ticket};
+use crate::api::{ChannelId, ChannelSpec, Commit, CommitError, Journal, Put, ReaderId, Ticket, Unsaved};
 use crate::clock::Clock;
 
 /// In the primary: the number of the last commit there that has no acknowledgements.
@@ -33,6 +33,10 @@ pub(super) struct Shared {
     pub is_replaced: Replaced,
     pub clock: Arc<dyn Clock>,
     pub health: Health,
+    /// The last probe of the primary's disk was good, whatever its journal says.
+    pub is_disk_well: AtomicBool,
+    /// What an opening of the primary had in memory that nobody has seen: more than the opening before.
+    pub unsaved: Mutex<Option<Unsaved>>,
     /// So many of the channels, the first ones, are acknowledged late ([`super::late`]).
     pub late: usize,
     /// The secondary's journal.
@@ -93,6 +97,20 @@ impl Open {
         puts.iter().map(local).collect()
     }
 
+    /// No channel is full for what it was handed before.
+    pub fn unbound(&self) {
+        for (channel, _) in &self.channels {
+            self.journal.set_capacity(*channel, u64::MAX, u64::MAX);
+        }
+    }
+
+    /// Each channel holds what it is to hold.
+    pub fn bound(&self, channels: &[Channel]) {
+        for ((channel, _), own) in self.channels.iter().zip(channels) {
+            self.journal.set_capacity(*channel, own.spec.capacity_events, own.spec.capacity_bytes);
+        }
+    }
+
     /// A commit as the primary names its channels and readers, with a number.
     pub fn localise(&self, commit: &Commit, number: Option<(&[u8], u64)>) -> Commit {
         let mut commit = commit.clone();
@@ -141,7 +159,7 @@ pub(super) enum Place {
     Opening,
     /// To the primary.
     Home,
-    /// They wait until what was on its way to the primary is in the secondary.
+    /// They wait until what was on its way to the primary is in the secondary, or the primary is well again.
     Leaving,
     /// To the secondary.
     Away,
@@ -303,6 +321,28 @@ impl State {
         let left = acks.into_iter().filter(|flight| !matches!(flight.outcome(), Some(Ok(_))));
         for flight in left.rev() {
             self.held.push_front(Flight { ticket: None, ..flight });
+        }
+    }
+
+    /// What an opening lacks of what was on its way, by its last number.
+    pub fn missing(&self, last: u64) -> Vec<(u64, Commit)> {
+        let numbered = self.flights.iter().filter_map(|flight| Some((flight.number?, flight.commit.clone())));
+        numbered.filter(|(number, _)| *number > last).collect()
+    }
+
+    /// An opening says by its last number what it has of what was on its way; the rest was handed in once more, as [`State::missing`] gave it.
+    pub fn settle_flights(&mut self, last: u64, sent: Vec<Arc<dyn Ticket>>) {
+        let mut sent = sent.into_iter();
+        for mut flight in std::mem::take(&mut self.flights) {
+            match flight.number.filter(|number| *number <= last) {
+                Some(number) => flight.cell.answer(Ok(number)),
+                None => {
+                    if let Some(ticket) = sent.next() {
+                        flight.sent(ticket);
+                    }
+                    self.flights.push_back(flight);
+                }
+            }
         }
     }
 

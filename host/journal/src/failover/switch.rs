@@ -71,10 +71,19 @@ pub(super) fn run(shared: &Shared) {
             }
             Place::Home if is_down => {
                 // Without room there the sources wait, as for a full channel.
-                drop(shared.leave());
+                if shared.leave(opened).is_err() && shared.may_be_well(opened) {
+                    opened = Instant::now();
+                    shared.open_again();
+                }
                 Ok(())
             }
-            Place::Opening | Place::Home | Place::Leaving => Ok(()),
+            Place::Home => {
+                if shared.away.is_untidy() {
+                    shared.away.tidy();
+                }
+                Ok(())
+            }
+            Place::Opening | Place::Leaving => Ok(()),
             Place::Arrived => shared.finish(),
             Place::Returning | Place::Arriving if is_down => Err(Trouble::Again),
             Place::Away if is_due => {
@@ -120,19 +129,36 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Events go to the secondary from here on.
-    fn leave(&self) -> Result<(), CommitError> {
+    /// Whether a primary that has failed is to be opened anew although what was on its way to it is not in the secondary: that has no room for
+    /// it, and the disk is well again. `opened`: when that was tried last.
+    fn may_be_well(&self, opened: Instant) -> bool {
+        let is_dead = {
+            let state = self.state.lock();
+            state.is_dead && !state.is_over()
+        };
+        is_dead
+            && opened.elapsed() >= self.plan.check_interval
+            && self.is_disk_well.load(Ordering::Acquire)
+            && self.secondary.status().waiting_for.is_some()
+    }
+
+    /// Events go to the secondary from here on. Not if the primary is well before everything has arrived there that was on its way to it:
+    /// then they go on to the primary, and what is in the secondary counts for nothing.
+    fn leave(&self, opened: Instant) -> Result<(), CommitError> {
         let Some(leaving) = self.begin_leaving()? else { return Ok(()) };
         let sources: Positions = leaving.open.journal.positions(SOURCES).into_iter().collect();
         let waiting = leaving.open.journal.status().waiting_for;
         let in_doubt = leaving.commits.len();
         // What was on its way is in memory anyway: it finds room however little the secondary may hold.
         self.bound_secondary(false);
-        // One that is elsewhere may take for ever, and the primary may be well again before.
+        // One that is elsewhere, or full, may take for ever, and the primary may be well again before.
         let is_needed = || {
-            let mut state = self.state.lock();
-            state.look();
-            state.is_dead || self.health.is_down()
+            let is_dead = {
+                let mut state = self.state.lock();
+                state.look();
+                state.is_dead
+            };
+            if is_dead { !self.may_be_well(opened) } else { self.health.is_down() }
         };
         let own = vec![(JOURNAL.to_vec(), leaving.name)];
         let opened = self.away.open_while(sources, leaving.commits, own, &is_needed);
@@ -301,17 +327,26 @@ impl Shared {
     }
 
     fn move_rest(&self, step: &mut Step<'_>) -> Result<(), Trouble> {
-        self.away.settle_puts().map_err(AwayError::Lost)?;
+        let is_needed = || {
+            let mut state = self.state.lock();
+            state.look();
+            !state.is_dead && !self.health.is_down()
+        };
+        match self.away.settle_puts(&is_needed) {
+            Err(CommitError::Full { .. }) => return Err(Trouble::Again),
+            settled => settled.map_err(AwayError::Lost)?,
+        }
         while self.away.move_some(step)? > 0 {}
         self.away.hand_over(step)
     }
 
-    /// The primary has everything: the secondary is closed, and then the primary takes the next commit.
+    /// The primary has everything: the secondary is closed, and then the primary takes the next commit. What is left there is in nobody's way.
     fn finish(&self) -> Result<(), Trouble> {
         self.away.close().map_err(AwayError::Lost)?;
         self.state.lock().reason = None;
         self.set_place(Place::Home);
         tracing::info!(pipeline = self.name, "everything was moved: events go to the channel's disk again");
+        self.away.tidy();
         Ok(())
     }
 }

@@ -4,6 +4,7 @@
 mod acknowledgements;
 mod close;
 mod disks;
+mod double;
 mod elsewhere;
 mod late;
 mod replaced;

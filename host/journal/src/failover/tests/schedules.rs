@@ -53,13 +53,35 @@ fn fill_for_a_while(disk: &MemDisk, pause: Duration) {
     });
 }
 
+/// Both disks are in trouble, and the primary's is well first: who is between the two goes on there.
+fn trouble_for_a_while(world: &World, random: &mut SmallRng) {
+    let (primary, secondary) = (world.primary.clone(), world.secondary.clone());
+    // Or with what is kept aside for acknowledgements.
+    let room = if random.random_bool(0.5) { 0 } else { secondary.used() };
+    secondary.faults(|faults| faults.capacity = Some(room));
+    match random.random_range(0..3) {
+        0 => primary.faults(|faults| faults.capacity = Some(0)),
+        1 => break_disk(&primary, EIO),
+        // It was away before, or is well.
+        _ => {}
+    }
+    let mut pause = || Duration::from_millis(random.random_range(1..250));
+    let (first, second) = (pause(), pause());
+    std::thread::spawn(move || {
+        std::thread::sleep(first);
+        mend(&primary);
+        std::thread::sleep(second);
+        secondary.faults(|faults| faults.capacity = None);
+    });
+}
+
 fn schedule(seed: u64, kinds: (PrimaryKind, SecondaryKind)) {
     let mut random = SmallRng::seed_from_u64(seed);
     let mut world = World::probed(kinds, HASTY, CHECK_INTERVAL);
     let may_crash = matches!(kinds, (PrimaryKind::File | PrimaryKind::SourceBacked, SecondaryKind::File));
     let mut is_broken = false;
     for _ in 0..120 {
-        let step = random.random_range(0..44);
+        let step = random.random_range(0..46);
         if std::env::var("FLUMEN_FAILOVER_TRACE").is_ok() {
             eprintln!(
                 "{step} {} {:?} durable {:?} out {}",
@@ -94,6 +116,10 @@ fn schedule(seed: u64, kinds: (PrimaryKind, SecondaryKind)) {
             }
             40..42 => {
                 fill_for_a_while(&world.secondary, Duration::from_millis(random.random_range(1..60)));
+            }
+            42..44 => {
+                trouble_for_a_while(&world, &mut random);
+                is_broken = true;
             }
             _ if !may_crash => {
                 [&world.primary, &world.secondary].into_iter().for_each(mend);
