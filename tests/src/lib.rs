@@ -23,6 +23,7 @@ pub mod opensearch;
 pub mod oracle;
 pub mod output;
 pub mod poll;
+pub mod reload;
 pub mod scene;
 pub mod soak;
 pub mod soak_changes;

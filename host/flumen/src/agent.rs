@@ -552,14 +552,14 @@ pub fn interceptors(slots: &[Arc<PluginSlot>]) -> Vec<Arc<dyn Interceptor>> {
     slots.iter().map(|slot| slot.clone() as Arc<dyn Interceptor>).collect()
 }
 
-/// Opens the journals of a pipeline and starts its threads. In a reload it is known what its plan was before.
+/// Opens the journals of a pipeline and starts its threads; with the one of its channels. In a reload it is known what its plan was before.
 pub fn start_pipeline(
     agent: &AgentPlan,
     (plan, before): (&PipelinePlan, Option<&PipelinePlan>),
     plugins: &Plugins,
     files: &ConfigFiles,
     memory: &Arc<MemoryGate>,
-) -> Result<Pipeline, Failure> {
+) -> Result<(Pipeline, Arc<dyn Journal>), Failure> {
     let dir = pipeline_dir(&agent.data_dir, &plan.name);
     let durability = if plan.journal.durable { Durability::Durable } else { Durability::Os };
     let main = FileConfig {
@@ -606,7 +606,7 @@ pub fn start_pipeline(
     let parts = Parts {
         agent: agent.name.as_str().into(),
         plan: plan.clone(),
-        journal,
+        journal: journal.clone(),
         quarantine: kept,
         sources,
         interceptors: interceptors(&plugins.chain),
@@ -614,9 +614,10 @@ pub fn start_pipeline(
         codecs,
         memory: memory.clone(),
     };
-    Pipeline::start(parts).map_err(|error| {
+    let pipeline = Pipeline::start(parts).map_err(|error| {
         Failure::Config(vec![files.diagnostic_for(&plan.name, error.kind, &error.component, &error.error)])
-    })
+    })?;
+    Ok((pipeline, journal))
 }
 
 /// Memory for recent batches of a pipeline's quarantine.

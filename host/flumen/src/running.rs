@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use flumen_config::Sources as ConfigFiles;
+use flumen_journal::Journal;
 use flumen_pipeline::plan::{AgentPlan, PipelinePlan, SinkPlan};
 use flumen_pipeline::{MemoryGate, Pipeline, StopOutcome};
 use flumen_plugin::Role;
@@ -20,6 +21,8 @@ pub const END_WAIT: Duration = Duration::from_secs(60);
 /// A pipeline under way, and its plugins.
 pub struct RunningPipeline {
     pub(crate) pipeline: Pipeline,
+    /// Of its channels.
+    journal: Arc<dyn Journal>,
     pub(crate) plugins: Mutex<Arc<Plugins>>,
     /// The generation of the agent in which it was started, or changed last.
     pub(crate) generation: AtomicU64,
@@ -37,9 +40,10 @@ impl RunningPipeline {
         memory: &Arc<MemoryGate>,
         generation: u64,
     ) -> Result<Arc<RunningPipeline>, Failure> {
-        let pipeline = start_pipeline(agent, plans, &plugins, files, memory)?;
+        let (pipeline, journal) = start_pipeline(agent, plans, &plugins, files, memory)?;
         Ok(Arc::new(RunningPipeline {
             pipeline,
+            journal,
             plugins: Mutex::new(plugins),
             generation: AtomicU64::new(generation),
             broken: Mutex::default(),
@@ -77,6 +81,13 @@ impl RunningPipeline {
             *self.broken.lock() = Some(format!("stopped for a reload, and {reason}"));
             anyhow::anyhow!("{reason}; nothing may take its place before that (restart the agent)")
         })
+    }
+
+    /// Whether its sinks wait for a disk that is away, and none of them can end by itself. Its journal acknowledges late and has failed:
+    /// where a sink goes on is for the next opening to say, which it asks without a limit, and what it has acknowledged comes to count no
+    /// more. The end of the journal lets them all go, as when the agent stops.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.journal.acknowledges_late() && !self.journal.takes_acknowledgements()
     }
 
     /// Why it cannot go on, if it cannot.

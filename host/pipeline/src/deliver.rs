@@ -767,7 +767,8 @@ impl Runner {
             }
             if self.context.wake.stopping() {
                 let since = *since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= limits::STOP_COMMIT {
+                // Where acknowledgements go is away: it will not come.
+                if since.elapsed() >= limits::STOP_COMMIT || !self.place.journal.takes_acknowledgements() {
                     return Err(SinkError::Stopped);
                 }
             }

@@ -13,7 +13,7 @@ use flumen_pipeline::deliver::MakeSink;
 use flumen_pipeline::exchange::{ExchangeError, Makers, PipelineLinks};
 use flumen_pipeline::feed::MakeSource;
 use flumen_pipeline::plan::{AgentPlan, InterceptorPlan, PipelinePlan, SinkPlan, SourcePlan};
-use flumen_pipeline::plan_diff::{Action, PlanDiff, Vanishing};
+use flumen_pipeline::plan_diff::{Action, PipelineDiff, PlanDiff, Vanishing, VanishingPart};
 use flumen_plugin::{PluginSlot, Role, SwapOutcome};
 
 use super::prepare::{Prepared, find, leaves_failover, words};
@@ -162,6 +162,9 @@ impl Turn<'_> {
             return self.restart(running, plan, plugins);
         }
         let (old_plan, old_links) = (running.pipeline.plan(), running.pipeline.links());
+        if changes_a_sink(&old_plan, plan) && running.is_cut_off() {
+            return self.restart_cut_off(running, plan, plugins);
+        }
         let new_links = links(plan, plugins, &old_plan, &old_links);
         let old_plugins = running.plugins.lock().clone();
         let makers = PartMakers([(plan, plugins), (&old_plan, &old_plugins)]);
@@ -185,14 +188,45 @@ impl Turn<'_> {
         Ok(())
     }
 
+    /// An edit of sinks of which none can end by itself ([`RunningPipeline::is_cut_off`]): the pipeline restarts as a whole, which loses
+    /// nothing that a restart of the one sink would keep, or it is said at once why not.
+    fn restart_cut_off(
+        &mut self,
+        running: &Arc<RunningPipeline>,
+        plan: &PipelinePlan,
+        plugins: &Arc<Plugins>,
+    ) -> Result<(), Failure> {
+        let name = &plan.name;
+        let why = running.pipeline.journal_status().waiting_for;
+        let why = why.unwrap_or_else(|| "the disk of its channel has failed".to_owned());
+        let cannot =
+            |what: &str| refused(format!("pipeline {name}: {what} ({why}); mend the channel's disk first"));
+        let gone = PipelineDiff::vanishing(&running.pipeline.plan(), plan);
+        if let Some(Vanishing { channel, part: VanishingPart::Sink(sink) }) = gone.first() {
+            return Err(cannot(&format!(
+                "sink {sink} cannot deliver what it still has of channel {channel}"
+            )));
+        }
+        // Before that the journal would have to be opened again on the disk that is away.
+        if !running.has_left(Instant::now() + RESTART_GRACE) {
+            return Err(cannot("no sink of it can restart while nothing takes its events"));
+        }
+        let note =
+            format!("pipeline {name}: no sink of it can end by itself now ({why}): it restarted as a whole");
+        tracing::warn!("{note}");
+        self.notes.push(note);
+        self.restart(running, plan, plugins)
+    }
+
     fn restart(
         &mut self,
         running: &Arc<RunningPipeline>,
         plan: &PipelinePlan,
         plugins: &Arc<Plugins>,
     ) -> Result<(), Failure> {
-        let grace = self.grace();
-        running.wait_moved(plan, Instant::now() + grace);
+        running.wait_moved(plan, Instant::now() + self.grace());
+        // Whom a disk that is away holds delivers nothing, however long it is given.
+        let grace = if running.is_cut_off() { RESTART_GRACE } else { self.grace() };
         // A failure that it had is its own: the successor begins at what is committed.
         running.stop(Instant::now() + grace).ok();
         running.wait_ended()?;
@@ -332,6 +366,15 @@ impl Turn<'_> {
             }
         }
     }
+}
+
+/// Whether a sink that runs is none of the new plan's, or one of that does not run: a late channel has no reader for it before it is opened
+/// anew. Its own interceptors are exchanged under it.
+fn changes_a_sink(old: &PipelinePlan, new: &PipelinePlan) -> bool {
+    let made_from = |sink: &SinkPlan| SinkPlan { interceptors: Vec::new(), ..sink.clone() };
+    let sinks = |plan: &PipelinePlan| plan.sinks.iter().map(made_from).collect::<Vec<_>>();
+    let (old, new) = (sinks(old), sinks(new));
+    old.iter().any(|sink| !new.contains(sink)) || new.iter().any(|sink| !old.contains(sink))
 }
 
 /// Sinks that would end did not deliver in time what they still have to.

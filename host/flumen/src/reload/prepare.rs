@@ -29,7 +29,7 @@ pub struct Prepared {
     pub(super) swaps: Vec<(String, Arc<PluginSlot>)>,
 }
 
-/// How often it is looked whether a failover was moved.
+/// How often it is looked whether a failover was moved, or is in use.
 const MOVED_LOOK: Duration = Duration::from_millis(20);
 
 /// Settings that are bound to what the process holds.
@@ -157,6 +157,17 @@ impl RunningPipeline {
     /// Where the new plan leaves a failover, waits until what is in it was moved: after a stop nothing moves it.
     pub(super) fn wait_moved(&self, plan: &PipelinePlan, until: Instant) {
         while leaves_failover(&self.held(plan)) && Instant::now() < until {
+            std::thread::sleep(MOVED_LOOK);
+        }
+    }
+
+    /// Whether its events go to a failover, which takes a moment when the disk has just failed: waits until then.
+    pub(super) fn has_left(&self, until: Instant) -> bool {
+        loop {
+            let is_away = self.pipeline.journal_status().is_away();
+            if is_away || Instant::now() >= until {
+                return is_away;
+            }
             std::thread::sleep(MOVED_LOOK);
         }
     }

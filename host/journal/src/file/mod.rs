@@ -147,6 +147,14 @@ impl FileJournal {
         Ok(Arc::new(journal))
     }
 
+    /// Why it takes no more, if its disk has failed for good.
+    pub(crate) fn failure(&self) -> Option<Arc<str>> {
+        match &self.shared.state.lock().phase {
+            Phase::Failed(reason) => Some(reason.clone()),
+            _ => None,
+        }
+    }
+
     /// An open journal, and its committer, which does nothing yet.
     fn prepare(
         config: FileConfig,

@@ -39,7 +39,7 @@ pub(super) fn commit(
         commit.puts.is_empty() && commit.positions.is_empty() && commit.state.is_empty();
     if !commit.acks.is_empty() && is_quarantine_alone {
         // The keeper: it depends on nothing that is withheld.
-        return shared.file.commit(commit, deadline);
+        return shared.file.commit(commit, deadline).inspect_err(|_| shared.look());
     }
     withhold(shared, commit, deadline)
 }
@@ -113,7 +113,10 @@ fn withhold(
                 let again = Some(shared.clock.now() + FULL_RETRY);
                 wait_for_room(shared, shared.state.lock(), error, again, deadline)?;
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                shared.look();
+                return Err(error);
+            }
             Ok(real) => {
                 rest.state.iter().for_each(|writes| view.apply(writes, now_ns, &mut |_| {}));
                 return Ok(real);
@@ -267,8 +270,9 @@ pub(super) fn release(shared: &Shared) -> Result<(), CommitError> {
         (joint, state.gather(joint))
     };
     file.acks.extend(shared.stand_in);
-    let real: Arc<dyn Ticket> = shared.file.commit(file, Some(shared.clock.now()))?.into();
-    let tickets = shared.state.lock().release(joint);
+    let taken = shared.file.commit(file, Some(shared.clock.now()));
+    let real: Arc<dyn Ticket> = taken.inspect_err(|_| shared.look())?.into();
+    let tickets = shared.state.lock().release(joint, &real);
     tickets.into_iter().for_each(|ticket| ticket.resolve(Ok(real.clone())));
     shared.space.notify_all();
     shared.published.notify_all();

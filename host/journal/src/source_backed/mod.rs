@@ -100,6 +100,16 @@ impl Shared {
         }
         state
     }
+
+    /// Looks whether the file takes no more, for good. Then whoever waits for an acknowledgement hears so, because none comes to count
+    /// any more. What is withheld stays known and what is undecided stays so, until the journal closes.
+    fn look(&self) {
+        let Some(reason) = self.file.failure() else { return };
+        let tickets = self.state.lock().fail(&reason);
+        tickets.into_iter().for_each(|ticket| ticket.resolve(Err(CommitError::Failed(reason.clone()))));
+        self.space.notify_all();
+        self.published.notify_all();
+    }
 }
 
 /// Whoever acknowledged has begun again, or is gone.
@@ -219,6 +229,16 @@ impl Journal for SourceBackedJournal {
         self.shared.state.lock().undecided.is_none()
     }
 
+    /// Whoever waited for a destination's answer did not get it: what it is told then may be from before the promise.
+    fn is_over(&self) -> bool {
+        !self.shared.state.lock().is_open
+    }
+
+    fn takes_acknowledgements(&self) -> bool {
+        self.shared.look();
+        self.shared.state.lock().check_open().is_ok()
+    }
+
     fn commit(&self, commit: Commit, deadline: Option<Instant>) -> Result<Box<dyn Ticket>, CommitError> {
         commit::commit(&self.shared, commit, deadline)
     }
@@ -268,6 +288,17 @@ impl Journal for SourceBackedJournal {
         }
     }
 
+    fn set_capacity(&self, channel: ChannelId, events: u64, bytes: u64) {
+        let shared = &self.shared;
+        if !shared.is_own(channel) {
+            return shared.file.set_capacity(channel, events, bytes);
+        }
+        if let Some(channel) = shared.state.lock().channels.get_mut(usize::from(channel.0)) {
+            (channel.spec.capacity_events, channel.spec.capacity_bytes) = (events, bytes);
+        }
+        shared.space.notify_all();
+    }
+
     fn open_reader(&self, channel: ChannelId, reader: ReaderId) -> Box<dyn Reader> {
         let seat = self.shared.state.lock().seat_of(channel, reader);
         match seat {
@@ -281,7 +312,8 @@ impl Journal for SourceBackedJournal {
         let mut status = self.shared.file.status();
         status.state = remembered;
         let now_ns = self.shared.clock.wall_ns();
-        let state = self.shared.state.lock();
+        let mut state = self.shared.state.lock();
+        state.settle();
         for (index, own) in status.channels.iter_mut().enumerate().take(state.channels.len()) {
             *own = channel_status(&state, index, now_ns);
         }
@@ -312,11 +344,12 @@ fn channel_status(state: &State, index: usize, now_ns: i64) -> ChannelStatus {
     let holds = |held: &&seats::Held| held.parts.iter().any(|part| part.channel == index);
     let oldest = state.queue.iter().find(holds);
     let readers = state.seats.iter().filter(|seat| seat.channel == index && seat.is_live);
+    let (settling, settling_bytes) = state.settling(index);
     ChannelStatus {
         name: channel.spec.name.clone(),
         head: state.head,
-        events: channel.events,
-        bytes: channel.bytes,
+        events: channel.events + settling,
+        bytes: channel.bytes + settling_bytes,
         capacity_events: channel.spec.capacity_events,
         capacity_bytes: channel.spec.capacity_bytes,
         oldest_unacknowledged_s: oldest.map(|held| now_ns.saturating_sub(held.time_ns).max(0) as f64 / 1e9),

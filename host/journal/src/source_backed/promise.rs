@@ -225,7 +225,8 @@ pub(super) fn promise(
         acks: shared.stand_in.into_iter().collect(),
         ..Commit::default()
     };
-    let ticket = shared.file.commit(record, Some(shared.clock.now()))?;
+    let taken = shared.file.commit(record, Some(shared.clock.now()));
+    let ticket = taken.inspect_err(|_| shared.look())?;
     shared.state.lock().promise = Some(Open { seat, cursor, number, puts: puts.to_vec() });
     Ok(Some(Promise { mark: mark(shared.id, number), ticket }))
 }
@@ -248,11 +249,15 @@ pub(super) fn decide(shared: &Shared, is_kept: bool) -> Result<(), CommitError> 
                     shared.state.lock().check_open()?;
                     continue;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    shared.look();
+                    return Err(error);
+                }
             };
             // It has its place: whoever acknowledges does not wait for its sync.
             drop(order);
-            ticket.wait(None).unwrap_or(Err(CommitError::Closing))?;
+            let written = ticket.wait(None).unwrap_or(Err(CommitError::Closing));
+            written.inspect_err(|_| shared.look())?;
             faults::passed(STORED_MARK_PLACE, "promise-kept");
             let now_ns = shared.clock.wall_ns();
             commit.state.iter().for_each(|writes| shared.view.apply(writes, now_ns));

@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use flumen_event::Batch;
 
 use super::LateTicket;
 use super::promise::{Open, Undecided};
-use crate::api::{ChannelId, ChannelSpec, Commit, CommitError, Put, ReaderId};
+use crate::api::{ChannelId, ChannelSpec, Commit, CommitError, Put, ReaderId, Ticket};
 use crate::state::StateWrites;
 
 /// A reader of one of our channels.
@@ -68,6 +69,13 @@ pub(super) struct Channel {
     pub bytes: u64,
 }
 
+/// Acknowledged by all readers, and handed to the file in one commit.
+struct Released {
+    ticket: Arc<dyn Ticket>,
+    /// Events and bytes, by channel.
+    events: Vec<(u64, u64)>,
+}
+
 pub(super) struct State {
     pub channels: Vec<Channel>,
     pub seats: Vec<Seat>,
@@ -85,6 +93,10 @@ pub(super) struct State {
     pub promise: Option<Open>,
     pub next_promise: u64,
     pub undecided: Option<Undecided>,
+    /// What the file was handed and has not made durable, oldest first.
+    settling: VecDeque<Released>,
+    /// Why the file takes no more.
+    pub failed: Option<Arc<str>>,
     pub is_open: bool,
 }
 
@@ -114,12 +126,26 @@ impl State {
             promise: None,
             next_promise: 1,
             undecided: None,
+            settling: VecDeque::new(),
+            failed: None,
             is_open: true,
         }
     }
 
     pub fn check_open(&self) -> Result<(), CommitError> {
-        if self.is_open { Ok(()) } else { Err(CommitError::Closing) }
+        match &self.failed {
+            _ if !self.is_open => Err(CommitError::Closing),
+            Some(reason) => Err(CommitError::Failed(reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// The file takes no more. The tickets that wait for it.
+    pub fn fail(&mut self, reason: &Arc<str>) -> Vec<Arc<LateTicket>> {
+        self.failed.get_or_insert_with(|| reason.clone());
+        let withheld = self.queue.iter_mut().flat_map(|held| held.withheld.tickets.drain(..));
+        let entries = self.seats.iter_mut().flat_map(|seat| seat.entries.drain(..));
+        withheld.chain(entries.map(|entry| entry.ticket)).collect()
     }
 
     pub fn seat_of(&self, channel: ChannelId, reader: ReaderId) -> Option<usize> {
@@ -202,15 +228,20 @@ impl State {
         self.seats.iter().flat_map(move |seat| seat.entries.iter().take_while(move |it| it.cursor <= joint))
     }
 
-    /// What was gathered is in the file. The tickets that wait for it.
-    pub fn release(&mut self, joint: u64) -> Vec<Arc<LateTicket>> {
+    /// What was gathered is handed to the file. The tickets that wait for it.
+    pub fn release(&mut self, joint: u64, real: &Arc<dyn Ticket>) -> Vec<Arc<LateTicket>> {
         let mut tickets = Vec::new();
+        let mut released = Released { ticket: real.clone(), events: vec![(0, 0); self.channels.len()] };
         while self.queue.front().is_some_and(|held| held.cursor < joint) {
             let Some(held) = self.queue.pop_front() else { break };
             for part in &held.parts {
                 if let Some(channel) = self.channels.get_mut(part.channel) {
                     channel.events -= part.batch.rows() as u64;
                     channel.bytes -= part.bytes;
+                }
+                if let Some((events, bytes)) = released.events.get_mut(part.channel) {
+                    *events += part.batch.rows() as u64;
+                    *bytes += part.bytes;
                 }
             }
             self.withheld_bytes -= held.withheld.bytes;
@@ -229,7 +260,23 @@ impl State {
             self.promise = None;
         }
         self.positions.retain(|_, (of, _)| *of >= joint);
+        if released.events.iter().any(|(events, _)| *events > 0) {
+            self.settling.push_back(released);
+        }
+        self.settle();
         tickets
+    }
+
+    /// Forgets what is durably released.
+    pub fn settle(&mut self) {
+        let is_durable = |it: &Released| matches!(it.ticket.wait(Some(Duration::ZERO)), Some(Ok(_)));
+        while self.settling.pop_front_if(|it| is_durable(it)).is_some() {}
+    }
+
+    /// Events and bytes of a channel that are released and not durably so: their source has to have them still.
+    pub fn settling(&self, channel: usize) -> (u64, u64) {
+        let of_channel = self.settling.iter().filter_map(|it| it.events.get(channel));
+        of_channel.fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1))
     }
 
     /// A seat begins again at `cursor`: what it said behind that is as if it had not.

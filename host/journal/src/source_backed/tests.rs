@@ -1,6 +1,8 @@
 //! The source-backed journal between sources that read again, a plugin that remembers, and a destination that is cut back.
 //! A crash is a drop without a close.
 
+mod failed;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -614,8 +616,16 @@ impl World {
                 self.flush_if_due(sink);
             }
         }
-        let status = self.journal().status();
-        assert!(status.channels.iter().take(self.channels.len()).all(|it| it.events == 0), "{status:?}");
+        // The last acknowledgements have to be durable.
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let status = self.journal().status();
+            if status.channels.iter().take(self.channels.len()).all(|it| it.events == 0) {
+                return;
+            }
+            assert!(Instant::now() < until, "{status:?}");
+            std::thread::yield_now();
+        }
     }
 
     fn in_quarantine(&self) -> BTreeMap<(u64, u64), u32> {
