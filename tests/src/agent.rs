@@ -152,14 +152,30 @@ impl Agent {
         Ok(kill_process(pid, signal)?)
     }
 
-    /// Whether it was stopped by a signal and stands still.
+    /// SIGSTOP, and waits until all of it stands still. A thread within a call of the kernel does so behind its end, and until then its
+    /// sync is under way.
+    ///
+    /// # Errors
+    /// If it is gone, or does not stand still in time.
+    pub fn stand_still(&self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        poll::until("the agent to stand still", limits::CONDITION, || self.is_stopped())
+    }
+
+    /// Whether it was stopped by a signal and all of its threads stand still.
     ///
     /// # Errors
     /// If it is gone.
     pub fn is_stopped(&self) -> Result<bool> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
-        // The name in parentheses may hold spaces; the state comes behind it.
-        Ok(stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T')))
+        for thread in fs::read_dir(format!("/proc/{}/task", self.id()))? {
+            // One that ends meanwhile is not there the next time.
+            let Ok(stat) = fs::read_to_string(thread?.path().join("stat")) else { return Ok(false) };
+            // The name in parentheses may hold spaces; the state comes behind it.
+            if !stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T')) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Waits until it ends by itself.

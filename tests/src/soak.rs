@@ -25,7 +25,7 @@ use crate::scene::Scene;
 use crate::soak_changes::{Changes, Growth};
 use crate::soak_faults::{counted_lost, faults, stop_behind, wait_all};
 use crate::soak_tidy::Tidy;
-use crate::{limits, oracle, output, poll, scene};
+use crate::{flow, limits, oracle, output, poll, scene};
 
 /// What ends the agent's lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -382,8 +382,11 @@ impl<'a> Stage<'a> {
         let mut agent = self.scene.start()?;
         self.scene.env.clear();
         if generator.wants_truncation() {
-            self.wait_delivered(&mut agent, &generator.written())?;
-            generator.grant_truncation();
+            agent = self.let_truncate(agent, generator)?;
+        }
+        if !self.soak.is_durable {
+            // A cut before anything was delivered shows nothing.
+            flow::wait_progress(&[&self.scene], 1)?;
         }
         let is_early = self.random.random_ratio(1, EARLY_ODDS);
         if self.soak.has_faults && !is_early {
@@ -407,14 +410,27 @@ impl<'a> Stage<'a> {
     /// A life that lasts until the input was rotated: many short lives may all end before the first rotation.
     fn live_until_rotated(&mut self, generator: &Generator) -> Result<()> {
         let mut agent = self.scene.start_ready()?;
+        let is_rotated = || generator.rotations() > 0;
         poll::until("a rotation of the input", limits::NO_PROGRESS, || {
-            if generator.wants_truncation() {
-                self.wait_delivered(&mut agent, &generator.written())?;
-                generator.grant_truncation();
-            }
-            Ok(generator.rotations() > 0)
+            Ok(is_rotated() || generator.wants_truncation())
         })?;
+        if generator.wants_truncation() {
+            agent = self.let_truncate(agent, generator)?;
+            poll::until("the truncation", limits::NO_PROGRESS, || Ok(is_rotated()))?;
+        }
         self.harm(agent)
+    }
+
+    /// What is delivered may be truncated. The agent that goes on.
+    fn let_truncate(&mut self, mut agent: Agent, generator: &Generator) -> Result<Agent> {
+        self.wait_delivered(&mut agent, &generator.written())?;
+        if self.soak.channel != Channel::File {
+            // A line in the output may not be acknowledged yet. A kill takes it back then, and it is read again: from what is no more.
+            agent.stop()?;
+            agent = self.scene.start()?;
+        }
+        generator.grant_truncation();
+        Ok(agent)
     }
 
     /// One long life with the other half of the changes; half of the new versions have a bug.

@@ -218,8 +218,8 @@ fn full_disk_for_the_journal() {
     let at_full = bytes_out().unwrap();
     let all: u64 = written.iter().sum();
     fs::remove_file(&ballast).unwrap();
-    poll::until("the source to go on", limits::CONDITION, || {
-        Ok(scene.status()?.is_some_and(|status| status.metric("source", "events_out") >= all))
+    poll::until_counted("events of the source", limits::CONDITION, all, || {
+        Ok(scene.answered()?.metric("source", "events_out"))
     })
     .unwrap();
     assert!(at_full < bytes_out().unwrap());

@@ -101,24 +101,43 @@ fn check_refused(scene: &Scene, hostile: &Hostile, part: &str, running: &[u8]) {
     poll::until("the file that runs is back", limits::CONDITION, || Ok(error().is_none())).unwrap();
 }
 
-fn check_swapped(scene: &Scene, hostile: &Hostile) {
+/// The file that is there works, or fails as it should. How many of its lines came too late on a busy machine, for no fault of its own.
+fn check_swapped(scene: &Scene, hostile: &Hostile) -> usize {
     let before = plugin(scene)["swaps"].as_u64().unwrap();
     put(scene, &hostile.bytes);
-    poll::until(hostile.name, SWAPPED, || Ok(plugin(scene)["swaps"].as_u64().unwrap() > before)).unwrap();
-    let line = format!("for {}", hostile.name);
-    append(&scene.input().join("victim.log"), &line);
-    if let Fate::Fails(part) = hostile.fate {
-        poll::until(hostile.name, limits::CONDITION, || {
-            let events = quarantined(scene);
-            let event = events.iter().find(|event| event["body"] == line.as_str());
-            let reason = event.map(|event| event["headers"]["flumen.reason"].as_str().unwrap().to_owned());
-            reason.as_ref().inspect(|reason| assert!(reason.contains(part), "{}: {reason}", hostile.name));
-            Ok(reason.is_some())
-        })
-        .unwrap();
-    } else {
-        poll::until(hostile.name, limits::CONDITION, || Ok(lines(scene, "victim").contains(&line))).unwrap();
-    }
+    poll::until(hostile.name, SWAPPED, || {
+        let told = plugin(scene);
+        if told["last_swap_error"].as_str().is_some_and(|error| error.contains("took longer than")) {
+            // It stood still when it was opened.
+            put(scene, &hostile.bytes);
+        }
+        Ok(told["swaps"].as_u64().unwrap() > before)
+    })
+    .unwrap();
+    let (mut late, path) = (0, scene.input().join("victim.log"));
+    let line_after = |late: usize| format!("for {}{}", hostile.name, "+".repeat(late));
+    append(&path, &line_after(late));
+    poll::until(hostile.name, SWAPPED, || {
+        let line = line_after(late);
+        if matches!(hostile.fate, Fate::Works) && lines(scene, "victim").contains(&line) {
+            return Ok(true);
+        }
+        let events = quarantined(scene);
+        let Some(event) = events.iter().find(|event| event["body"] == line.as_str()) else {
+            return Ok(false);
+        };
+        let reason = event["headers"]["flumen.reason"].as_str().unwrap();
+        if matches!(hostile.fate, Fate::Fails(part) if reason.contains(part)) {
+            return Ok(true);
+        }
+        // A guest that has much to do may have too little of a busy machine.
+        assert!(reason.contains("took longer than"), "{}: {reason}", hostile.name);
+        late += 1;
+        append(&path, &line_after(late));
+        Ok(false)
+    })
+    .unwrap();
+    late
 }
 
 #[test]
@@ -135,7 +154,7 @@ fn a_good_pipeline_flows_beside_each_of_them() {
     let config =
         fs::read_to_string(scene.config()).unwrap().replace("main.toml", "main.toml\", \"victim.toml");
     fs::write(scene.config(), config).unwrap();
-    let mut running = Forge::good().module();
+    let (mut running, mut late) = (Forge::good().module(), 0);
     fs::write(scene.plugin_dir().join("good.wasm"), &running).unwrap();
     put(&scene, &running);
     let mut agent = scene.start_ready().unwrap();
@@ -159,7 +178,7 @@ fn a_good_pipeline_flows_beside_each_of_them() {
                     Fate::Refused("plugin-not-granted", _) => continue,
                     Fate::Refused(_, part) => check_refused(&scene, hostile, part, &running),
                     _ => {
-                        check_swapped(&scene, hostile);
+                        late += check_swapped(&scene, hostile);
                         running = hostile.bytes.clone();
                     }
                 }
@@ -178,6 +197,6 @@ fn a_good_pipeline_flows_beside_each_of_them() {
     assert!(lines(&scene, "good") == wanted, "the good pipeline lost, doubled or mixed up lines");
     // Of the victim's lines, each is in one place.
     let is = |fate: fn(&Fate) -> bool| set.iter().filter(|hostile| fate(&hostile.fate)).count();
-    assert_eq!(quarantined(&scene).len(), is(|fate| matches!(fate, Fate::Fails(_))));
+    assert_eq!(quarantined(&scene).len(), is(|fate| matches!(fate, Fate::Fails(_))) + late);
     assert_eq!(lines(&scene, "victim").len(), is(|fate| matches!(fate, Fate::Works)));
 }

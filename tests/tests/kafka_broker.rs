@@ -61,32 +61,32 @@ fn committed_records_alone_are_read_and_survive_a_sigkill() {
 
 #[test]
 fn a_paused_proxy_holds_bytes_and_a_cut_one_refuses() {
-    let broker = broker(&BrokerOptions::default());
+    let broker = Broker::shared().unwrap();
     let proxy = broker.proxy().unwrap();
-    broker.client().create_topic("t", 1, &[]).unwrap();
+    broker.client().create_topic("proxied", 1, &[]).unwrap();
     let client = Client::new(&broker.bootstrap_proxied());
-    client.produce("t", &messages("before", 1)).unwrap();
+    client.produce("proxied", &messages("before", 1)).unwrap();
 
     proxy.pause().unwrap();
     let held = thread::spawn({
         let client = client.clone();
-        move || client.produce("t", &messages("held", 1))
+        move || client.produce("proxied", &messages("held", 1))
     });
     poll::until("a connection", limits::CONDITION, || Ok(proxy.connections() > 0)).unwrap();
-    let silent = client.clone().within(NO_ANSWER).offsets("t").unwrap_err().to_string();
+    let silent = client.clone().within(NO_ANSWER).offsets("proxied").unwrap_err().to_string();
     assert!(silent.contains("TIMEOUT"), "{silent}");
-    assert_eq!(texts(&broker.client(), "t"), ["before 0"]);
+    assert_eq!(texts(&broker.client(), "proxied"), ["before 0"]);
     proxy.resume().unwrap();
     held.join().unwrap().unwrap();
-    assert_eq!(texts(&client, "t"), ["before 0", "held 0"]);
+    assert_eq!(texts(&client, "proxied"), ["before 0", "held 0"]);
 
     proxy.cut().unwrap();
     assert_eq!(proxy.connections(), 0);
     let refused = std::net::TcpStream::connect(broker.bootstrap_proxied()).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     proxy.mend().unwrap();
-    client.produce("t", &messages("after", 1)).unwrap();
-    assert_eq!(texts(&client, "t"), ["before 0", "held 0", "after 0"]);
+    client.produce("proxied", &messages("after", 1)).unwrap();
+    assert_eq!(texts(&client, "proxied"), ["before 0", "held 0", "after 0"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
 
 use std::path::Path;
+use std::time::Instant;
 
 use flumen_tests::agent::Agent;
 use flumen_tests::flow::{self, DELIVERED};
@@ -201,10 +202,12 @@ fn an_agent_that_was_expelled_while_its_group_changed_delivers_nothing_twice() {
         agent.signal(Signal::CONT).unwrap();
     };
     let knows = || agents[1].log().unwrap().contains(JOINS_ANEW);
+    let begun = Instant::now();
     for round in 0.. {
+        // Which rounds bite is chance, and nobody knows how often: a number of them that is sure on every machine takes as long as this.
         assert!(
-            round < 20,
-            "it never was another member with partitions of the old one:\n{}",
+            begun.elapsed() < DELIVERED * 5,
+            "it never was another member with partitions of the old one in {round} rounds:\n{}",
             agents[1].log_tail()
         );
         // Twice at least: it goes on after the first.

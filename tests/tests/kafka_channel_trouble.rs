@@ -293,9 +293,11 @@ fn what_retention_took_is_counted_and_named() {
     broker.client().wait_ended("__consumer_offsets").unwrap();
     let begin = broker.client().group_offsets(group).unwrap()[0].offset;
     fs::write(a.input().join("b.log"), number(10..30)).unwrap();
-    let end = || Ok::<i64, anyhow::Error>(broker.client().offsets("kept-short")?[0].end);
-    poll::until("the events in the topic", DELIVERED, || Ok(end()? > begin + 20)).unwrap();
-    let records = client::consume(&ConsumeOptions::new(&broker.client(), "kept-short")).unwrap();
+    let records = poll::until_some("the events in the topic", DELIVERED, || {
+        let records = client::consume(&ConsumeOptions::new(&broker.client(), "kept-short"))?;
+        Ok((records.len() >= 30).then_some(records))
+    })
+    .unwrap();
     let is_left = |record: &&Record| record.offset < begin || record.offset >= begin + 5;
     let expected: Vec<String> = records.iter().filter(is_left).map(Record::text).collect();
     broker.client().delete_records("kept-short", 0, begin + 5).unwrap();
@@ -321,10 +323,12 @@ fn what_retention_took_is_counted_and_named() {
 #[test]
 fn offsets_that_a_transaction_holds_are_waited_for() {
     const COME: &str = "partitions of the channel come";
-    let broker = Broker::start(&BrokerOptions::default()).unwrap();
-    let a = scene("a", &format!("{SOURCE}{}", channel(&broker, "held", "partitions = 4")));
+    let group = "held";
+    let broker = Broker::shared().unwrap();
+    let a = scene("a", &format!("{SOURCE}{}", channel(broker, "held", "partitions = 4")));
+    let reads = format!("group = \"{group}\"");
     let [first, second] =
-        ["b1", "b2"].map(|name| scene(name, &format!("{}{SINK}", channel(&broker, "held", ""))));
+        ["b1", "b2"].map(|name| scene(name, &format!("{}{SINK}", channel(broker, "held", &reads))));
     let agent_a = a.start_ready().unwrap();
     let numbers =
         |files: std::ops::Range<u32>| files.flat_map(|file| (0..50).map(move |n| format!("{file}-{n:02}")));
@@ -338,7 +342,6 @@ fn offsets_that_a_transaction_holds_are_waited_for() {
     let mut agent = first.start_ready().unwrap();
     wait_lines(&[&first], &mut [&mut agent], 800).unwrap();
     agent.stop().unwrap();
-    let group = "flumen-main-main-main";
     // A static member's place is kept until its session ends, and what is no member may write for an empty group only.
     poll::until("an empty group", DELIVERED, || Ok(broker.client().members(group)?.members.is_empty()))
         .unwrap();
@@ -367,8 +370,8 @@ fn offsets_that_a_transaction_holds_are_waited_for() {
 /// stops; nothing is doubled.
 #[test]
 fn the_first_of_two_agents_of_one_name_is_fenced() {
-    let broker = Broker::start(&BrokerOptions::default()).unwrap();
-    let text = format!("{SOURCE}{}{SINK}", channel(&broker, "twins", ""));
+    let broker = Broker::shared().unwrap();
+    let text = format!("{SOURCE}{}{SINK}", channel(broker, "twins", "group = \"twins\""));
     let (first, second) = (scene("twin", &text), scene("twin", &text));
     let mut agents: Vec<Agent> = Vec::new();
     agents.push(first.start_ready().unwrap());

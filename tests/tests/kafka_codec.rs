@@ -36,11 +36,8 @@ fn records(client: &Client, topic: &str) -> Vec<Record> {
 }
 
 fn count(client: &Client, topic: &str) -> u64 {
-    // A broker that has just come back may know who leads a partition a moment before the partition does: asked again.
-    let offsets = poll::until_some("the topic's offsets", limits::CONDITION, || {
-        Ok(client.offsets(topic).map_err(|error| eprintln!("{error:#}")).ok())
-    });
-    offsets.unwrap().iter().map(|partition| (partition.end - partition.begin).unsigned_abs()).sum()
+    let offsets = client.offsets(topic).unwrap();
+    offsets.iter().map(|partition| (partition.end - partition.begin).unsigned_abs()).sum()
 }
 
 fn seq(text: &str) -> u64 {
@@ -232,7 +229,7 @@ fn messages_of_several_events_across_kills() {
     scene.agent_name = "several".to_owned();
     scene.install("hostile-codec", "hostile-codec").unwrap();
     let text = format!(
-        "[source.in]\ntype = \"kafka\"\nbrokers = [\"{}\"]\ntopics = [\"{TOPIC}\"]\nsession_timeout = \"6s\"\n\
+        "[source.in]\ntype = \"kafka\"\nbrokers = [\"{}\"]\ntopics = [\"{TOPIC}\"]\ninstance = \"a\"\nsession_timeout = \"6s\"\n\
          codec = {{ plugin = \"hostile-codec\" }}\n\n[sink]\ntype = \"file\"\npath = \"{{out}}/all.log\"\nencoding = \"json\"\n\
          flush_interval = \"20ms\"\n\n[batch]\nrows = 64\n",
         broker.bootstrap()

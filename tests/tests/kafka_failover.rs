@@ -234,6 +234,8 @@ fn what_is_in_the_topic_is_encrypted_with_the_keys_of_the_journal() {
         let written = write(&a, 600, 103);
         let taken = || Ok(a.status()?.is_some_and(|status| status.metric("source", "events_out") == 600));
         poll::until("the events in the topic", DELIVERED, taken).unwrap();
+        // The agent is told of an end before readers are.
+        broker.client().wait_ended(&topic).unwrap();
         let records = client::consume(&ConsumeOptions::new(&broker.client(), &topic)).unwrap();
         let shows = |record: &Record| record.text().contains("HTTP/");
         assert_eq!(records.iter().any(shows), !is_sealed, "{} records", records.len());

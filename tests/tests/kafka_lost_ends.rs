@@ -14,7 +14,7 @@ use flumen_tests::flow::{DELIVERED, wait_lines};
 use flumen_tests::kafka::client::{self, TxnEnd};
 use flumen_tests::kafka::{Broker, BrokerOptions, ConsumeOptions, Message, lost_ends};
 use flumen_tests::scene::Scene;
-use flumen_tests::{limits, output, poll};
+use flumen_tests::{output, poll};
 
 const ENDED: &str = "a broker had lost the end of a transaction";
 /// Topics of a channel's transactions.
@@ -87,7 +87,7 @@ impl Flow {
     /// Each line once in the sink's topic.
     fn expect_in_topic(&self) {
         let mut lines = Vec::new();
-        poll::until("the lines in the topic", limits::CONDITION, || {
+        poll::until("the lines in the topic", DELIVERED, || {
             let records = client::consume(&ConsumeOptions::new(&self.broker.client(), "events"))?;
             lines = records.iter().map(|record| record.text()).collect();
             Ok(lines.len() as u64 >= self.written)

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flumen_tests::agent::Agent;
+use flumen_tests::flow::DELIVERED;
 use flumen_tests::kafka::client::{self as kafka_client, TxnEnd};
 use flumen_tests::kafka::{Broker, BrokerOptions, Client, ConsumeOptions, Message};
 use flumen_tests::scene::Scene;
@@ -60,9 +61,10 @@ fn lines(scene: &Scene) -> Vec<String> {
 }
 
 fn wait_lines(scene: &Scene, agent: &mut Agent, count: usize) -> Vec<String> {
-    let waited = poll::until_counted(&format!("{count} lines"), limits::CONDITION, count as u64, || {
+    let mut counter = output::LineCounter::default();
+    let waited = poll::until_counted(&format!("{count} lines"), DELIVERED, count as u64, || {
         agent.expect_running()?;
-        Ok(lines(scene).len() as u64)
+        counter.count(&scene.output)
     });
     waited.unwrap_or_else(|error| panic!("{error:#}: {} lines\n{}", lines(scene).len(), agent.log_tail()));
     lines(scene)
@@ -155,6 +157,11 @@ fn committed_records_arrive_once_with_their_place() {
     assert_eq!(lines(&scene).len(), 111);
 }
 
+/// The transactional id of [`produce_until`]: tests share a broker.
+fn producer_of(topic: &str) -> String {
+    format!("producer-{topic}")
+}
+
 /// Transactions of 20 records over all partitions, every third aborted, until told to stop.
 fn produce_until(client: &Client, topic: &str, partitions: i32, stop: &AtomicBool) {
     let mut number = 0;
@@ -162,7 +169,7 @@ fn produce_until(client: &Client, topic: &str, partitions: i32, stop: &AtomicBoo
         let end = if number % 3 == 2 { TxnEnd::Abort } else { TxnEnd::Commit };
         let records: Vec<_> = (0..20).map(|n| message(n % partitions, number * 20 + n as usize)).collect();
         // Of a transaction that failed nobody knows whether it counts: the oracle says it in the end.
-        if let Err(error) = client.produce_txn(topic, "producer", &records, end) {
+        if let Err(error) = client.produce_txn(topic, &producer_of(topic), &records, end) {
             eprintln!("producer: {error:#}");
         }
         number += 1;
@@ -173,7 +180,7 @@ fn produce_until(client: &Client, topic: &str, partitions: i32, stop: &AtomicBoo
 /// that to the partitions, and until then readers do not see it. Who takes the id over ends what is open; that an end is in each
 /// partition is asked of these.
 fn settle(client: &Client, topic: &str) {
-    client.produce_txn(topic, "producer", &[], TxnEnd::Abort).unwrap();
+    client.produce_txn(topic, &producer_of(topic), &[], TxnEnd::Abort).unwrap();
     client.wait_ended(topic).unwrap();
 }
 
@@ -310,8 +317,8 @@ fn agents_of_a_group_come_and_go_and_each_record_is_read_once() {
     let count: usize = expected.values().map(Vec::len).sum();
     let mut last = scenes[0].start_ready().unwrap();
     let both = || [lines(&scenes[0]), lines(&scenes[1])].concat();
-    poll::until_counted("all lines", limits::CONDITION, count as u64, || Ok(both().len() as u64)).unwrap();
-    last.expect_running().unwrap();
+    let there = lines(&scenes[1]).len();
+    wait_lines(&scenes[0], &mut last, count.saturating_sub(there));
     last.stop().unwrap();
     let sorted = |mut all: BTreeMap<i32, Vec<String>>| {
         all.values_mut().for_each(|values| values.sort());
@@ -381,8 +388,8 @@ fn at_most(log: &str) -> Vec<u64> {
 /// durable, or a kill loses it.
 #[test]
 fn what_is_on_its_way_when_a_partition_comes_back_is_not_passed_by_the_group() {
-    let broker = Broker::start(&BrokerOptions::default()).unwrap();
-    let client = client(&broker, "regained", 1);
+    let broker = Broker::shared().unwrap();
+    let client = client(broker, "regained", 1);
     let options = "topics = [\"regained\"]\ngroup = \"regained\"\nsession_timeout = \"3s\"\n";
     let slow =
         "[[interceptor]]\nplugin = \"hostile\"\nconfig = { do = \"slow\" }\nlimits = { time = \"1m\" }\n";
@@ -427,8 +434,8 @@ fn what_is_on_its_way_when_a_partition_comes_back_is_not_passed_by_the_group() {
 /// (`flumen_kafka::member`): the agent has to find out, count what it read meanwhile, and tell the group nothing of it.
 #[test]
 fn an_agent_that_was_expelled_while_its_group_changed_counts_what_comes_twice() {
-    let broker = Broker::start(&BrokerOptions::default()).unwrap();
-    let client = client(&broker, "expelled", 4);
+    let broker = Broker::shared().unwrap();
+    let client = client(broker, "expelled", 4);
     let slow =
         "[[interceptor]]\nplugin = \"hostile\"\nconfig = { do = \"slow\" }\nlimits = { time = \"1m\" }\n";
     let scenes = ["a", "b"].map(scene_of);
@@ -639,7 +646,7 @@ fn start_decides_where_nothing_is_stored() {
     let mut agents = Vec::new();
     for (number, (scene, (options, _))) in scenes.iter().zip(&cases).enumerate() {
         let options = format!(
-            "topics = [\"starts\"]\ngroup = \"starts-{number}\"\nsession_timeout = \"6s\"\n{options}"
+            "topics = [\"starts\"]\ngroup = \"starts-{number}\"\ninstance = \"a\"\nsession_timeout = \"6s\"\n{options}"
         );
         pipeline(scene, &broker.bootstrap(), &options);
         agents.push(scene.start_ready().unwrap());

@@ -175,12 +175,11 @@ fn power_cuts_with_faults_of_the_disk() {
     }
 }
 
-/// The same without `fdatasync` in the journal does not hold: so it is the syncs that carry the test above. A few
-/// cuts may all come before anything was delivered, so cuts go on until one bites.
+/// The same without `fdatasync` in the journal does not hold: so it is the syncs that carry the test above. Each life lasts until
+/// something was delivered, and a cut may still come before that is durable, so cuts go on until one bites.
 #[test]
 fn power_cuts_have_teeth() {
-    /// By estimate one run in 25 does not bite, on a very busy machine two in five: all its lives end before
-    /// the first flush.
+    /// One run has four cuts.
     const RUNS_MAX: u64 = 10;
     if !disk::may_mount() {
         eprintln!("not run: power cuts mount a disk of their own, and this is not root");

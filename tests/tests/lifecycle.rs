@@ -69,7 +69,7 @@ fn a_second_sigterm_ends_at_once() {
     })
     .unwrap();
     agent.signal(Signal::TERM).unwrap();
-    agent.wait_log("drain", limits::CONDITION).unwrap();
+    agent.wait_log("sinks drain", limits::CONDITION).unwrap();
     agent.expect_running().unwrap();
     agent.signal(Signal::TERM).unwrap();
     let status = agent.wait_exit(limits::STOP).unwrap();
@@ -188,7 +188,7 @@ fn bad_config_and_usage() {
 fn stack_trace_across_rotation_and_restart() {
     let scene = Scene::new().unwrap();
     let multiline = PIPELINE
-        .replace("*.log*\"]", "*.log*\"]\nmultiline_start = '^[0-9]{4} '\nmultiline_timeout = \"20s\"");
+        .replace("*.log*\"]", "*.log*\"]\nmultiline_start = '^[0-9]{4} '\nmultiline_timeout = \"1h\"");
     let json = multiline.replace("[sink.out]", "[sink.out]\nencoding = \"json\"\nflush_interval = \"50ms\"");
     scene.pipeline(&json).unwrap();
     let path = scene.input().join("a.log");

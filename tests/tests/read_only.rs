@@ -84,7 +84,7 @@ fn a_journal_whose_disk_turns_read_only_stops_loudly() {
     let generator = flow::writer(&scene, 2).unwrap();
     let mut agent = scene.start_ready().unwrap();
     flow::wait_progress(&[&scene], LINES_BEFORE).unwrap();
-    agent.signal(Signal::STOP).unwrap();
+    agent.stand_still().unwrap();
     disk.fail().unwrap();
     agent.signal(Signal::CONT).unwrap();
     expect_refusal(&mut agent, disk.dir());
@@ -107,7 +107,7 @@ fn an_output_whose_disk_turns_read_only_is_waited_for() {
     let generator = flow::writer(&scene, 3).unwrap();
     let mut agent = scene.start_ready().unwrap();
     flow::wait_progress(&[&scene], LINES_BEFORE).unwrap();
-    agent.signal(Signal::STOP).unwrap();
+    agent.stand_still().unwrap();
     disk.fail().unwrap();
     agent.signal(Signal::CONT).unwrap();
     agent.wait_log(REASON, limits::CONDITION).unwrap();

@@ -3,11 +3,13 @@
 //! Each call is one run of `tests/kafka/client.py` (confluent-kafka), some 0.2 s. Errors have Kafka's
 //! name of the error in their text, such as `_AUTHENTICATION`.
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -15,6 +17,31 @@ use serde::Deserialize;
 use super::install;
 use super::record::{Message, Record};
 use crate::{limits, locate, poll, scene};
+
+/// What a broker answers that has just come back, or has just made a topic: it tells who leads a partition a moment before the partition
+/// takes questions, and is a coordinator a moment before it has read what it coordinates.
+const EARLY: [&str; 8] = [
+    "NOT_LEADER_FOR_PARTITION",
+    "LEADER_NOT_AVAILABLE",
+    "UNKNOWN_LEADER_EPOCH",
+    "OFFSET_NOT_AVAILABLE",
+    "PREFERRED_LEADER_NOT_AVAILABLE",
+    "COORDINATOR_LOAD_IN_PROGRESS",
+    "COORDINATOR_NOT_AVAILABLE",
+    "NOT_COORDINATOR",
+];
+
+thread_local! {
+    /// The last look of this thread.
+    static LOOKED: RefCell<Option<Look>> = const { RefCell::new(None) };
+}
+
+/// See [`Client::look`].
+struct Look {
+    at: String,
+    ended: Instant,
+    took: Duration,
+}
 
 /// Whom to ask, and with which settings.
 #[derive(Debug, Clone)]
@@ -165,7 +192,7 @@ impl Client {
     /// # Errors
     /// If there is no such topic.
     pub fn leaders(&self, topic: &str) -> Result<Vec<PartitionLeader>> {
-        Ok(serde_json::from_str(&self.call(&["leaders", topic])?)?)
+        Ok(serde_json::from_str(&self.ask(&["leaders", topic])?)?)
     }
 
     /// Waits until all replicas of a topic are in sync, and lets the preferred ones lead.
@@ -173,7 +200,7 @@ impl Client {
     /// # Errors
     /// If that does not come in time.
     pub fn elect_leaders(&self, topic: &str) -> Result<()> {
-        self.call(&["elect-leaders", topic]).map(drop)
+        self.ask(&["elect-leaders", topic]).map(drop)
     }
 
     /// Deletes a topic and waits until it is gone.
@@ -263,17 +290,18 @@ impl Client {
     /// # Errors
     /// If there is no such topic.
     pub fn offsets(&self, topic: &str) -> Result<Vec<PartitionOffsets>> {
-        Ok(serde_json::from_str(&self.call(&["offsets", topic])?)?)
+        Ok(serde_json::from_str(&self.ask(&["offsets", topic])?)?)
     }
 
-    /// Waits until no transaction is open in a topic: a coordinator answers before it writes an end into the partitions.
+    /// Waits until no transaction is open in a topic: a coordinator answers before it writes an end into the partitions. One that its
+    /// producer left open lasts for a minute, unless it says otherwise, and until the broker next looks.
     ///
     /// # Errors
     /// If there is no such topic, or one stays open.
     pub fn wait_ended(&self, topic: &str) -> Result<()> {
         let all = self.clone().with([("isolation.level".to_owned(), "read_uncommitted".to_owned())]);
         let has_ended = || Ok(self.offsets(topic)? == all.offsets(topic)?);
-        poll::until(&format!("the end of all transactions in {topic}"), limits::CONDITION, has_ended)
+        poll::until(&format!("the end of all transactions in {topic}"), limits::CONDITION * 2, has_ended)
     }
 
     /// What a group has committed; empty for a group that is not known.
@@ -281,7 +309,7 @@ impl Client {
     /// # Errors
     /// If the broker refuses.
     pub fn group_offsets(&self, group: &str) -> Result<Vec<GroupOffset>> {
-        Ok(serde_json::from_str(&self.call(&["group-offsets", group])?)?)
+        Ok(serde_json::from_str(&self.ask(&["group-offsets", group])?)?)
     }
 
     /// Puts the offsets that an empty group has into a transaction, and dies with it open; how many. The broker ends it
@@ -300,7 +328,30 @@ impl Client {
     /// # Errors
     /// If the broker refuses.
     pub fn members(&self, group: &str) -> Result<Group> {
-        Ok(serde_json::from_str(&self.call(&["members", group])?)?)
+        Ok(serde_json::from_str(&self.ask(&["members", group])?)?)
+    }
+
+    /// Asks until the broker answers as one that knows what it leads.
+    fn ask(&self, words: &[&str]) -> Result<String> {
+        poll::until_some("a broker that knows what it leads", self.timeout, || match self.look(words) {
+            Err(error) if is_early(&error.to_string()) => {
+                eprintln!("asked again after: {error:#}");
+                Ok(None)
+            }
+            answer => answer.map(Some),
+        })
+    }
+
+    /// As [`Client::call`], for what is looked at again and again: each look is a process, and as long as one took, the next one leaves the
+    /// machine to what is waited for.
+    fn look(&self, words: &[&str]) -> Result<String> {
+        let at = format!("{} {:?} {:?}", self.bootstrap, self.settings, words.get(..2));
+        let last = LOOKED.take().filter(|look| look.at == at);
+        thread::sleep(last.map_or(Duration::ZERO, |look| look.took.saturating_sub(look.ended.elapsed())));
+        let begun = Instant::now();
+        let answer = self.call(words);
+        LOOKED.set(Some(Look { at, ended: Instant::now(), took: begun.elapsed().min(limits::KAFKA_LOOK) }));
+        answer
     }
 
     /// Runs one command of `client.py`; its standard output.
@@ -359,7 +410,7 @@ pub fn collect(client: &Client, topics: &[String], dir: &Path) -> Result<u64> {
     let dir = path(dir);
     let mut words = vec!["collect", &dir];
     words.extend(topics.iter().map(String::as_str));
-    let read: Read = serde_json::from_str(&client.call(&words)?)?;
+    let read: Read = serde_json::from_str(&client.look(&words)?)?;
     Ok(read.records)
 }
 
@@ -378,8 +429,13 @@ fn read_into(options: &ConsumeOptions, output: &Path, is_values: bool) -> Result
     }
     let count = options.count.map(|count| count.to_string());
     words.extend(count.iter().flat_map(|count| ["--count", count]));
-    let read: Read = serde_json::from_str(&options.client.call(&words)?)?;
+    let read: Read = serde_json::from_str(&options.client.look(&words)?)?;
     Ok(read.records)
+}
+
+/// Whether an error of `client.py` is one of [`EARLY`].
+fn is_early(error: &str) -> bool {
+    EARLY.iter().any(|code| error.contains(&format!("error: {code}:")))
 }
 
 fn spool(messages: &[Message]) -> Result<tempfile::NamedTempFile> {
@@ -399,4 +455,18 @@ fn joined(pairs: &[(&str, &str)]) -> Vec<String> {
 
 fn path(path: &Path) -> String {
     fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_does_not_know_yet_what_it_leads_is_asked_again() {
+        let said = |code: &str| format!("offsets at 127.0.0.1:9092: error: {code}: Broker: …");
+        assert!(EARLY.iter().all(|code| is_early(&said(code))));
+        for lasting in ["UNKNOWN_TOPIC_OR_PART", "TOPIC_AUTHORIZATION_FAILED", "TIMEOUT"] {
+            assert!(!is_early(&said(lasting)), "{lasting}");
+        }
+    }
 }
