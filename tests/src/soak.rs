@@ -426,6 +426,7 @@ impl<'a> Stage<'a> {
         self.wait_delivered(&mut agent, &generator.written())?;
         if self.soak.channel != Channel::File {
             // A line in the output may not be acknowledged yet. A kill takes it back then, and it is read again: from what is no more.
+            agent.wait_ready()?;
             agent.stop()?;
             agent = self.scene.start()?;
         }
