@@ -23,6 +23,9 @@ const KAFKA: &str = "kafka_";
 /// Such binaries at a time.
 const KAFKA_AT_ONCE: usize = 2;
 
+/// Those that take minutes, first: else one of them is under way alone at the end.
+const LONG: [&str; 5] = ["kafka_source", "kafka_kill", "kafka_sink", "kafka_channel_state", "kafka_cluster"];
+
 /// Threads of each of them.
 const KAFKA_THREADS: &str = "2";
 
@@ -79,7 +82,9 @@ impl Binary {
 pub fn run(no_e2e: bool) -> Result<Tally> {
     step("tests of the host, end-to-end tests and soaks", || {
         let binaries = binaries(no_e2e)?;
-        let (kafka, others): (Vec<Binary>, Vec<Binary>) = binaries.into_iter().partition(Binary::has_kafka);
+        let (mut kafka, others): (Vec<Binary>, Vec<Binary>) =
+            binaries.into_iter().partition(Binary::has_kafka);
+        kafka.sort_by_key(|binary| LONG.iter().position(|long| *long == binary.name).unwrap_or(LONG.len()));
         let mut tally = Tally::default();
         for binary in &others {
             tally.add(&binary.name, binary.run(None, ""));
