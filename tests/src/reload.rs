@@ -3,7 +3,7 @@
 //!
 //! For tests alone: what does not come to pass is a panic.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by a panic")]
 
 use std::fs;
 use std::path::PathBuf;

@@ -333,11 +333,12 @@ impl Owner<'_> {
                         return Ok(found);
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => {
-                    if met.counts(&reader, topic, partition, next, lost.to).map_err(explain)? {
-                        return Ok(found);
-                    }
+                Some(Err(KafkaError::PartitionEOF(_)))
+                    if met.counts(&reader, topic, partition, next, lost.to).map_err(explain)? =>
+                {
+                    return Ok(found);
                 }
+                Some(Err(KafkaError::PartitionEOF(_))) => {}
                 Some(Err(error)) => return Err(explain(error)),
                 None => break,
             }
@@ -481,11 +482,12 @@ impl<'b> Search<'_, 'b> {
                         return Ok(states);
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => {
-                    if met.counts(reader, TOPIC, partition, next, to).map_err(explain)? {
-                        return Ok(states);
-                    }
+                Some(Err(KafkaError::PartitionEOF(_)))
+                    if met.counts(reader, TOPIC, partition, next, to).map_err(explain)? =>
+                {
+                    return Ok(states);
                 }
+                Some(Err(KafkaError::PartitionEOF(_))) => {}
                 Some(Err(error)) => return Err(explain(error)),
                 None => {}
             }

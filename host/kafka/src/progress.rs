@@ -246,11 +246,12 @@ pub fn read(
                 }
             }
             // Behind the last record before `end` there may be markers of transactions alone.
-            Some(Err(KafkaError::PartitionEOF(_))) => {
-                if met.counts(&consumer, topic, PARTITION, next, end)? {
-                    return Ok(found);
-                }
+            Some(Err(KafkaError::PartitionEOF(_)))
+                if met.counts(&consumer, topic, PARTITION, next, end)? =>
+            {
+                return Ok(found);
             }
+            Some(Err(KafkaError::PartitionEOF(_))) => {}
             Some(Err(error)) => return Err(error.into()),
             None => {}
         }

@@ -130,10 +130,10 @@ pub(crate) fn read<E: From<String>>(
                 }
             }
             // Behind the last record before `end` there may be markers of transactions alone.
-            Some(Err(KafkaError::PartitionEOF(_))) => {
-                if met.counts(&reader, topic, number, next, end).map_err(|e| explain(&e))? {
-                    return Ok(next);
-                }
+            Some(Err(KafkaError::PartitionEOF(_)))
+                if met.counts(&reader, topic, number, next, end).map_err(|e| explain(&e))? =>
+            {
+                return Ok(next);
             }
             Some(Err(error)) if is_lasting(&error) => return Err(explain(&error).into()),
             _ => {}
