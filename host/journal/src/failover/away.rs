@@ -396,7 +396,7 @@ impl Away {
     pub(super) fn tidy(&self) {
         let until = Instant::now() + limits::FAILOVER_OPEN_WAIT;
         if let Err(error) = self.forget_stale(&|| Instant::now() < until) {
-            tracing::debug!(%error, "what is left in the failover stays for now");
+            tracing::debug!(%error, "what is left in the failover stays until it is next opened");
         }
     }
 

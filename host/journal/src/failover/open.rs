@@ -264,10 +264,10 @@ impl Shared {
     /// What was on its way to the primary when that failed, and found no room in the secondary: what this opening lacks of it is handed in once
     /// more, in its order, before anybody sees the opening. So nobody finds less in it than what was handed in. After an error nobody sees it,
     /// and its number says the next time what has come of it.
-    fn send_again(&self, open: &Open, last: u64) -> Result<Vec<Arc<dyn Ticket>>, OpenError> {
+    fn send_again(&self, open: &Open, last: u64) -> Result<BTreeMap<u64, Arc<dyn Ticket>>, OpenError> {
         let missing = self.state.lock().missing(last);
         if missing.is_empty() {
-            return Ok(Vec::new());
+            return Ok(BTreeMap::new());
         }
         let failed = |reason: String| OpenError::io("the channel's journal")(std::io::Error::other(reason));
         if !open.journal.is_read() {
@@ -277,9 +277,9 @@ impl Shared {
         let now = self.clock.now();
         let send = |(number, commit): &(u64, Commit)| {
             let commit = open.localise(commit, Some((NUMBER, *number)));
-            open.journal.commit(commit, Some(now)).map(Arc::<dyn Ticket>::from)
+            open.journal.commit(commit, Some(now)).map(|ticket| (*number, ticket.into()))
         };
-        let sent: Result<Vec<Arc<dyn Ticket>>, CommitError> = missing.iter().map(send).collect();
+        let sent: Result<BTreeMap<u64, Arc<dyn Ticket>>, CommitError> = missing.iter().map(send).collect();
         sent.map_err(|error| {
             // It may have some of that in its memory, and says so.
             if let Err(error) = open.journal.close() {

@@ -331,13 +331,12 @@ impl State {
     }
 
     /// An opening says by its last number what it has of what was on its way; the rest was handed in once more, as [`State::missing`] gave it.
-    pub fn settle_flights(&mut self, last: u64, sent: Vec<Arc<dyn Ticket>>) {
-        let mut sent = sent.into_iter();
+    pub fn settle_flights(&mut self, last: u64, mut sent: BTreeMap<u64, Arc<dyn Ticket>>) {
         for mut flight in std::mem::take(&mut self.flights) {
             match flight.number.filter(|number| *number <= last) {
                 Some(number) => flight.cell.answer(Ok(number)),
                 None => {
-                    if let Some(ticket) = sent.next() {
+                    if let Some(ticket) = flight.number.and_then(|number| sent.remove(&number)) {
                         flight.sent(ticket);
                     }
                     self.flights.push_back(flight);
