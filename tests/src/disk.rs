@@ -21,7 +21,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 
+use crate::agent::Agent;
 use crate::{limits, poll, scene};
 
 /// mount, umount, mkfs: seconds at most on memory.
@@ -247,6 +249,16 @@ impl FailingDisk {
     fn mount(&mut self) -> Result<()> {
         self.inner = Some(Mount::image(&self.image(), &self.dir, "loop")?);
         Ok(())
+    }
+
+    /// It fails under an agent that stands still meanwhile: no sync is under way.
+    ///
+    /// # Errors
+    /// As [`FailingDisk::fail`], or if the agent is gone.
+    pub fn fail_under(&self, agent: &Agent) -> Result<()> {
+        agent.stand_still()?;
+        self.fail()?;
+        agent.signal(Signal::CONT)
     }
 
     /// It fails now: everything that is written or synced from here on is refused.

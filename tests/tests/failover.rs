@@ -17,7 +17,6 @@ use flumen_tests::oracle::Verdict;
 use flumen_tests::scene::Scene;
 use flumen_tests::soak_faults::counted_lost;
 use flumen_tests::{limits, poll};
-use rustix::process::Signal;
 use serde_json::Value;
 
 /// A channel of this kind that fails over to that kind, in another directory; the journal's is `journal`, where a test mounts a disk.
@@ -66,9 +65,7 @@ fn a_disk_that_fails_for_good_holds_no_source_up_of(channel: &str, seed: u64) {
     let mut agent = scene.start_ready().unwrap();
     let generator = writer(&scene, seed).unwrap();
     wait_progress(&[&scene], 1_500).unwrap();
-    agent.stand_still().unwrap();
-    failing.fail().unwrap();
-    agent.signal(Signal::CONT).unwrap();
+    failing.fail_under(&agent).unwrap();
     wait_place(&scene, &agent, "file").unwrap();
     wait_taken(&scene, 3_000).unwrap();
     agent.kill().unwrap();
@@ -115,9 +112,7 @@ fn a_memory_channel_fails_over_when_its_disk_has_failed() {
     let mut agent = scene.start_ready().unwrap();
     let generator = writer(&scene, 73).unwrap();
     wait_progress(&[&scene], 1_500).unwrap();
-    agent.stand_still().unwrap();
-    failing.fail().unwrap();
-    agent.signal(Signal::CONT).unwrap();
+    failing.fail_under(&agent).unwrap();
     wait_place(&scene, &agent, "file").unwrap();
     wait_taken(&scene, 3_000).unwrap();
     agent.kill().unwrap();
@@ -372,9 +367,7 @@ fn a_group_reads_a_channel_that_fails_over() {
     let mut agent = scene.start_ready().unwrap();
     let generator = writer(&scene, 61).unwrap();
     wait_progress(&[&scene], 1_500).unwrap();
-    agent.stand_still().unwrap();
-    failing.fail().unwrap();
-    agent.signal(Signal::CONT).unwrap();
+    failing.fail_under(&agent).unwrap();
     wait_place(&scene, &agent, "file").unwrap();
     wait_taken(&scene, 2_000).unwrap();
     agent.kill().unwrap();

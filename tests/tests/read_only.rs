@@ -10,7 +10,6 @@ use flumen_tests::disk::{self, FailingDisk, Mount};
 use flumen_tests::generator::Generator;
 use flumen_tests::scene::Scene;
 use flumen_tests::{flow, limits};
-use rustix::process::Signal;
 
 const PIPELINE: &str = "[source.in]\ntype = \"tail\"\npaths = [\"{in}/*.log*\"]\n\n[sink.out]\ntype = \"file\"\npath = \"{out}/all.log\"\nflush_interval = \"50ms\"\n";
 
@@ -84,9 +83,7 @@ fn a_journal_whose_disk_turns_read_only_stops_loudly() {
     let generator = flow::writer(&scene, 2).unwrap();
     let mut agent = scene.start_ready().unwrap();
     flow::wait_progress(&[&scene], LINES_BEFORE).unwrap();
-    agent.stand_still().unwrap();
-    disk.fail().unwrap();
-    agent.signal(Signal::CONT).unwrap();
+    disk.fail_under(&agent).unwrap();
     expect_refusal(&mut agent, disk.dir());
     assert!(agent.log().unwrap().contains("the journal has failed"), "{}", agent.log_tail());
     expect_refusal(&mut scene.start().unwrap(), disk.dir());
@@ -107,9 +104,7 @@ fn an_output_whose_disk_turns_read_only_is_waited_for() {
     let generator = flow::writer(&scene, 3).unwrap();
     let mut agent = scene.start_ready().unwrap();
     flow::wait_progress(&[&scene], LINES_BEFORE).unwrap();
-    agent.stand_still().unwrap();
-    disk.fail().unwrap();
-    agent.signal(Signal::CONT).unwrap();
+    disk.fail_under(&agent).unwrap();
     agent.wait_log(REASON, limits::CONDITION).unwrap();
     let events_in = || scene.answered().unwrap().metric("source", "events_out");
     let before = events_in();

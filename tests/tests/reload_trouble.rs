@@ -11,7 +11,6 @@ use flumen_tests::generator::Generator;
 use flumen_tests::output::{self, LineCounter};
 use flumen_tests::scene::{Answer, Scene};
 use flumen_tests::{oracle, poll};
-use rustix::process::Signal;
 
 const SINKS: [&str; 2] = ["one", "two"];
 
@@ -136,9 +135,7 @@ fn a_sink_is_edited_whose_disk_fails_under_it() {
     let agent = scene.start_ready().unwrap();
     let generator = writer(&scene, 89).unwrap();
     wait_progress(&[&scene], 2_000).unwrap();
-    agent.stand_still().unwrap();
-    failing.fail().unwrap();
-    agent.signal(Signal::CONT).unwrap();
+    failing.fail_under(&agent).unwrap();
     wait_place(&scene, &agent, "file").unwrap();
     wait_taken(&scene, 1_000).unwrap();
     edit_a_sink(&scene, &agent, "1 MiB", &[]);

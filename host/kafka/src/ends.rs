@@ -487,9 +487,8 @@ impl<'b> Search<'_, 'b> {
                 {
                     return Ok(states);
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => {}
+                Some(Err(KafkaError::PartitionEOF(_))) | None => {}
                 Some(Err(error)) => return Err(explain(error)),
-                None => {}
             }
         }
         Err(format!("reading {TOPIC}: no end in time"))
@@ -619,7 +618,7 @@ fn coordinator_partition(name: &str, partitions: i32) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flumen_pipeline::{Options, Value};
+    use crate::read_back::tests::settings;
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::DefaultProducerContext;
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -645,13 +644,6 @@ mod tests {
         let expected = [(("a-b".to_owned(), 0), End::Abort), (("c".to_owned(), 1), End::Commit)];
         assert_eq!(Ends::of(&states), Ends(BTreeMap::from(expected)));
         assert_eq!(Ends::of(&[]), Ends::default());
-    }
-
-    /// Of librdkafka's own mock of a broker.
-    fn settings(cluster: &MockCluster<'_, DefaultProducerContext>) -> Arc<Settings> {
-        let brokers = Value::TextList(vec![cluster.bootstrap_servers()]);
-        let options = Options([("brokers".to_owned(), brokers)].into());
-        Arc::new(Settings::from_options(&options).unwrap())
     }
 
     fn reader_of(cluster: &MockCluster<'_, DefaultProducerContext>) -> BaseConsumer<Context> {

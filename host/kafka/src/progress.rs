@@ -214,11 +214,11 @@ pub fn read(
     let end = topics.end(topic, PARTITION)?;
     let consumer = partition_reader(&who.sink, settings, "flumen-questions", "read_committed")?;
     let begin = Instant::now();
-    loop {
+    let mut next = loop {
         // Up to the first transaction that is open.
-        let (_, stable) = consumer.fetch_watermarks(topic, PARTITION, limits::REQUEST)?;
+        let (low, stable) = consumer.fetch_watermarks(topic, PARTITION, limits::REQUEST)?;
         if stable >= end {
-            break;
+            break low;
         }
         if !go_on() {
             return Err(ReadError::Stopped);
@@ -228,8 +228,7 @@ pub fn read(
             return Err(ReadError::Hidden { topic: topic.into(), from: stable, brokers, waited_s });
         }
         std::thread::sleep(limits::STABLE_POLL);
-    }
-    let (mut next, _) = consumer.fetch_watermarks(topic, PARTITION, limits::REQUEST)?;
+    };
     read_back::assign(&consumer, topic, PARTITION, next)?;
     let mut found = Found::default();
     let mut last = Instant::now();
@@ -251,9 +250,8 @@ pub fn read(
             {
                 return Ok(found);
             }
-            Some(Err(KafkaError::PartitionEOF(_))) => {}
+            Some(Err(KafkaError::PartitionEOF(_))) | None => {}
             Some(Err(error)) => return Err(error.into()),
-            None => {}
         }
         if !go_on() {
             return Err(ReadError::Stopped);

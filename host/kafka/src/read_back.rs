@@ -166,7 +166,7 @@ pub(crate) fn is_lasting(error: &KafkaError) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use flumen_pipeline::{Options, Value};
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
@@ -188,7 +188,8 @@ mod tests {
         producer.flush(limits::REQUEST).unwrap();
     }
 
-    fn settings(cluster: &MockCluster<'_, DefaultProducerContext>) -> Arc<Settings> {
+    /// For that broker.
+    pub(crate) fn settings(cluster: &MockCluster<'_, DefaultProducerContext>) -> Arc<Settings> {
         let brokers = Value::TextList(vec![cluster.bootstrap_servers()]);
         let options = Options([("brokers".to_owned(), brokers)].into());
         Arc::new(Settings::from_options(&options).unwrap())
@@ -207,8 +208,13 @@ mod tests {
         panic!("no end in time");
     }
 
-    fn partition(settings: &Arc<Settings>) -> Partition<'_> {
-        Partition { who: "test", client_id: "test", settings, topic: "t", number: 0, hides: "", within: None }
+    /// From the beginning.
+    fn reading(settings: &Arc<Settings>) -> BaseConsumer<Context> {
+        let (who, client_id, topic, number, hides, within) = ("test", "test", "t", 0, "", None);
+        let partition = Partition { who, client_id, settings, topic, number, hides, within };
+        let reader = partition.reader("read_committed").unwrap();
+        assign(&reader, topic, number, 0).unwrap();
+        reader
     }
 
     #[test]
@@ -216,9 +222,7 @@ mod tests {
         let cluster = broker();
         produce(&cluster, 5);
         let settings = settings(&cluster);
-        let reader = partition(&settings).reader("read_committed").unwrap();
-        assign(&reader, "t", 0, 0).unwrap();
-        let mut met = Met::default();
+        let (reader, mut met) = (reading(&settings), Met::default());
         let mut next = 0;
         // The leader before said that there are ten. However often this one says otherwise.
         for _ in 0..3 {
@@ -239,9 +243,7 @@ mod tests {
         let cluster = broker();
         produce(&cluster, 5);
         let settings = settings(&cluster);
-        let reader = partition(&settings).reader("read_committed").unwrap();
-        assign(&reader, "t", 0, 0).unwrap();
-        let mut met = Met::default();
+        let (reader, mut met) = (reading(&settings), Met::default());
         assert_eq!(read_to_end(&reader, 0), 5);
         assert!(!met.counts(&reader, "t", 0, 5, 5).unwrap());
         assert_eq!(read_to_end(&reader, 5), 5);

@@ -103,12 +103,7 @@ fn a_start_while_the_primary_is_away() {
 /// A secondary that is full makes sources wait, and the way back makes room.
 #[test]
 fn a_full_secondary_makes_sources_wait() {
-    let mut world = World::new(PrimaryKind::File, SecondaryKind::File, PATIENT);
-    world.put(0, 10);
-    world.check();
-    break_disk(&world.primary, EIO);
-    world.put(0, 10);
-    world.wait_place("file");
+    let mut world = World::away();
     world.journal().shared_for_tests().secondary.set_capacity(MAIN, 20, u64::MAX);
     world.put(0, 10);
     let full = world.journal().commit(

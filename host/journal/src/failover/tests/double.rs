@@ -173,12 +173,7 @@ fn a_crash_within_a_way_out_that_finds_no_room() {
 /// What has to be removed behind it needs more than a segment has left: it stays until there is room.
 #[test]
 fn the_way_back_ends_while_the_secondary_is_full() {
-    let mut world = World::new(PrimaryKind::File, SecondaryKind::File, PATIENT);
-    world.put(0, 10);
-    world.check();
-    break_disk(&world.primary, EIO);
-    world.put(0, 10);
-    world.wait_place("file");
+    let mut world = World::away();
     let mut state = StateWrites::new("large".into());
     for key in 0..100_u8 {
         state.push(StateOp { key: &[key; 250], value: Some(b"x"), expiry: None });

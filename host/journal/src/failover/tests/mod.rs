@@ -151,6 +151,17 @@ impl World {
         World::probed((primary, secondary), fail_after, CHECK_INTERVAL)
     }
 
+    /// Two file journals; the primary's disk has failed, and events go to the secondary.
+    fn away() -> World {
+        let mut world = World::new(PrimaryKind::File, SecondaryKind::File, PATIENT);
+        world.put(0, 10);
+        world.check();
+        break_disk(&world.primary, EIO);
+        world.put(0, 10);
+        world.wait_place("file");
+        world
+    }
+
     fn probed(kinds: (PrimaryKind, SecondaryKind), fail_after: u32, check_interval: Duration) -> World {
         let mut world = World::unopened(kinds, fail_after, check_interval, &["out"]);
         world.open().unwrap();

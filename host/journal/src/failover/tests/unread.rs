@@ -93,12 +93,7 @@ fn an_error_of_the_primary_is_told_and_tried_again() {
 /// What the last life left in it comes first: nobody begins before that is known.
 #[test]
 fn what_is_in_a_secondary_that_is_not_read_is_not_passed_over() {
-    let mut world = World::new(PrimaryKind::File, SecondaryKind::File, PATIENT);
-    world.put(0, 10);
-    world.check();
-    break_disk(&world.primary, EIO);
-    world.put(0, 10);
-    world.wait_place("file");
+    let mut world = World::away();
     world.put(1, 10);
     world.wait_durable();
     world.crash(8);
