@@ -735,7 +735,18 @@ pub fn run_ticks(stateful: &Stateful, target: &TickTarget, wake: &Wake) -> Resul
             last = hand_in_tick(target, link, &mut turn, out)?;
         }
         if wake.wait(next.saturating_duration_since(Instant::now())) {
-            return Ok(());
+            return settle(target, last);
         }
     }
+}
+
+/// Sinks that are told to finish do so when they find nothing more: what was handed in has to be there by then. Where tickets wait for the
+/// readers, these find events that are not durable, too.
+fn settle(target: &TickTarget, last: Option<Box<dyn Ticket>>) -> Result<(), CommitError> {
+    if let Some(ticket) = last.filter(|_| !target.journal.acknowledges_late())
+        && let Some(outcome) = ticket.wait(None)
+    {
+        outcome?;
+    }
+    Ok(())
 }

@@ -190,7 +190,11 @@ fn it_is_not_begun_when_its_source_has_changed_meanwhile() {
 #[test]
 fn crashes_at_any_point_neither_lose_nor_double() {
     let mut crashes = 0;
-    for seed in 1..=4 {
+    // More rounds where the backfill is quick beside this thread.
+    for seed in 1..=40 {
+        if seed > 4 && crashes > 8 {
+            break;
+        }
         let mut dice = Dice(seed);
         let (mut world, mut a, mut b) = (World::new(two_ways()), Destination::new(), Destination::new());
         let mut lives = 0;

@@ -26,7 +26,7 @@ struct Parts {
 
 impl Makers for Parts {
     fn source(&self, _: &SourcePlan) -> (MakeSource, Option<Arc<ComponentMetrics>>) {
-        (self.script.make(), None)
+        panic!("sources are not touched")
     }
 
     fn sink(&self, plan: &SinkPlan) -> (MakeSink, Option<Arc<ComponentMetrics>>) {
@@ -98,7 +98,10 @@ fn a_sink_comes_and_another_goes() {
     parts.feed(TOTAL, "a", 0);
     parts.feed(TOTAL, "c", from);
     assert_eq!(parts.positions("b"), b);
-    assert_eq!(parts.script.emitted.load(Ordering::Acquire), TOTAL, "the source did not restart");
+    // The source counts a batch when it has handed it over: the sinks may be quicker.
+    let emitted = || parts.script.emitted.load(Ordering::Acquire);
+    until("the source has counted its last batch", || emitted() >= TOTAL);
+    assert_eq!(emitted(), TOTAL, "the source did not restart");
     assert_eq!(running.pipeline.stop(Instant::now() + DEADLINE), StopOutcome::Drained);
     assert_exactly(&parts.destinations["a"].records(), &[1], TOTAL, |_| true, "a");
     assert_exactly(&parts.destinations["c"].records(), &[1], TOTAL, |position| position >= from, "c");

@@ -26,6 +26,7 @@ use crate::support::script::Script;
 use crate::support::world::{Running, World, interceptor, plan};
 use crate::support::{Dice, Record, assert_exactly, until};
 
+mod ticks;
 mod turns;
 
 const TOTAL: u64 = 3_000;

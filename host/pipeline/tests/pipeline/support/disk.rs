@@ -1,4 +1,4 @@
-//! The system's disk behind a gate: a crash closes it between two operations, for good.
+//! The system's disk behind a gate: a crash closes it between two operations, for good. Who stands before it is told once nobody looks any more.
 
 use std::io::{self, IoSlice};
 use std::path::Path;
@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use flumen_journal::{Disk, DiskFile, DiskLock, OsDisk};
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 
 #[derive(Default)]
 pub struct Gate {
-    closed: RwLock<()>,
+    closed: RwLock<bool>,
+    gone: (Mutex<bool>, Condvar),
     broken: AtomicBool,
     full: AtomicBool,
 }
@@ -21,7 +22,14 @@ const LAST_BYTES: u64 = 16 << 10;
 impl Gate {
     /// No operation begins any more; none is under way when this returns.
     pub fn close(&self) {
-        std::mem::forget(self.closed.write());
+        *self.closed.write() = true;
+    }
+
+    /// The disk is gone for whoever waits before the closed gate, so that the threads of a life that crashed end: on a slow machine there
+    /// would be thousands of them otherwise, and each would make it slower.
+    pub fn end(&self) {
+        *self.gone.0.lock() = true;
+        self.gone.1.notify_all();
     }
 
     /// From now on every operation that writes fails.
@@ -34,8 +42,14 @@ impl Gate {
         self.full.store(true, Ordering::Release);
     }
 
-    fn pass(&self, writes: bool) -> io::Result<RwLockReadGuard<'_, ()>> {
+    fn pass(&self, writes: bool) -> io::Result<RwLockReadGuard<'_, bool>> {
         let pass = self.closed.read();
+        if *pass {
+            drop(pass);
+            let mut gone = self.gone.0.lock();
+            self.gone.1.wait_while(&mut gone, |gone| !*gone);
+            return Err(io::Error::from_raw_os_error(5));
+        }
         if writes && self.broken.load(Ordering::Acquire) {
             return Err(io::Error::from_raw_os_error(5));
         }

@@ -1,7 +1,9 @@
 //! A pipeline's directory, its plan, and how it is started, crashed and looked at.
 
+use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use flumen_journal::inspect::Inspector;
@@ -18,6 +20,7 @@ use flumen_pipeline::plan::{
 };
 use flumen_pipeline::status::ComponentStatus;
 use flumen_pipeline::{Interceptor, MemoryGate, Parts, Pipeline, StopOutcome, channel_specs, quarantine};
+use parking_lot::Mutex;
 
 use super::disk::{Gate, GatedDisk};
 use super::{DEADLINE, Record, records, until};
@@ -30,6 +33,20 @@ pub struct World {
     pub reserve_bytes: u64,
     /// Of the process.
     pub memory: Arc<MemoryGate>,
+    /// The life before this one, as it was when it was killed.
+    before: Mutex<Option<Life>>,
+}
+
+/// A pipeline that was killed: its threads stand where they were.
+struct Life {
+    gate: Arc<Gate>,
+    running: Box<dyn Any + Send>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.end_before();
+    }
 }
 
 pub struct Running {
@@ -99,8 +116,8 @@ pub fn interceptor(name: &str, on_reject: OnReject) -> InterceptorPlan {
 
 impl World {
     pub fn new(plan: PipelinePlan) -> World {
-        let (gate, memory) = Default::default();
-        World { dir: tempfile::tempdir().unwrap(), gate, plan, reserve_bytes: 0, memory }
+        let (gate, memory, before) = Default::default();
+        World { dir: tempfile::tempdir().unwrap(), gate, plan, reserve_bytes: 0, memory, before }
     }
 
     /// Segments are small, so that tests roll and delete them.
@@ -136,6 +153,7 @@ impl World {
         interceptors: Vec<Arc<dyn Interceptor>>,
         sinks: Vec<(MakeSink, Vec<Arc<dyn Interceptor>>)>,
     ) -> Running {
+        self.end_before();
         let (journal, quarantine) = (self.open_journal(), self.open_quarantine());
         let parts = Parts {
             agent: "test".into(),
@@ -152,13 +170,23 @@ impl World {
     }
 
     /// Kills the pipeline: the disk stops, and what is on it then is the world that comes back.
-    /// Destinations are cut at or after this moment by the caller, never before.
-    pub fn crash<R>(self, running: R) -> World {
+    /// Destinations are cut at or after this moment by the caller, and before the next start: then what was killed ends.
+    pub fn crash(self, running: impl Any + Send) -> World {
         self.gate.close();
-        std::mem::forget(running);
         let next = World::new(self.plan.clone());
         copy(self.dir.path(), next.dir.path());
+        *next.before.lock() = Some(Life { gate: self.gate.clone(), running: Box::new(running) });
         next
+    }
+
+    /// Nobody looks at what the life before has any more: its threads end, and nobody waits for them.
+    fn end_before(&self) {
+        if let Some(Life { gate, running }) = self.before.lock().take() {
+            thread::spawn(move || {
+                gate.end();
+                drop(running);
+            });
+        }
     }
 
     /// What the quarantine keeps, in order. The pipeline is stopped.
