@@ -85,8 +85,6 @@ pub struct Away {
     /// Where puts go to channels that are not among `channels`.
     fallback: Option<ChannelId>,
     channels: Vec<Channel>,
-    /// Bytes of one commit of what was on its way to the primary.
-    open_bytes: usize,
     is_over: IsOver,
     back: Mutex<Back>,
     /// What was handed in here, but for puts ([`Away::put`]), and is not known to have arrived. More than one commit: an opening, or what
@@ -120,18 +118,11 @@ impl Away {
             journal,
             fallback,
             channels,
-            open_bytes: limits::FAILOVER_OPEN_BYTES,
             is_over: Box::new(|| false),
             back: Mutex::default(),
             under_way: Mutex::default(),
             last_put: Mutex::default(),
         })
-    }
-
-    /// What was on its way to the primary is one commit, whatever it is: into an empty channel in memory goes one of any size.
-    pub(super) fn opens_at_once(self, is_in_memory: bool) -> Away {
-        let open_bytes = if is_in_memory { usize::MAX } else { self.open_bytes };
-        Away { open_bytes, ..self }
     }
 
     /// Whoever waits for the secondary gives up when this says so: one that is elsewhere may take for ever.
@@ -219,7 +210,7 @@ impl Away {
             doubts.extend(number.map(|number| Doubt { number, ends: ends.clone() }));
             // As few as can be: what is put into an empty channel never waits for room.
             let own: usize = commit.puts.iter().map(|put| put.batch.bytes()).sum();
-            if bytes + own > self.open_bytes {
+            if bytes + own > limits::FAILOVER_OPEN_BYTES {
                 parts.push(Commit::default());
                 bytes = 0;
             }

@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::commit::refused;
 use super::state::{Channel, Identity, JOURNAL, NUMBER, NUMBER_ACKED, Open, Place, Shared, State};
-use super::{Away, FailoverPlan, Health, SecondaryKind};
+use super::{Away, FailoverPlan, Health};
 use crate::api::{ChannelSpec, Commit, CommitError, Journal, Ticket, Unsaved};
 use crate::clock::Clock;
 use crate::file::OpenError;
@@ -72,7 +72,7 @@ pub(super) fn open(parts: Parts) -> Result<(Arc<Shared>, Probe), OpenError> {
         health: Health::new(&plan),
         is_disk_well: AtomicBool::new(false),
         unsaved: Mutex::default(),
-        away: away.opens_at_once(plan.kind == SecondaryKind::Memory),
+        away,
         plan,
         dir,
         opener,

@@ -29,6 +29,14 @@ impl DiskProbe {
         self.write(if has_room { self.segment_bytes } else { 0 }).is_ok()
     }
 
+    /// What it says against a little.
+    ///
+    /// # Errors
+    /// Whatever the disk says: also that it is full.
+    pub fn ask(&self) -> io::Result<()> {
+        self.write(0)
+    }
+
     fn write(&self, bytes: u64) -> io::Result<()> {
         let path = self.dir.join(PROBE_NAME);
         let gone = |outcome: io::Result<()>| match outcome {

@@ -10,7 +10,7 @@ use super::away::AwayError;
 use super::flight::Flight;
 use super::open::last_number;
 use super::state::{Identity, JOURNAL, Open, Place, Shared};
-use super::{CURSOR, Moved, Positions, Primary, SOURCES, SecondaryKind};
+use super::{CURSOR, FailoverPlan, Moved, Positions, Primary, SOURCES};
 use crate::api::{Commit, CommitError, Put, Ticket};
 use crate::limits;
 use crate::state::StateWrites;
@@ -209,14 +209,11 @@ impl Shared {
         Ok(Some(Leaving { open, commits, name }))
     }
 
-    /// Whether the secondary holds no more than it is to, as far as that can be changed.
+    /// Whether the secondary holds no more than it is to.
     fn bound_secondary(&self, is_bounded: bool) {
-        let plan = &self.plan;
-        let (events, bytes) = match (is_bounded, plan.kind) {
-            (false, _) => (u64::MAX, u64::MAX),
-            (true, SecondaryKind::Spillable) => (plan.memory_events, plan.memory_bytes),
-            (true, _) => (plan.capacity_events, plan.capacity_bytes),
-        };
+        let FailoverPlan { capacity_events, capacity_bytes, .. } = self.plan;
+        let (events, bytes) =
+            if is_bounded { (capacity_events, capacity_bytes) } else { (u64::MAX, u64::MAX) };
         let names: Vec<String> = {
             let state = self.state.lock();
             state.channels.iter().map(|channel| channel.spec.name.clone()).collect()

@@ -119,6 +119,20 @@ impl Channel {
         Way::Wait(None)
     }
 
+    /// Holds so much from now on. What it has stays, however much that is. Of one that overflows it is what its file holds: its memory holds
+    /// what it held, or more would be at risk than was said.
+    pub fn set_capacity(&mut self, events: u64, bytes: u64) {
+        let spec = &mut self.spec;
+        match &mut spec.full {
+            WhenFull::Overflow { events: known, bytes: known_bytes } => {
+                (*known, *known_bytes) = (events, bytes);
+            }
+            WhenFull::Wait | WhenFull::Drop(_) => {
+                (spec.channel.capacity_events, spec.channel.capacity_bytes) = (events, bytes);
+            }
+        }
+    }
+
     /// Whether all events that are put go to the file now: there are some before them.
     pub fn overflows(&self) -> bool {
         matches!(self.spec.full, WhenFull::Overflow { .. }) && !self.registers.regions.is_empty()

@@ -10,7 +10,8 @@
 //!
 //! **Bounds.** `capacity` counts the memory that batches really take ([`flumen_event::Batch::memory_bytes`]): a batch that
 //! shares a larger buffer is copied out of it first. A put waits if it does not fit; only into an empty channel goes one that is
-//! larger than the capacity.
+//! larger than the capacity. What was accepted stays when the capacity becomes less ([`Journal::set_capacity`]); of a channel that overflows
+//! that is what its file holds.
 //!
 //! **What is in the file journal** (`DIR`, see [`crate::file`]): positions, plugin state, the quarantine, and of each channel
 //! its numbers (with events alone) and the cursors of its readers (`registers`), in the same commits, in the same order. Behind a channel are two
@@ -227,6 +228,19 @@ impl Journal for MemoryJournal {
         };
         file.into_iter().for_each(|(channel, reader)| self.shared.file.retire_reader(channel, reader));
         self.shared.space.notify_all();
+    }
+
+    fn set_capacity(&self, channel: ChannelId, events: u64, bytes: u64) {
+        let shared = &self.shared;
+        {
+            let mut state = shared.state.lock();
+            let other = state.file_channel(channel);
+            match state.channels.get_mut(usize::from(channel.0)) {
+                Some(own) => own.set_capacity(events, bytes),
+                None => shared.file.set_capacity(other, events, bytes),
+            }
+        }
+        shared.space.notify_all();
     }
 
     fn commit(&self, commit: Commit, deadline: Option<Instant>) -> Result<Box<dyn Ticket>, CommitError> {

@@ -364,6 +364,53 @@ fn a_full_quarantine_holds_its_puts_and_nothing_else() {
     });
 }
 
+/// What was accepted stays, however little the channel holds from now on; what is new waits until that is more.
+#[test]
+fn a_capacity_that_becomes_less_takes_nothing_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path(), spec(10, u64::MAX, WhenFull::Wait));
+    done(&journal, put(A, batch(0, 8, 5)));
+    journal.set_capacity(A, 2, u64::MAX);
+    assert_eq!(journal.status().channels[0].capacity_events, 2);
+    let full = journal.commit(put(A, batch(8, 1, 5)), Some(Instant::now()));
+    assert!(matches!(full, Err(CommitError::Full { events: 8, .. })));
+    assert_eq!(drain(journal.open_reader(A, R1).as_mut()), (0..8).collect::<Vec<_>>());
+    journal.set_capacity(A, 9, u64::MAX);
+    done(&journal, put(A, batch(8, 1, 5)));
+    assert_eq!(drain(journal.open_reader(A, R0).as_mut()), (0..9).collect::<Vec<_>>());
+    // One that is in the file alone.
+    done(&journal, put(OTHER, batch(0, 10, 5)));
+    assert!(journal.commit(put(OTHER, batch(10, 1, 5)), Some(Instant::now())).is_err());
+    journal.set_capacity(OTHER, 11, u64::MAX);
+    done(&journal, put(OTHER, batch(10, 1, 5)));
+}
+
+/// Of a channel that overflows the capacity is its file's: no more is at risk than was said.
+#[test]
+fn a_capacity_of_a_channel_that_overflows_is_that_of_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path(), overflow(10));
+    for from in (0..20).step_by(5) {
+        done(&journal, put(A, batch(from, 5, 5)));
+    }
+    journal.set_capacity(A, 3, u64::MAX);
+    let full = journal.commit(put(A, batch(20, 1, 5)), Some(Instant::now()));
+    assert!(matches!(full, Err(CommitError::Full { events: 20, .. })));
+    journal.set_capacity(A, u64::MAX, u64::MAX);
+    done(&journal, put(A, batch(20, 5, 5)));
+    let figures = figures_of(&journal);
+    assert_eq!((figures.events_at_risk, figures.overflowed), (10, 15));
+    assert_eq!(drain(journal.open_reader(A, R0).as_mut()), (0..25).collect::<Vec<_>>());
+    for reader in [R0, R1] {
+        done(&journal, ack(A, reader, 25));
+    }
+    // The file is drained: its memory holds what it held.
+    for from in [25, 30, 35] {
+        done(&journal, put(A, batch(from, 5, 5)));
+    }
+    assert_eq!(figures_of(&journal).events_at_risk, 10);
+}
+
 #[test]
 fn a_reader_comes_and_goes() {
     let dir = tempfile::tempdir().unwrap();

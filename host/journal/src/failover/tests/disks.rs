@@ -85,11 +85,18 @@ fn a_start_while_the_primary_is_away() {
     break_disk(&world.primary, EIO);
     (0..10).for_each(|_| world.put(0, 10));
     world.wait_place("file");
+    // By this a reload tells whether sinks can end by themselves: what was opened answers them, also when it has failed.
+    let answers = |world: &World| {
+        let is_known = world.journal().state().unwrap().is_ready();
+        (world.journal().takes_acknowledgements(), is_known)
+    };
+    assert_eq!(answers(&world), (false, true));
     (0..10).for_each(|_| world.put(1, 10));
     world.crash(3);
     break_disk(&world.primary, EIO);
     world.open().unwrap();
     assert_eq!(world.place(), "file");
+    assert_eq!(answers(&world), (false, false));
     (0..10).for_each(|_| world.put(1, 10));
     mend(&world.primary);
     world.recover();
@@ -166,19 +173,34 @@ fn what_is_in_memory_outlives_its_disk() {
 /// What is on its way to a disk that fails finds room in a failover that is to hold less, in a file and in memory: there is no other place.
 #[test]
 fn what_is_on_its_way_finds_room_in_a_small_failover() {
-    for kind in [SecondaryKind::File, SecondaryKind::Memory] {
-        let mut world = World::unopened((PrimaryKind::SourceBacked, kind), PATIENT, CHECK_INTERVAL, &["out"]);
-        world.failover_events = 15;
-        world.is_eager = false;
-        world.open().unwrap();
-        (0..4).for_each(|_| world.put(0, 10));
-        late::kill_disk(&mut world);
-        world.wait_place(kind.word());
-        assert_eq!(world.journal().status().failover_events, 40);
-        assert!(world.finds_no_place(), "then it is full");
-        mend(&world.primary);
-        world.is_eager = true;
-        world.wait_place("primary");
-        world.check();
+    for kind in [SecondaryKind::File, SecondaryKind::Memory, SecondaryKind::Spillable] {
+        small_failover(kind, 8, &[b'x'; 200]);
     }
+}
+
+/// The same of more than one commit there takes.
+#[test]
+fn more_than_a_commit_of_what_is_on_its_way_finds_room_in_a_small_failover() {
+    let body = vec![b'x'; 200 << 10];
+    let puts = crate::limits::FAILOVER_OPEN_BYTES / (10 * body.len()) + 2;
+    for kind in [SecondaryKind::Memory, SecondaryKind::Spillable] {
+        small_failover(kind, puts as u64, &body);
+    }
+}
+
+/// Puts of ten events each are on their way when the disk fails.
+fn small_failover(kind: SecondaryKind, puts: u64, body: &[u8]) {
+    let mut world = World::unopened((PrimaryKind::SourceBacked, kind), PATIENT, CHECK_INTERVAL, &["out"]);
+    world.failover_events = 15;
+    world.is_eager = false;
+    world.open().unwrap();
+    (0..puts).for_each(|_| world.put_of(0, 10, body));
+    late::kill_disk(&mut world);
+    world.wait_place(kind.word());
+    assert_eq!(world.journal().status().failover_events, puts * 10);
+    assert!(world.finds_no_place(), "then it is full");
+    mend(&world.primary);
+    world.is_eager = true;
+    world.wait_place("primary");
+    world.check();
 }

@@ -105,7 +105,7 @@ fn a_primary_that_failed_is_opened_anew_while_the_secondary_is_full() {
 /// What was on its way to it may be more than its channel holds: what its sinks had acknowledged, and was not durable, had made room.
 #[test]
 fn a_primary_that_is_opened_anew_takes_what_it_had_however_little_it_holds() {
-    for kind in [PrimaryKind::File, PrimaryKind::SourceBacked] {
+    for kind in [PrimaryKind::File, PrimaryKind::Memory, PrimaryKind::Spillable, PrimaryKind::SourceBacked] {
         let mut world = World::new(kind, SecondaryKind::File, PATIENT);
         world.is_eager = false;
         leave_for_a_full_one(&mut world, true);

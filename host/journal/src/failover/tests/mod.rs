@@ -98,18 +98,14 @@ fn open_primary(
     unsaved: Option<Unsaved>,
 ) -> Result<Arc<dyn Journal>, OpenError> {
     let (disk, clock) = (Arc::new(disk.clone()), Arc::new(OsClock));
-    let mut in_memory = |capacity_events: u64, full: WhenFull| {
-        let channel = ChannelSpec { capacity_events, ..specs.remove(0) };
-        vec![MemorySpec { channel, full }]
-    };
     match kind {
         PrimaryKind::File => Ok(FileJournal::open(config(), specs, disk, clock)?),
         PrimaryKind::Memory => {
-            let channels = in_memory(u64::MAX, WhenFull::Wait);
+            let channels = vec![MemorySpec { channel: specs.remove(0), full: WhenFull::Wait }];
             Ok(MemoryJournal::reopen(config(), channels, specs, unsaved, disk, clock)?)
         }
         PrimaryKind::Spillable => {
-            let channels = in_memory(50, WhenFull::Overflow { events: u64::MAX, bytes: u64::MAX });
+            let channels = vec![overflowing(specs.remove(0))];
             Ok(MemoryJournal::reopen(config(), channels, specs, unsaved, disk, clock)?)
         }
         PrimaryKind::SourceBacked => {
@@ -117,6 +113,12 @@ fn open_primary(
             Ok(SourceBackedJournal::open(config(), channels, specs, disk, clock)?)
         }
     }
+}
+
+/// In memory few events; its file holds what the channel does.
+fn overflowing(spec: ChannelSpec) -> MemorySpec {
+    let full = WhenFull::Overflow { events: spec.capacity_events, bytes: spec.capacity_bytes };
+    MemorySpec { channel: ChannelSpec { capacity_events: 50, capacity_bytes: u64::MAX, ..spec }, full }
 }
 
 struct World {
@@ -212,12 +214,7 @@ impl World {
                 MemoryJournal::open(config(), channels, Vec::new(), disk, clock)?
             }
             SecondaryKind::Spillable => {
-                let full = WhenFull::Overflow { events: u64::MAX, bytes: u64::MAX };
-                let spec = |channel| {
-                    let channel = ChannelSpec { capacity_events: 50, ..channel };
-                    MemorySpec { channel, full }
-                };
-                let channels = channels.into_iter().map(spec).collect();
+                let channels = channels.into_iter().map(overflowing).collect();
                 MemoryJournal::open(config(), channels, Vec::new(), disk, clock)?
             }
             SecondaryKind::Kafka => unreachable!("there is no broker here"),
