@@ -11,6 +11,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::RESERVE_NAME;
@@ -155,7 +156,11 @@ impl Writer {
     pub fn wait(&self, pause: &Pause) {
         let mut state = self.shared.state.lock();
         let living = matches!(state.phase, Phase::Open | Phase::Closing);
-        if living && pause.known == state.next_order {
+        // Whoever brought it called before this lock was taken.
+        let is_news = pause.known != state.next_order
+            || !state.reader_changes.is_empty()
+            || self.shared.saved.load(Ordering::Acquire);
+        if living && !is_news {
             self.shared.work.wait_for(&mut state, pause.left);
         }
     }

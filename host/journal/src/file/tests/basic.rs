@@ -71,6 +71,15 @@ pub fn durable(journal: &FileJournal, commit: Commit) -> u64 {
     journal.commit(commit, None).unwrap().wait(Some(LIMIT)).expect("in time").unwrap()
 }
 
+/// Waits for what must come.
+pub fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// All events that are there now, by their identity's position.
 pub fn drain(reader: &mut dyn Reader) -> Vec<u64> {
     let mut all = Vec::new();

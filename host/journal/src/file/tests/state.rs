@@ -1,7 +1,5 @@
 //! What plugins remember: in memory, in its file, and when the file or the disk is not as it should be.
 
-use std::time::{Duration, Instant};
-
 use super::basic::*;
 use super::disk::{Call, Fault, MemDisk};
 use crate::file::{FileConfig, FileJournal};
@@ -39,14 +37,6 @@ fn known(store: &dyn StateStore, range: std::ops::Range<u64>, now_ns: i64) -> Ve
 
 fn state_files(disk: &MemDisk) -> Vec<String> {
     disk.names().into_iter().filter(|name| name.ends_with(".state")).collect()
-}
-
-fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 fn small() -> FileConfig {
@@ -147,7 +137,10 @@ fn a_damaged_block_costs_its_own_keys() {
     let whole = disk.bytes(&path);
     let damaged = || open_with(&disk.copy(), small(), specs()).unwrap().status().damaged_state_blocks;
     assert_eq!(damaged(), 0);
-    for place in [70, 64, whole.len() / 2, whole.len() - 4] {
+    // Up to seven zeros fill a block up to a multiple of eight, and count for nothing. Where blocks end is different in each process: at a
+    // multiple of eight there is never such a zero.
+    let middle = whole.len() / 2 / 8 * 8;
+    for place in [70, 64, middle, whole.len() - 4] {
         let mut bytes = whole.clone();
         bytes[place] ^= 0x10;
         disk.set_bytes(&path, bytes);
