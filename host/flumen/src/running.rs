@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use flumen_config::Sources as ConfigFiles;
 use flumen_journal::Journal;
-use flumen_pipeline::plan::{AgentPlan, PipelinePlan, SinkPlan};
+use flumen_pipeline::plan::{AgentPlan, ChannelPlan, PipelinePlan, SinkPlan};
 use flumen_pipeline::{MemoryGate, Pipeline, StopOutcome};
 use flumen_plugin::Role;
 use parking_lot::Mutex;
@@ -28,6 +28,15 @@ pub struct RunningPipeline {
     pub(crate) generation: AtomicU64,
     /// Why it could not be started again after it was stopped.
     pub(crate) broken: Mutex<Option<String>>,
+    /// It is to be, as soon as it can ([`crate::reload`]).
+    pub(crate) again: Mutex<Option<Again>>,
+}
+
+/// How a pipeline is started again that a reload has stopped.
+#[derive(Clone)]
+pub(crate) struct Again {
+    /// Its plan in that reload: what was begun with it may be on its disk.
+    pub before: Option<PipelinePlan>,
 }
 
 impl RunningPipeline {
@@ -47,11 +56,14 @@ impl RunningPipeline {
             plugins: Mutex::new(plugins),
             generation: AtomicU64::new(generation),
             broken: Mutex::default(),
+            again: Mutex::default(),
         }))
     }
 
     /// Stops it, and says how that went. `Err`: it had failed.
     pub fn stop(&self, deadline: Instant) -> Result<u64, String> {
+        // Whoever stops it says what becomes of it.
+        *self.again.lock() = None;
         let plan = self.pipeline.plan();
         let name = &plan.name;
         match self.pipeline.stop(deadline) {
@@ -85,9 +97,32 @@ impl RunningPipeline {
 
     /// Whether its sinks wait for a disk that is away, and none of them can end by itself. Its journal acknowledges late and has failed:
     /// where a sink goes on is for the next opening to say, which it asks without a limit, and what it has acknowledged comes to count no
-    /// more. The end of the journal lets them all go, as when the agent stops.
+    /// more. Or it was never opened. The end of the journal lets them all go, as when the agent stops.
     pub(crate) fn is_cut_off(&self) -> bool {
-        self.journal.acknowledges_late() && !self.journal.takes_acknowledgements()
+        self.is_dead() && (self.journal.acknowledges_late() || self.is_unopened())
+    }
+
+    /// Whether the disk of its own channels has failed, under a failover or for good.
+    pub(crate) fn is_dead(&self) -> bool {
+        let is_shared = self.pipeline.plan().channels.iter().any(ChannelPlan::is_shared);
+        !is_shared && !self.journal.takes_acknowledgements()
+    }
+
+    /// Whether that disk has refused since the start: nobody knows what its sinks still have to deliver, so not what plugins remember either.
+    pub(crate) fn is_unopened(&self) -> bool {
+        self.is_dead() && self.journal.state().is_some_and(|state| !state.is_ready())
+    }
+
+    /// Events in the memory of its channels whose disk has failed: they wait there for its next opening, and a stop would lose them.
+    pub(crate) fn unsaved_events(&self) -> u64 {
+        let plan = self.pipeline.plan();
+        let is_in_memory = plan.channels.iter().all(|channel| channel.kind.is_in_memory());
+        if !is_in_memory || !self.is_dead() || self.is_unopened() {
+            return 0;
+        }
+        // Behind them are those of its failover, which has a disk of its own.
+        let status = self.journal.status();
+        status.memory.iter().take(plan.channels.len()).map(|figures| figures.events_at_risk).sum()
     }
 
     /// Why it cannot go on, if it cannot.

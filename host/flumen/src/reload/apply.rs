@@ -16,12 +16,13 @@ use flumen_pipeline::plan::{AgentPlan, InterceptorPlan, PipelinePlan, SinkPlan, 
 use flumen_pipeline::plan_diff::{Action, PipelineDiff, PlanDiff, Vanishing, VanishingPart};
 use flumen_plugin::{PluginSlot, Role, SwapOutcome};
 
+use super::disks::{self, Trouble};
 use super::prepare::{Prepared, find, leaves_failover, words};
 use super::refused;
 use crate::agent::{Agent, Plugins, sink_maker, source_maker};
 use crate::bridges::RunningBridge;
 use crate::exit::Failure;
-use crate::running::RunningPipeline;
+use crate::running::{Again, RunningPipeline};
 
 /// How long a pipeline that restarts waits for its sinks before they are stopped at their next flush: a short backlog is
 /// delivered, a long one stays in the journal for the successor.
@@ -117,9 +118,17 @@ impl Turn<'_> {
         let new = self.new;
         let with_plugins =
             || new.pipelines.iter().zip(plugins).filter_map(|(plan, it)| Some((plan, it.as_ref()?)));
+        let restarts = |name: &str| diff.pipeline(name).is_some_and(|diff| !diff.restart.is_empty());
+        // Before anything is stopped, of any of them.
+        for (plan, _) in with_plugins().filter(|(plan, _)| action(&plan.name) == Action::Change) {
+            let all = self.agent.pipelines();
+            let present = find(&all, &plan.name);
+            if let Some(running) = present.filter(|it| restarts(&plan.name) || it.failure().is_some()) {
+                self.may_restart(running, plan)?;
+            }
+        }
         for (plan, plugins) in with_plugins().filter(|(plan, _)| action(&plan.name) == Action::Change) {
-            let restarts = diff.pipeline(&plan.name).is_some_and(|diff| !diff.restart.is_empty());
-            self.change(plan, plugins, restarts)?;
+            self.change(plan, plugins, restarts(&plan.name))?;
         }
         for running in self.agent.pipelines() {
             if action(&running.pipeline.plan().name) == Action::Stop {
@@ -177,6 +186,10 @@ impl Turn<'_> {
             }
             Err(ExchangeError::Held(held)) => return Err(held_after(&plan.name, &held, grace)),
             Err(error @ (ExchangeError::Stuck { .. } | ExchangeError::Reader(_))) => {
+                // One that is stuck will not go on, whatever is known against a restart.
+                if matches!(error, ExchangeError::Reader(_)) {
+                    self.may_restart(running, plan)?;
+                }
                 tracing::warn!(pipeline = plan.name, "{error}: the pipeline restarts as a whole");
                 self.notes.push(format!("pipeline {}: {error}, so it restarted as a whole", plan.name));
                 return self.restart(running, plan, plugins);
@@ -196,26 +209,52 @@ impl Turn<'_> {
         plan: &PipelinePlan,
         plugins: &Arc<Plugins>,
     ) -> Result<(), Failure> {
-        let name = &plan.name;
-        let why = running.pipeline.journal_status().waiting_for;
-        let why = why.unwrap_or_else(|| "the disk of its channel has failed".to_owned());
-        let cannot =
-            |what: &str| refused(format!("pipeline {name}: {what} ({why}); mend the channel's disk first"));
-        let gone = PipelineDiff::vanishing(&running.pipeline.plan(), plan);
-        if let Some(Vanishing { channel, part: VanishingPart::Sink(sink) }) = gone.first() {
-            return Err(cannot(&format!(
-                "sink {sink} cannot deliver what it still has of channel {channel}"
-            )));
+        let (name, why) = (&plan.name, why_away(running));
+        if let Some(what) = ends_with(running, plan) {
+            return Err(cannot(name, &what, &why));
         }
         // Before that the journal would have to be opened again on the disk that is away.
         if !running.has_left(Instant::now() + RESTART_GRACE) {
-            return Err(cannot("no sink of it can restart while nothing takes its events"));
+            return Err(cannot(name, "no sink of it can restart while nothing takes its events", &why));
         }
+        self.may_restart(running, plan)?;
         let note =
             format!("pipeline {name}: no sink of it can end by itself now ({why}): it restarted as a whole");
         tracing::warn!("{note}");
         self.notes.push(note);
         self.restart(running, plan, plugins)
+    }
+
+    /// Whether a restart as a whole can succeed and loses nothing, as far as that is known before anything is stopped.
+    fn may_restart(&self, running: &RunningPipeline, plan: &PipelinePlan) -> Result<(), Failure> {
+        running.wait_moved(plan, Instant::now() + self.grace());
+        let name = &plan.name;
+        // One that has failed has stopped by itself.
+        let has_failed = running.failure().is_some();
+        // What is still in it counts as nothing, since nobody knows it.
+        if !has_failed
+            && running.is_unopened()
+            && let Some(what) = ends_with(running, plan)
+        {
+            return Err(cannot(name, &what, &why_away(running)));
+        }
+        let unsaved = running.unsaved_events();
+        if !has_failed && unsaved > 0 {
+            let what =
+                format!("it would lose the {unsaved} events that are in the memory of its channels alone");
+            return Err(cannot(name, &what, &why_away(running)));
+        }
+        // A failover whose disk has failed is left in a moment, unless that takes nothing either.
+        if !has_failed && running.is_dead() && !running.has_left(Instant::now() + RESTART_GRACE) {
+            return Err(cannot(name, "it could not start again", &why_away(running)));
+        }
+        match disks::trouble(running, &self.old.data_dir) {
+            Some(Trouble { dir, error }) => Err(refused(format!(
+                "pipeline {name}: it has to restart as a whole, and could not start again: {} takes nothing ({error}); mend its disk first",
+                dir.display()
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn restart(
@@ -224,7 +263,6 @@ impl Turn<'_> {
         plan: &PipelinePlan,
         plugins: &Arc<Plugins>,
     ) -> Result<(), Failure> {
-        running.wait_moved(plan, Instant::now() + self.grace());
         // Whom a disk that is away holds delivers nothing, however long it is given.
         let grace = if running.is_cut_off() { RESTART_GRACE } else { self.grace() };
         // A failure that it had is its own: the successor begins at what is committed.
@@ -347,25 +385,48 @@ impl Turn<'_> {
         let plan = running.pipeline.plan();
         // Stopped already, unless an exchange hangs: then this closes the journal under it.
         running.stop(Instant::now()).ok();
-        let again = running.wait_ended().map_err(Failure::from).and_then(|()| {
-            let (plugins, generation) =
-                (running.plugins.lock().clone(), running.generation.load(Ordering::Acquire));
-            let memory = self.agent.memory();
-            let before = self.new.pipelines.iter().find(|before| before.name == plan.name);
-            RunningPipeline::start(&self.old, (&plan, before), plugins, &self.old_files, memory, generation)
-        });
+        if let Err(error) = running.wait_ended() {
+            let reason = format!("pipeline {} does not start again: {error:#}", plan.name);
+            *running.broken.lock() = Some(reason.clone());
+            return Err(reason);
+        }
+        let (plugins, generation) =
+            (running.plugins.lock().clone(), running.generation.load(Ordering::Acquire));
+        let memory = self.agent.memory();
+        let before = self.new.pipelines.iter().find(|before| before.name == plan.name);
+        let again =
+            RunningPipeline::start(&self.old, (&plan, before), plugins, &self.old_files, memory, generation);
         match again {
             Ok(again) => {
                 self.replace(running, again);
                 Ok(())
             }
-            Err(failure) => {
-                let reason = format!("pipeline {} does not start again: {}", plan.name, failure.text().1);
-                *running.broken.lock() = Some(reason.clone());
-                Err(reason)
-            }
+            Err(failure) => Err(running.starts_later(&failure, Again { before: before.cloned() })),
         }
     }
+}
+
+/// What an edit takes from a pipeline of which nobody can say what is in that, or deliver it.
+fn ends_with(running: &RunningPipeline, plan: &PipelinePlan) -> Option<String> {
+    let gone = PipelineDiff::vanishing(&running.pipeline.plan(), plan);
+    gone.iter().find_map(|Vanishing { channel, part }| match part {
+        VanishingPart::Sink(sink) => {
+            Some(format!("sink {sink} cannot deliver what it still has of channel {channel}"))
+        }
+        VanishingPart::Whole => Some(format!("what channel {channel} still has cannot be delivered")),
+        // What is there is known, and held.
+        VanishingPart::Failover => None,
+    })
+}
+
+/// Why a disk is away, in the words of `status`.
+fn why_away(running: &RunningPipeline) -> String {
+    let why = running.pipeline.journal_status().waiting_for;
+    why.unwrap_or_else(|| "the disk of its channel has failed".to_owned())
+}
+
+fn cannot(pipeline: &str, what: &str, why: &str) -> Failure {
+    refused(format!("pipeline {pipeline}: {what} ({why}); mend the channel's disk first"))
 }
 
 /// Whether a sink that runs is none of the new plan's, or one of that does not run: a late channel has no reader for it before it is opened

@@ -3,8 +3,12 @@
 //! `flumen reload`, SIGHUP and the watch over the configuration's files send a request to one thread. Requests that come
 //! while a reload is under way are answered by the next one, together: none is dropped, and ten edits cost one reload.
 //! The answer is what really happened: taken over with a generation number, nothing to do, or nothing changed and why.
+//!
+//! A pipeline that was stopped for a reload that failed, and does not start again either, is tried until it does (`again.rs`).
 
+mod again;
 mod apply;
+mod disks;
 mod prepare;
 mod watch;
 
@@ -12,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use flumen_config::Diagnostic;
 use flumen_pipeline::plan_diff::PlanDiff;
 use serde::{Serialize, Serializer};
@@ -110,8 +114,17 @@ impl Reloader {
 }
 
 fn run(agent: &Weak<Agent>, requests: &Receiver<Request>, supervisor: &Supervisor) {
-    while let Ok(first) = requests.recv() {
+    loop {
+        let first = requests.recv_timeout(again::PAUSE);
         let Some(agent) = agent.upgrade() else { return };
+        let first = match first {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Timeout) => {
+                agent.start_again();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         // The files are read after this: whatever these requests are about is in what is read.
         let together: Vec<Request> = std::iter::once(first).chain(requests.try_iter()).collect();
         let drain = together.iter().any(|request| request.drain);

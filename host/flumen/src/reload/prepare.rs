@@ -199,7 +199,8 @@ pub(super) fn leaves_failover(held: &[(Vanishing, u64)]) -> bool {
 fn to_drain(is_away: bool) -> &'static str {
     match is_away {
         true => {
-            "it is moved as soon as the channel's disk, or Kafka, is well (`failover` and `waiting_for` of the journal in `flumen status`):              `flumen reload --drain` waits for that, for `drain_timeout`"
+            "it is moved as soon as the channel's disk, or Kafka, is well (`failover` and `waiting_for` of the journal in `flumen status`): \
+             `flumen reload --drain` waits for that, for `drain_timeout`"
         }
         false => "`flumen reload --drain` stops the sources and waits until all is delivered",
     }
