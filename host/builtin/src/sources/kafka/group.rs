@@ -11,7 +11,7 @@ use flumen_pipeline::{Metric, SourceError, Stopped};
 
 use super::changes::Change;
 use super::limits;
-use super::partitions::Position;
+use super::partitions::{Partition, Position};
 use super::reader::{End, Reader};
 use super::start::{list, starts};
 
@@ -202,12 +202,8 @@ impl Reader<'_> {
     }
 
     fn count_twice(&self, indexes: &[usize]) -> u64 {
-        let beyond = |index: &usize| {
-            let partition = self.table.get(*index).filter(|partition| partition.is_assigned)?;
-            let known = if partition.group < 0 { partition.emitted } else { partition.group };
-            u64::try_from(partition.emitted - known).ok()
-        };
-        let twice = indexes.iter().filter_map(beyond).sum();
+        let read = indexes.iter().filter_map(|index| self.table.get(*index)).filter(|it| it.is_assigned);
+        let twice = read.map(Partition::beyond_group).sum();
         self.context.metrics.add(Metric::SourceRecordsTwice, twice);
         twice
     }

@@ -76,6 +76,8 @@ pub struct Partition {
     pub is_known: bool,
     /// Next offset to read, with what the unfinished batch holds.
     pub next: i64,
+    /// Where this reading of it began, or went on.
+    pub begun: i64,
     /// Next offset after what was handed to the pipeline.
     pub emitted: i64,
     /// Next offset after what is durable in the journal; -1: nothing is.
@@ -90,6 +92,13 @@ impl Partition {
     /// How it is named in messages.
     pub fn name(&self) -> String {
         format!("{}:{}", self.topic, self.number)
+    }
+
+    /// Records handed to the pipeline that another member of the group reads again if it has the partition from now on. Without an offset of the
+    /// group it begins where this one did.
+    pub fn beyond_group(&self) -> u64 {
+        let known = if self.group < 0 { self.begun } else { self.group };
+        u64::try_from(self.emitted - known).unwrap_or(0)
     }
 }
 
@@ -142,6 +151,7 @@ impl Table {
             is_assigned: false,
             is_known: false,
             next: 0,
+            begun: 0,
             emitted: 0,
             durable: -1,
             group: -1,
@@ -205,6 +215,7 @@ impl Table {
             partition.generation = position.generation;
             partition.is_known = true;
             partition.next = position.next;
+            partition.begun = position.next;
             partition.emitted = position.next;
         }
     }
@@ -232,6 +243,23 @@ mod tests {
         assert!(table.knows_topic("t") && !table.knows_topic("u"));
         assert_eq!(table.reading("t", 1), None);
         assert!(Table::new("k".into(), vec![(key("t", 1), vec![2; 13])]).unwrap_err().contains("t:1"));
+    }
+
+    #[test]
+    fn what_the_group_does_not_know_of_is_read_again_from_where_it_was_begun() {
+        let mut table = Table::new("k".into(), Vec::new()).unwrap();
+        let index = table.index("t", 0);
+        table.set(index, Position { next: 100, generation: 0 });
+        let partition = table.get_mut(index).unwrap();
+        partition.emitted = 130;
+        assert_eq!(partition.beyond_group(), 30);
+        partition.group = 120;
+        assert_eq!(partition.beyond_group(), 10);
+        // The group's offset may be before the position in the journal, and behind it after it was set by hand.
+        partition.group = 90;
+        assert_eq!(partition.beyond_group(), 40);
+        partition.group = 200;
+        assert_eq!(partition.beyond_group(), 0);
     }
 
     #[test]
