@@ -272,7 +272,10 @@ impl Run {
         }
         self.wake.stop();
         self.thread.take().unwrap().join().unwrap();
-        self.journal.0.0.lock().in_flight.clear();
+        let mut state = self.journal.0.0.lock();
+        state.in_flight.clear();
+        // Whoever looks at the journal between two lives may also write to it.
+        state.crashed = false;
     }
 
     /// A clean stop: everything emitted becomes durable.

@@ -20,6 +20,29 @@ use super::position::{Inode, STARTED_KEY};
 use super::search::home;
 use super::tailer::Tailer;
 
+/// How often the globs may be walked, by what walks cost.
+///
+/// The clock counts what others did meanwhile as well: a thread that stands still for half a second within a walk would wait
+/// a hundred seconds for the next one. It hardly does so in two walks running, so the shorter of the last two is what a walk costs.
+/// The very first costs nothing: it finds nothing in the kernel's caches.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    last: Duration,
+    cost: Duration,
+}
+
+impl Pace {
+    fn walked(&mut self, took: Duration) {
+        self.cost = took.min(self.last);
+        self.last = took;
+    }
+
+    /// Shortest time from one walk to the next.
+    fn least(&self) -> Duration {
+        RESCAN_MIN.max(self.cost * RESCAN_SHARE)
+    }
+}
+
 impl Tailer<'_> {
     pub(super) fn add(&mut self, file: TailFile) -> FileId {
         self.next_id += 1;
@@ -33,7 +56,7 @@ impl Tailer<'_> {
     /// Time until the globs are walked again.
     pub(super) fn scan_due_in(&self) -> Duration {
         let Some(at) = self.scanned_at else { return Duration::ZERO };
-        let least = RESCAN_MIN.max(self.scan_took * RESCAN_SHARE);
+        let least = self.pace.least();
         let wait = if self.scan_wanted { least } else { self.settings.rescan_interval.max(least) };
         wait.saturating_sub(at.elapsed())
     }
@@ -62,7 +85,7 @@ impl Tailer<'_> {
         self.locate(&missing, &found.directories);
         self.forget(&missing);
         self.scanned_at = Some(Instant::now());
-        self.scan_took = start.elapsed();
+        self.pace.walked(start.elapsed());
     }
 
     /// The file that an inode is known as.
@@ -327,4 +350,26 @@ fn last_line_start(input: &Input, len: u64) -> io::Result<u64> {
         Some(at) => from + at as u64 + 1,
         None => from + near.len() as u64,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_in_which_the_machine_stood_still_does_not_put_the_next_one_off() {
+        let ms = Duration::from_millis;
+        let mut pace = Pace::default();
+        let mut least_after = |took| {
+            pace.walked(took);
+            pace.least()
+        };
+        assert_eq!(least_after(ms(2_000)), RESCAN_MIN);
+        assert_eq!(least_after(ms(1)), ms(1) * RESCAN_SHARE);
+        assert_eq!(least_after(ms(500)), ms(1) * RESCAN_SHARE);
+        assert_eq!(least_after(ms(1)), ms(1) * RESCAN_SHARE);
+        // Files that became many cost what they cost.
+        least_after(ms(30));
+        assert_eq!(least_after(ms(40)), ms(30) * RESCAN_SHARE);
+    }
 }

@@ -19,6 +19,7 @@ use super::lines::{End, Splitter, State};
 use super::options::Settings;
 use super::out::Out;
 use super::position::{Inode, Record, stream_of};
+use super::table::Pace;
 use super::watch::Watch;
 use crate::sources::elapsed_ns;
 
@@ -48,7 +49,7 @@ pub struct Tailer<'a> {
     /// Walks so far.
     pub(super) scans: u64,
     pub(super) scanned_at: Option<Instant>,
-    pub(super) scan_took: Duration,
+    pub(super) pace: Pace,
     timers_at: Instant,
 }
 
@@ -89,14 +90,21 @@ impl<'a> Tailer<'a> {
             scan_wanted: true,
             scans: 0,
             scanned_at: None,
-            scan_took: Duration::ZERO,
+            pace: Pace::default(),
             timers_at: Instant::now(),
             settings,
             context,
         };
+        let mut known = Vec::new();
         for (key, value) in &positions {
             let Some(stream) = stream_of(key) else { continue };
             let record = Record::decode(value).map_err(|error| SourceError::Retry(error.to_string()))?;
+            known.push((stream, record));
+        }
+        // Of files that were born in one tick of the clock (or where births are not known) the numbers say which came first,
+        // and keys are hashes: one that nothing was taken of came last.
+        known.sort_by_key(|(_, record)| record.offset == 0);
+        for (stream, record) in known {
             tailer.add(TailFile::resumed(stream, record));
         }
         let first_start = positions.is_empty();
