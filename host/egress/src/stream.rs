@@ -35,7 +35,7 @@ impl Opener {
         let socket = connect(host, &addresses, deadline)?;
         // Small requests go at once. A socket that does not take the option works without it.
         let _is_delayed = socket.set_nodelay(true).is_err();
-        let timed = Timed { socket, deadline };
+        let timed = Timed { socket, deadline, read_wait_max: Duration::MAX };
         let kind = match tls {
             false => Kind::Plain(timed),
             true => Kind::Tls(Box::new(self.shake_hands(host, timed)?)),
@@ -122,9 +122,13 @@ impl Stream {
 
     /// The deadline of everything from now on.
     pub(crate) fn until(&mut self, deadline: Instant) {
+        self.timed().deadline = deadline;
+    }
+
+    fn timed(&mut self) -> &mut Timed {
         match &mut self.kind {
-            Kind::Plain(timed) => timed.deadline = deadline,
-            Kind::Tls(stream) => stream.sock.deadline = deadline,
+            Kind::Plain(timed) => timed,
+            Kind::Tls(stream) => &mut stream.sock,
         }
     }
 
@@ -150,6 +154,14 @@ impl Stream {
         Ok(read)
     }
 
+    /// The same, and waits for so long at most. That begins with the read: a thread that stood still before it reads what came meanwhile.
+    pub(crate) fn read_within(&mut self, into: &mut [u8], wait_max: Duration) -> io::Result<usize> {
+        self.timed().read_wait_max = wait_max;
+        let read = self.read(into);
+        self.timed().read_wait_max = Duration::MAX;
+        read
+    }
+
     /// Whether it can be used again: nothing came and nobody closed it while it was idle.
     pub(crate) fn is_quiet(&self) -> bool {
         let socket = match &self.kind {
@@ -170,6 +182,8 @@ impl Stream {
 struct Timed {
     socket: TcpStream,
     deadline: Instant,
+    /// One wait of a read ends after this, if the deadline does not come before.
+    read_wait_max: Duration,
 }
 
 impl Timed {
@@ -181,7 +195,7 @@ impl Timed {
 impl Read for Timed {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         loop {
-            self.socket.set_read_timeout(Some(self.left()?))?;
+            self.socket.set_read_timeout(Some(self.left()?.min(self.read_wait_max)))?;
             match self.socket.read(into) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -209,5 +223,30 @@ impl Write for Timed {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn what_has_come_is_read_however_short_the_wait() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut other, _) = listener.accept().unwrap();
+        other.write_all(b"ab").unwrap();
+        // Waits until it has come.
+        socket.peek(&mut [0]).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut timed = Timed { socket, deadline, read_wait_max: Duration::from_nanos(1) };
+        let mut bytes = [0; 4];
+        assert_eq!(timed.read(&mut bytes).unwrap(), 2);
+        assert_eq!(timed.read(&mut bytes).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        timed.read_wait_max = Duration::MAX;
+        drop(other);
+        assert_eq!(timed.read(&mut bytes).unwrap(), 0);
     }
 }

@@ -72,9 +72,11 @@ impl Connection {
     /// False: the other side is done, and nothing is left of what it sent.
     fn read_more(&mut self, buffer: &mut [u8], deadline: Instant) -> Result<bool, Failure> {
         let is_holding = self.screen.is_holding();
-        let until = if is_holding { deadline.min(Instant::now() + limits::HELD_MAX) } else { deadline };
-        self.stream.until(until);
-        let read = self.stream.read(buffer);
+        self.stream.until(deadline);
+        let read = match is_holding {
+            true => self.stream.read_within(buffer, limits::HELD_MAX),
+            false => self.stream.read(buffer),
+        };
         let is_end = matches!(read, Ok(0));
         match read {
             Ok(0) => self.screen.release(),
