@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
@@ -246,6 +246,10 @@ const CHANGE_TAKES: Duration = Duration::from_millis(500);
 const SWAP_ODDS: u32 = 3;
 /// As [`limits::NO_PROGRESS`], without durability: lines that are lost are waited for in vain each time.
 const NO_PROGRESS_OF_LOSERS: Duration = Duration::from_secs(30);
+/// Starts behind which what a kill took back is read again: the first is enough, unless the machine stands still right behind it.
+const STARTS_MAX: u32 = 10;
+/// What the log says of a step of the disk that fails by [`faults`].
+const REFUSED: &str = "refused on purpose";
 /// Runs it.
 ///
 /// # Errors
@@ -325,6 +329,9 @@ impl<'a> Stage<'a> {
         if self.soak.rotation != Rotation::None && generator.rotations() == 0 {
             self.live_until_rotated(&generator)?;
         }
+        if self.soak.has_faults && self.refused()? == 0 {
+            self.live_until_refused(&generator)?;
+        }
         self.live_with_changes()?;
         let rotations = generator.rotations();
         let written = self.drain(generator)?;
@@ -345,7 +352,7 @@ impl<'a> Stage<'a> {
             edits: self.changes.edits,
             rollbacks: self.changes.rollbacks,
             stops: self.stops,
-            refused: fs::read_to_string(self.scene.log())?.matches("refused on purpose").count() as u64,
+            refused: self.refused()?,
             counted_lost: counted_lost(&self.scene)?,
             memory: self.memory,
             disk_bytes,
@@ -421,17 +428,74 @@ impl<'a> Stage<'a> {
         self.harm(agent)
     }
 
+    /// A life that lasts until its disk has refused a step: on a busy machine all lives may end before there was one to refuse.
+    fn live_until_refused(&mut self, generator: &Generator) -> Result<()> {
+        self.scene.env = vec![("FLUMEN_FAULTS".to_owned(), faults(&mut self.random))];
+        let agent = self.scene.start()?;
+        self.scene.env.clear();
+        // A writer that waits for its truncation brings nothing to refuse.
+        poll::until("a step that is refused", limits::CONDITION, || {
+            Ok(agent.log()?.contains(REFUSED) || generator.wants_truncation())
+        })
+        .with_context(|| agent.log_tail())?;
+        self.harm(agent)
+    }
+
+    /// Steps of the disk that were refused, as far as the log tells them.
+    fn refused(&self) -> Result<u64> {
+        Ok(fs::read_to_string(self.scene.log())?.matches(REFUSED).count() as u64)
+    }
+
     /// What is delivered may be truncated. The agent that goes on.
     fn let_truncate(&mut self, mut agent: Agent, generator: &Generator) -> Result<Agent> {
-        self.wait_delivered(&mut agent, &generator.written())?;
-        if self.soak.channel != Channel::File {
+        let written = generator.written();
+        if self.soak.channel == Channel::File {
+            self.wait_delivered(&mut agent, &written)?;
+        } else {
             // A line in the output may not be acknowledged yet. A kill takes it back then, and it is read again: from what is no more.
-            agent.wait_ready()?;
-            agent.stop()?;
+            if let Some(error) = self.deliver_and_stop(agent, &written)? {
+                return Err(error);
+            }
             agent = self.scene.start()?;
         }
         generator.grant_truncation();
         Ok(agent)
+    }
+
+    /// Waits until everything is delivered, and ends the agent. `Some`: why not all of it came.
+    ///
+    /// What was in the output when the agent before was killed, and not acknowledged, this one takes back. Of a channel that keeps no events
+    /// it has to read that again, and the lines may all be counted before it does, so they are counted once more behind its end.
+    fn deliver_and_stop(&mut self, mut agent: Agent, written: &[u64]) -> Result<Option<anyhow::Error>> {
+        for _ in 0..STARTS_MAX {
+            let delivered =
+                self.wait_delivered(&mut agent, written).and_then(|()| self.wait_second(&mut agent, written));
+            if let Err(error) = delivered {
+                agent.stop().with_context(|| format!("{error:#}"))?;
+                return Ok(Some(error));
+            }
+            // Before that a signal ends it as it ends every process.
+            agent.wait_ready()?;
+            agent.stop()?;
+            if self.soak.channel == Channel::File || self.is_settled(written)? {
+                return Ok(None);
+            }
+            eprintln!("what was delivered was taken back: once more");
+            agent = self.scene.start()?;
+        }
+        Ok(Some(anyhow!("{STARTS_MAX} agents in a row took back what was delivered")))
+    }
+
+    /// Whether all lines are in files that have their final names: those a clean stop gives to what is acknowledged, and to nothing else.
+    fn is_settled(&mut self, written: &[u64]) -> Result<bool> {
+        let expected = self.soak.plugin.kept(written);
+        let mut has_all = self.counter.count(&self.scene.output)? + self.tidy.lines >= expected;
+        let mut paths = output::files(&self.scene.output)?;
+        if let Some(dir) = self.second_output() {
+            has_all = has_all && LineCounter::default().count(&dir)? >= expected;
+            paths.extend(output::files(&dir)?);
+        }
+        Ok(has_all && !paths.iter().any(|path| output::is_open(path)))
     }
 
     /// One long life with the other half of the changes; half of the new versions have a bug.
@@ -499,13 +563,10 @@ impl<'a> Stage<'a> {
             return self.drain_behind_losses(generator);
         }
         let written = generator.stop()?;
-        let mut agent = self.scene.start_ready()?;
-        let delivered =
-            self.wait_delivered(&mut agent, &written).and_then(|()| self.wait_second(&mut agent, &written));
-        if let Err(error) = delivered {
+        let agent = self.scene.start_ready()?;
+        if let Some(error) = self.deliver_and_stop(agent, &written)? {
             eprintln!("{error:#}\njudged as it is");
         }
-        agent.stop()?;
         Ok(written)
     }
 

@@ -89,10 +89,13 @@ pub fn wait_all(
     let last: Vec<Option<u64>> = written.iter().map(last).collect();
     let expected = plugin.kept(written).saturating_sub(counted_lost(scene)?);
     let (mut counter, mut looked) = (LineCounter::default(), None::<Instant>);
-    poll::until_counted("everything in the output", flow::DELIVERED, expected, || {
-        agent.expect_running()?;
-        Ok(counter.count(&scene.output)? + tidy.lines)
-    })?;
+    let mut wait_counted = |agent: &mut Agent| {
+        poll::until_counted("everything in the output", flow::DELIVERED, expected, || {
+            agent.expect_running()?;
+            Ok(counter.count(&scene.output)? + tidy.lines)
+        })
+    };
+    wait_counted(agent)?;
     poll::until("the last lines in the output", flow::DELIVERED, || {
         agent.expect_running()?;
         if looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
@@ -101,6 +104,8 @@ pub fn wait_all(
         looked = Some(Instant::now());
         tidy.has(scene, &last)
     })?;
+    // What a kill takes back counted as well, as long as it was there: it is gone before anything comes behind it.
+    wait_counted(agent)?;
     let rejected = written.iter().flat_map(|lines| 0..*lines).filter(|seq| plugin.rejects(*seq)).count();
     poll::until("what is rejected in quarantine", flow::DELIVERED, || {
         Ok(rejected == 0 || scene.quarantine()?.len() >= rejected)

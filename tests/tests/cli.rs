@@ -118,16 +118,15 @@ fn a_running_agent_can_be_looked_at() {
             let pipeline = &status["pipelines"][0];
             let sink = &pipeline["sinks"][0]["metrics"];
             let delivered = sink["events_delivered"] == 2 && sink["delivered_position"] == 2;
-            delivered && pipeline["quarantine"]["events"] == 1
+            // One figure is looked at after the other: these may be from before the lines came.
+            let read = pipeline["sources"][0]["metrics"]["events_out"] == 3;
+            let rejected = pipeline["interceptors"][0]["metrics"]["events_rejected"] == 1;
+            read && rejected && delivered && pipeline["quarantine"]["events"] == 1
         };
         Ok(scene.status()?.map(|status| status.0).filter(has_all))
     })
     .unwrap();
-    let pipeline = &status["pipelines"][0];
-    assert_eq!(pipeline["sources"][0]["metrics"]["events_out"], 3);
-    assert_eq!(pipeline["interceptors"][0]["metrics"]["events_rejected"], 1);
-    assert_eq!(pipeline["plugins"][0]["stats"]["traps"], 0);
-    assert_eq!(pipeline["sinks"][0]["metrics"]["delivered_position"], 2);
+    assert_eq!(status["pipelines"][0]["plugins"][0]["stats"]["traps"], 0);
     // The agent counts what is on its way to the disk.
     poll::until("the bad line on the disk", limits::CONDITION, || Ok(scene.quarantine()?.len() == 1))
         .unwrap();

@@ -157,7 +157,12 @@ fn load_balancing_over_kills() {
 #[test]
 fn the_best_sink_is_used_while_it_is_well_and_status_and_check_say_so() {
     let scene = Scene::new().unwrap();
-    scene.pipeline(&pipeline("kind = \"failover\"")).unwrap();
+    // A sink that has nothing to look at is ready although it cannot write, and asks anew right behind giving back what it failed on. It
+    // rests for longer than it waits before it does that, so that others come first.
+    let rests = "penalty = \"2s\"\npenalty_max = \"1m\"";
+    let failover = pipeline("kind = \"failover\"").replace("penalty = \"10ms\"\npenalty_max = \"1s\"", rests);
+    assert!(failover.contains(rests), "{failover}");
+    scene.pipeline(&failover).unwrap();
     let check = scene.flumen(&["check", scene.config().to_str().unwrap()]).unwrap().stdout;
     assert!(check.contains("group        all              exactly-once (failover of a, b, c)"), "{check}");
     assert!(check.contains("waits until its destination says whether it is there"), "{check}");
@@ -178,15 +183,13 @@ fn the_best_sink_is_used_while_it_is_well_and_status_and_check_say_so() {
         .unwrap();
     assert_eq!(delivered(&scene, "c").len(), 0);
     // Another order is another start; another option of a sink is not.
-    scene.pipeline(&pipeline("kind = \"failover\"").replace("[\"a\", \"b\"", "[\"b\", \"a\"")).unwrap();
+    scene.pipeline(&failover.replace("[\"a\", \"b\"", "[\"b\", \"a\"")).unwrap();
     let plan = scene.flumen(&["plan", scene.config().to_str().unwrap()]).unwrap().stdout;
     assert!(
         plan.contains("restarts as a whole, sink groups differ") && plan.contains("~ group all (sinks)"),
         "{plan}"
     );
-    scene
-        .pipeline(&pipeline("kind = \"failover\"").replacen("roll_count = 3_000", "roll_count = 500", 1))
-        .unwrap();
+    scene.pipeline(&failover.replacen("roll_count = 3_000", "roll_count = 500", 1)).unwrap();
     let plan = scene.flumen(&["reload", scene.config().to_str().unwrap()]).unwrap();
     assert!(plan.status.success(), "{}{}", plan.stdout, plan.stderr);
     // It began anew.

@@ -49,8 +49,10 @@ fn committed_records_alone_are_read_and_survive_a_sigkill() {
     broker.restart().unwrap();
     assert_eq!(texts(&client, "t"), ["kept 0", "kept 1", "kept 2"]);
 
-    // A transaction that was left open holds up readers until it is ended; nothing of it is read.
-    client.produce_txn("t", "writer-2", &messages("open", 2), TxnEnd::Open).unwrap();
+    // A transaction that was left open holds up readers until it is ended; nothing of it is read. The broker is not to end it
+    // meanwhile, however slow the machine is.
+    let patient = client.clone().with(pair("transaction.timeout.ms", "900000"));
+    patient.produce_txn("t", "writer-2", &messages("open", 2), TxnEnd::Open).unwrap();
     client.produce_txn("t", "writer-3", &messages("behind", 1), TxnEnd::Commit).unwrap();
     assert_eq!(texts(&client, "t"), ["kept 0", "kept 1", "kept 2"]);
     client.produce_txn("t", "writer-2", &messages("again", 1), TxnEnd::Commit).unwrap();
@@ -199,15 +201,20 @@ fn the_oracle_sees_what_was_written() {
     assert_eq!(client.group_offsets("nobody").unwrap(), []);
     assert_eq!(client.members("nobody").map(|group| group.members).unwrap_or_default(), []);
 
-    // With a count it waits for more than is there; long enough to read on a busy machine what is there.
-    let patience = NO_ANSWER * 5;
-    let mut more = ConsumeOptions::new(&client.clone().within(patience), "seen");
+    // With a count it waits for more than is there, for as long as it may; how much of it was read by then is the machine's.
+    let mut more = ConsumeOptions::new(&client.clone().within(NO_ANSWER), "seen");
     more.count = Some(4);
     let start = Instant::now();
-    assert_eq!(client::consume(&more).unwrap().len(), 3);
-    assert!(start.elapsed() >= patience);
-    more.count = Some(1);
+    assert!(client::consume(&more).unwrap_or_default().len() <= 3);
+    assert!(start.elapsed() >= NO_ANSWER);
     more.client = client.clone();
+    let waits = thread::spawn({
+        let more = more.clone();
+        move || client::consume(&more).unwrap()
+    });
+    client.produce("seen", &[Message { partition: Some(2), ..Message::value("the fourth") }]).unwrap();
+    assert_eq!(waits.join().unwrap().len(), 4);
+    more.count = Some(1);
     assert!(!client::consume(&more).unwrap().is_empty());
     client.delete_topic("seen").unwrap();
     assert!(client.offsets("seen").unwrap_err().to_string().contains("UNKNOWN_TOPIC_OR_PART"));

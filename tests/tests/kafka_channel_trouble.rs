@@ -132,34 +132,41 @@ fn a_full_failover_file_makes_sources_wait_and_loses_nothing() {
 fn what_comes_while_kafka_answers_and_takes_nothing_goes_to_the_file() {
     let options = BrokerOptions { has_authorizer: true, ..BrokerOptions::default() };
     let mut broker = Broker::start(&options).unwrap();
-    broker.client().create_topic("barred", 2, &[]).unwrap();
+    let client = broker.client();
+    client.create_topic("barred", 2, &[]).unwrap();
     let more = format!(
-        "{}\nfailover = {{ check_interval = \"300ms\", fail_after = 2, return_after = 60 }}\n",
+        "{}\nfailover = {{ check_interval = \"300ms\", fail_after = 2, return_after = 2 }}\n",
         security::scram_options()
     );
     let channel = channel(&broker, "barred", &more)
         .replace(&broker.bootstrap(), &broker.bootstrap_on(Listener::SaslPlaintext));
     let a = scene("a", &format!("{SOURCE}{channel}{SINK}[batch]\nrows = 500\n"));
     let mut agent = a.start_ready().unwrap();
+    agent.wait_log("Kafka journal opened", DELIVERED).unwrap();
+    // Who has rules may do what they allow. They count before there is anything to write, and so when the agent returns. Rules count in
+    // the order in which they were made, so another topic is asked: what is taken there before they count is no event of the channel.
+    client.create_topic("behind", 1, &[]).unwrap();
+    for topic in ["barred", "behind"] {
+        // Reading first, which may look too: the channel is being read.
+        for operation in ["read", "describe"] {
+            client.acl(["allow", "alice", operation, "topic", topic]).unwrap();
+        }
+    }
+    let alice = broker.client_sasl(Listener::SaslPlaintext, Mechanism::ScramSha512);
+    poll::until("the rules to count", limits::CONDITION, || {
+        let refused = alice.produce("behind", &[Message::value("x")]).err();
+        Ok(refused.is_some_and(|error| error.to_string().contains("TOPIC_AUTHORIZATION_FAILED")))
+    })
+    .unwrap();
     go_away(&mut broker, &mut agent, &a);
     write(&a, 1_000, 9);
     wait_status(&a, "\"failover_events\":1000");
     broker.restart().unwrap();
-    // Who has rules may do what they allow. It returns late, so that they count before.
-    for operation in ["describe", "read"] {
-        broker.client().acl(["allow", "alice", operation, "topic", "barred"]).unwrap();
-    }
-    let alice = broker.client_sasl(Listener::SaslPlaintext, Mechanism::ScramSha512);
-    poll::until("the rules to count", limits::CONDITION, || {
-        let refused = alice.produce("barred", &[Message::value("x")]).err();
-        Ok(refused.is_some_and(|error| error.to_string().contains("TOPIC_AUTHORIZATION_FAILED")))
-    })
-    .unwrap();
     agent.wait_log("Kafka answers: the file's events are moved to it", DELIVERED).unwrap();
     let more: String = (0..1_000).map(|number| format!("late {number}\n")).collect();
     fs::write(a.input().join("late.log"), more).unwrap();
     wait_status(&a, "\"failover_events\":2000");
-    broker.client().acl(["allow", "alice", "write", "topic", "barred"]).unwrap();
+    client.acl(["allow", "alice", "write", "topic", "barred"]).unwrap();
     wait_lines(&[&a], &mut [&mut agent], 2_000).unwrap();
     wait_status(&a, "\"failover\":\"shared\"");
     agent.stop().unwrap();

@@ -27,18 +27,23 @@ fn config(example: &str) -> std::path::PathBuf {
 }
 
 /// A command of the README.
-fn flumen(line: &str, variables: &[(&str, String)]) -> scene::Answer {
+fn flumen(line: &str, variables: &[(&str, String)]) {
+    let mut is_again = false;
     let answer = poll::until_some(line, limits::CONDITION, || {
         let mut command = Command::new(locate::flumen().unwrap());
         command.args(line.split_whitespace()).envs(variables.iter().map(|(name, value)| (name, value)));
         let answer = scene::run(command, limits::COMMAND)?;
-        // It waits for some seconds, and a new broker on a busy machine may take longer to make its topic of transactions.
-        let is_silent = line.starts_with("kafka check") && answer.stdout.contains("no answer");
-        Ok((!is_silent).then_some(answer))
+        // It waits for some seconds, and a new broker on a busy machine may take longer to make its topic of transactions, or this one:
+        // then it is made all the same, which is said to who asks again.
+        let said = format!("{}{}", answer.stdout, answer.stderr);
+        let is_made =
+            is_again && line.starts_with("kafka topics create") && said.contains("it exists already");
+        let is_silent = said.contains("no answer");
+        is_again |= is_silent;
+        Ok((!is_silent).then_some((is_made || answer.status.success(), said)))
     });
-    let answer = answer.unwrap();
-    assert!(answer.status.success(), "{line}: {answer:?}");
-    answer
+    let (is_well, said) = answer.unwrap();
+    assert!(is_well, "{line}: {said}");
 }
 
 fn records(broker: &Broker, topic: &str) -> Vec<Record> {

@@ -315,9 +315,11 @@ fn what_is_no_cluster_is_told_in_words() {
                 let dir = dir.path();
                 scope.spawn(move || {
                     let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-                    let answer = flumen(dir, &arguments);
+                    let said = |answer: &Answer| format!("{}{}", answer.stdout, answer.stderr);
+                    // A command that got no time to hear that it was refused says that nobody answered.
+                    let answer = until_seen(|| flumen(dir, &arguments), said);
                     let code = answer.status.code().unwrap();
-                    format!("$ flumen {line}\n{}{}[{code}]\n", answer.stdout, answer.stderr)
+                    format!("$ flumen {line}\n{}[{code}]\n", said(&answer))
                 })
             })
             .collect();

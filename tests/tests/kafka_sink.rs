@@ -415,9 +415,13 @@ fn a_topic_of_a_header_that_is_closed_to_us_stops_nothing() {
             client.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
         }
         client.acl([may_describe, "alice", "describe", "topic", &closed]).unwrap();
-        poll::until("the rule to count", limits::CONDITION, || match may_describe {
-            "allow" => Ok(alice.produce(&closed, &[Message::value("before")]).is_err()),
-            _ => Ok(!alice.offsets(&closed).is_ok_and(|partitions| !partitions.is_empty())),
+        // Any other error than this one says nothing of the rule.
+        poll::until("the rule to count", limits::CONDITION, || {
+            let refused = match may_describe {
+                "allow" => alice.produce(&closed, &[Message::value("before")]).err(),
+                _ => alice.offsets(&closed).err(),
+            };
+            Ok(refused.is_some_and(|error| error.to_string().contains("TOPIC_AUTHORIZATION_FAILED")))
         })
         .unwrap();
         let scene = Scene::new().unwrap();
@@ -501,10 +505,11 @@ fn a_connection_that_hangs_beyond_the_transaction_is_no_second_agent() {
     flow.expect_all(true);
     let mut uncommitted = ConsumeOptions::new(&flow.client, "hangs");
     uncommitted.is_uncommitted = true;
-    // A busy machine may come to the pause behind the transaction's end: then there is another one.
+    // A busy machine may come to the pause behind the transaction's end, or learn of the broker's end so late that the agent has given
+    // up by itself, which takes the id over without a word: then there is another one. Each line is there once all the same.
     let end = |flow: &Flow| flow.client.offsets("hangs").unwrap()[0].end;
-    poll::until_some("a pause within a transaction", limits::CONDITION * 6, || {
-        let (before, committed, there) = (end(&flow), flow.written, client::consume(&uncommitted)?.len());
+    poll::until("a pause within a transaction", limits::CONDITION * 6, || {
+        let (before, there) = (end(&flow), client::consume(&uncommitted)?.len());
         flow.write(1_000);
         poll::until("all records in the open transaction", limits::CONDITION, || {
             Ok(client::consume(&uncommitted)?.len() >= there + 1_000)
@@ -512,16 +517,13 @@ fn a_connection_that_hangs_beyond_the_transaction_is_no_second_agent() {
         proxy.pause()?;
         // What is aborted hides the end no longer: all records and a marker.
         poll::until("the end of the transaction", limits::CONDITION * 2, || Ok(end(&flow) > before + 1_000))?;
-        let is_aborted = flow.records().len() as u64 == committed;
-        if !is_aborted {
-            proxy.resume()?;
-            flow.expect_all(true);
-        }
-        Ok(is_aborted.then_some(()))
+        // At once: the agent is to hear of it before it gives up.
+        proxy.resume()?;
+        flow.expect_all(true);
+        // It says so before it delivers anew.
+        Ok(agent.log()?.contains("the broker aborted a transaction of ours"))
     })
     .unwrap();
-    proxy.resume().unwrap();
-    agent.wait_log("the broker aborted a transaction of ours", limits::CONDITION).unwrap();
     flow.write(1_000);
     flow.expect_all(true);
     agent.expect_running().unwrap();

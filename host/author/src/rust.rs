@@ -378,11 +378,17 @@ fn answer(command: &mut Command) -> Result<String> {
 /// The output goes to files, not pipes: nobody has to read them while the command runs, and a
 /// grandchild that outlives it cannot keep them open for us.
 fn run_quietly(command: &mut Command, limit: Duration) -> Result<String> {
+    let start = Instant::now();
+    run_until(command, limit, || start.elapsed() >= limit)
+}
+
+/// The same, of a limit that is reached when `is_over` says so.
+fn run_until(command: &mut Command, limit: Duration, is_over: impl Fn() -> bool) -> Result<String> {
     let line = command_line(command);
     let mut out = tempfile::tempfile().context("cannot make a temporary file")?;
     let mut err = tempfile::tempfile().context("cannot make a temporary file")?;
     command.stdout(out.try_clone()?).stderr(err.try_clone()?);
-    let ended = wait(command, limit).with_context(|| format!("`{line}` does not run"))?;
+    let ended = wait(command, is_over).with_context(|| format!("`{line}` does not run"))?;
     let said = read_back(&mut out)?;
     if ended.is_some_and(|status| status.success()) {
         return Ok(said.trim().to_owned());
@@ -395,14 +401,13 @@ fn run_quietly(command: &mut Command, limit: Duration) -> Result<String> {
 }
 
 /// The command's end, or nothing if it had to be killed.
-fn wait(command: &mut Command, limit: Duration) -> Result<Option<ExitStatus>> {
-    let start = Instant::now();
+fn wait(command: &mut Command, is_over: impl Fn() -> bool) -> Result<Option<ExitStatus>> {
     let mut child = command.spawn()?;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        if start.elapsed() >= limit {
+        if is_over() {
             child.kill()?;
             child.wait()?;
             return Ok(None);
@@ -470,13 +475,17 @@ mod tests {
 
     #[test]
     fn a_command_that_hangs_is_killed_and_its_words_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (said, start) = (dir.path().join("said"), Instant::now());
         let mut command = Command::new("sh");
-        command.args(["-c", "echo no route to host >&2; exec sleep 600"]);
-        let start = Instant::now();
-        // Long enough for its words: a process may stand still for seconds before its first step.
-        let error = run_quietly(&mut command, Duration::from_secs(8)).unwrap_err().to_string();
+        command.args(["-c", "echo no route to host >&2; : > \"$0\"; exec sleep 600"]).arg(&said);
+        // Over when its words are out, and no sooner: a process may stand still for seconds before its first step.
+        let error =
+            run_until(&mut command, Duration::from_secs(8), || said.exists()).unwrap_err().to_string();
+        assert!(error.contains("did not end within 8 s: no route to host"), "{error}");
+        let error = run_quietly(Command::new("sleep").arg("600"), Duration::from_secs(1)).unwrap_err();
+        assert!(error.to_string().contains("did not end within 1 s"), "{error}");
         assert!(start.elapsed() < Duration::from_secs(120));
-        assert!(error.contains("did not end") && error.contains("no route to host"), "{error}");
     }
 
     #[test]

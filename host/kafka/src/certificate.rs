@@ -345,14 +345,19 @@ mod tests {
 
     #[test]
     fn a_port_is_asked_once_for_a_while() {
-        let count = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
-        let counted = count.clone();
-        let address = port(move |mut stream| {
-            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
-        });
-        assert_eq!([of_port(&address), of_port(&address)], [Answer::NoTls, Answer::NoTls]);
-        assert_eq!(count.load(std::sync::atomic::Ordering::Relaxed), 1);
+        let asked_twice = || {
+            let count = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+            let counted = count.clone();
+            let address = port(move |mut stream| {
+                counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
+            });
+            let answers = [of_port(&address), of_port(&address)];
+            (answers, count.load(std::sync::atomic::Ordering::Relaxed))
+        };
+        // Silence: the other thread got no time to answer.
+        let seen = (0..5).map(|_| asked_twice()).find(|([first, _], _)| *first != Answer::Silence);
+        assert_eq!(seen, Some(([Answer::NoTls, Answer::NoTls], 1)));
     }
 
     #[test]

@@ -84,6 +84,15 @@ proptest! {
     }
 }
 
+/// Two calls of the whole, two for each of ten halvings, one to be sure.
+#[test]
+fn one_row_of_a_thousand_costs_23_calls() {
+    let mut plugin = Fake { guilty: [321].into(), ..Fake::default() };
+    let out = isolate(&mut plugin, &batch(1_000), LIMIT);
+    assert_eq!(positions(out.failed.iter().map(|(batch, _)| batch)), [321]);
+    assert_eq!((plugin.calls, plugin.fresh), (23, 2));
+}
+
 #[test]
 fn a_hiccup_costs_one_retry() {
     let mut plugin = Fake { hiccups: 1, ..Fake::default() };

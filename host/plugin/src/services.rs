@@ -235,11 +235,13 @@ mod tests {
     #[test]
     fn metrics_keep_to_their_rate() {
         let limits = PluginLimits { metric_calls_per_s: 10, ..PluginLimits::default() };
+        let begun = Instant::now();
         let services = Services::new("test".into(), &limits);
         (0..1_000).for_each(|_| services.add("calls", 1));
+        // Ten at once, and one more for each tenth of a second that a busy machine took.
+        let most = 10 + begun.elapsed().as_millis() as u64 / 100;
         let stats = services.stats();
         let Some(GuestMetric::Counter(taken)) = stats.guest_metrics.get("calls") else { unreachable!() };
-        // A busy machine may take a second for a thousand calls.
-        assert!((10..100).contains(taken) && stats.metric_calls_dropped == 1_000 - taken, "{stats:?}");
+        assert!((10..=most).contains(taken) && stats.metric_calls_dropped == 1_000 - taken, "{stats:?}");
     }
 }

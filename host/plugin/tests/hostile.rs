@@ -34,9 +34,10 @@ fn a_row_that_loops_goes_alone() {
     let sandbox = Sandbox::new();
     let version = sandbox.hostile(r#"{"do":"loop-on"}"#, PluginLimits::default());
     check_isolated(&version, &batch_with(1_000, &[321], "LOOP"), &[321], "took longer than 1000 ms");
-    // Two for the batch, ten short ones, one to be sure: some 4 limits. Now and then a busy machine costs a short one more.
-    let timeouts = version.stats().timeouts;
-    assert!((13..20).contains(&timeouts), "{timeouts}");
+    // Two for the batch, ten short ones, one to be sure: some 4 limits. A busy machine may cost short ones more, each of which is halved
+    // in turn: two calls for one that failed. How many they are where nothing is slow is in `src/isolation_tests.rs`.
+    let stats = version.stats();
+    assert!(stats.timeouts >= 13 && stats.calls < 2 * stats.timeouts, "{stats:?}");
     check_isolated(&version, &batch_with(100, &[5, 50], "LOOP"), &[5, 50], "took longer than 1000 ms");
     check_isolated(&version, &batch_with(1_000, &[], ""), &[], "");
     assert!(version.stats().timeouts > 20);

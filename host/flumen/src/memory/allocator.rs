@@ -20,11 +20,29 @@ pub fn give_back() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
     use crate::memory::machine::own_bytes;
 
+    const ALONE: &str = "FLUMEN_TEST_ALONE";
+
+    /// In a process of its own: other tests take memory between the two looks at what all of them have.
     #[test]
     fn what_is_free_goes_back_at_once() {
+        if std::env::var_os(ALONE).is_some() {
+            return gives_back();
+        }
+        let name = concat!(module_path!(), "::what_is_free_goes_back_at_once");
+        let (_, name) = name.split_once("::").unwrap();
+        let mut alone = Command::new(std::env::current_exe().unwrap());
+        let output = alone.args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().unwrap();
+        let (said, errors) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && said.contains("1 passed"), "{said}{errors}");
+    }
+
+    fn gives_back() {
         // Blocks below the size from which jemalloc keeps nothing.
         let blocks: Vec<Vec<u8>> = (0..64).map(|_| vec![1; 1 << 20]).collect();
         std::hint::black_box(&blocks);
