@@ -238,6 +238,40 @@ fn a_restart_that_would_lose_what_is_in_memory_is_refused() {
     assert!(verdict.holds_but_for(lost), "{lost} counted as lost: {verdict}");
 }
 
+/// A failover that nobody needs, on a disk that has failed, gets another place: that edit is the mend, so it is not asked of that disk.
+/// Back there it is refused.
+#[test]
+fn a_failover_is_moved_away_from_a_disk_that_has_failed() {
+    if !disk::may_mount() {
+        eprintln!("not run: a disk that fails has to be mounted, and this is not root");
+        return;
+    }
+    let scene = scene();
+    let edit = |dir: &str| write(&scene, &pipeline(&to_dir(&scene, "file", dir)));
+    edit("other");
+    let _mount = Mount::tmpfs(&journal(&scene), ROOM).unwrap();
+    let failing = FailingDisk::new(&scene.root().join("other")).unwrap();
+    let mut agent = scene.start_ready().unwrap();
+    let generator = writer(&scene, 107).unwrap();
+    wait_progress(&[&scene], 500).unwrap();
+    failing.fail_under(&agent).unwrap();
+    edit("third");
+    let answer = reload(&scene, &[]);
+    assert!(answer.status.success(), "{}{}\n{}", answer.stdout, answer.stderr, agent.log_tail());
+    wait_taken(&scene, 500).unwrap();
+    edit("other");
+    let answer = reload(&scene, &[]);
+    assert_eq!(answer.status.code(), Some(1), "{}{}", answer.stdout, answer.stderr);
+    let reason = format!("could not start again: {} takes nothing", failing.dir().join(PIPELINE).display());
+    assert!(answer.stderr.contains(&reason), "{}", answer.stderr);
+    wait_taken(&scene, 500).unwrap();
+    let written = generator.stop().unwrap();
+    wait_lines(&[&scene], &mut [&mut agent], written.iter().sum()).unwrap();
+    agent.stop().unwrap();
+    let verdict = judge(&[&scene], &written, |_| true).unwrap();
+    assert!(verdict.holds(), "{verdict}");
+}
+
 /// Two pipelines of the same lines, one of which is edited so that it restarts as a whole.
 fn two() -> (Stage, Generator, Agent) {
     let stage = Stage::new("watch = false");

@@ -369,6 +369,11 @@ pub trait Journal: Send + Sync {
         false
     }
 
+    /// Why it has failed: only another opening can go on. It may fail with nothing of anybody's on its way.
+    fn failure(&self) -> Option<Arc<str>> {
+        None
+    }
+
     /// Whether acknowledgements that are handed in now can become durable: not while where they belong is away, and events go to a
     /// failover. Who stops does not wait for them then.
     fn takes_acknowledgements(&self) -> bool {

@@ -211,11 +211,11 @@ impl Turn<'_> {
     ) -> Result<(), Failure> {
         let (name, why) = (&plan.name, why_away(running));
         if let Some(what) = ends_with(running, plan) {
-            return Err(cannot(name, &what, &why));
+            return Err(cannot(running, &what));
         }
         // Before that the journal would have to be opened again on the disk that is away.
         if !running.has_left(Instant::now() + RESTART_GRACE) {
-            return Err(cannot(name, "no sink of it can restart while nothing takes its events", &why));
+            return Err(cannot(running, "no sink of it can restart while nothing takes its events"));
         }
         self.may_restart(running, plan)?;
         let note =
@@ -236,19 +236,19 @@ impl Turn<'_> {
             && running.is_unopened()
             && let Some(what) = ends_with(running, plan)
         {
-            return Err(cannot(name, &what, &why_away(running)));
+            return Err(cannot(running, &what));
         }
         let unsaved = running.unsaved_events();
         if !has_failed && unsaved > 0 {
             let what =
                 format!("it would lose the {unsaved} events that are in the memory of its channels alone");
-            return Err(cannot(name, &what, &why_away(running)));
+            return Err(cannot(running, &what));
         }
         // A failover whose disk has failed is left in a moment, unless that takes nothing either.
         if !has_failed && running.is_dead() && !running.has_left(Instant::now() + RESTART_GRACE) {
-            return Err(cannot(name, "it could not start again", &why_away(running)));
+            return Err(cannot(running, "it could not start again"));
         }
-        match disks::trouble(running, &self.old.data_dir) {
+        match disks::trouble(plan, &self.old.data_dir) {
             Some(Trouble { dir, error }) => Err(refused(format!(
                 "pipeline {name}: it has to restart as a whole, and could not start again: {} takes nothing ({error}); mend its disk first",
                 dir.display()
@@ -425,8 +425,12 @@ fn why_away(running: &RunningPipeline) -> String {
     why.unwrap_or_else(|| "the disk of its channel has failed".to_owned())
 }
 
-fn cannot(pipeline: &str, what: &str, why: &str) -> Failure {
-    refused(format!("pipeline {pipeline}: {what} ({why}); mend the channel's disk first"))
+fn cannot(running: &RunningPipeline, what: &str) -> Failure {
+    let (pipeline, why) = (running.pipeline.plan().name.clone(), why_away(running));
+    // Not even its failover was read: that is in Kafka, and may be what is waited for.
+    let is_opening = running.pipeline.journal_status().failover.as_deref() == Some("opening");
+    let first = if is_opening { "the channel's disk, or Kafka," } else { "the channel's disk" };
+    refused(format!("pipeline {pipeline}: {what} ({why}); mend {first} first"))
 }
 
 /// Whether a sink that runs is none of the new plan's, or one of that does not run: a late channel has no reader for it before it is opened

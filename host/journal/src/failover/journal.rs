@@ -81,7 +81,13 @@ impl Shared {
             state.look();
             state.alive().cloned()
         };
-        open.is_some_and(|open| open.journal.status().waiting_for.is_none())
+        let Some(open) = open else { return false };
+        // With nothing of ours on its way it fails without a word: its name was, or a new file for its state.
+        if let Some(reason) = open.journal.failure() {
+            self.has_failed(open.generation, &CommitError::Failed(reason));
+            return false;
+        }
+        open.journal.status().waiting_for.is_none()
     }
 
     /// The journal closes while the primary has failed: nothing takes what that had in memory.
@@ -182,6 +188,10 @@ impl Journal for FailoverJournal {
 
     fn is_over(&self) -> bool {
         self.shared.state.lock().is_over()
+    }
+
+    fn failure(&self) -> Option<Arc<str>> {
+        self.shared.state.lock().failed.clone()
     }
 
     fn takes_acknowledgements(&self) -> bool {

@@ -147,14 +147,6 @@ impl FileJournal {
         Ok(Arc::new(journal))
     }
 
-    /// Why it takes no more, if its disk has failed for good.
-    pub(crate) fn failure(&self) -> Option<Arc<str>> {
-        match &self.shared.state.lock().phase {
-            Phase::Failed(reason) => Some(reason.clone()),
-            _ => None,
-        }
-    }
-
     /// An open journal, and its committer, which does nothing yet.
     fn prepare(
         config: FileConfig,
@@ -389,6 +381,13 @@ impl Journal for FileJournal {
 
     fn commit_and_wait(&self, commit: Commit, deadline: Option<Instant>) -> Result<u64, CommitError> {
         accept::commit_and_wait(&self.shared, &self.spent, self.writer.as_deref(), commit, deadline)
+    }
+
+    fn failure(&self) -> Option<Arc<str>> {
+        match &self.shared.state.lock().phase {
+            Phase::Failed(reason) => Some(reason.clone()),
+            _ => None,
+        }
     }
 
     fn position(&self, key: &[u8]) -> Option<Vec<u8>> {

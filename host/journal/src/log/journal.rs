@@ -143,6 +143,13 @@ impl Journal for LogJournal {
         self.shared.state.lock().opened.is_some()
     }
 
+    fn failure(&self) -> Option<Arc<str>> {
+        match &self.shared.state.lock().phase {
+            Phase::Failed(reason) => Some(reason.clone()),
+            _ => None,
+        }
+    }
+
     fn is_over(&self) -> bool {
         let state = self.shared.state.lock();
         state.opened.is_none() && state.phase != Phase::Open

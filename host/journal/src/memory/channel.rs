@@ -180,10 +180,14 @@ impl Channel {
         Place::Gone(ends.min().unwrap_or(self.registers.head))
     }
 
-    /// Events in memory that some reader has not acknowledged.
+    /// Events in memory that some reader has not acknowledged. Of a commit that failed with the disk there are none: whoever handed it in was
+    /// told, and has them elsewhere.
     pub fn at_risk(&self) -> u64 {
         let needed = self.registers.needed().unwrap_or(self.registers.head);
         let first = self.held.front().map_or(u64::MAX, |held| held.first.max(needed));
-        self.held.back().map_or(0, |held| held.end().saturating_sub(first))
+        let has_failed = |held: &Held| matches!(held.ticket.wait(Some(Duration::ZERO)), Some(Err(_)));
+        // Behind one that failed all have.
+        let last = self.held.iter().rfind(|held| !has_failed(held));
+        last.map_or(0, |held| held.end().saturating_sub(first))
     }
 }

@@ -247,6 +247,10 @@ impl Journal for MemoryJournal {
         commit::commit(&self.shared, commit, deadline)
     }
 
+    fn failure(&self) -> Option<Arc<str>> {
+        self.shared.file.failure()
+    }
+
     fn position(&self, key: &[u8]) -> Option<Vec<u8>> {
         self.shared.file.position(key).filter(|_| !key.starts_with(OWN))
     }

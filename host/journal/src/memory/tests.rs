@@ -11,6 +11,7 @@ use super::*;
 use crate::api::{Ack, ChannelSpec};
 use crate::clock::OsClock;
 use crate::disk::OsDisk;
+use crate::file::tests::disk::MemDisk;
 use crate::file::{Durability, FileConfig};
 
 const A: ChannelId = ChannelId(0);
@@ -362,6 +363,22 @@ fn a_full_quarantine_holds_its_puts_and_nothing_else() {
         waiting.join().unwrap().unwrap().unwrap();
         assert_eq!(drain(keeper.as_mut()), [10]);
     });
+}
+
+/// Whoever handed in what the disk did not take was told, and has it elsewhere: a stop loses nothing of it.
+#[test]
+fn what_failed_with_the_disk_is_not_at_risk() {
+    let (disk, specs) = (MemDisk::default(), vec![spec(100, u64::MAX, WhenFull::Wait)]);
+    let config = file_config(std::path::Path::new("/"));
+    let opened =
+        MemoryJournal::open(config, specs, vec![other(10)], Arc::new(disk.clone()), Arc::new(OsClock));
+    let journal = opened.unwrap();
+    done(&journal, put(A, batch(0, 8, 5)));
+    disk.faults(|faults| faults.write_errors = u32::MAX);
+    let ticket = journal.commit(put(A, batch(8, 3, 5)), None).unwrap();
+    assert!(matches!(ticket.wait(None), Some(Err(CommitError::Failed(_)))));
+    assert_eq!(figures_of(&journal).events_at_risk, 8);
+    assert_eq!(take(journal.open_reader(A, R0).as_mut()), (0..8).collect::<Vec<_>>());
 }
 
 /// What was accepted stays, however little the channel holds from now on; what is new waits until that is more.

@@ -234,6 +234,10 @@ impl Journal for SourceBackedJournal {
         !self.shared.state.lock().is_open
     }
 
+    fn failure(&self) -> Option<Arc<str>> {
+        self.shared.file.failure()
+    }
+
     fn takes_acknowledgements(&self) -> bool {
         self.shared.look();
         self.shared.state.lock().check_open().is_ok()

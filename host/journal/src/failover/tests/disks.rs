@@ -204,3 +204,43 @@ fn small_failover(kind: SecondaryKind, puts: u64, body: &[u8]) {
     world.wait_place("primary");
     world.check();
 }
+
+/// A primary that fails with nothing of ours on its way, as when the disk fails again right behind an opening and takes no name: nobody's
+/// ticket tells it, at home or away.
+#[test]
+fn a_primary_that_fails_by_itself_is_opened_anew() {
+    let position = || Commit { positions: vec![(b"own".to_vec(), vec![1])], ..Commit::default() };
+    for primary in [PrimaryKind::File, PrimaryKind::Memory, PrimaryKind::Spillable, PrimaryKind::SourceBacked]
+    {
+        let mut world = World::new(primary, SecondaryKind::File, PATIENT);
+        for is_away in [false, true] {
+            world.put(0, 10);
+            world.check();
+            if is_away {
+                break_disk(&world.primary, EIO);
+                world.put(0, 10);
+                world.wait_place("file");
+                // It stays away: the disk has no room for a segment when it is well, and the journal opens.
+                world.primary.faults(|faults| faults.capacity = Some(0));
+                world.primary.faults(|faults| faults.armed.clear());
+                world.wait("an opening", |world| {
+                    world.journal().shared_for_tests().state.lock().alive().is_some()
+                });
+            }
+            let open = world.journal().shared_for_tests().state.lock().alive().cloned().unwrap();
+            break_disk(&world.primary, EIO);
+            let ticket = open.journal.commit(position(), None).unwrap();
+            assert!(matches!(ticket.wait(None), Some(Err(CommitError::Failed(_)))));
+            mend(&world.primary);
+            world.wait("another opening", |world| {
+                let shared = world.journal().shared_for_tests();
+                let generation = shared.state.lock().generation;
+                generation > open.generation
+            });
+            world.put(1, 10);
+            world.wait_place("primary");
+            world.check();
+        }
+        world.journal().close().unwrap();
+    }
+}

@@ -397,7 +397,9 @@ impl World {
             let mut state = world.journal().shared_for_tests().state.lock();
             state.look();
             let is_idle = [&state.flights, &state.acks, &state.held].iter().all(|list| list.is_empty());
-            is_idle && state.alive().is_some() && state.place == Place::Home
+            // One that has failed by itself is opened anew first.
+            let is_well = state.alive().is_some_and(|open| open.journal.failure().is_none());
+            is_idle && is_well && state.place == Place::Home
         });
         self.journal().close().unwrap();
         (self.reader, self.journal) = (None, None);
