@@ -222,6 +222,10 @@ impl Journal for KafkaJournal {
         self.queue.is_closing()
     }
 
+    fn failure(&self) -> Option<Arc<str>> {
+        self.queue.failed()
+    }
+
     fn takes_acknowledgements(&self) -> bool {
         let word = self.options.failover.as_ref().map(|plan| plan.kind.word());
         word.is_none() || self.figures.failover.lock().as_deref() != word
