@@ -19,9 +19,12 @@ pub struct HeaderColumn {
 
 /// A table of events. All columns have the same number of rows; header names are unique.
 ///
-/// Cloning is cheap (reference counts of the buffers).
+/// Cloning is cheap (one reference count).
 #[derive(Debug, Clone, PartialEq)]
-pub struct Batch {
+pub struct Batch(Arc<Columns>);
+
+#[derive(Debug, Clone, PartialEq)]
+struct Columns {
     time: Int64Array,
     body: BinaryArray,
     headers: Vec<HeaderColumn>,
@@ -75,18 +78,23 @@ impl Batch {
         stream: UInt64Array,
         position: UInt64Array,
     ) -> Result<Self, BatchError> {
-        let batch = Batch { time, body, headers, stream, position };
+        let batch = Batch::of(Columns { time, body, headers, stream, position });
         batch.check()?;
         Ok(batch)
     }
 
+    fn of(columns: Columns) -> Batch {
+        Batch(Arc::new(columns))
+    }
+
     fn check(&self) -> Result<(), BatchError> {
         let expected = self.rows();
+        let columns = self.0.as_ref();
         let fixed: [(&'static str, &dyn Array); 4] = [
-            ("time", &self.time),
-            ("body", &self.body),
-            ("stream", &self.stream),
-            ("position", &self.position),
+            ("time", &columns.time),
+            ("body", &columns.body),
+            ("stream", &columns.stream),
+            ("position", &columns.position),
         ];
         for (name, column) in fixed {
             if column.len() != expected {
@@ -97,8 +105,8 @@ impl Batch {
             }
         }
         limit("rows of a batch", expected, limits::ROWS_MAX)?;
-        limit("headers of a batch", self.headers.len(), limits::HEADERS_MAX)?;
-        for (index, header) in self.headers.iter().enumerate() {
+        limit("headers of a batch", self.0.headers.len(), limits::HEADERS_MAX)?;
+        for (index, header) in self.0.headers.iter().enumerate() {
             if header.values.len() != expected {
                 let column = format!("header {:?}", header.name);
                 return Err(BatchError::Rows { column, rows: header.values.len(), expected });
@@ -106,7 +114,7 @@ impl Batch {
             if header.name.is_empty() || header.name.len() > limits::HEADER_NAME_BYTES_MAX {
                 return Err(BatchError::HeaderName(header.name.to_string()));
             }
-            if self.headers.iter().take(index).any(|other| other.name == header.name) {
+            if self.0.headers.iter().take(index).any(|other| other.name == header.name) {
                 return Err(BatchError::HeaderTwice(header.name.to_string()));
             }
         }
@@ -115,18 +123,18 @@ impl Batch {
 
     /// A batch of no rows.
     pub fn empty() -> Self {
-        Batch {
+        Batch::of(Columns {
             time: Int64Array::from(Vec::<i64>::new()),
             body: BinaryArray::from(Vec::<&[u8]>::new()),
             headers: Vec::new(),
             stream: UInt64Array::from(Vec::<u64>::new()),
             position: UInt64Array::from(Vec::<u64>::new()),
-        }
+        })
     }
 
     /// Number of events.
     pub fn rows(&self) -> usize {
-        self.body.len()
+        self.0.body.len()
     }
 
     /// True if there is no event.
@@ -136,65 +144,66 @@ impl Batch {
 
     /// Nanoseconds since the Unix epoch, UTC.
     pub fn time(&self) -> &Int64Array {
-        &self.time
+        &self.0.time
     }
 
     /// The bodies.
     pub fn body(&self) -> &BinaryArray {
-        &self.body
+        &self.0.body
     }
 
     /// All headers, in no particular order.
     pub fn headers(&self) -> &[HeaderColumn] {
-        &self.headers
+        &self.0.headers
     }
 
     /// The column of one header.
     pub fn header(&self, name: &str) -> Option<&StringArray> {
-        self.headers.iter().find(|header| &*header.name == name).map(|header| &header.values)
+        self.0.headers.iter().find(|header| &*header.name == name).map(|header| &header.values)
     }
 
     /// The stream of each event.
     pub fn stream(&self) -> &UInt64Array {
-        &self.stream
+        &self.0.stream
     }
 
     /// The position of each event in its stream.
     pub fn position(&self) -> &UInt64Array {
-        &self.position
+        &self.0.position
     }
 
     /// Identity of one event; `None` past the last row.
     pub fn identity(&self, row: usize) -> Option<Identity> {
         (row < self.rows())
-            .then(|| Identity { stream: self.stream.value(row), position: self.position.value(row) })
+            .then(|| Identity { stream: self.0.stream.value(row), position: self.0.position.value(row) })
     }
 
     /// Bytes of all columns that these rows use: what the batch counts in a channel's capacity.
     pub fn bytes(&self) -> usize {
         let rows = self.rows();
         let headers: usize = self
+            .0
             .headers
             .iter()
             .map(|h| range_bytes(h.values.value_offsets()) + rows * 4 + rows.div_ceil(8))
             .sum();
-        range_bytes(self.body.value_offsets()) + rows * (4 + 8 + 8 + 8) + headers
+        range_bytes(self.0.body.value_offsets()) + rows * (4 + 8 + 8 + 8) + headers
     }
 
     /// Bytes of the bodies alone.
     pub fn body_bytes(&self) -> usize {
-        range_bytes(self.body.value_offsets())
+        range_bytes(self.0.body.value_offsets())
     }
 
     /// Bytes of memory that the batch holds: its buffers as they were allocated, even where it uses a part of them only.
     /// Buffers that columns share are counted for each.
     pub fn memory_bytes(&self) -> usize {
-        let headers: usize = self.headers.iter().map(|h| h.values.get_buffer_memory_size()).sum();
+        let headers: usize = self.0.headers.iter().map(|h| h.values.get_buffer_memory_size()).sum();
         let columns = [
-            self.time.get_buffer_memory_size(),
-            self.body.get_buffer_memory_size(),
-            self.stream.get_buffer_memory_size(),
-            self.position.get_buffer_memory_size(),
+            self.0.time.get_buffer_memory_size(),
+            self.0.body.get_buffer_memory_size(),
+            self.0.stream.get_buffer_memory_size(),
+            self.0.position.get_buffer_memory_size(),
         ];
         columns.iter().sum::<usize>() + headers
     }
@@ -213,31 +222,36 @@ impl Batch {
     pub fn slice(&self, first: usize, rows: usize) -> Batch {
         let first = first.min(self.rows());
         let rows = rows.min(self.rows() - first);
-        Batch {
-            time: self.time.slice(first, rows),
-            body: self.body.slice(first, rows),
-            headers: self
+        if rows == self.rows() {
+            return self.clone();
+        }
+        let columns = self.0.as_ref();
+        Batch::of(Columns {
+            time: columns.time.slice(first, rows),
+            body: columns.body.slice(first, rows),
+            headers: columns
                 .headers
                 .iter()
                 .map(|h| HeaderColumn { name: h.name.clone(), values: h.values.slice(first, rows) })
                 .collect(),
-            stream: self.stream.slice(first, rows),
-            position: self.position.slice(first, rows),
-        }
+            stream: columns.stream.slice(first, rows),
+            position: columns.position.slice(first, rows),
+        })
     }
 
     /// The given rows, in the given order; a row may be repeated. A row out of range is an error, and so are more rows
     /// or bytes than a batch may have.
     pub fn take(&self, rows: &UInt32Array) -> Result<Batch, BatchError> {
         self.check_take(rows)?;
-        let time = take(&self.time, rows)?;
-        let body = take(&self.body, rows)?;
+        let time = take(&self.0.time, rows)?;
+        let body = take(&self.0.body, rows)?;
         let headers = self
+            .0
             .headers
             .iter()
             .map(|h| Ok(HeaderColumn { name: h.name.clone(), values: take(&h.values, rows)? }))
             .collect::<Result<Vec<_>, ArrowError>>()?;
-        Batch::new(time, body, headers, take(&self.stream, rows)?, take(&self.position, rows)?)
+        Batch::new(time, body, headers, take(&self.0.stream, rows)?, take(&self.0.position, rows)?)
     }
 
     /// Rows that only rise are a part of this batch and not larger than it. Others are counted before a kernel
@@ -253,8 +267,8 @@ impl Batch {
                 limit: limits::ROWS_MAX,
             });
         }
-        let headers = self.headers.iter().map(|header| header.values.value_offsets());
-        let columns: Vec<&[i32]> = std::iter::once(self.body.value_offsets()).chain(headers).collect();
+        let headers = self.0.headers.iter().map(|header| header.values.value_offsets());
+        let columns: Vec<&[i32]> = std::iter::once(self.0.body.value_offsets()).chain(headers).collect();
         let value = rows
             .values()
             .iter()
@@ -278,7 +292,7 @@ impl Batch {
         limit("rows of a batch", batches.iter().map(Batch::rows).sum(), limits::ROWS_MAX)?;
         limit("body bytes of a batch", batches.iter().map(Batch::body_bytes).sum(), limits::BYTES_MAX)?;
         let mut names: Vec<Arc<str>> = Vec::new();
-        for header in batches.iter().flat_map(|batch| &batch.headers) {
+        for header in batches.iter().flat_map(|batch| &batch.0.headers) {
             if !names.contains(&header.name) {
                 names.push(header.name.clone());
             }
@@ -293,19 +307,20 @@ impl Batch {
             headers.push(HeaderColumn { values: concat(columns.iter())?, name });
         }
         Batch::new(
-            concat(batches.iter().map(|b| &b.time))?,
-            concat(batches.iter().map(|b| &b.body))?,
+            concat(batches.iter().map(|b| &b.0.time))?,
+            concat(batches.iter().map(|b| &b.0.body))?,
             headers,
-            concat(batches.iter().map(|b| &b.stream))?,
-            concat(batches.iter().map(|b| &b.position))?,
+            concat(batches.iter().map(|b| &b.0.stream))?,
+            concat(batches.iter().map(|b| &b.0.position))?,
         )
     }
 
     /// The same events with one header set to new values (replacing the column if it is there).
     pub fn with_header(mut self, name: &str, values: StringArray) -> Result<Batch, BatchError> {
-        match self.headers.iter_mut().find(|header| &*header.name == name) {
+        let headers = &mut Arc::make_mut(&mut self.0).headers;
+        match headers.iter_mut().find(|header| &*header.name == name) {
             Some(header) => header.values = values,
-            None => self.headers.push(HeaderColumn { name: name.into(), values }),
+            None => headers.push(HeaderColumn { name: name.into(), values }),
         }
         self.check()?;
         Ok(self)
@@ -313,22 +328,24 @@ impl Batch {
 
     /// The same events with identities of their own: a stream, and one position after the other.
     pub fn identified(mut self, first: Identity) -> Batch {
-        let rows = self.rows() as u64;
-        self.stream = UInt64Array::from_value(first.stream, self.rows());
-        self.position = (first.position..first.position.saturating_add(rows)).collect();
+        let rows = self.rows();
+        let columns = Arc::make_mut(&mut self.0);
+        columns.stream = UInt64Array::from_value(first.stream, rows);
+        columns.position = (first.position..first.position.saturating_add(rows as u64)).collect();
         self
     }
 
     /// The same events without one header.
     pub fn without_header(mut self, name: &str) -> Batch {
-        self.headers.retain(|header| &*header.name != name);
+        Arc::make_mut(&mut self.0).headers.retain(|header| &*header.name != name);
         self
     }
 
     pub(crate) fn into_columns(
         self,
     ) -> (Int64Array, BinaryArray, Vec<HeaderColumn>, UInt64Array, UInt64Array) {
-        (self.time, self.body, self.headers, self.stream, self.position)
+        let Columns { time, body, headers, stream, position } = Arc::unwrap_or_clone(self.0);
+        (time, body, headers, stream, position)
     }
 }
 

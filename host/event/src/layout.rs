@@ -32,11 +32,13 @@
 //! How it fails: foreign bytes give a [`LayoutError`], never a panic and never a batch that breaks an
 //! invariant of [`Batch`]. There is no checksum here; the journal's frame and the hop's have one.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::{Array, BinaryArray, Int64Array, StringArray, UInt64Array};
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::ArrowError;
+use smallvec::SmallVec;
 use thiserror::Error;
 
 use crate::batch::{Batch, BatchError, HeaderColumn};
@@ -50,25 +52,41 @@ pub const VERSION: u8 = 1;
 
 const HEAD_BYTES: usize = 32;
 const HEADER_ENTRY_BYTES: usize = 8;
+const ZEROS: [u8; 8] = [0; 8];
 const PLAIN: u8 = 0;
 const CONSTANT: u8 = 1;
 const HEADER_VALIDITY: u8 = 1;
 const HEADER_CONSTANT: u8 = 2;
 
-/// Parts below this many bytes are copied together: an entry of an I/O vector costs more than the copy.
-const COPY_BELOW_BYTES: usize = 1024;
+/// Parts below this many bytes are copied together: an entry of an I/O vector, and memory that another thread frees, cost more
+/// than the copy.
+const COPY_BELOW_BYTES: usize = 4096;
 
 /// Bytes to write, as parts that follow each other. Its length is a multiple of 8.
 #[derive(Debug, Clone, Default)]
 pub struct Encoded {
-    parts: Vec<Buffer>,
+    /// Of all parts that were copied.
+    small: Vec<u8>,
+    parts: Parts,
     len: usize,
+}
+
+/// A small batch is one.
+type Parts = SmallVec<[Part; 1]>;
+
+#[derive(Debug, Clone)]
+enum Part {
+    Small(Range<usize>),
+    Buffer(Buffer),
 }
 
 impl Encoded {
     /// The parts in order.
-    pub fn parts(&self) -> &[Buffer] {
-        &self.parts
+    pub fn parts(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.parts.iter().map(|part| match part {
+            Part::Small(range) => self.small.get(range.clone()).unwrap_or_default(),
+            Part::Buffer(buffer) => buffer.as_slice(),
+        })
     }
 
     /// Bytes of all parts.
@@ -84,7 +102,7 @@ impl Encoded {
     /// All parts copied into one buffer.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut all = Vec::with_capacity(self.len);
-        self.parts.iter().for_each(|part| all.extend_from_slice(part));
+        self.parts().for_each(|part| all.extend_from_slice(part));
         all
     }
 }
@@ -92,8 +110,10 @@ impl Encoded {
 /// Collects parts: small pieces are copied together, large buffers are only referenced.
 #[derive(Debug, Default)]
 pub struct Encoder {
-    parts: Vec<Buffer>,
     small: Vec<u8>,
+    parts: Parts,
+    /// The end of the last part in `small`.
+    flushed: usize,
     len: usize,
 }
 
@@ -119,6 +139,13 @@ impl Encoder {
         self.len += bytes.len();
     }
 
+    /// Appends what `write` appends.
+    pub fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.small.len();
+        write(&mut self.small);
+        self.len += self.small.len() - before;
+    }
+
     /// Appends a buffer, by reference when it is large.
     pub fn buffer(&mut self, buffer: Buffer) {
         if buffer.len() < COPY_BELOW_BYTES {
@@ -126,26 +153,44 @@ impl Encoder {
         }
         self.flush();
         self.len += buffer.len();
-        self.parts.push(buffer);
+        self.parts.push(Part::Buffer(buffer));
+    }
+
+    /// Appends some bytes of a buffer, which is counted as used only if they are many.
+    fn range(&mut self, buffer: &Buffer, range: Range<usize>) {
+        match range.len() < COPY_BELOW_BYTES {
+            true => self.bytes(buffer.get(range).unwrap_or_default()),
+            false => self.buffer(buffer.slice_with_length(range.start, range.len())),
+        }
+    }
+
+    /// Appends what another one has collected.
+    pub fn encoded(&mut self, encoded: Encoded) {
+        for part in encoded.parts {
+            match part {
+                Part::Small(range) => self.bytes(encoded.small.get(range).unwrap_or_default()),
+                Part::Buffer(buffer) => self.buffer(buffer),
+            }
+        }
     }
 
     /// Appends zeros up to a multiple of 8.
     pub fn pad(&mut self) {
         let zeros = self.len.next_multiple_of(8) - self.len;
-        self.small.resize(self.small.len() + zeros, 0);
-        self.len += zeros;
+        self.bytes(ZEROS.get(..zeros).unwrap_or_default());
     }
 
     /// What was collected.
     pub fn finish(mut self) -> Encoded {
         self.pad();
         self.flush();
-        Encoded { parts: self.parts, len: self.len }
+        Encoded { small: self.small, parts: self.parts, len: self.len }
     }
 
     fn flush(&mut self) {
-        if !self.small.is_empty() {
-            self.parts.push(Buffer::from_vec(std::mem::take(&mut self.small)));
+        if self.small.len() > self.flushed {
+            self.parts.push(Part::Small(self.flushed..self.small.len()));
+            self.flushed = self.small.len();
         }
     }
 }
@@ -188,19 +233,20 @@ pub fn encode_into(batch: &Batch, out: &mut Encoder) {
     let number = |encoding: u8| if encoding == CONSTANT { 8 } else { rows * 8 };
     let offsets = ((rows + 1) * 4).next_multiple_of(8);
     let body = range_of(batch.body().value_offsets());
+    let body_bytes = body.len();
     let total = (HEAD_BYTES + headers.len() * HEADER_ENTRY_BYTES + names).next_multiple_of(8)
         + number(time)
         + number(stream)
         + rows * 8
         + offsets
-        + body.len().next_multiple_of(8)
+        + body_bytes.next_multiple_of(8)
         + headers.iter().map(|header| header.bytes(rows)).sum::<usize>();
 
     out.bytes(&[VERSION, time, stream, PLAIN]);
     out.bytes(&(rows as u32).to_le_bytes());
     out.bytes(&(headers.len() as u32).to_le_bytes());
     out.bytes(&[0; 4]);
-    out.bytes(&(body.len() as u64).to_le_bytes());
+    out.bytes(&(body_bytes as u64).to_le_bytes());
     out.bytes(&(total as u64).to_le_bytes());
     for (parts, header) in headers.iter().zip(batch.headers()) {
         out.bytes(&[parts.encoding, header.name.len() as u8, 0, 0]);
@@ -210,9 +256,12 @@ pub fn encode_into(batch: &Batch, out: &mut Encoder) {
     out.pad();
 
     numbers(out, batch.time().values().inner(), time);
-    out.buffer(rebased(batch.body().offsets()));
+    match batch.body().offsets() {
+        offsets if offsets.first() == 0 => out.range(offsets.inner().inner(), 0..(rows + 1) * 4),
+        offsets => out.buffer(rebased(offsets)),
+    }
     out.pad();
-    out.buffer(batch.body().values().slice_with_length(body.start, body.len()));
+    out.range(batch.body().values(), body);
     out.pad();
     numbers(out, batch.stream().values().inner(), stream);
     numbers(out, batch.position().values().inner(), PLAIN);
@@ -233,10 +282,13 @@ fn number_encoding<T: PartialEq + Copy>(values: &[T]) -> u8 {
 }
 
 fn numbers(out: &mut Encoder, values: &Buffer, encoding: u8) {
-    out.buffer(if encoding == CONSTANT { values.slice_with_length(0, 8) } else { values.clone() });
+    match encoding {
+        CONSTANT => out.range(values, 0..8),
+        _ => out.range(values, 0..values.len()),
+    }
 }
 
-fn range_of(offsets: &[i32]) -> std::ops::Range<usize> {
+fn range_of(offsets: &[i32]) -> Range<usize> {
     match (offsets.first(), offsets.last()) {
         (Some(first), Some(last)) => *first as usize..*last as usize,
         _ => 0..0,

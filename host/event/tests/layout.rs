@@ -3,8 +3,8 @@
 
 use arrow_array::{BinaryArray, Int64Array, StringArray, UInt64Array};
 use arrow_buffer::Buffer;
-use flumen_event::layout::{self, decode, encode};
-use flumen_event::{Batch, HeaderColumn};
+use flumen_event::layout::{self, Encoder, decode, encode};
+use flumen_event::{Batch, HeaderColumn, Identity};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -55,6 +55,39 @@ proptest! {
     }
 
     #[test]
+    fn pieces_of_any_size_follow_each_other(pieces in vec((0usize..9000, 0u8..3), 0..12)) {
+        let (mut encoder, mut expected, mut large) = (Encoder::default(), Vec::new(), Vec::new());
+        for (number, (size, way)) in pieces.iter().enumerate() {
+            let piece = Buffer::from_vec(std::vec::from_elem(number as u8, *size));
+            expected.extend_from_slice(&piece);
+            match way {
+                0 => encoder.bytes(&piece),
+                1 => {
+                    large.extend((*size >= 4096).then(|| piece.as_ptr()));
+                    encoder.buffer(piece);
+                }
+                _ => {
+                    let mut inner = Encoder::default();
+                    inner.bytes(b"inner");
+                    inner.buffer(piece);
+                    // As a whole it is a multiple of 8.
+                    let end = expected.len() + (5 + size).next_multiple_of(8);
+                    expected.splice(expected.len() - size..expected.len() - size, *b"inner");
+                    expected.resize(end - size, 0);
+                    encoder.encoded(inner.finish());
+                }
+            }
+            prop_assert_eq!(encoder.len(), expected.len());
+        }
+        let encoded = encoder.finish();
+        expected.resize(expected.len().next_multiple_of(8), 0);
+        prop_assert_eq!(encoded.to_vec(), expected);
+        prop_assert_eq!(encoded.parts().map(<[u8]>::len).sum::<usize>(), encoded.len());
+        // What is large is referenced.
+        prop_assert!(large.iter().all(|at| encoded.parts().any(|part| part.as_ptr() == *at)));
+    }
+
+    #[test]
     fn mutations_never_panic(rows in rows(), changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), cut in any::<prop::sample::Index>()) {
         let mut bytes = encode(&batch_of(&rows)).to_vec();
         for (index, value) in &changes {
@@ -85,6 +118,21 @@ proptest! {
 }
 
 #[test]
+fn a_clone_that_is_changed_leaves_the_others_as_they_are() {
+    let row = (1, b"body".to_vec(), 2, 3, Some("there".to_string()), "name".to_string());
+    let batch = batch_of(&[row.clone(), row]);
+    let (before, header) = (format!("{batch:?}"), batch.headers()[0].name.clone());
+    let other = StringArray::from(vec!["other"; 2]);
+    assert_eq!(batch.clone().with_header(&header, other).unwrap().header(&header).unwrap().value(1), "other");
+    assert!(batch.clone().without_header(&header).header(&header).is_none());
+    let identity = Identity { stream: 77, position: 5 };
+    assert_eq!(batch.clone().identified(identity).identity(0), Some(identity));
+    assert_eq!(batch.slice(0, 2), batch);
+    assert_eq!(batch.slice(1, 9).rows(), 1);
+    assert_eq!(format!("{batch:?}"), before);
+}
+
+#[test]
 fn bodies_are_not_copied() {
     let bodies: Vec<Vec<u8>> = (0..100).map(|n| vec![n; 100]).collect();
     let batch = Batch::new(
@@ -97,10 +145,7 @@ fn bodies_are_not_copied() {
     .unwrap()
     .slice(10, 50);
     let body = batch.body().value(0).as_ptr();
-    assert!(
-        encode(&batch).parts().iter().any(|part| part.as_ptr() == body),
-        "a part is the body column itself"
-    );
+    assert!(encode(&batch).parts().any(|part| part.as_ptr() == body), "a part is the body column itself");
     let bytes = Buffer::from(encode(&batch).to_vec().as_slice());
     let range = bytes.as_slice().as_ptr_range();
     let back = decode(bytes).unwrap();

@@ -317,7 +317,7 @@ impl CommitView {
             time_ns: self.time_ns,
             lists_bytes: 0,
             has_state: !self.state.is_empty(),
-            puts: self.puts.clone(),
+            puts: self.puts.clone().into(),
             acks: self.acks.clone(),
         };
         registers.apply(self.commit, &head);
@@ -334,7 +334,7 @@ fn frame_view(frame: &Frame) -> FrameView {
     let lists = frame.data.as_ref().and_then(|data| decode_lists(data.get(..head.lists_bytes as usize)?));
     let (positions, state) = lists.unwrap_or_default();
     let (durable, time_ns) = (frame.header.durable, head.time_ns);
-    let (puts, acks) = (head.puts, head.acks);
+    let (puts, acks) = (head.puts.into_vec(), head.acks);
     FrameView::Commit(CommitView { offset, bytes, commit, durable, time_ns, puts, acks, positions, state })
 }
 

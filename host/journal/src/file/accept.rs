@@ -3,59 +3,45 @@
 //! Encoding, compression, encryption and checksums run in the calling thread, outside the lock, so several sources use several
 //! cores; the committer only adds a head of some bytes.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use arrow_buffer::Buffer;
 use flumen_event::Batch;
 use flumen_event::layout::{Encoded, Encoder};
 use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
 
 use super::format::commit::{CommitHead, PutChannel, PutHead, encode_lists};
 use super::format::packed::{self, Compression};
 use super::format::sealed::Piece;
 use super::state::{Position, Queued, Shared, State};
-use super::ticket::{FileTicket, Owed, TicketCell};
+use super::ticket::{FileTicket, Owed};
 use super::writer::Writer;
 use crate::api::{Ack, Commit, CommitError, Ticket};
 use crate::limits;
-use crate::state::StateWrites;
 
 /// What a small batch's layout takes beside its columns, about.
 const LAYOUT_BYTES: usize = 256;
 
-/// A commit that is encoded but has no numbers yet.
+/// Channels, each once, in order.
+type Channels = SmallVec<[usize; 4]>;
+
+/// A commit that is encoded but has no numbers yet, and no place in the queue.
 struct Prepared {
-    head: CommitHead,
-    data: Encoded,
-    data_crc: u32,
-    batches: Vec<Batch>,
-    positions: Vec<Position>,
-    plugin_state: Arc<[StateWrites]>,
+    queued: Box<Queued>,
     acks: Vec<Ack>,
-    targets: Vec<usize>,
-}
-
-/// Nanoseconds that callers spent encoding.
-#[derive(Default)]
-pub struct EncodeTime(AtomicU64);
-
-impl EncodeTime {
-    pub fn total_ns(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
+    targets: Channels,
+    took: Duration,
 }
 
 /// `Journal::commit`.
 pub fn commit(
     shared: &Shared,
-    spent: &EncodeTime,
     commit: Commit,
     deadline: Option<Instant>,
 ) -> Result<Box<dyn Ticket>, CommitError> {
-    let ticket = take(shared, spent, commit, deadline)?;
+    let ticket = take(shared, commit, deadline)?;
     shared.work.notify_one();
     Ok(Box::new(ticket))
 }
@@ -63,17 +49,16 @@ pub fn commit(
 /// `Journal::commit_and_wait`.
 pub fn commit_and_wait(
     shared: &Shared,
-    spent: &EncodeTime,
     writer: Option<&Mutex<Writer>>,
     commit: Commit,
     deadline: Option<Instant>,
 ) -> Result<u64, CommitError> {
-    let ticket = take(shared, spent, commit, deadline)?;
+    let ticket = take(shared, commit, deadline)?;
     // Somebody who writes does not see what comes after it gathered: then the committer is the next.
     if let Some(mut writer) = writer.and_then(Mutex::try_lock) {
         writer.lead();
     }
-    let outcome = ticket.wait(Some(Duration::ZERO)).or_else(|| {
+    let outcome = ticket.0.outcome().or_else(|| {
         shared.work.notify_one();
         ticket.wait(None)
     });
@@ -81,19 +66,10 @@ pub fn commit_and_wait(
 }
 
 /// Everything but waking whoever writes.
-fn take(
-    shared: &Shared,
-    spent: &EncodeTime,
-    commit: Commit,
-    deadline: Option<Instant>,
-) -> Result<FileTicket, CommitError> {
-    let started = shared.clock.now();
+fn take(shared: &Shared, commit: Commit, deadline: Option<Instant>) -> Result<FileTicket, CommitError> {
     let prepared = prepare(shared, commit)?;
-    let took = shared.clock.now().saturating_duration_since(started);
-    spent.0.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
-
     let has_acks = !prepared.acks.is_empty();
-    let ticket = if prepared.head.has_state {
+    let ticket = if prepared.queued.head.has_state {
         // Both locks together give one order to the commits and to the view; neither is held while it waits for room.
         loop {
             drop(with_room(shared, &prepared.targets, deadline)?);
@@ -101,11 +77,12 @@ fn take(
             let mut state = shared.state.lock();
             state.check_open()?;
             if state.full_channel(&prepared.targets).is_none() {
-                let now_ns = prepared.head.time_ns;
-                let writes = prepared.plugin_state.clone();
+                let now_ns = prepared.queued.head.time_ns;
+                let writes = prepared.queued.plugin_state.clone();
                 let ticket = hand_in(&mut state, prepared);
                 drop(state);
-                writes.iter().for_each(|writes| view.apply(writes, now_ns, &mut |_| {}));
+                let writes = writes.iter().flat_map(|writes| writes.iter());
+                writes.for_each(|writes| view.apply(writes, now_ns, &mut |_| {}));
                 break ticket;
             }
         }
@@ -144,33 +121,31 @@ fn with_room<'a>(
 
 /// Gives numbers and a place in the queue: from here on it is handed in.
 fn hand_in(state: &mut State, prepared: Prepared) -> FileTicket {
-    let Prepared { mut head, data, data_crc, batches, positions, plugin_state, acks, .. } = prepared;
-    number(state, &mut head, &positions, &acks);
-    let ticket = Arc::new(TicketCell::new(state.bell.clone()));
-    let order = state.next_order;
+    let Prepared { mut queued, acks, took, .. } = prepared;
+    number(state, &mut queued.head, &queued.positions, &acks);
+    state.status.encode_ns += took.as_nanos() as u64;
+    queued.order = state.next_order;
     state.next_order += 1;
-    let owed = Owed::new(ticket.clone());
-    let queued = Queued { order, head, data, data_crc, batches, positions, plugin_state, ticket: owed };
+    let ticket = queued.ticket.cell().clone();
+    ticket.join(&state.bell);
     state.queue.push_back(queued);
     FileTicket(ticket)
 }
 
 fn prepare(shared: &Shared, commit: Commit) -> Result<Prepared, CommitError> {
-    let mut lists = Vec::new();
-    encode_lists(&commit.positions, &commit.state, &mut lists);
-    let lists_bytes = lists.len() as u32;
-    let mut targets = BTreeSet::new();
-    let mut puts = Vec::with_capacity(commit.puts.len());
-    let mut batches = Vec::with_capacity(commit.puts.len());
-    let estimate: usize = lists.len() + commit.puts.iter().map(|put| put.batch.bytes()).sum::<usize>();
-    if estimate as u64 > limits::COMMIT_BYTES_MAX {
-        return Err(too_large(estimate));
+    let started = shared.clock.now();
+    let of_puts = commit.puts.iter().map(|put| put.batch.bytes()).sum::<usize>();
+    let mut data = Encoder::with_capacity(of_puts.min(limits::SMALL_COMMIT_BYTES) + LAYOUT_BYTES);
+    data.append(|bytes| encode_lists(&commit.positions, &commit.state, bytes));
+    let lists_bytes = data.len();
+    if (lists_bytes + of_puts) as u64 > limits::COMMIT_BYTES_MAX {
+        return Err(too_large(lists_bytes + of_puts));
     }
-    let mut data = Encoder::with_capacity(estimate.min(limits::SMALL_COMMIT_BYTES) + LAYOUT_BYTES);
-    data.bytes(&lists);
     data.pad();
+    let mut targets = Channels::new();
+    let (mut puts, mut batches) = (SmallVec::new(), SmallVec::new());
     for put in commit.puts {
-        let channels: BTreeSet<usize> = put.channels.iter().map(|id| usize::from(id.0)).collect();
+        let channels = each_once(put.channels.iter().map(|id| usize::from(id.0)).collect());
         if put.batch.is_empty() || channels.is_empty() {
             continue;
         }
@@ -193,18 +168,26 @@ fn prepare(shared: &Shared, commit: Commit) -> Result<Prepared, CommitError> {
     if data.len() as u64 > limits::COMMIT_BYTES_MAX {
         return Err(too_large(data.len()));
     }
-    let data_crc = data.parts().iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part));
+    let data_crc = data.parts().fold(0, |crc, part| crc32c::crc32c_append(crc, part));
     let head = CommitHead {
         puts,
         acks: Vec::new(),
         time_ns: shared.clock.wall_ns(),
-        lists_bytes,
+        lists_bytes: lists_bytes as u32,
         has_state: commit.state.iter().any(|writes| !writes.is_empty()),
     };
     let positions = commit.positions.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
-    let targets = targets.into_iter().collect();
-    let (plugin_state, acks) = (commit.state.into(), commit.acks);
-    Ok(Prepared { head, data, data_crc, batches, positions, plugin_state, acks, targets })
+    let plugin_state = (!commit.state.is_empty()).then(|| commit.state.into());
+    let ticket = Owed::default();
+    let queued = Queued { order: 0, head, data, data_crc, batches, positions, plugin_state, ticket };
+    let took = shared.clock.now().saturating_duration_since(started);
+    Ok(Prepared { queued: Box::new(queued), acks: commit.acks, targets: each_once(targets), took })
+}
+
+fn each_once(mut channels: Channels) -> Channels {
+    channels.sort_unstable();
+    channels.dedup();
+    channels
 }
 
 fn too_large(bytes: usize) -> CommitError {
@@ -213,7 +196,7 @@ fn too_large(bytes: usize) -> CommitError {
 
 fn prepare_put(
     shared: &Shared,
-    channels: &BTreeSet<usize>,
+    channels: &[usize],
     batch: &Batch,
     data: &mut Encoder,
 ) -> Result<PutHead, CommitError> {
@@ -241,8 +224,7 @@ fn prepare_put(
 /// Encrypts the data, if they are to be.
 fn seal(shared: &Shared, data: Encoded) -> Result<Encoded, CommitError> {
     let Some(sealer) = &shared.sealer else { return Ok(data) };
-    let parts = data.parts().iter().map(|part| part.as_slice());
-    let sealed = sealer.seal(Piece::Frame, data.len(), parts);
+    let sealed = sealer.seal(Piece::Frame, data.len(), data.parts());
     let sealed = sealed.map_err(|error| CommitError::Failed(error.to_string().into()))?;
     let mut out = Encoder::default();
     out.buffer(Buffer::from_vec(sealed));

@@ -104,13 +104,12 @@ use crate::clock::Clock;
 use crate::disk::{Disk, DiskLock};
 use crate::limits;
 use crate::state::StateStore;
-use accept::EncodeTime;
 use format::registers::{ChannelRegister, ReaderRegister, Registers};
 use format::sealed::Sealer;
 use reader::FileReader;
 use recovery::Recovered;
 use saver::StateFiles;
-use state::{Channel, Phase, Shared, State};
+use state::{Channel, Phase, Shared, State, Window};
 use ticket::Bell;
 use writer::Writer;
 
@@ -123,7 +122,6 @@ pub(crate) const RESERVE_NAME: &str = "reserve";
 /// A journal in a directory.
 pub struct FileJournal {
     shared: Arc<Shared>,
-    spent: EncodeTime,
     /// Who holds it writes. `None`: a test does, step by step.
     writer: Option<Arc<Mutex<Writer>>>,
     committer: Mutex<Option<JoinHandle<()>>>,
@@ -211,7 +209,7 @@ impl FileJournal {
         shared.note_kept(&shared.state.lock());
         let writer = first_snapshot(&shared, registers, &recovered, loaded.files)?;
         let (committer, lock) = (Mutex::new(None), Mutex::new(Some(lock)));
-        Ok((FileJournal { shared, spent: EncodeTime::default(), writer: None, committer, lock }, writer))
+        Ok((FileJournal { shared, writer: None, committer, lock }, writer))
     }
 
     /// What plugins remember, for a journal that is built on this one.
@@ -339,7 +337,7 @@ fn live_channels(registers: &Registers, specs: Vec<ChannelSpec>) -> Vec<Channel>
     let channel = |(spec, register): (ChannelSpec, &ChannelRegister)| Channel {
         durable_head: register.head,
         durable_bytes: register.head_bytes,
-        window: VecDeque::new(),
+        window: Window::default(),
         delivered: vec![VecDeque::new(); register.readers.len()],
         spec,
     };
@@ -376,11 +374,11 @@ impl Journal for FileJournal {
     }
 
     fn commit(&self, commit: Commit, deadline: Option<Instant>) -> Result<Box<dyn Ticket>, CommitError> {
-        accept::commit(&self.shared, &self.spent, commit, deadline)
+        accept::commit(&self.shared, commit, deadline)
     }
 
     fn commit_and_wait(&self, commit: Commit, deadline: Option<Instant>) -> Result<u64, CommitError> {
-        accept::commit_and_wait(&self.shared, &self.spent, self.writer.as_deref(), commit, deadline)
+        accept::commit_and_wait(&self.shared, self.writer.as_deref(), commit, deadline)
     }
 
     fn failure(&self) -> Option<Arc<str>> {
@@ -416,7 +414,6 @@ impl Journal for FileJournal {
         let state = self.shared.state.lock();
         let mut status = state.status.clone();
         status.state = remembered;
-        status.encode_ns = self.spent.total_ns();
         if status.commits >= state.next_order {
             // What it waited for last: where acknowledgements alone come, nothing shows that the disk has room again.
             status.waiting_for = None;

@@ -12,12 +12,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flumen_event::Batch;
+
 use super::damage;
 use super::format::commit::{CommitHead, Location, PutChannel, PutHead};
 use super::format::frame::Kind;
 use super::format::segment::SEGMENT_HEADER_BYTES;
 use super::segment::{Frame, SegmentFile, segment_name};
-use super::state::{Delivered, Phase, Shared, State};
+use super::state::{Delivered, Phase, Seat, Shared, State};
 use crate::api::{Delivery, ReadError, Reader};
 use crate::disk::is_damage;
 use crate::limits;
@@ -33,6 +35,8 @@ pub(super) struct FileReader {
     name: String,
     cursor: u64,
     lost: u64,
+    /// Where the next batch is in the window, probably.
+    seat: Seat,
     walk: Option<Walk>,
     /// Reads that failed one after the other.
     failures: u32,
@@ -53,7 +57,10 @@ struct Walk {
 
 /// What to do next.
 enum Plan {
-    Deliver(Box<Delivery>),
+    Deliver {
+        first: u64,
+        batch: Batch,
+    },
     /// Walk on; the events up to here are durable.
     Walk {
         head: u64,
@@ -70,7 +77,17 @@ impl FileReader {
                 register.and_then(|register| register.readers.get(reader)).map(|reader| reader.cursor);
             (register.map(|register| register.name.clone()).unwrap_or_default(), cursor.unwrap_or_default())
         };
-        FileReader { shared, channel, reader, name, cursor, lost: 0, walk: None, failures: 0 }
+        FileReader {
+            shared,
+            channel,
+            reader,
+            name,
+            cursor,
+            lost: 0,
+            seat: Seat::default(),
+            walk: None,
+            failures: 0,
+        }
     }
 
     fn acknowledged_in(&self, state: &State) -> u64 {
@@ -82,8 +99,8 @@ impl FileReader {
     }
 
     fn plan(&mut self, wait: Duration) -> Result<Plan, ReadError> {
-        let shared = self.shared.clone();
-        let deadline = shared.clock.now().checked_add(wait);
+        let shared = self.shared.as_ref();
+        let mut until = None;
         let mut state = shared.state.lock();
         loop {
             if state.phase != Phase::Open {
@@ -93,19 +110,20 @@ impl FileReader {
             let Some(channel) = state.channels.get(self.channel) else { return Ok(Plan::Nothing) };
             let (head, cursor) = (channel.durable_head, self.cursor);
             if cursor < head {
-                let at = channel.window.partition_point(|recent| recent.place.end() <= cursor);
-                let recent = channel.window.get(at).filter(|recent| recent.place.first <= cursor);
+                let recent = channel.window.find(cursor, &mut self.seat);
                 let Some(recent) = recent else { return Ok(Plan::Walk { head }) };
                 let (place, batch) = (recent.place, recent.batch.clone());
                 self.walk = None;
                 state.delivered(self.channel, self.reader, place);
+                drop(state);
                 let skip = (cursor - place.first) as usize;
-                return Ok(Plan::Deliver(Box::new(self.deliver(cursor, batch.slice(skip, batch.rows())))));
+                return Ok(Plan::Deliver { first: cursor, batch: batch.slice(skip, batch.rows()) });
             }
-            match deadline {
+            let now = shared.clock.now();
+            match *until.get_or_insert_with(|| now.checked_add(wait)) {
                 None => shared.published.wait(&mut state),
                 Some(deadline) => {
-                    let left = deadline.saturating_duration_since(shared.clock.now());
+                    let left = deadline.saturating_duration_since(now);
                     if left.is_zero() {
                         return Ok(Plan::Nothing);
                     }
@@ -115,7 +133,7 @@ impl FileReader {
         }
     }
 
-    fn deliver(&mut self, first: u64, batch: flumen_event::Batch) -> Delivery {
+    fn deliver(&mut self, first: u64, batch: Batch) -> Delivery {
         self.cursor = first + batch.rows() as u64;
         Delivery { first, next: self.cursor, batch, lost_before: std::mem::take(&mut self.lost) }
     }
@@ -385,7 +403,7 @@ impl Reader for FileReader {
     fn next(&mut self, wait: Duration) -> Result<Option<Delivery>, ReadError> {
         loop {
             let head = match self.plan(wait)? {
-                Plan::Deliver(delivery) => return Ok(Some(*delivery)),
+                Plan::Deliver { first, batch } => return Ok(Some(self.deliver(first, batch))),
                 Plan::Nothing => return Ok(None),
                 Plan::Walk { head } => head,
             };
@@ -396,7 +414,7 @@ impl Reader for FileReader {
                 Ok(None) => {
                     // Up to here the segments have nothing more: what the window does not have either is lost.
                     let state = self.shared.state.lock();
-                    let window = state.channels.get(self.channel).and_then(|channel| channel.window.front());
+                    let window = state.channels.get(self.channel).and_then(|channel| channel.window.first());
                     let until =
                         window.map(|recent| recent.place.first).filter(|first| *first < head).unwrap_or(head);
                     drop(state);

@@ -8,7 +8,6 @@ use std::io::{self, IoSlice};
 use super::config::Durability;
 use super::format::commit::Location;
 use super::format::snapshot::{SLOT_NAMES, SegmentInfo, Snapshot};
-use super::state::Queued;
 use super::writer::Writer;
 use crate::disk::write_all_at;
 use crate::limits;
@@ -68,7 +67,7 @@ impl Writer {
             }
         }
         self.maintain_state();
-        let waiting: u64 = self.shared.state.lock().queue.iter().map(Queued::frame_bytes).sum();
+        let waiting: u64 = self.shared.state.lock().queue.iter().map(|queued| queued.frame_bytes()).sum();
         if waiting < limits::MUCH_WAITS_BYTES {
             self.collect();
         }

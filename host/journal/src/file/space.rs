@@ -59,7 +59,7 @@ impl<'a> Waiting<'a> {
 }
 
 /// Indexes of commits that may overtake the others.
-pub(super) fn overtaking(queue: &VecDeque<Queued>) -> Vec<usize> {
+pub(super) fn overtaking(queue: &VecDeque<Box<Queued>>) -> Vec<usize> {
     let mut waiting = Waiting::default();
     let mut free = Vec::new();
     for (index, queued) in queue.iter().enumerate() {
@@ -79,7 +79,8 @@ fn channels(queued: &Queued) -> impl Iterator<Item = u32> {
 
 /// Keys of plugin state that a commit writes.
 fn keys(queued: &Queued) -> impl Iterator<Item = (&str, &[u8])> {
-    queued.plugin_state.iter().flat_map(|writes| writes.iter().map(|op| (&**writes.plugin(), op.key)))
+    let writes = queued.plugin_state.iter().flat_map(|writes| writes.iter());
+    writes.flat_map(|writes| writes.iter().map(|op| (&**writes.plugin(), op.key)))
 }
 
 impl Writer {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use flumen_event::Batch;
 use flumen_event::layout::Encoded;
 use parking_lot::{Condvar, Mutex};
+use smallvec::SmallVec;
 
 use super::config::FileConfig;
 use super::damage::Lost;
@@ -72,7 +73,7 @@ pub struct State {
     pub registers: Registers,
     /// Configured channels, by `ChannelId`.
     pub channels: Vec<Channel>,
-    pub queue: VecDeque<Queued>,
+    pub queue: VecDeque<Box<Queued>>,
     /// What the next commits wait for.
     pub bell: Arc<Bell>,
     pub next_order: u64,
@@ -95,10 +96,53 @@ pub struct Channel {
     pub durable_head: u64,
     /// Their bytes.
     pub durable_bytes: u64,
-    /// Recent batches, without gaps up to `durable_head`.
-    pub window: VecDeque<Recent>,
+    pub window: Window,
     /// Per reader: what was delivered and not acknowledged.
     pub delivered: Vec<VecDeque<Delivered>>,
+}
+
+/// Recent batches, without gaps up to `durable_head`.
+#[derive(Default)]
+pub struct Window {
+    recents: VecDeque<Recent>,
+    /// How many it has let go of.
+    gone: u64,
+}
+
+/// Which batch, of all that were ever in a window.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Seat(u64);
+
+impl Window {
+    pub fn first(&self) -> Option<&Recent> {
+        self.recents.front()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Recent> {
+        self.recents.iter()
+    }
+
+    fn push(&mut self, recent: Recent) {
+        self.recents.push_back(recent);
+    }
+
+    fn pop_if(&mut self, is_done: impl FnOnce(&Recent) -> bool) -> Option<Recent> {
+        let gone = self.recents.pop_front_if(|recent| is_done(recent));
+        self.gone += u64::from(gone.is_some());
+        gone
+    }
+
+    /// The batch that holds a cursor, if it is there; `seat` is where it is looked for first, and then the one behind.
+    pub fn find(&self, cursor: u64, seat: &mut Seat) -> Option<&Recent> {
+        let holds = |recent: &&Recent| recent.place.first <= cursor && cursor < recent.place.end();
+        let expected = seat.0.checked_sub(self.gone).and_then(|at| usize::try_from(at).ok());
+        let at = match expected {
+            Some(at) if self.recents.get(at).as_ref().is_some_and(holds) => at,
+            _ => self.recents.partition_point(|recent| recent.place.end() <= cursor),
+        };
+        *seat = Seat(self.gone + at as u64 + 1);
+        self.recents.get(at).filter(holds)
+    }
 }
 
 /// A batch in the window.
@@ -142,9 +186,10 @@ pub struct Queued {
     pub data: Encoded,
     pub data_crc: u32,
     /// Per put of the head: the batch.
-    pub batches: Vec<Batch>,
+    pub batches: SmallVec<[Batch; 1]>,
     pub positions: Vec<Position>,
-    pub plugin_state: Arc<[StateWrites]>,
+    /// If there is any.
+    pub plugin_state: Option<Arc<[StateWrites]>>,
     pub ticket: Owed,
 }
 
@@ -242,7 +287,7 @@ impl State {
     pub fn release(&mut self, channel: usize) {
         let needed = self.registers.channels.get(channel).and_then(|register| register.needed());
         let (Some(needed), Some(channel)) = (needed, self.channels.get_mut(channel)) else { return };
-        while let Some(done) = channel.window.pop_front_if(|recent| recent.place.end() <= needed) {
+        while let Some(done) = channel.window.pop_if(|recent| recent.place.end() <= needed) {
             self.window_bytes -= done.place.bytes;
         }
     }
@@ -255,16 +300,16 @@ impl State {
         channel.durable_bytes = recent.place.bytes_before + recent.place.bytes;
         if needed.is_some_and(|needed| needed < recent.place.end()) {
             self.window_bytes += recent.place.bytes;
-            channel.window.push_back(recent);
+            channel.window.push(recent);
         }
     }
 
     /// Forgets the oldest batches until the window is within its bytes.
     pub fn trim_window(&mut self, bytes_max: u64) {
         while self.window_bytes > bytes_max {
-            let age = |channel: &&mut Channel| channel.window.front().map(|recent| recent.place.location);
+            let age = |channel: &&mut Channel| channel.window.first().map(|recent| recent.place.location);
             let oldest = self.channels.iter_mut().filter(|channel| age(channel).is_some()).min_by_key(age);
-            let Some(gone) = oldest.and_then(|channel| channel.window.pop_front()) else { return };
+            let Some(gone) = oldest.and_then(|channel| channel.window.pop_if(|_| true)) else { return };
             self.window_bytes -= gone.place.bytes;
         }
     }
@@ -307,5 +352,45 @@ impl State {
             queued.ticket.resolve(Err(CommitError::Failed(reason.clone())));
         }
         self.refuse_reader_changes(reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    fn recent(first: u64, rows: u64) -> Recent {
+        let location = Location::default();
+        let place = Delivered { first, rows, bytes_before: 0, bytes: 0, time_ns: 0, location };
+        Recent { place, batch: Batch::empty() }
+    }
+
+    /// Wherever it is looked for first: what it finds is what holds the cursor.
+    #[test]
+    fn a_window_finds_what_holds_a_cursor() {
+        let mut random = SmallRng::seed_from_u64(7);
+        for _ in 0..200 {
+            let (mut window, mut end, mut seats) = (Window::default(), 0, [Seat::default(); 3]);
+            for _ in 0..100 {
+                match random.random_range(0..4) {
+                    0 => drop(window.pop_if(|_| true)),
+                    1 => {
+                        let rows = random.random_range(1..5);
+                        window.push(recent(end, rows));
+                        end += rows;
+                    }
+                    _ => {
+                        let (cursor, seat) = (random.random_range(0..end + 3), random.random_range(0..3));
+                        let holds = |it: &&Recent| (it.place.first..it.place.end()).contains(&cursor);
+                        let expected = window.iter().find(holds).map(|it| it.place.first);
+                        let found = window.find(cursor, &mut seats[seat]).map(|it| it.place.first);
+                        assert_eq!(found, expected);
+                    }
+                }
+            }
+        }
     }
 }

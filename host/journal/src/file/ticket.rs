@@ -71,19 +71,30 @@ impl Bell {
 }
 
 /// Where a commit's outcome arrives.
+#[derive(Default)]
 pub struct TicketCell {
     outcome: OnceLock<Result<u64, CommitError>>,
-    bell: Arc<Bell>,
+    /// Once its commit is handed in.
+    bell: OnceLock<Arc<Bell>>,
 }
 
 impl TicketCell {
-    pub fn new(bell: Arc<Bell>) -> TicketCell {
-        TicketCell { outcome: OnceLock::new(), bell }
+    /// Its commit is in the queue from here on.
+    pub fn join(&self, bell: &Arc<Bell>) {
+        let again = self.bell.set(bell.clone());
+        debug_assert!(again.is_ok(), "a commit is handed in twice");
     }
 
     pub fn resolve(&self, outcome: Result<u64, CommitError>) {
         self.settle(outcome);
-        self.bell.ring();
+        if let Some(bell) = self.bell.get() {
+            bell.ring();
+        }
+    }
+
+    /// The outcome, if there is one by now.
+    pub fn outcome(&self) -> Option<Result<u64, CommitError>> {
+        self.outcome.get().cloned()
     }
 
     /// Who waits sees it when the bell rings.
@@ -94,14 +105,11 @@ impl TicketCell {
 }
 
 /// The ticket of a commit that is on its way, in the hands of whoever writes.
+#[derive(Default)]
 pub struct Owed(Arc<TicketCell>);
 
 impl Owed {
-    pub fn new(cell: Arc<TicketCell>) -> Owed {
-        Owed(cell)
-    }
-
-    pub fn cell(&self) -> &TicketCell {
+    pub fn cell(&self) -> &Arc<TicketCell> {
         &self.0
     }
 
@@ -123,11 +131,14 @@ impl Drop for Owed {
 pub fn resolve_all<'a>(outcomes: impl Iterator<Item = (&'a TicketCell, u64)>) {
     let mut last: Option<&Arc<Bell>> = None;
     for (cell, commit) in outcomes {
-        if let Some(bell) = last.filter(|last| !Arc::ptr_eq(last, &cell.bell)) {
-            bell.ring();
+        let bell = cell.bell.get();
+        if let (Some(last), Some(bell)) = (last, bell)
+            && !Arc::ptr_eq(last, bell)
+        {
+            last.ring();
         }
         cell.settle(Ok(commit));
-        last = Some(&cell.bell);
+        last = bell.or(last);
     }
     if let Some(bell) = last {
         bell.ring();
@@ -140,6 +151,8 @@ pub struct FileTicket(pub Arc<TicketCell>);
 impl Ticket for FileTicket {
     fn wait(&self, timeout: Option<Duration>) -> Option<Result<u64, CommitError>> {
         let TicketCell { outcome, bell } = self.0.as_ref();
+        // Handed in before anybody got the ticket.
+        let Some(bell) = bell.get() else { return self.0.outcome() };
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             // Before the outcome is looked at: a ring in between ends the wait.
@@ -164,7 +177,11 @@ mod tests {
     #[test]
     fn one_ring_wakes_all_of_a_group_and_nobody_else() {
         let (bell, later) = (Bell::new(&Arc::default()), Bell::new(&Arc::default()));
-        let cell = |bell: &Arc<Bell>| Arc::new(TicketCell::new(bell.clone()));
+        let cell = |bell: &Arc<Bell>| {
+            let cell = Arc::<TicketCell>::default();
+            cell.join(bell);
+            cell
+        };
         let group: Vec<Arc<TicketCell>> = (0..40).map(|_| cell(&bell)).collect();
         let other = cell(&later);
         std::thread::scope(|scope| {
@@ -202,7 +219,8 @@ mod tests {
         for producers in [0, 1, 5] {
             let readers = Arc::<Condvar>::default();
             let (bell, published) = (Bell::new(&readers), Mutex::new(false));
-            let cells: Vec<_> = (0..producers).map(|_| Arc::new(TicketCell::new(bell.clone()))).collect();
+            let cells: Vec<_> = (0..producers).map(|_| Arc::<TicketCell>::default()).collect();
+            cells.iter().for_each(|cell| cell.join(&bell));
             std::thread::scope(|scope| {
                 for cell in &cells {
                     let ticket = FileTicket(cell.clone());
@@ -215,7 +233,8 @@ mod tests {
                     }
                 });
                 *published.lock() = true;
-                let of_nobody = TicketCell::new(bell.clone());
+                let of_nobody = TicketCell::default();
+                of_nobody.join(&bell);
                 let all = cells.iter().map(AsRef::as_ref).chain([&of_nobody]);
                 resolve_all(all.zip(0..));
                 reader.join().unwrap();

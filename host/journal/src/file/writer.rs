@@ -9,6 +9,7 @@
 //! a fresh segment, whose first commit number makes the abandoned frames void. When fresh segments fail
 //! too, the journal has failed: every ticket and every later commit gets the reason. So it does when whoever writes panics.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -240,7 +241,7 @@ impl Writer {
                 Select::InOrder => Some(0),
                 Select::Overtaking => super::space::overtaking(&state.queue).first().copied(),
             };
-            first.and_then(|index| state.queue.get(index)).map(Queued::frame_bytes)
+            first.and_then(|index| state.queue.get(index)).map(|queued| queued.frame_bytes())
         };
         let Some(first) = first else { return Ok(Written::default()) };
         let room = self.room_for(first, select == Select::Overtaking)?;
@@ -266,29 +267,43 @@ impl Writer {
     }
 
     /// Takes commits from the queue that fit in `room` bytes and one group.
-    fn gather(&self, select: Select, room: u64) -> Vec<Queued> {
+    fn gather(&self, select: Select, room: u64) -> VecDeque<Box<Queued>> {
         let mut state = self.shared.state.lock();
-        let limit = room.min(self.shared.config.group_bytes_max);
-        let mut group: Vec<Queued> = Vec::with_capacity(state.queue.len());
-        let mut bytes = 0;
-        for (taken, index) in selected(&state.queue, select).into_iter().enumerate() {
-            let size = state.queue.get(index - taken).map(Queued::frame_bytes).unwrap_or_default();
-            if (bytes + size > limit && !group.is_empty()) || bytes + size > room {
-                break;
+        let mut left = room.min(self.shared.config.group_bytes_max);
+        let mut is_first = true;
+        let mut fits = |queued: &Queued| {
+            let size = queued.frame_bytes();
+            let allowed = if std::mem::take(&mut is_first) { room } else { left };
+            left = left.saturating_sub(size);
+            size <= allowed
+        };
+        let group = match select {
+            Select::InOrder => {
+                let count = state.queue.iter().take_while(|queued| fits(queued)).count();
+                state.queue.drain(..count).collect()
             }
-            bytes += size;
-            group.extend(state.queue.remove(index - taken));
-        }
+            Select::Overtaking => {
+                let mut group = VecDeque::new();
+                for index in super::space::overtaking(&state.queue) {
+                    let at = index - group.len();
+                    if !state.queue.get(at).is_some_and(|queued| fits(queued)) {
+                        break;
+                    }
+                    group.extend(state.queue.remove(at));
+                }
+                group
+            }
+        };
         // What comes from here on waits for another group.
         state.bell = Bell::new(&self.shared.published);
         group
     }
 
-    fn write(&mut self, group: &[Queued]) -> Result<Vec<Location>, WriteError> {
+    fn write(&mut self, group: &VecDeque<Box<Queued>>) -> Result<Vec<Location>, WriteError> {
         let Some(active) = &self.active else { return Ok(Vec::new()) };
         let bytes_of_heads = |queued: &Queued| queued.frame_bytes() as usize - queued.data.len();
         // Behind each other: headers and heads of all frames, in memory of their own.
-        let mut heads = Vec::with_capacity(group.iter().map(bytes_of_heads).sum());
+        let mut heads = Vec::with_capacity(group.iter().map(|queued| bytes_of_heads(queued)).sum());
         let mut locations = Vec::with_capacity(group.len());
         let (mut crc, mut end, mut commit) = (active.crc, active.end, self.next_commit);
         let mut head = Vec::new();
@@ -314,13 +329,14 @@ impl Writer {
             end += header.frame_bytes();
             commit += 1;
         }
-        let mut slices: Vec<IoSlice<'_>> = Vec::new();
+        let parts = group.iter().map(|queued| 1 + queued.data.parts().len()).sum();
+        let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(parts);
         let mut rest = heads.as_slice();
         for queued in group {
             let head;
             (head, rest) = rest.split_at_checked(bytes_of_heads(queued)).unwrap_or((rest, &[]));
             slices.push(IoSlice::new(head));
-            slices.extend(queued.data.parts().iter().map(|part| IoSlice::new(part)));
+            slices.extend(queued.data.parts().map(IoSlice::new));
         }
         let started = self.shared.clock.now();
         write_all_at(active.file.as_ref(), active.end, &mut slices)?;
@@ -349,11 +365,11 @@ impl Writer {
     }
 
     /// Makes a durable group visible; its tickets wake the readers.
-    fn publish(&mut self, group: Vec<Queued>, locations: &[Location]) {
+    fn publish(&mut self, group: VecDeque<Box<Queued>>, locations: &[Location]) {
         let first = self.next_commit - group.len() as u64;
         let (mut recent, mut tickets) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
         for ((queued, commit), location) in group.into_iter().zip(first..).zip(locations) {
-            let Queued { head, batches, positions, ticket, .. } = queued;
+            let Queued { head, batches, positions, ticket, .. } = *queued;
             self.applied.apply(commit, &head);
             if head.has_state
                 && let Some(active) = &self.active
@@ -364,7 +380,8 @@ impl Writer {
                 self.applied.set_position(key, value);
             }
             for (put, batch) in head.puts.iter().zip(batches) {
-                for part in &put.channels {
+                let batches = std::iter::repeat_n(batch, put.channels.len());
+                for (part, batch) in put.channels.iter().zip(batches) {
                     let place = Delivered {
                         first: part.first,
                         rows: u64::from(put.rows),
@@ -373,7 +390,7 @@ impl Writer {
                         time_ns: head.time_ns,
                         location: *location,
                     };
-                    recent.push((part.channel as usize, Recent { place, batch: batch.clone() }));
+                    recent.push((part.channel as usize, Recent { place, batch }));
                 }
             }
             tickets.push((ticket, commit));
@@ -389,7 +406,7 @@ impl Writer {
         state.status.commits += tickets.len() as u64;
         state.status.last_commit = self.next_commit - 1;
         drop(state);
-        ticket::resolve_all(tickets.iter().map(|(ticket, commit)| (ticket.cell(), *commit)));
+        ticket::resolve_all(tickets.iter().map(|(ticket, commit)| (ticket.cell().as_ref(), *commit)));
     }
 
     /// Bytes free in the active segment, after a roll if `bytes` did not fit.
@@ -578,14 +595,6 @@ fn sweep(shared: &Shared) {
     let mut view = shared.view.view().lock();
     if !view.is_empty() {
         view.sweep_some(shared.clock.wall_ns(), &mut |_, _| {});
-    }
-}
-
-/// Indexes in the queue, rising.
-fn selected(queue: &std::collections::VecDeque<Queued>, select: Select) -> Vec<usize> {
-    match select {
-        Select::InOrder => (0..queue.len()).collect(),
-        Select::Overtaking => super::space::overtaking(queue),
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) fn encode(head: &CommitHead, data: &Encoded) -> Vec<u8> {
     out.extend_from_slice(&(head_bytes as u32).to_le_bytes());
     out.extend_from_slice(&(data.len() as u32).to_le_bytes());
     head.encode(&mut out);
-    data.parts().iter().for_each(|part| out.extend_from_slice(part));
+    data.parts().for_each(|part| out.extend_from_slice(part));
     out
 }
 
@@ -182,6 +182,7 @@ mod tests {
     use flumen_event::layout::Encoder;
     use proptest::collection::vec;
     use proptest::prelude::*;
+    use smallvec::smallvec;
 
     fn header() -> Header {
         let (session, number, journal) = (1, 2, [9; 16]);
@@ -203,7 +204,7 @@ mod tests {
         layout::encode_into(&batch, &mut data);
         let data = data.finish();
         let put = PutHead {
-            channels: vec![PutChannel { channel: 0, first: 5, bytes_before: 50 }],
+            channels: smallvec![PutChannel { channel: 0, first: 5, bytes_before: 50 }],
             rows: 2,
             data_offset,
             data_bytes: data.len() as u64 - data_offset,
@@ -211,7 +212,8 @@ mod tests {
             bytes: 10,
         };
         let ack = AckRecord { channel: 0, reader: 1, cursor: 3, bytes: 9, location: Default::default() };
-        let head = CommitHead { puts: vec![put], acks: vec![ack], time_ns: 4, lists_bytes, has_state: false };
+        let head =
+            CommitHead { puts: smallvec![put], acks: vec![ack], time_ns: 4, lists_bytes, has_state: false };
         encode(&head, &data)
     }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use arrow_buffer::Buffer;
 use flumen_event::layout::{Encoded, Encoder};
 use parking_lot::MutexGuard;
+use smallvec::SmallVec;
 
 use super::CommitCell;
 use super::commit::encode_names;
@@ -245,7 +246,7 @@ fn put_head(shared: &Shared, channels: &[usize], put: &Put, data: &mut Encoder) 
         let index = channels.iter().position(|known| known == channel)?;
         Some(PutChannel { channel: index as u32, first: 0, bytes_before: 0 })
     };
-    let parts: Vec<PutChannel> = own.iter().filter_map(part).collect();
+    let parts: SmallVec<[PutChannel; 1]> = own.iter().filter_map(part).collect();
     if parts.is_empty() {
         return None;
     }
@@ -270,8 +271,7 @@ fn put_head(shared: &Shared, channels: &[usize], put: &Put, data: &mut Encoder) 
 /// Encrypts the data, if they are to be.
 fn seal(sealer: Option<&Sealer>, data: Encoded) -> Result<Encoded, CommitError> {
     let Some(sealer) = sealer else { return Ok(data) };
-    let parts = data.parts().iter().map(|part| part.as_slice());
-    let sealed = sealer.seal(Piece::Frame, data.len(), parts);
+    let sealed = sealer.seal(Piece::Frame, data.len(), data.parts());
     let sealed = sealed.map_err(|error| CommitError::Failed(error.to_string().into()))?;
     let mut out = Encoder::default();
     out.buffer(Buffer::from_vec(sealed));

@@ -21,6 +21,8 @@
 //! ```
 //! Channel and reader indexes are those of the checkpoint of the same segment.
 
+use smallvec::SmallVec;
+
 use super::packed::Compression;
 use super::wire::{Fields, put_blob};
 use crate::state::{StateWrite, StateWrites, decode_op, encode_op};
@@ -49,7 +51,7 @@ pub struct PutChannel {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PutHead {
     /// Its channels.
-    pub channels: Vec<PutChannel>,
+    pub channels: SmallVec<[PutChannel; 1]>,
     /// Events.
     pub rows: u32,
     /// Where the batch begins in the data.
@@ -80,8 +82,8 @@ pub struct AckRecord {
 /// The head of a commit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CommitHead {
-    /// Puts.
-    pub puts: Vec<PutHead>,
+    /// Puts: one, nearly always.
+    pub puts: SmallVec<[PutHead; 1]>,
     /// Acks.
     pub acks: Vec<AckRecord>,
     /// Nanoseconds since the Unix epoch.
@@ -139,7 +141,7 @@ impl CommitHead {
         if flags > 1 || puts.checked_mul(32)?.checked_add(acks.checked_mul(40)?)? > bytes.len() {
             return None;
         }
-        let puts = (0..puts).map(|_| decode_put(&mut fields)).collect::<Option<Vec<_>>>()?;
+        let puts = (0..puts).map(|_| decode_put(&mut fields)).collect::<Option<SmallVec<_>>>()?;
         let acks = (0..acks).map(|_| decode_ack(&mut fields)).collect::<Option<Vec<_>>>()?;
         let head = CommitHead { puts, acks, time_ns, lists_bytes, has_state: flags == 1 };
         fields.is_empty().then_some(head)
@@ -156,7 +158,7 @@ fn decode_put(fields: &mut Fields<'_>) -> Option<PutHead> {
             let channel = u32::try_from(fields.u64()?).ok()?;
             Some(PutChannel { channel, first: fields.u64()?, bytes_before: fields.u64()? })
         })
-        .collect::<Option<Vec<_>>>()?;
+        .collect::<Option<SmallVec<_>>>()?;
     (zero == 0).then_some(PutHead { channels, rows, data_offset, data_bytes, compression, bytes })
 }
 

@@ -76,7 +76,7 @@ pub fn append(compression: Compression, batch: &Batch, data: &mut Encoder) -> Co
             compression
         }
         None => {
-            plain.parts().iter().for_each(|part| data.buffer(part.clone()));
+            data.encoded(plain);
             Compression::None
         }
     }
@@ -106,11 +106,11 @@ impl Contexts {
         let sizes_at = out.len();
         out.resize(sizes_at + batch.parts().len() * 8, 0);
         let enough = batch.len() - batch.len() / 8;
-        for (index, part) in batch.parts().iter().enumerate() {
+        for (index, part) in batch.parts().enumerate() {
             let shrunk = self.compress(compression, part).filter(|bytes| *bytes < part.len());
             let stored = match shrunk {
                 Some(bytes) => self.scratch.get(..bytes)?,
-                None => part.as_slice(),
+                None => part,
             };
             out.extend_from_slice(stored);
             let sizes = out.get_mut(sizes_at + index * 8..)?.first_chunk_mut::<8>()?;

@@ -2,6 +2,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use smallvec::smallvec;
 
 use super::basic::*;
 use super::disk::MemDisk;
@@ -18,9 +19,9 @@ use crate::file::{Compression, FileConfig};
 use crate::{Journal, StateOp, StateWrite, StateWrites};
 
 fn head() -> CommitHead {
-    let channels = vec![PutChannel { channel: 3, first: 9, bytes_before: 100 }; 2];
+    let channels = smallvec![PutChannel { channel: 3, first: 9, bytes_before: 100 }; 2];
     CommitHead {
-        puts: vec![PutHead {
+        puts: smallvec![PutHead {
             channels,
             rows: 5,
             data_offset: 16,
