@@ -55,8 +55,8 @@ pub fn commit_and_wait(
 ) -> Result<u64, CommitError> {
     let ticket = take(shared, commit, deadline)?;
     // Somebody who writes does not see what comes after it gathered: then the committer is the next.
-    if let Some(mut writer) = writer.and_then(Mutex::try_lock) {
-        writer.lead();
+    if let Some(writer) = writer.and_then(Mutex::try_lock) {
+        Writer::lead(writer);
     }
     let outcome = ticket.0.outcome().or_else(|| {
         shared.work.notify_one();

@@ -110,7 +110,7 @@ use reader::FileReader;
 use recovery::Recovered;
 use saver::StateFiles;
 use state::{Channel, Phase, Shared, State, Window};
-use ticket::Bell;
+use ticket::{Bell, Bells};
 use writer::Writer;
 
 /// File of the directory's lock.
@@ -255,6 +255,7 @@ fn first_snapshot(
         spares: Vec::new(),
         reserve: false,
         full: None,
+        bells: Bells::default(),
         state_files,
         #[cfg(test)]
         is_stepped: false,

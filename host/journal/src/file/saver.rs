@@ -90,6 +90,11 @@ impl StateFiles {
         }
     }
 
+    /// A file is to be begun, or ends.
+    pub fn needs_care(&self) -> bool {
+        self.saving.is_some() || self.uncovered.is_some()
+    }
+
     /// Segments from this one on are needed for the state.
     pub fn needs_from(&self) -> Option<u64> {
         self.uncovered

@@ -53,11 +53,13 @@ impl Snapshots {
 impl Writer {
     /// After each group: snapshots when enough was written, deletion when enough was acknowledged.
     ///
-    /// While much waits, the snapshot that is due records what is deleted as well: each one is a sync that the others wait for.
+    /// While much waits, the snapshot that is due records what is deleted as well: each one is a sync that the others wait for. Nobody
+    /// waits for any of it whose commit is durable.
     pub fn maintain(&mut self) {
         if self.since_snapshot >= self.shared.config.snapshot_every_bytes {
             // A failure is reported, and tried again after as many bytes: the other slot is still good.
             self.since_snapshot = 0;
+            self.bells.ring();
             let mut gone = self.no_longer_needed();
             gone.retain(|segment| segment.id < self.snapshots.next_scan_segment());
             if self.delete(&gone) == 0
@@ -66,10 +68,17 @@ impl Writer {
                 tracing::error!(dir = %self.shared.dir.display(), %error, "no snapshot: the next start scans more");
             }
         }
-        self.maintain_state();
+        if self.state_files.needs_care() {
+            self.bells.ring();
+            self.maintain_state();
+        }
         let waiting: u64 = self.shared.state.lock().queue.iter().map(|queued| queued.frame_bytes()).sum();
         if waiting < limits::MUCH_WAITS_BYTES {
-            self.collect();
+            let gone = self.no_longer_needed();
+            if !gone.is_empty() {
+                self.bells.ring();
+                self.delete(&gone);
+            }
         }
     }
 

@@ -127,6 +127,7 @@ impl Writer {
     pub fn work_while_full(&mut self) -> Result<Option<Pause>, Arc<str>> {
         let known = self.shared.state.lock().next_order;
         let acks = self.write_retrying(Select::Overtaking)?;
+        self.bells.ring();
         let deleted = self.collect();
         if deleted > 0 {
             self.retry_now();

@@ -1,7 +1,8 @@
 //! How the committer tells producers that their commits are durable.
 //!
-//! Commits that gather for one group share a bell: the committer wakes one of them and goes on to the next group, and that one wakes the
-//! others, and the channels' readers. Producers that wait for another group sleep on.
+//! Commits that gather for one group share a bell: whoever wrote it wakes one of them and goes on, and that one wakes the others, and the
+//! channels' readers. Producers that wait for another group sleep on. It rings when the next group may be written: the one that is woken
+//! gets the processor at once, often that of whoever rang, and writes in its place ([`Bells`]).
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Condvar;
 use rustix::thread::futex;
+use smallvec::SmallVec;
 
 use crate::api::{CommitError, Ticket};
 
@@ -29,6 +31,11 @@ impl Bell {
             passes_on: AtomicBool::new(false),
             readers: readers.clone(),
         })
+    }
+
+    #[cfg(test)]
+    pub fn has_rung(&self) -> bool {
+        self.rings.load(Ordering::Acquire) > 0
     }
 
     /// Counts first: were it known before that whoever comes back wakes the others, one that came back in between (its time was over)
@@ -127,21 +134,29 @@ impl Drop for Owed {
     }
 }
 
-/// All of a group, with one ring for those that share a bell.
-pub fn resolve_all<'a>(outcomes: impl Iterator<Item = (&'a TicketCell, u64)>) {
-    let mut last: Option<&Arc<Bell>> = None;
-    for (cell, commit) in outcomes {
-        let bell = cell.bell.get();
-        if let (Some(last), Some(bell)) = (last, bell)
-            && !Arc::ptr_eq(last, bell)
-        {
-            last.ring();
-        }
+/// Bells of commits that have their outcome, and did not ring yet.
+#[derive(Default)]
+pub struct Bells(SmallVec<[Arc<Bell>; 1]>);
+
+impl Bells {
+    /// A commit is durable: who waits for it sees it when its bell rings.
+    pub fn settle(&mut self, cell: &TicketCell, commit: u64) {
         cell.settle(Ok(commit));
-        last = bell.or(last);
+        // Those that gathered together follow each other.
+        if let Some(bell) = cell.bell.get()
+            && self.0.last().is_none_or(|last| !Arc::ptr_eq(last, bell))
+        {
+            self.0.push(bell.clone());
+        }
     }
-    if let Some(bell) = last {
-        bell.ring();
+
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn ring(&mut self) {
+        self.0.drain(..).for_each(|bell| bell.ring());
     }
 }
 
@@ -174,6 +189,12 @@ mod tests {
     use super::*;
     use parking_lot::Mutex;
 
+    fn settle_and_ring<'a>(cells: impl Iterator<Item = &'a TicketCell>) {
+        let mut bells = Bells::default();
+        cells.zip(0..).for_each(|(cell, commit)| bells.settle(cell, commit));
+        bells.ring();
+    }
+
     #[test]
     fn one_ring_wakes_all_of_a_group_and_nobody_else() {
         let (bell, later) = (Bell::new(&Arc::default()), Bell::new(&Arc::default()));
@@ -191,7 +212,7 @@ mod tests {
             };
             let waiting: Vec<_> = group.iter().map(wait).collect();
             // Those that do not wait yet find their outcome.
-            resolve_all(group.iter().map(AsRef::as_ref).zip(0..));
+            settle_and_ring(group.iter().map(AsRef::as_ref));
             for (thread, commit) in waiting.into_iter().zip(0..) {
                 assert!(matches!(thread.join(), Ok(Some(Ok(number))) if number == commit));
             }
@@ -236,7 +257,7 @@ mod tests {
                 let of_nobody = TicketCell::default();
                 of_nobody.join(&bell);
                 let all = cells.iter().map(AsRef::as_ref).chain([&of_nobody]);
-                resolve_all(all.zip(0..));
+                settle_and_ring(all);
                 reader.join().unwrap();
             });
         }

@@ -29,7 +29,7 @@ use super::segment::segment_name;
 use super::snapshots::Snapshots;
 use super::space::{Full, Pause};
 use super::state::{Delivered, Phase, Queued, Recent, Shared};
-use super::ticket::{self, Bell};
+use super::ticket::{Bell, Bells};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::api::CommitError;
@@ -114,6 +114,8 @@ pub(super) struct Writer {
     /// The reserve file is there.
     pub reserve: bool,
     pub full: Option<Full>,
+    /// Of what was published.
+    pub bells: Bells,
     pub state_files: StateFiles,
     /// A test takes the steps one by one: nothing goes on beside them.
     #[cfg(test)]
@@ -158,7 +160,7 @@ pub(super) fn run(writer: &Mutex<Writer>) {
             continue;
         }
         match writer.turn() {
-            Ok(None) => {}
+            Ok(None) => Writer::unlock(writer),
             Ok(Some(pause)) => writer.wait(&pause),
             Err(reason) => return writer.fail(&reason),
         }
@@ -168,16 +170,25 @@ pub(super) fn run(writer: &Mutex<Writer>) {
 impl Writer {
     /// One round in the thread of a caller that waits for its commit: neither the committer nor the caller has to be woken.
     /// What it cannot write now is left to the committer, which can wait.
-    pub fn lead(&mut self) {
-        if self.is_live()
-            && let Err(reason) = self.turn()
+    pub fn lead(mut writer: MutexGuard<'_, Writer>) {
+        if writer.is_live()
+            && let Err(reason) = writer.turn()
         {
-            self.fail(&reason);
+            writer.fail(&reason);
         }
         // Who handed in what was put back called the committer perhaps while it was not in the queue.
-        if !self.shared.state.lock().queue.is_empty() {
-            self.shared.work.notify_one();
+        if !writer.shared.state.lock().queue.is_empty() {
+            writer.shared.work.notify_one();
         }
+        Writer::unlock(writer);
+    }
+
+    /// Others may write, and then whoever waits for what was written is woken: it takes the processor, and the disk would have nothing
+    /// to do meanwhile.
+    fn unlock(mut writer: MutexGuard<'_, Writer>) {
+        let mut bells = std::mem::take(&mut writer.bells);
+        drop(writer);
+        bells.ring();
     }
 
     /// It is open, or writes what it has taken.
@@ -185,17 +196,25 @@ impl Writer {
         matches!(self.shared.state.lock().phase, Phase::Open | Phase::Closing)
     }
 
-    /// [`Writer::work`], whoever does it. A panic in it (a bug) leaves things half done: nobody may write after that, as after a
+    /// [`Writer::work`], whoever does it; what it publishes rings when others may write. A panic in it (a bug) leaves things half done: nobody may write after that, as after a
     /// failure of the disk.
-    fn turn(&mut self) -> Result<Option<Pause>, Arc<str>> {
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.work()));
+    pub fn turn(&mut self) -> Result<Option<Pause>, Arc<str>> {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.write_some()));
         outcome.unwrap_or_else(|_| {
             Err(format!("writing {} panicked (a bug of Flumen)", self.shared.dir.display()).into())
         })
     }
 
-    /// Writes what can be written; says how long to wait when nothing can. `Err`: the journal has failed.
+    /// One round of a test that takes the steps one by one.
+    #[cfg(test)]
     pub fn work(&mut self) -> Result<Option<Pause>, Arc<str>> {
+        let outcome = self.write_some();
+        self.bells.ring();
+        outcome
+    }
+
+    /// Writes what can be written; says how long to wait when nothing can. `Err`: the journal has failed.
+    fn write_some(&mut self) -> Result<Option<Pause>, Arc<str>> {
         self.change_readers();
         if self.may_try_in_order() {
             match self.write_retrying(Select::InOrder)? {
@@ -364,7 +383,7 @@ impl Writer {
         Ok(locations)
     }
 
-    /// Makes a durable group visible; its tickets wake the readers.
+    /// Makes a durable group visible; its bells wake the readers, too.
     fn publish(&mut self, group: VecDeque<Box<Queued>>, locations: &[Location]) {
         let first = self.next_commit - group.len() as u64;
         let (mut recent, mut tickets) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
@@ -406,7 +425,7 @@ impl Writer {
         state.status.commits += tickets.len() as u64;
         state.status.last_commit = self.next_commit - 1;
         drop(state);
-        ticket::resolve_all(tickets.iter().map(|(ticket, commit)| (ticket.cell().as_ref(), *commit)));
+        tickets.iter().for_each(|(ticket, commit)| self.bells.settle(ticket.cell(), *commit));
     }
 
     /// Bytes free in the active segment, after a roll if `bytes` did not fit.
@@ -546,6 +565,7 @@ impl Writer {
     }
 
     pub fn fail(&mut self, reason: &Arc<str>) {
+        self.bells.ring();
         self.cancel_saving();
         self.active = None;
         tracing::error!(dir = %self.shared.dir.display(), %reason, "the journal has failed and takes no more commits");

@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::basic::*;
 use super::disk::{Call, MemDisk};
 use crate::clock::OsClock;
-use crate::file::FileJournal;
 use crate::file::state::Phase;
-use crate::{CommitError, Journal};
+use crate::file::writer::Writer;
+use crate::file::{FileConfig, FileJournal};
+use crate::{Ack, Commit, CommitError, Journal, StateOp, StateWrites};
 
 /// Others get the processor so often, to do what they must not: where the program is right nothing waits for them.
 const YIELDS: u32 = 10_000;
@@ -23,6 +26,7 @@ fn what_a_caller_leaves_behind_wakes_the_committer() {
     journal.commit(put(&[A], batch(0, 1, 10)), None).unwrap();
     writer.work().unwrap();
     disk.faults(|faults| faults.capacity = Some(1));
+    let writer = Mutex::new(writer);
     let waiting = journal.commit(put(&[A], batch(1, 1, 20_000)), None).unwrap();
     let own = journal.commit(ack(A, R0, 1), None).unwrap();
     let (shared, is_asleep) = (journal.shared.clone(), AtomicBool::new(false));
@@ -37,11 +41,73 @@ fn what_a_caller_leaves_behind_wakes_the_committer() {
         }
         // It has the lock until it sleeps.
         drop(shared.state.lock());
-        writer.lead();
+        Writer::lead(writer.lock());
         assert!(!committer.join().unwrap(), "nobody is woken for what waits");
     });
     assert!(matches!(own.wait(Some(Duration::ZERO)), Some(Ok(2))));
     assert!(waiting.wait(Some(Duration::ZERO)).is_none());
+}
+
+/// The one that is woken gets the processor, often that of whoever woke it: it can write at once.
+#[test]
+fn who_is_woken_may_write() {
+    // No snapshot is due, which nobody would wait for.
+    let config = FileConfig { snapshot_every_bytes: 1 << 30, ..config() };
+    let disk = Arc::new(MemDisk::default());
+    let (journal, writer) = FileJournal::prepare(config, specs(), disk, Arc::new(OsClock)).unwrap();
+    let writer = Mutex::new(writer);
+    for number in 0..200 {
+        let bell = journal.shared.state.lock().bell.clone();
+        journal.commit(put(&[A], batch(number, 1, 10)), None).unwrap();
+        std::thread::scope(|scope| {
+            let woken = scope.spawn(|| {
+                while !bell.has_rung() {
+                    std::thread::yield_now();
+                }
+                writer.try_lock().is_some()
+            });
+            Writer::lead(writer.lock());
+            assert!(woken.join().unwrap());
+        });
+    }
+}
+
+/// A snapshot, the deletion of segments and the files of the plugins' state are nothing that a durable commit waits for.
+#[test]
+fn nobody_waits_for_upkeep() {
+    type Upkeep = fn(&FileJournal, &mut Writer) -> Commit;
+    let snapshot: Upkeep = |_, writer| {
+        writer.since_snapshot = config().snapshot_every_bytes;
+        put(&[A], batch(1, 1, 10))
+    };
+    let deletion: Upkeep = |journal, writer| {
+        let bytes = config().segment_bytes as usize;
+        let _unread = journal.commit(put(&[A], batch(1, 1, bytes)), None).unwrap();
+        writer.work().unwrap();
+        let acks = [R0, R1].map(|reader| Ack { channel: A, reader, cursor: 2 });
+        Commit { acks: acks.to_vec(), ..Commit::default() }
+    };
+    let state: Upkeep = |_, _| {
+        let mut writes = StateWrites::new("plugin".into());
+        writes.push(StateOp { key: b"key", value: Some(b"value"), expiry: None });
+        Commit { state: vec![writes], ..put(&[A], batch(1, 1, 10)) }
+    };
+    for (upkeep, begins_with) in [(snapshot, Call::Open), (deletion, Call::Open), (state, Call::Create)] {
+        let disk = MemDisk::default();
+        let (journal, mut writer) =
+            FileJournal::prepare(config(), specs(), Arc::new(disk.clone()), Arc::new(OsClock)).unwrap();
+        let first = journal.commit(put(&[A], batch(0, 1, 10)), None).unwrap();
+        writer.turn().unwrap();
+        assert!(!writer.bells.is_empty(), "it rings when others may write");
+        writer.bells.ring();
+        assert!(matches!(first.wait(Some(Duration::ZERO)), Some(Ok(_))));
+        let commit = upkeep(&journal, &mut writer);
+        let ticket = journal.commit(commit, None).unwrap();
+        disk.faults(|faults| faults.panics = Some(begins_with));
+        assert!(writer.turn().is_err(), "{begins_with:?}: there was nothing to do");
+        assert!(writer.bells.is_empty(), "{begins_with:?}");
+        assert!(matches!(ticket.wait(Some(Duration::ZERO)), Some(Ok(_))));
+    }
 }
 
 /// The committer has seen a commit, and waits for the caller that writes, which finds that the disk fails.
