@@ -168,7 +168,7 @@ fn prepare(shared: &Shared, commit: Commit) -> Result<Prepared, CommitError> {
     if data.len() as u64 > limits::COMMIT_BYTES_MAX {
         return Err(too_large(data.len()));
     }
-    let data_crc = data.parts().fold(0, |crc, part| crc32c::crc32c_append(crc, part));
+    let data_crc = data.parts().fold(0, crc32c::crc32c_append);
     let head = CommitHead {
         puts,
         acks: Vec::new(),

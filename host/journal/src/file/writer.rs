@@ -196,8 +196,8 @@ impl Writer {
         matches!(self.shared.state.lock().phase, Phase::Open | Phase::Closing)
     }
 
-    /// [`Writer::work`], whoever does it; what it publishes rings when others may write. A panic in it (a bug) leaves things half done: nobody may write after that, as after a
-    /// failure of the disk.
+    /// [`Writer::write_some`], whoever does it; what it publishes rings when others may write. A panic in it (a bug) leaves things half
+    /// done: nobody may write after that, as after a failure of the disk.
     pub fn turn(&mut self) -> Result<Option<Pause>, Arc<str>> {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.write_some()));
         outcome.unwrap_or_else(|_| {
